@@ -1,0 +1,105 @@
+"""Progress, messages and cooperative abort of long work, without knowing who listens.
+
+Long loops take a :class:`Monitor`. They call :meth:`Monitor.track` to iterate (which draws a bar with an
+estimate on a terminal, and prints one line now and then into a log file) and thereby also poll for an abort
+several times a second. Doors subclass nothing: they pass an ``abort_requested`` function.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO, TypeVar
+
+from cryodrgn_ext.errors import JobAborted
+
+T = TypeVar("T")
+LOG_INTERVAL_S = 30.0
+POLL_INTERVAL_S = 0.5
+
+
+def _duration(seconds: float) -> str:
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+class Monitor:
+    """What long work reports to.
+
+    Parameters
+    ----------
+    stream : text stream, optional
+        Where messages go; standard output when omitted. A terminal gets a bar that redraws itself, anything
+        else one line per ``LOG_INTERVAL_S`` at most.
+    abort_requested : callable, optional
+        Polled at most every ``POLL_INTERVAL_S`` seconds; when it returns True, :class:`JobAborted` is raised at
+        the next step of the running loop.
+    """
+
+    def __init__(self, stream: TextIO | None = None, abort_requested: Callable[[], bool] | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._abort_requested = abort_requested
+        self._last_poll = 0.0
+
+    def message(self, text: str) -> None:
+        """Write one line and flush, so that a suite that tails the log shows it at once."""
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def poll(self) -> None:
+        """Raise :class:`JobAborted` if the user asked to stop. Cheap enough for inner loops."""
+        if self._abort_requested is None:
+            return
+        now = time.monotonic()
+        if now - self._last_poll >= POLL_INTERVAL_S:
+            self._last_poll = now
+            if self._abort_requested():
+                raise JobAborted("the job was aborted by the user")
+
+    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
+        """Iterate over ``items``, reporting progress and polling for an abort before each.
+
+        Parameters
+        ----------
+        items : iterable
+        description : str
+            What is being done, in a few words.
+        total : int
+            Number of things (images, volumes) in all; ``unit`` of them are done per item.
+        """
+        start = last_report = time.monotonic()
+        terminal = self._stream.isatty()
+        done = 0
+        for item in items:
+            self.poll()
+            yield item
+            done = min(done + unit, total)
+            now = time.monotonic()
+            if now - last_report >= (0.2 if terminal else LOG_INTERVAL_S) and done < total:
+                last_report = now
+                left = (now - start) * (total - done) / done
+                line = f"{description}: {done}/{total} ({100 * done // total} %), {_duration(left)} left"
+                self._stream.write(f"\r\x1b[K{line}" if terminal else line + "\n")
+                self._stream.flush()
+        elapsed = time.monotonic() - start
+        line = f"{description}: {total} done in {_duration(elapsed)}"
+        if terminal:
+            self._stream.write("\r\x1b[K")
+        if terminal or elapsed >= 1.0:
+            self.message(line)
+
+
+class SilentMonitor(Monitor):
+    """Reports nothing and never aborts: for library use and tests."""
+
+    def message(self, text: str) -> None:
+        """Swallow the message."""
+
+    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
+        """Iterate without a report."""
+        yield from items
