@@ -1,0 +1,1 @@
+"""From latents to plots, clusters, selections and the report."""

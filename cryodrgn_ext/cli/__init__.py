@@ -1,0 +1,1 @@
+"""The command line ``cryodrgn-ext``: one sub-command per job."""

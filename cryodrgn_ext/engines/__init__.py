@@ -1,0 +1,1 @@
+"""What learns the heterogeneity: engines chosen by name, one result object for all."""

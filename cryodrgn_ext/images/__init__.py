@@ -1,0 +1,1 @@
+"""Image stacks, maps, preprocessing and the coefficient store."""

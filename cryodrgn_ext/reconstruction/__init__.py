@@ -1,0 +1,1 @@
+"""Weighted backprojection, Wiener filter and half-maps."""

@@ -1,0 +1,1 @@
+"""States and their evidence: half-maps, FSC and comparison with random subsets."""

@@ -1,0 +1,1 @@
+"""The variational autoencoder with a coordinate network as its decoder."""
