@@ -1,0 +1,115 @@
+"""The set-up script: what it chooses, what it refuses, and that it says so in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import bootstrap
+
+SCRIPT = Path(bootstrap.__file__)
+
+
+def test_uses_the_standard_library_only() -> None:
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(ast.parse(SCRIPT.read_text("utf-8")))
+        for alias in getattr(node, "names", ())
+        if isinstance(node, ast.Import)
+    } | {
+        str(node.module).split(".")[0]
+        for node in ast.walk(ast.parse(SCRIPT.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert imported <= sys.stdlib_module_names
+
+
+def test_machine_without_gpu_never_asks_for_cuda_packages_first() -> None:
+    candidates = bootstrap.torch_candidates(gpu=False, platform="linux")
+    assert candidates[0].arguments == (f"torch=={bootstrap.TORCH_CPU_VERSION}",)
+    assert bootstrap.TORCH_CPU_VERSION.endswith("+cpu")
+    assert "--index-url" in candidates[1].arguments
+    assert bootstrap.TORCH_CPU_INDEX in candidates[1].arguments
+    assert "CUDA" in candidates[-1].message, "the last resort must say what it brings"
+
+
+@pytest.mark.parametrize(("gpu", "platform"), [(True, "linux"), (False, "darwin")])
+def test_ordinary_build_where_it_is_right(gpu: bool, platform: str) -> None:
+    (candidate,) = bootstrap.torch_candidates(gpu=gpu, platform=platform)
+    assert "--index-url" not in candidate.arguments
+    assert "+cpu" not in candidate.arguments[0]
+
+
+def test_torch_falls_back_in_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tried: list[tuple[str, ...]] = []
+
+    def pip_fails_until_the_last(arguments: Sequence[str]) -> bool:
+        tried.append(tuple(arguments))
+        return len(tried) == 3
+
+    monkeypatch.setattr(bootstrap, "run", lambda command, environment=None: 1)
+    monkeypatch.setattr(bootstrap, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(bootstrap, "pip_install", pip_fails_until_the_last)
+    bootstrap.install_torch()
+    assert tried == [candidate.arguments for candidate in bootstrap.torch_candidates(gpu=False)]
+    assert "several GB of CUDA" in capsys.readouterr().out
+
+
+def test_stamp_covers_fewer_extras_only(tmp_path: Path) -> None:
+    stamp = tmp_path / "stamp.json"
+    assert bootstrap.installed_extras(stamp, "a") is None
+    stamp.write_text("not json")
+    assert bootstrap.installed_extras(stamp, "a") is None
+    stamp.write_text(json.dumps({"fingerprint": "a", "extras": ["test"]}))
+    assert bootstrap.installed_extras(stamp, "a") == {"test"}
+    assert bootstrap.installed_extras(stamp, "b") is None, "a changed pyproject.toml must install again"
+
+
+def test_missing_programs_without_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: None)
+    with pytest.raises(bootstrap.BootstrapError, match=r"relion_refine.*no apt-get.*apt-get install relion"):
+        bootstrap.install_test_programs()
+
+
+def test_apt_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: "/usr/bin/apt-get" if program == "apt-get" else None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(bootstrap.BootstrapError, match=r"neither root nor is sudo installed.*apt-get install relion"):
+        bootstrap.apt_install(["relion"], "The tests need relion_refine")
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_apt_uses_sudo_only_when_not_root(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(bootstrap, "run", lambda command, environment=None: commands.append(list(command)) or 0)
+    bootstrap.apt_install(["relion"], "The tests need relion_refine")
+    assert [command[0] == "sudo" for command in commands] == [user != 0] * 2
+    assert commands[-1][-1] == "relion"
+
+
+def test_missing_ensurepip_is_installed_with_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages: list[str] = []
+    monkeypatch.setattr(bootstrap, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bootstrap, "apt_install", lambda names, why: packages.extend(names))
+    monkeypatch.setattr(bootstrap, "run", lambda command, environment=None: 1)
+    with pytest.raises(bootstrap.BootstrapError, match="could not make a virtual environment"):
+        bootstrap.make_venv()
+    assert packages == [f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["tset"], ["install", "something"]])
+def test_bad_command_line_ends_without_a_traceback(arguments: list[str]) -> None:
+    outcome = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+    assert outcome.returncode != 0
+    assert "bootstrap.py" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
