@@ -1,0 +1,185 @@
+"""Simulated particles as a RELION project directory: what a user has after a finished refinement, plus the truth."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cryodrgn_ext.atomic import atomic_path, atomic_write_text
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.simulate.particles import SimulatedParticles
+from cryodrgn_ext.simulate.truth import ground_truth, save_truth
+
+PARTICLES_PER_MICROGRAPH = 100
+MICROGRAPH_PX = 4096
+MASK_THRESHOLD = 0.05  # of the maximum
+MASK_DILATION_A = 8.0
+MASK_EDGE_A = 16.0
+EMPTY_PIPELINE = """
+# version 30001
+
+data_pipeline_general
+
+_rlnPipeLineJobCounter                       1
+ 
+"""
+
+
+@dataclass(frozen=True)
+class RelionProject:
+    """Paths of a written project; all files lie below ``directory``."""
+
+    directory: Path
+    particles_star: Path
+    stack: Path
+    reference: Path
+    mask: Path
+    truth: Path
+
+
+def write_relion_project(
+    directory: str | os.PathLike[str],
+    particles: SimulatedParticles,
+    *,
+    normalise: bool = True,
+    monitor: Monitor | None = None,
+) -> RelionProject:
+    """Write images, STAR file, reference, mask and ground truth as a RELION project.
+
+    ``Particles/particles.mrcs`` (float32), ``particles.star`` (RELION 3.1, opened alike by 4 and 5),
+    ``reference.mrc`` (true average density), ``mask.mrc`` (soft, around all states), ``default_pipeline.star``
+    (an empty pipeline, left alone when there is one) and ``truth.npz``.
+
+    Parameters
+    ----------
+    directory : path-like
+        Created when missing; files of the same names in it are replaced.
+    particles : SimulatedParticles
+    normalise : bool
+        Scale each image to background mean 0 and standard deviation 1, as RELION's extraction does.
+    monitor : Monitor, optional
+
+    Returns
+    -------
+    RelionProject
+
+    Raises
+    ------
+    InputError
+        When the directory cannot be written.
+    """
+    monitor = SilentMonitor() if monitor is None else monitor
+    root = Path(directory)
+    project = RelionProject(
+        root, root / "particles.star", root / "Particles" / "particles.mrcs", root / "reference.mrc",
+        root / "mask.mrc", root / "truth.npz",
+    )  # fmt: skip
+    try:
+        project.stack.parent.mkdir(parents=True, exist_ok=True)
+        _write_stack(project.stack, particles, normalise, monitor)
+        atomic_write_text(project.particles_star, star_text(particles, "Particles/particles.mrcs"))
+        _write_map(project.reference, particles.mean_volume(), particles.pixel_size_A)
+        _write_map(project.mask, specimen_mask(particles), particles.pixel_size_A)
+        save_truth(project.truth, ground_truth(particles))
+        if not (root / "default_pipeline.star").exists():
+            atomic_write_text(root / "default_pipeline.star", EMPTY_PIPELINE)
+    except OSError as error:
+        raise InputError(f"the simulated project cannot be written to {root}: {error.strerror or error}.") from error
+    return project
+
+
+def background_radius_px(particles: SimulatedParticles) -> float:
+    """Radius beyond which an image shows background only, as a user would set it for RELION's normalisation."""
+    reach = particles.motion.radius_A / particles.pixel_size_A + float(np.abs(particles.shift_px).max())
+    return min(reach, particles.box_size / 2 - 2)
+
+
+def normalise_images(images: NDArray[np.float32], radius_px: float) -> NDArray[np.float32]:
+    """Subtract mean and divide by standard deviation of the pixels farther than ``radius_px`` from pixel D // 2."""
+    axis = np.arange(images.shape[-1]) - images.shape[-1] // 2
+    background = images[:, axis[:, None] ** 2 + axis[None, :] ** 2 > radius_px**2]
+    spread = background.std(axis=1)[:, None, None]
+    normalised: NDArray[np.float32] = (images - background.mean(axis=1)[:, None, None]) / np.where(spread > 0, spread, 1)
+    return normalised
+
+
+def _write_stack(path: Path, particles: SimulatedParticles, normalise: bool, monitor: Monitor) -> None:
+    box = particles.box_size
+    radius_px = background_radius_px(particles)
+    with (
+        atomic_path(path) as temporary,
+        mrcfile.new_mmap(temporary, (particles.n, box, box), mrc_mode=2, overwrite=True) as stack,
+    ):
+        row = 0
+        for piece in monitor.track(particles.iter_images(), "simulating images", particles.n, 128):
+            images = normalise_images(piece, radius_px) if normalise else piece
+            stack.data[row : row + len(images)] = images
+            row += len(images)
+        stack.voxel_size = particles.pixel_size_A
+        stack.set_image_stack()
+        stack.update_header_stats()
+
+
+def _write_map(path: Path, volume: NDArray[np.float32], pixel_size_A: float) -> None:
+    with atomic_path(path) as temporary, mrcfile.new(temporary, volume.astype(np.float32), overwrite=True) as file:
+        file.voxel_size = pixel_size_A
+        file.set_volume()
+
+
+def specimen_mask(particles: SimulatedParticles) -> NDArray[np.float32]:
+    """Soft mask (D, D, D) in 0..1 around the densities of all numbered states."""
+    highest = particles.volumes().max(axis=0)
+    outside_px = ndimage.distance_transform_edt(highest < MASK_THRESHOLD * highest.max())
+    edge = (outside_px * particles.pixel_size_A - MASK_DILATION_A) / MASK_EDGE_A
+    mask: NDArray[np.float32] = (0.5 * (1 + np.cos(np.pi * np.clip(edge, 0, 1)))).astype(np.float32)
+    return mask
+
+
+def star_text(particles: SimulatedParticles, stack_name: str) -> str:
+    """STAR file (RELION 3.1: data_optics and data_particles) of particles whose images are in ``stack_name``."""
+    optics_rows = [
+        f"{group.name} {number} {group.voltage_kV:.6f} {group.cs_mm:.6f} {group.amplitude_contrast:.6f} "
+        f"{particles.pixel_size_A:.6f} {particles.box_size} 2"
+        for number, group in enumerate(particles.optics, 1)
+    ]
+    n = particles.n
+    micrograph = np.arange(n) // PARTICLES_PER_MICROGRAPH + 1
+    coordinates = np.random.default_rng([particles.seed, 4]).uniform(0, MICROGRAPH_PX, (n, 2))
+    phase_shift = np.array([group.phase_shift_deg for group in particles.optics])[particles.optics_index]
+    origin_A = -particles.shift_px * particles.pixel_size_A
+    columns: dict[str, tuple[str, NDArray[np.generic]]] = {
+        "rlnCoordinateX": ("%12.6f", coordinates[:, 0]),
+        "rlnCoordinateY": ("%12.6f", coordinates[:, 1]),
+        "rlnImageName": ("%s", np.array([f"{i:06d}@{stack_name}" for i in range(1, n + 1)])),
+        "rlnMicrographName": ("%s", np.array([f"MotionCorr/mic{i:05d}.mrc" for i in micrograph])),
+        "rlnOpticsGroup": ("%4d", particles.optics_index + 1),
+        "rlnDefocusU": ("%13.6f", particles.defocus.u_A),
+        "rlnDefocusV": ("%13.6f", particles.defocus.v_A),
+        "rlnDefocusAngle": ("%11.6f", particles.defocus.angle_deg),
+        "rlnPhaseShift": ("%11.6f", phase_shift),
+        "rlnAngleRot": ("%11.6f", particles.euler_deg[:, 0]),
+        "rlnAngleTilt": ("%11.6f", particles.euler_deg[:, 1]),
+        "rlnAnglePsi": ("%11.6f", particles.euler_deg[:, 2]),
+        "rlnOriginXAngst": ("%11.6f", origin_A[:, 0]),
+        "rlnOriginYAngst": ("%11.6f", origin_A[:, 1]),
+        "rlnRandomSubset": ("%4d", particles.half_set),
+    }
+    row_format = " ".join(pattern for pattern, _ in columns.values())
+    rows = [row_format % row for row in zip(*(values.tolist() for _, values in columns.values()), strict=True)]
+    optics_names = (
+        "rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
+        "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality",
+    )  # fmt: skip
+    return "\n".join([*_table("optics", optics_names, optics_rows), *_table("particles", tuple(columns), rows), ""])
+
+
+def _table(name: str, columns: tuple[str, ...], rows: list[str]) -> list[str]:
+    header = ["", "# version 30001", "", f"data_{name}", "", "loop_"]
+    return [*header, *(f"_{column} #{i}" for i, column in enumerate(columns, 1)), *rows, ""]
