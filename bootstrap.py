@@ -253,10 +253,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{path}", "VIRTUAL_ENV": str(VENV)}
 
 
+def demo_arguments(arguments: Sequence[str]) -> list[str]:
+    """Turn a leading folder into the option that the demo calls it by; a relative one is where the user stands."""
+    if arguments and not arguments[0].startswith("-"):
+        return ["--o", str(Path.cwd() / arguments[0]), *arguments[1:]]
+    return list(arguments)
+
+
 def demo(arguments: Sequence[str]) -> int:
     """Set up and run the demo; the arguments go to ``cryodrgn-ext demo``."""
     install_project(frozenset())
-    return run([VENV / "bin" / "cryodrgn-ext", "demo", *arguments], environment())
+    return run([VENV / "bin" / "cryodrgn-ext", "demo", *demo_arguments(arguments)], environment())
 
 
 def test(arguments: Sequence[str]) -> int:

@@ -113,3 +113,10 @@ def test_bad_command_line_ends_without_a_traceback(arguments: list[str]) -> None
     assert outcome.returncode != 0
     assert "bootstrap.py" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_demo_takes_the_folder_with_or_without_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bootstrap.demo_arguments(["here", "--epochs", "2"]) == ["--o", str(tmp_path / "here"), "--epochs", "2"]
+    assert bootstrap.demo_arguments(["--o", "there"]) == ["--o", "there"]
+    assert bootstrap.demo_arguments([]) == []
