@@ -114,7 +114,8 @@ class SimulatedParticles:
     def clean_images(self, indices: NDArray[np.int64]) -> Tensor:
         """(B, D, D) float32 images without noise."""
         spectra = self.clean_spectra(np.asarray(indices, dtype=np.int64))
-        return torch.fft.irfft2(spectra, s=(self.box_size, self.box_size))
+        images: Tensor = torch.fft.irfft2(spectra, s=(self.box_size, self.box_size))
+        return images
 
     def iter_images(self, start: int = 0, stop: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Images ``start``..``stop`` in order with noise, in pieces (b, D, D) float32 of at most 128.
@@ -218,8 +219,8 @@ def simulate_particles(
     needed_px = 2 * ((motion.radius_A + 2 * motion.sigma_A) / pixel_size_A + max_shift_px)
     if needed_px > box_size:
         raise InputError(
-            f"the specimen (radius {motion.radius_A:.0f} Å) needs a box of at least {int(np.ceil(needed_px))} pixels at "
-            f"{pixel_size_A:g} Å per pixel, got {box_size}; enlarge the box or the pixel."
+            f"the specimen (radius {motion.radius_A:.0f} Å) needs a box of at least {int(np.ceil(needed_px))} pixels "
+            f"at {pixel_size_A:g} Å per pixel, got {box_size}; enlarge the box or the pixel."
         )
     rng = np.random.default_rng([seed, 1])
     # Rounded to what a STAR file carries, so that the file and the images agree exactly.
@@ -240,7 +241,8 @@ def simulate_particles(
         coordinates = motion.sample(n, np.random.default_rng([seed, 2]))
     elif coordinates.shape != (n, len(motion.coordinate_names)):
         raise InputError(
-            f"coordinates of shape {(n, len(motion.coordinate_names))} expected for this motion, got {coordinates.shape}."
+            f"coordinates of shape {(n, len(motion.coordinate_names))} expected for this motion, "
+            f"got {coordinates.shape}."
         )
     return SimulatedParticles(
         motion=motion,

@@ -135,4 +135,5 @@ def bead_volume(position_px: Tensor, weight: Tensor, sigma_px: float, box_size: 
     envelope = _envelope(sigma_px, box_size, spectrum.device) * (1.0 - 2.0 * (torch.arange(half) % 2))
     along = torch.cat([envelope, torch.zeros(1), envelope[1:].flip(0)])
     spectrum *= along[:, None, None] * along[None, :, None] * torch.cat([envelope, torch.zeros(1)])
-    return torch.fft.irfftn(spectrum, s=(box_size,) * 3).float()
+    volume: Tensor = torch.fft.irfftn(spectrum, s=(box_size,) * 3)
+    return volume

@@ -22,14 +22,8 @@ MICROGRAPH_PX = 4096
 MASK_THRESHOLD = 0.05  # of the maximum
 MASK_DILATION_A = 8.0
 MASK_EDGE_A = 16.0
-EMPTY_PIPELINE = """
-# version 30001
-
-data_pipeline_general
-
-_rlnPipeLineJobCounter                       1
- 
-"""
+# The blank line with one space closes the table, as RELION writes it.
+EMPTY_PIPELINE = "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter                       1\n \n"
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,8 @@ def normalise_images(images: NDArray[np.float32], radius_px: float) -> NDArray[n
     axis = np.arange(images.shape[-1]) - images.shape[-1] // 2
     background = images[:, axis[:, None] ** 2 + axis[None, :] ** 2 > radius_px**2]
     spread = background.std(axis=1)[:, None, None]
-    normalised: NDArray[np.float32] = (images - background.mean(axis=1)[:, None, None]) / np.where(spread > 0, spread, 1)
+    centred = images - background.mean(axis=1)[:, None, None]
+    normalised: NDArray[np.float32] = centred / np.where(spread > 0, spread, 1)
     return normalised
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 FloatArray = NDArray[np.float64]
 
@@ -65,8 +66,8 @@ class Motion(ABC):
         states = self.state_coordinates
         spread = np.ptp(states, axis=0)
         scale = np.where(spread > 0, spread, 1.0)
-        distance = (((coordinates[:, None, :] - states[None]) / scale) ** 2).sum(-1)
-        return np.argmin(distance, axis=1).astype(np.int32)
+        nearest: NDArray[np.int32] = KDTree(states / scale).query(coordinates / scale)[1].astype(np.int32)
+        return nearest
 
     @property
     def radius_A(self) -> float:
@@ -76,8 +77,9 @@ class Motion(ABC):
         return float(distance[beads.weight > 0].max())
 
 
-def bead_cloud(n: int, centre_A: tuple[float, float, float], radii_A: tuple[float, float, float],
-               rng: np.random.Generator) -> FloatArray:
+def bead_cloud(
+    n: int, centre_A: tuple[float, float, float], radii_A: tuple[float, float, float], rng: np.random.Generator
+) -> FloatArray:
     """Draw ``n`` beads in an ellipsoid, no two closer than 3.8 Å (random sequential adsorption).
 
     Parameters
@@ -107,8 +109,9 @@ def bead_cloud(n: int, centre_A: tuple[float, float, float], radii_A: tuple[floa
             placed[count] = point
             count += 1
             if count == n:
-                return placed + np.asarray(centre_A)
-    raise ValueError(f"{n} beads at least {BEAD_DISTANCE_A} Å apart do not fit into an ellipsoid of half axes {radii_A} Å")
+                placed += np.asarray(centre_A)
+                return placed
+    raise ValueError(f"{n} beads {BEAD_DISTANCE_A} Å apart do not fit into an ellipsoid of half axes {radii_A} Å")
 
 
 def rotations_about_y(angle_deg: FloatArray) -> FloatArray:

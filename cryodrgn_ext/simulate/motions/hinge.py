@@ -19,12 +19,14 @@ class HingeMotion(Motion):
     max_angle_deg : float
         The arm turns from 0 to this angle.
     n_states : int
-        Number of evenly spaced angles whose volumes are the ground truth.
+        Number of evenly spaced angles whose volumes are the ground truth; 1 gives a rigid specimen.
     continuous : bool
         Draw angles from the whole interval; otherwise only the ``n_states`` steps occur.
     """
 
-    def __init__(self, seed: int = 0, max_angle_deg: float = 60.0, n_states: int = 20, continuous: bool = False) -> None:
+    def __init__(
+        self, seed: int = 0, max_angle_deg: float = 60.0, n_states: int = 20, continuous: bool = False
+    ) -> None:
         rng = np.random.default_rng([seed, 101])
         core = bead_cloud(N_CORE, (0.0, 0.0, -18.0), (42.0, 30.0, 26.0), rng)
         lobe = bead_cloud(N_LOBE, (-22.0, 6.0, 24.0), (24.0, 26.0, 24.0), rng)
@@ -61,7 +63,8 @@ class HingeMotion(Motion):
         return Beads(position, np.ones(position.shape[:2]))
 
 
-def two_domain_protein(seed: int = 0, max_angle_deg: float = 60.0, n_states: int = 20,
-                       continuous: bool = False) -> HingeMotion:
+def two_domain_protein(
+    seed: int = 0, max_angle_deg: float = 60.0, n_states: int = 20, continuous: bool = False
+) -> HingeMotion:
     """The two-domain protein of the benchmarks and the demo: 600 beads, sigma 2.5 Å; see :class:`HingeMotion`."""
     return HingeMotion(seed, max_angle_deg, n_states, continuous)
