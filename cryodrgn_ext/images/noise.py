@@ -1,0 +1,97 @@
+"""Radial noise power from the surroundings of the particles.
+
+The part of an image outside the particle circle has an awkward shape, and a periodogram of it would smear the
+spectrum. Its autocorrelation, divided lag by lag by the autocorrelation of the shape, is unbiased for any
+stationary noise; the power that the noise has in the coefficients of a windowed image follows exactly from it:
+
+    E|FT(m n)(k)|² = Σ_τ (m ⋆ m)(τ) r(τ) exp(-2πi k·τ / D)
+
+with window m and noise autocorrelation r. We report this divided by mean(m²): the density of the noise, which is
+what a likelihood of the signal inside the window needs (what the window removed from the noise is not information
+that was gained). Whitened coefficients of windowed images therefore have noise power mean(m²) <= 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.preprocessing import radius_grid
+
+
+def _padded_power(images: Tensor) -> Tensor:
+    """(..., D, D) real -> (..., 2D, D + 1): power spectrum of the images padded by zeros to twice their size."""
+    d = images.shape[-1]
+    return torch.fft.rfft2(images, s=(2 * d, 2 * d)).abs().square()
+
+
+class NoiseEstimator:
+    """Accumulates images of one optics group and gives their noise power per shell.
+
+    Parameters
+    ----------
+    box_size : int
+        Native box D.
+    particle_radius_px : float
+        Only pixels farther than this from the box centre are used.
+    window : Tensor
+        (D, D) window that the images whose coefficients are to be whitened will have.
+    """
+
+    def __init__(self, box_size: int, particle_radius_px: float, window: Tensor) -> None:
+        self.box_size = box_size
+        self.n_images = 0
+        self._region = (radius_grid(box_size) > particle_radius_px).double()
+        self._window = window.double()
+        self._power = torch.zeros(2 * box_size, box_size + 1, dtype=torch.float64)
+
+    def add(self, images: Tensor) -> None:
+        """Add (B, D, D) images whose background mean has been removed."""
+        region = self._region.to(images.dtype)
+        for part in images.split(max(1, 2**24 // self.box_size**2 // 4)):
+            self._power += _padded_power(part * region).sum(0).double()
+        self.n_images += len(images)
+
+    def autocorrelation(self) -> Tensor:
+        """(2D, 2D) float64 noise autocorrelation r(τ), lag 0 at index (0, 0), periodic indices."""
+        d2 = 2 * self.box_size
+        overlap = torch.fft.irfft2(_padded_power(self._region), s=(d2, d2))
+        products = torch.fft.irfft2(self._power / max(self.n_images, 1), s=(d2, d2))
+        enough = overlap > 0.5
+        r = torch.where(enough, products / overlap.clamp_min(0.5), torch.zeros(()).double())
+        # Removing the background mean of each image subtracted the variance of that mean from every lag.
+        # Noise has no memory over half a box: what is left there is that constant.
+        lag = torch.fft.fftfreq(d2, 1.0 / d2, dtype=torch.float64)
+        distance = torch.sqrt(lag[:, None] ** 2 + lag[None, :] ** 2)
+        far = enough & (distance > self.box_size / 2) & (distance < self.box_size)
+        offset = (r * overlap)[far].sum() / overlap[far].sum()
+        return torch.where(enough, r - offset, torch.zeros(()).double())
+
+    def shell_power(self) -> Tensor:
+        """(D // 2,) float64: noise power E|n(k)|² of a native coefficient (unnormalised DFT), per nearest shell.
+
+        Shell 0 repeats shell 1: the background mean is gone and nothing can be learnt about it.
+        """
+        d = self.box_size
+        kernel = torch.fft.irfft2(_padded_power(self._window), s=(2 * d, 2 * d))
+        kernel *= d * d / self._window.square().sum()
+        lags = kernel * self.autocorrelation()
+        folded = lags.view(2, d, 2, d).sum(dim=(0, 2))  # exp(-2πi k τ / D) has period D in τ
+        return ring_mean(torch.fft.fft2(folded).real)
+
+
+def ring_mean(power: Tensor) -> Tensor:
+    """(D // 2,) mean of a (D, D) spectrum (FFT order) over nearest-integer shells; clipped to be positive.
+
+    Shell 0 repeats shell 1. Values below a ten-thousandth of the median are raised to it: an estimate of next to
+    no noise must not give next to infinite weight.
+    """
+    d = power.shape[-1]
+    k = torch.fft.fftfreq(d, 1.0 / d, dtype=torch.float64)
+    shell = torch.round(torch.sqrt(k[:, None] ** 2 + k[None, :] ** 2)).long().flatten()
+    keep = shell < d // 2
+    count = torch.bincount(shell[keep], minlength=d // 2)
+    mean = torch.bincount(shell[keep], weights=power.double().flatten()[keep], minlength=d // 2) / count
+    mean[0] = mean[1]
+    floor = mean[mean > 0].median() * 1e-4 if bool((mean > 0).any()) else torch.tensor(1e-30)
+    return mean.clamp_min(float(floor))
