@@ -1,1 +1,5 @@
-"""The command line ``cryodrgn-ext``: one sub-command per job."""
+"""The command line: a click group whose options are generated from the settings of the jobs."""
+
+from cryodrgn_ext.cli.main import main
+
+__all__ = ["main"]

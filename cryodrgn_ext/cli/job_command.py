@@ -1,0 +1,180 @@
+"""A click command made from a job's declared settings, and the path from there to the job and back."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import click
+
+from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
+from cryodrgn_ext.jobs.directory_lock import directory_lock
+from cryodrgn_ext.jobs.failure import EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.registry import Job
+from cryodrgn_ext.jobs.run_log import logged_run
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    SettingField,
+    Settings,
+    canonical_name,
+    describe,
+    from_mapping,
+    text_of,
+    unknown_option,
+)
+
+NUMBER = re.compile(r"-\.?\d")
+
+
+class JobCommand(click.Command):
+    """A command whose options may be spelled with - or _, take lists of words, and may stay bare."""
+
+    def __init__(self, job: Job, **attributes: Any) -> None:
+        self.job = job
+        super().__init__(job.name, **attributes)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Bring the arguments into click's form; wrong ones end in one sentence and exit status 2."""
+        try:
+            return super().parse_args(ctx, normalise(self.job.settings_class, args))
+        except InputError as error:
+            _leave(ctx, str(error), EXIT_INPUT_ERROR)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the job; whatever happens becomes one sentence on standard error and an exit status."""
+        with _termination_raises():
+            try:
+                return run(self.job, _settings(self.job, ctx.params))
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last door
+                failure = explain(error)
+                if not isinstance(error, (CryodrgnExtError, OSError, MemoryError, KeyboardInterrupt)):
+                    traceback.print_exc()
+                _leave(ctx, failure.sentence, failure.exit_code)
+
+
+def _leave(ctx: click.Context, sentence: str, exit_code: int) -> NoReturn:
+    """Print one sentence, no usage text, and end with an exit status."""
+    click.echo(f"ERROR: {sentence}", err=True)
+    ctx.exit(exit_code)
+
+
+def job_command(job: Job) -> click.Command:
+    """Make the click command of a job.
+
+    Parameters
+    ----------
+    job : Job
+        From the registry; only its settings are imported here.
+    """
+    fields = {field.name: field for field in describe(job.settings_class)}
+    parameters: list[click.Parameter] = [
+        click.Argument([f"positional_{name}"], required=False, metavar=f"[{name.upper()}]") for name in job.positional
+    ]
+    parameters += [_option(field, field.name in job.positional) for field in fields.values()]
+    return JobCommand(
+        job, params=parameters, help=job.summary, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+
+
+def _option(field: SettingField, positional: bool) -> click.Option:
+    names = [field.option]
+    if "_" in field.name:
+        names.append("--" + field.name.replace("_", "-"))
+    text = field.describe()
+    if field.required:
+        text += " [required]" if not positional else " [required, may be given without the option]"
+    elif text_of(field):
+        text += f" [default: {text_of(field)}]"
+    metavar = {"int": "N", "float": "X", "path": "FILE", "bool": "[yes|no]", "str": "TEXT"}[field.kind]
+    return click.Option(names, type=str, help=text, metavar=metavar + (" ..." if field.many else ""))
+
+
+def normalise(cls: type[Settings], arguments: list[str]) -> list[str]:
+    """Rewrite ``--z-range 0:1 1:2 --invert`` as ``--z_range=0:1,1:2 --invert=yes``.
+
+    Raises
+    ------
+    InputError
+        For an option that the job does not have, with a suggestion, or one that is given twice.
+    """
+    fields = {field.name: field for field in describe(cls)}
+    rewritten: list[str] = []
+    given: dict[str, list[str]] = {}
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("-") or argument in ("-h", "--help", "-") or NUMBER.match(argument):
+            rewritten.append(argument)
+            continue
+        option, equals, value = argument.partition("=")
+        name = canonical_name(option)
+        if name not in fields or not option.startswith("--"):
+            raise unknown_option(cls, option)
+        field = fields[name]
+        words = [value] if equals else []
+        while not equals and position < len(arguments) and _belongs(field, words, arguments[position]):
+            words.append(arguments[position])
+            position += 1
+        if name in given and not field.many:
+            raise InputError(f"{field.option} is given twice: keep one of them.")
+        given.setdefault(name, []).extend(words or (["yes"] if field.kind == "bool" else [""]))
+    for name, words in given.items():
+        rewritten.append(f"--{name}={','.join(words)}" if fields[name].many else f"--{name}={words[0]}")
+    return rewritten
+
+
+def _belongs(field: SettingField, words: list[str], word: str) -> bool:
+    """Whether ``word`` is a value of the option before it."""
+    if word.startswith("-") and word != "-" and not NUMBER.match(word):
+        return False
+    if field.many:
+        return True
+    if field.kind == "bool" and word.lower() not in TRUE_WORDS | FALSE_WORDS:
+        return False
+    return not words
+
+
+def _settings(job: Job, params: dict[str, Any]) -> Settings:
+    given = {name: text for name, text in params.items() if text is not None and not name.startswith("positional_")}
+    for name in job.positional:
+        text = params.get(f"positional_{name}")
+        if text is not None:
+            if name in given:
+                raise InputError(f"--{name} is given twice, as '{given[name]}' and as '{text}': keep one of them.")
+            given[name] = text
+    return from_mapping(job.settings_class, given)
+
+
+def run(job: Job, settings: Settings) -> JobResult:
+    """Run a job from the command line, with a lock and a run.log where it has a result directory."""
+    run_job = job.load()
+    if not job.has_directory:
+        return run_job(settings, Monitor())
+    directory = settings.o  # type: ignore[attr-defined]  # every job with a result directory has it
+    directory.mkdir(parents=True, exist_ok=True)
+    with directory_lock(directory), logged_run(directory, f"cryodrgn-ext {job.name}") as monitor:
+        return run_job(settings, monitor)
+
+
+@contextlib.contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the job as Ctrl-C does, so that unfinished files are removed."""
+
+    def on_signal(_number: int, _frame: object) -> None:
+        raise JobAborted("the job was terminated")
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

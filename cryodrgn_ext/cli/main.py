@@ -1,0 +1,45 @@
+"""The ``cryodrgn-ext`` command: one sub-command per registered job, loaded when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+import click
+
+from cryodrgn_ext import __version__
+from cryodrgn_ext.cli.job_command import job_command
+from cryodrgn_ext.jobs.registry import JOBS
+
+# Doors of the suites hang their own sub-commands in here by name, so that this room imports none of them.
+SUITE_COMMANDS = {"relion": ("relion_wrappers.commands", "relion", "Templates for RELION's External jobs.")}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command only when it runs or shows its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all sub-commands, in the order of the registry."""
+        return [*JOBS, *SUITE_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make the command of a job, or import that of a suite."""
+        if cmd_name in JOBS:
+            return job_command(JOBS[cmd_name])
+        if cmd_name in SUITE_COMMANDS:
+            module, name, _ = SUITE_COMMANDS[cmd_name]
+            return cast("click.Command", getattr(importlib.import_module(module), name))
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the sub-commands without importing them."""
+        rows = [(job.name, job.summary) for job in JOBS.values()]
+        rows += [(name, summary) for name, (_, _, summary) in SUITE_COMMANDS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="cryodrgn-ext")
+def main() -> None:
+    """Neural heterogeneous reconstruction from particles of RELION and cryoSPARC."""

@@ -1,0 +1,75 @@
+"""Every way in which a job can fail, as one sentence for the user and an exit status."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
+
+EXIT_FAILURE = 1
+EXIT_INPUT_ERROR = 2
+EXIT_ABORTED = 130
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and continue the job",
+    errno.EDQUOT: "your disk quota is used up; free some space and continue the job",
+    errno.EACCES: "permission denied; check the permissions of the file and of its folder",
+    errno.EPERM: "permission denied; check the permissions of the file and of its folder",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "there is no such file or folder",
+    errno.EISDIR: "it is a folder, but a file was expected",
+    errno.ENOTDIR: "a part of the path is a file, but a folder was expected",
+    errno.EMFILE: "too many files are open at once; raise the limit (ulimit -n)",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk reports an input/output error",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What to tell the user, and the exit status of the process."""
+
+    sentence: str
+    exit_code: int
+
+
+def explain(error: BaseException) -> Failure:
+    """Turn any exception into one line of text and an exit status.
+
+    Errors that this package raises on purpose speak for themselves; those of the operating system get the file
+    and what to do; anything else is named as unexpected, with a pointer to the traceback in run.log.
+    """
+    if isinstance(error, (JobAborted, KeyboardInterrupt)):
+        return Failure("the job was aborted; Continue resumes it from its last checkpoint.", EXIT_ABORTED)
+    if isinstance(error, InputError):
+        return Failure(_one_line(str(error)), EXIT_INPUT_ERROR)
+    if isinstance(error, CryodrgnExtError):
+        return Failure(_one_line(str(error)), EXIT_FAILURE)
+    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
+        return Failure(
+            "out of memory: use a smaller --box or --batch, or a machine with more memory; "
+            "Continue resumes from the last checkpoint.",
+            EXIT_FAILURE,
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        name = f"{error.filename}: " if error.filename is not None else ""
+        advice = _ADVICE.get(error.errno, error.strerror or "the operating system refused")
+        return Failure(_one_line(f"{name}{advice}."), EXIT_FAILURE)
+    if isinstance(error, SystemExit):
+        return Failure(f"the job ended early (exit status {error.code}) without a result.", EXIT_FAILURE)
+    return Failure(
+        _one_line(f"unexpected {type(error).__name__}: {error} (the full traceback is in run.log)."), EXIT_FAILURE
+    )
+
+
+def _is_torch_out_of_memory(error: BaseException) -> bool:
+    """Recognise torch's allocation failures without importing torch."""
+    text = str(error).lower()
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,32 @@
+"""Settings of the job that returns a subset of the user's particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class SelectSettings(Settings):
+    """What ``select`` can be told; several conditions are all to be met."""
+
+    in_parts: Path = setting(help="particles.star of a train job, or its result directory")
+    o: Path = setting(help="Output: a STAR file, or a directory that gets particles.star")
+    state: tuple[int, ...] = setting((), low=1, help="States to keep, by number")
+    cluster: tuple[int, ...] = setting((), low=1, help="Clusters to keep, by number, when --clusters is given")
+    clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents anew into so many clusters")
+    z_range: tuple[str, ...] = setting(
+        (), help="Latent intervals to keep, as dimension:low:high (1:-0.5:2); either end may be left out"
+    )
+    indices: Path | None = setting(
+        None, help="File with the rows to keep (numbers from 0): .txt, .npy, or a pickle of indices as cryoDRGN writes"
+    )
+    z_norm_max: float | None = setting(None, low=0, help="Drop particles whose latent is longer than this (outliers)")
+    invert: bool = setting(False, help="Keep what the conditions leave out")
+    star_columns: str = setting(
+        "auto", choices=("auto", "yes", "no"), help="Put latents and states into extra columns of the STAR file"
+    )
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the clustering")
+    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

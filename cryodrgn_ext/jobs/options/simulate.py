@@ -1,0 +1,21 @@
+"""Settings of the job that simulates a RELION project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class SimulateSettings(Settings):
+    """What ``simulate`` can be told."""
+
+    o: Path = setting(help="Project directory to make")
+    particles: int = setting(5000, low=1, high=10_000_000, help="Number of particle images")
+    box: int = setting(64, low=16, high=512, unit="px", help="Box size")
+    pixel_size_A: float = setting(4.0, low=0.1, high=50, unit="Å", help="Pixel size")
+    snr: float = setting(0.1, low=1e-6, help="Variance of the signal over variance of the noise")
+    angle: float = setting(60.0, low=0, high=180, unit="degrees", help="How far the moving domain turns")
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")

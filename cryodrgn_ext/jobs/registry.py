@@ -1,0 +1,69 @@
+"""The jobs that there are. A new job is one file here, one file of options, and one line in ``JOBS``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import Settings
+
+RunJob = Callable[[Settings, Monitor], JobResult]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, loaded only when it is used.
+
+    Attributes
+    ----------
+    name : str
+        Sub-command, and module of the job in this package.
+    settings_name : str
+        Settings class in ``cryodrgn_ext.jobs.options.<name>``.
+    summary : str
+        One sentence for help texts.
+    positional : tuple of str
+        Settings that the command line also takes without their option's name, in this order.
+    relion_program : str
+        Name of the console script that RELION runs; "" when the job has no door there.
+    has_directory : bool
+        Whether ``--o`` is a directory that the job fills (and where run.log goes).
+    """
+
+    name: str
+    settings_name: str
+    summary: str
+    positional: tuple[str, ...] = ()
+    relion_program: str = ""
+    has_directory: bool = True
+
+    @property
+    def settings_class(self) -> type[Settings]:
+        """The settings class (a light import)."""
+        module = importlib.import_module(f"cryodrgn_ext.jobs.options.{self.name}")
+        return cast("type[Settings]", getattr(module, self.settings_name))
+
+    def load(self) -> RunJob:
+        """Import the job's function (a heavy import: torch and friends)."""
+        module = importlib.import_module(f"cryodrgn_ext.jobs.{self.name}")
+        return cast("RunJob", getattr(module, self.name))
+
+
+JOBS: dict[str, Job] = {
+    job.name: job
+    for job in (
+        Job("train", "TrainSettings", "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
+            relion_program="cdx-relion-train"),
+        Job("select", "SelectSettings", "Return the original particles of chosen states, clusters or latent regions.",
+            positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False),
+        Job("volumes", "VolumesSettings", "Decode volumes at given latent positions.", positional=("in_result",)),
+        Job("fsc", "FscSettings", "Fourier shell correlation of two maps.", positional=("map1", "map2"),
+            has_directory=False),
+        Job("simulate", "SimulateSettings", "Simulate particles with a moving domain as a RELION project."),
+        Job("demo", "DemoSettings", "Simulate, train, and compare what was recovered with the truth."),
+    )
+}  # fmt: skip

@@ -1,0 +1,103 @@
+"""RELION_OUTPUT_NODES.star in the form of the RELION version that runs the job."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.outputs import Output, OutputKind
+
+NODES_NAME = "RELION_OUTPUT_NODES.star"
+
+
+class RelionVersion(Enum):
+    """The three forms in which RELION has described nodes."""
+
+    V3_1 = "3.1"
+    V4_0 = "4.0"
+    V5 = "5"
+
+
+# RELION 3.1 numbers its node types (pipeline_jobs.h); 4.0 and 5 name them, and renamed particles in between.
+NODE_NUMBERS = {
+    OutputKind.PARTICLES: 3,
+    OutputKind.MAP: 6,
+    OutputKind.MASK: 7,
+    OutputKind.HALF_MAP: 10,
+    OutputKind.PDF: 13,
+}
+NODE_LABELS = {
+    OutputKind.PARTICLES: "ParticlesData.star.relion",
+    OutputKind.MAP: "DensityMap.mrc",
+    OutputKind.MASK: "Mask3D.mrc",
+    OutputKind.HALF_MAP: "DensityMap.mrc.halfmap",
+    OutputKind.PDF: "LogFile.pdf.relion",
+}
+NODE_LABELS_5 = {**NODE_LABELS, OutputKind.PARTICLES: "ParticleGroupMetadata.star.relion"}
+
+
+def running_version(directory: Path) -> RelionVersion:
+    """Tell which RELION started the job, by the job.star that it wrote into the job's directory.
+
+    Without a job.star (the wrapper was started by hand) the newest form is written.
+
+    Raises
+    ------
+    InputError
+        When job.star cannot be read as text.
+    """
+    path = directory / "job.star"
+    if not path.exists():
+        return RelionVersion.V5
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file, although RELION writes it as one.") from None
+    if re.search(r"^_rlnJobType\s", text, re.MULTILINE):
+        return RelionVersion.V3_1
+    stamp = re.search(r"^#\s*version\s+(\d+)", text, re.MULTILINE)
+    if stamp is not None and int(stamp.group(1)) < 50000:
+        return RelionVersion.V4_0
+    return RelionVersion.V5
+
+
+def write_nodes(directory: Path, outputs: Sequence[Output], version: RelionVersion | None = None) -> list[str]:
+    """Declare the outputs that exist.
+
+    Parameters
+    ----------
+    directory : Path
+        The job's directory, as RELION passed it (relative to the project directory, which is the current one).
+    outputs : sequence of Output
+        What the job says that it made; files that are missing are not declared.
+    version : RelionVersion, optional
+        The form; read off the job's directory when omitted.
+
+    Returns
+    -------
+    list of str
+        Node names declared, relative to the project directory.
+    """
+    version = running_version(directory) if version is None else version
+    rows = []
+    names = []
+    for output in outputs:
+        if not output.path.is_file():
+            continue
+        name = os.path.relpath(output.path, Path.cwd()) if output.path.is_absolute() else os.path.normpath(output.path)
+        if version is RelionVersion.V3_1:
+            kind = str(NODE_NUMBERS[output.kind])
+        else:
+            kind = (NODE_LABELS if version is RelionVersion.V4_0 else NODE_LABELS_5)[output.kind]
+        names.append(name)
+        rows.append(f"{name}  {kind}")
+    stamp = "50001" if version is RelionVersion.V5 else "30001"
+    column = "_rlnPipeLineNodeType" if version is RelionVersion.V3_1 else "_rlnPipeLineNodeTypeLabel"
+    text = f"\n# version {stamp}\n\ndata_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n{column} #2\n"
+    atomic_write_text(directory / NODES_NAME, text + "\n".join(rows) + "\n\n")
+    return names
