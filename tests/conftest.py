@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 
 import matplotlib
 import pytest
 
 matplotlib.use("Agg")
-# Two tests that each ask for all cores stand in each other's way; RELION under test reads this as well.
+# RELION and the processes that tests start read this as well.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
 
 
-def _stage(item: pytest.Item) -> int:
+def stage(marks: Set[str]) -> int:
     """Fast tests come first, then those that call RELION, then the long ones."""
-    if item.get_closest_marker("slow") is not None:
+    if "slow" in marks:
         return 2
-    return 1 if item.get_closest_marker("relion") is not None else 0
+    return 1 if "relion" in marks else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_stage)  # a stable sort: the order inside a stage stays pytest's
+    # A stable sort: the order inside a stage stays pytest's.
+    items.sort(key=lambda item: stage({mark.name for mark in item.iter_markers()}))

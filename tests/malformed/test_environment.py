@@ -1,0 +1,142 @@
+"""A machine that says no: full disks, file size limits, unreadable inputs, unwritable outputs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.malformed.doors import MARKERS, Outcome, leftovers
+from tests.malformed.test_malformed import ORDINARY, SMALL_RUN, check_sentence
+from tests.malformed.tiny_project import TinyProject
+
+ROOT = Path(__file__).resolve().parents[2]
+# Root may read everything; without these two capabilities it obeys the permissions of files as users do.
+AS_A_USER = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+JOB = "External/job001"
+
+
+def train(
+    folder: Path,
+    *arguments: str,
+    prefix: list[str] | None = None,
+    stdout: int | None = None,
+    limit: Callable[[], None] | None = None,
+) -> Outcome:
+    """Run the train wrapper in ``folder`` as a process of its own."""
+    command = [*(prefix or []), sys.executable, "-m", "relion_wrappers.train", *(arguments or ("--o", f"{JOB}/"))]
+    done = subprocess.run(
+        [*command, *ORDINARY, *SMALL_RUN],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=limit,
+    )
+    return Outcome(done.returncode, done.stdout or "", done.stderr)
+
+
+def only_failure_marker(job: Path) -> bool:
+    return [(job / marker).exists() for marker in MARKERS] == [False, True, False]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> TinyProject:
+    tiny = TinyProject(tmp_path)
+    tiny.write()
+    (tmp_path / JOB).mkdir(parents=True)
+    return tiny
+
+
+@pytest.fixture(params=["64k", "192k", "400k"])
+def full_disk(project: TinyProject, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The job's folder on a disk of a few hundred kB, which fills up at different stages of the job."""
+    job = project.root / JOB
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", job], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk needs root; the file size limit below tests the same handling")
+    yield job
+    subprocess.run(["umount", job], check=True)
+
+
+def test_full_disk(full_disk: Path, project: TinyProject) -> None:
+    outcome = train(project.root)
+    check_sentence(outcome, ("disk is full|no space",))
+    assert only_failure_marker(full_disk)
+    assert leftovers(full_disk) == []
+
+
+def test_file_size_limit(project: TinyProject) -> None:
+    limit = 20_000
+    outcome = train(project.root, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    check_sentence(outcome, ("too large|disk is full|cannot be written",))
+    assert only_failure_marker(project.root / JOB)
+    assert leftovers(project.root / JOB) == []
+
+
+def test_log_on_a_full_disk(project: TinyProject) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        outcome = train(project.root, stdout=full)
+    finally:
+        os.close(full)
+    check_sentence(outcome, ("disk is full",))
+    assert only_failure_marker(project.root / JOB)
+
+
+def test_unreadable_star(project: TinyProject) -> None:
+    project.star.chmod(0)
+    outcome = train(project.root, prefix=AS_A_USER)
+    check_sentence(outcome, (r"particles\.star", "permission"))
+    assert only_failure_marker(project.root / JOB)
+    assert leftovers(project.root / JOB) == []
+
+
+def test_unreadable_stack(project: TinyProject) -> None:
+    project.stack.chmod(0)
+    outcome = train(project.root, prefix=AS_A_USER)
+    check_sentence(outcome, (r"images\.mrcs", "permission"))
+    assert only_failure_marker(project.root / JOB)
+    assert leftovers(project.root / JOB) == []
+
+
+def test_unreadable_folder_of_stacks(project: TinyProject) -> None:
+    project.stack.parent.chmod(0)
+    try:
+        outcome = train(project.root, prefix=AS_A_USER)
+    finally:
+        project.stack.parent.chmod(0o755)
+    check_sentence(outcome, (r"images\.mrcs", "permission"))
+    assert only_failure_marker(project.root / JOB)
+
+
+def test_unwritable_output_folder(project: TinyProject) -> None:
+    job = project.root / JOB
+    job.chmod(0o555)
+    try:
+        outcome = train(project.root, prefix=AS_A_USER)
+    finally:
+        job.chmod(0o755)
+    check_sentence(outcome, (JOB, "permission"))
+    assert list(job.iterdir()) == []
+
+
+def test_output_folder_below_a_file(project: TinyProject) -> None:
+    outcome = train(project.root, "--o", "particles.star/job001/")
+    check_sentence(outcome, (r"particles\.star", "part of the path is a file"))
+    assert project.star.read_text() == project.text(), "the input must never change"
+
+
+def test_output_folder_missing_from_the_arguments(project: TinyProject) -> None:
+    outcome = train(project.root, "--zdim", "1")
+    check_sentence(outcome, ("--o",))

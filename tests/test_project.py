@@ -1,0 +1,125 @@
+"""The promises of the project's own files: what the README tells people to type exists and is what CI runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from cryodrgn_ext.cli import main
+from tests.conftest import stage
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+OUR_PROGRAMS = ("cryodrgn-ext", *PROJECT["project"]["scripts"])
+
+
+def shell_lines(text: str) -> list[str]:
+    """Commands in the bash blocks of a Markdown text, continued lines joined, comments dropped."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def readme_commands() -> list[list[str]]:
+    """Commands of ours that the README shows, as words."""
+    found = []
+    for line in shell_lines(README):
+        for part in re.split(r"&&|\|", line):
+            words = shlex.split(part)
+            if words and words[0] in OUR_PROGRAMS:
+                found.append(words)
+    return found
+
+
+def test_scripts_exist() -> None:
+    for name, target in PROJECT["project"]["scripts"].items():
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+
+
+def test_packages_exist_and_are_typed() -> None:
+    for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert (ROOT / package / "__init__.py").is_file()
+        assert (ROOT / package / "py.typed").is_file()
+
+
+def test_version_is_stated_once() -> None:
+    from cryodrgn_ext import __version__
+
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    command = next(line for line in shell_lines(README) if line.endswith("bootstrap.py test"))
+    script = (ROOT / ".ci/run").read_text("utf-8")
+    assert f"exec {command}\n" in script
+
+
+def test_licence_is_the_declared_one() -> None:
+    assert PROJECT["project"]["license"] == "BSD-3-Clause"
+    assert (ROOT / "LICENSE").read_text("utf-8").startswith("BSD 3-Clause License")
+
+
+def test_pictures_and_pages_of_the_readme_exist() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [target for target in targets if not target.startswith("http")]
+    assert local
+    assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
+def test_readme_command_is_understood(words: list[str]) -> None:
+    """The sub-command exists, and so does every option."""
+    program, *arguments = words
+    if program != "cryodrgn-ext":
+        pytest.fail(f"the README calls {program} by hand: RELION does that")
+    command: click.Command = main
+    context = click.Context(main)
+    path = []
+    while isinstance(command, click.Group):
+        path.append(next(word for word in arguments[len(path) :]))
+        found = command.get_command(context, path[-1])
+        assert found is not None, f"{path[-1]} is no sub-command"
+        command = found
+    known = {option for parameter in command.params for option in parameter.opts}
+    if path == ["relion", "template"]:  # takes any option of the job that it is for
+        job = main.get_command(context, arguments[len(path)])
+        assert job is not None
+        known |= {option for parameter in job.params for option in parameter.opts}
+    given = {word.split("=")[0] for word in arguments if re.match(r"--[a-z]", word)}
+    assert given <= known | {"--help"}
+
+
+def test_readme_names_every_sub_command() -> None:
+    for name in main.list_commands(click.Context(main)):
+        assert re.search(rf"cryodrgn-ext {name}\b", README), f"the README does not show cryodrgn-ext {name}"
+
+
+def test_fast_tests_run_first(tmp_path: Path) -> None:
+    (tmp_path / "test_order.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.slow\n@pytest.mark.relion\ndef test_a(): pass\n"
+        "@pytest.mark.relion\ndef test_b(): pass\n"
+        "def test_c(): pass\n"
+    )
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text("utf-8"))
+    options = ["-q", "--collect-only", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    listing = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, f"--rootdir={tmp_path}", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert re.findall(r"::(test_\w)", listing.stdout) == ["test_c", "test_b", "test_a"], listing.stdout
+
+
+def test_marks_decide_the_stage() -> None:
+    assert stage(set()) < stage({"relion"}) < stage({"slow"}) == stage({"slow", "relion"})
