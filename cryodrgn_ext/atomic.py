@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -33,9 +34,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OSError
-        When the directory is missing or not writable, or the disk is full.
+        When the directory is missing or not writable, the disk is full, or ``path`` is there but no ordinary file.
     """
     final = Path(path)
+    # Renaming onto a device (/dev/null, as root) would replace the device itself.
+    if final.exists() and not final.is_file():
+        code = errno.EISDIR if final.is_dir() else errno.EINVAL
+        raise OSError(code, "it is not an ordinary file", str(final))
     fd, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=".partial" + final.suffix, dir=final.parent)
     os.close(fd)
     temporary = Path(name)
