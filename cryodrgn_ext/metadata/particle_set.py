@@ -1,0 +1,371 @@
+"""ParticleSet: N particles as arrays, bound to the untouched table that they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_files import StackHeader, read_stack_header
+from cryodrgn_ext.metadata.image_names import mixed
+from cryodrgn_ext.metadata.optics import OpticsGroup
+from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
+from cryodrgn_ext.metadata.star import (
+    StarFile,
+    StarTable,
+    TableEdit,
+    Values,
+    check_label,
+    format_values,
+    write_star,
+)
+from cryodrgn_ext.metadata.star_rows import IntArray
+
+Float64Array: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleCtf:
+    """The CTF parameters that every particle has of its own; all arrays (N,) float64.
+
+    Attributes
+    ----------
+    defocus_u_A, defocus_v_A : underfocus positive, as RELION's rlnDefocusU, rlnDefocusV
+    defocus_angle_rad : from the x axis to the axis of defocus_u
+    phase_shift_rad : 0 where the file has no rlnPhaseShift
+    b_factor_A2 : rlnCtfBfactor, 0 where not given
+    scale : rlnCtfScalefactor, 1 where not given
+    """
+
+    defocus_u_A: Float64Array
+    defocus_v_A: Float64Array
+    defocus_angle_rad: Float64Array
+    phase_shift_rad: Float64Array
+    b_factor_A2: Float64Array
+    scale: Float64Array
+
+    def subset(self, indices: IntArray) -> ParticleCtf:
+        """Return the parameters of some particles."""
+        return ParticleCtf(**{one.name: getattr(self, one.name)[indices] for one in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleSet:
+    """N particles of a refinement.
+
+    Attributes
+    ----------
+    source : StarFile
+        The file as it was read, shared by all subsets.
+    table_name : str
+        The block of ``source`` that holds the particles.
+    project_dir : Path
+        What relative image references are relative to.
+    stack_names : tuple of str
+        Stacks as written in the image references.
+    stack_paths : tuple of Path
+        The same, resolved against ``project_dir``.
+    stack_id : (N,) int32
+        Index into ``stack_paths``.
+    stack_index : (N,) int64
+        0-based index of the image in its stack.
+    euler_deg : (N, 3) float64
+        rot, tilt, psi in RELION's convention; NaN when ``has_poses`` is False.
+    shift_A : (N, 2) float64
+        Displacement of the particle from the box centre (x, y): minus RELION's origin.
+    ctf : ParticleCtf
+    optics : tuple of OpticsGroup
+    optics_index : (N,) int32
+        Index into ``optics`` (not RELION's group number).
+    half_set : (N,) int8
+        1 or 2 as in rlnRandomSubset, 0 when unknown.
+    row_id : (N,) int64
+        0-based row in the original table: unique and stable, also where a symmetry-expanded set repeats an image.
+    image_hash : (N,) uint64
+        Equal for rows of one image, different for different images; made from the image name.
+    uid : (N,) uint64
+        Identifier made from the image name and its occurrence: the same in every file that has the particle.
+    has_poses : bool
+    poses_changed : bool
+        True after :meth:`with_poses`.
+    """
+
+    source: StarFile
+    table_name: str
+    project_dir: Path
+    stack_names: tuple[str, ...]
+    stack_paths: tuple[Path, ...]
+    stack_id: npt.NDArray[np.int32]
+    stack_index: npt.NDArray[np.int64]
+    euler_deg: Float64Array
+    shift_A: Float64Array
+    ctf: ParticleCtf
+    optics: tuple[OpticsGroup, ...]
+    optics_index: npt.NDArray[np.int32]
+    half_set: npt.NDArray[np.int8]
+    row_id: npt.NDArray[np.int64]
+    image_hash: npt.NDArray[np.uint64]
+    uid: npt.NDArray[np.uint64]
+    has_poses: bool = True
+    poses_changed: bool = False
+
+    @property
+    def n(self) -> int:
+        """Number N of particles."""
+        return len(self.row_id)
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def path(self) -> Path:
+        """The file that the particles were read from."""
+        return self.source.path
+
+    @property
+    def table(self) -> StarTable:
+        """The original table, all rows of it."""
+        return self.source.blocks[self.table_name]
+
+    @property
+    def version(self) -> str:
+        """Which RELION's conventions the file follows: "3.0", "3.1" (3.1 and 4) or "5.0".
+
+        RELION 3.0 stops at columns that it does not know: give files of version "3.0" no ``extra_columns`` when they
+        go back to that version.
+        """
+        return self.source.version
+
+    @cached_property
+    def rotation(self) -> Float64Array:
+        """(N, 3, 3) float64: rotations R from the model frame to the image frame (computed on first use)."""
+        if not self.has_poses:
+            raise InputError(f"{self.path}: has no orientations (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)")
+        return rotation_from_euler(self.euler_deg)
+
+    @cached_property
+    def image_name(self) -> npt.NDArray[np.str_]:
+        """(N,) strings: rlnImageName as written (read on first use; four bytes a letter, so large for large N)."""
+        return self.table.text("rlnImageName")[self.row_id]
+
+    @property
+    def pixel_size_A(self) -> Float64Array:
+        """(N,) float64: size of an image pixel."""
+        return np.array([group.pixel_size_A for group in self.optics])[self.optics_index]
+
+    def subset(self, indices: npt.ArrayLike) -> ParticleSet:
+        """Return some particles, in the given order.
+
+        Parameters
+        ----------
+        indices : (n,) int or (N,) bool array
+            Positions in this set, none twice.
+
+        Raises
+        ------
+        InputError
+            For indices outside 0..N-1, repeated, or not whole numbers.
+        """
+        index = _checked_indices(indices, self.n)
+        return replace(
+            self,
+            stack_id=self.stack_id[index],
+            stack_index=self.stack_index[index],
+            euler_deg=self.euler_deg[index],
+            shift_A=self.shift_A[index],
+            ctf=self.ctf.subset(index),
+            optics_index=self.optics_index[index],
+            half_set=self.half_set[index],
+            row_id=self.row_id[index],
+            image_hash=self.image_hash[index],
+            uid=self.uid[index],
+        )
+
+    def with_poses(self, rotation: npt.NDArray[Any], shift_A: npt.NDArray[Any]) -> ParticleSet:
+        """Return the same particles with other poses; :meth:`write_star` then writes these.
+
+        Parameters
+        ----------
+        rotation : (N, 3, 3) array
+        shift_A : (N, 2) array
+            Displacement from the box centre (x, y) in Å.
+
+        Raises
+        ------
+        InputError
+            For wrong shapes, values that are not finite, or matrices that are no rotations.
+        """
+        rotation, shift_A = np.asarray(rotation, np.float64), np.array(shift_A, np.float64)
+        if rotation.shape != (self.n, 3, 3) or shift_A.shape != (self.n, 2):
+            raise InputError(
+                f"poses of {self.n} particles must have the shapes ({self.n}, 3, 3) and ({self.n}, 2), got "
+                f"{rotation.shape} and {shift_A.shape}"
+            )
+        faults = rotation_faults(rotation)
+        if len(faults):
+            raise InputError(f"the rotation of particle {faults[0] + 1} is no rotation matrix ({len(faults)} in all)")
+        wrong = np.flatnonzero(~np.isfinite(shift_A).all(axis=1))
+        if len(wrong):
+            raise InputError(f"the shift of particle {wrong[0] + 1} is not finite ({len(wrong)} in all)")
+        euler_deg = euler_from_rotation(rotation)
+        return replace(self, euler_deg=euler_deg, shift_A=shift_A, has_poses=True, poses_changed=True)
+
+    def find_uids(self, uid: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Return the positions of particles by their identifiers; InputError names the first that is missing.
+
+        Rows are joined by this, never by their order: RELION reorders rows when it refines.
+        """
+        order = np.argsort(self.uid)
+        place = np.searchsorted(self.uid, uid, sorter=order)
+        found = order[np.minimum(place, self.n - 1)]
+        missing = np.flatnonzero(self.uid[found] != uid)
+        if len(missing):
+            raise InputError(
+                f"{self.path}: {len(missing)} of {len(uid)} particles are not in this file, the first being number "
+                f"{missing[0] + 1} of those asked for"
+            )
+        return found
+
+    def split_half_sets(self, seed: int) -> npt.NDArray[np.int8]:
+        """Return (N,) half-sets 1 and 2: RELION's own, else a random split by image.
+
+        All rows of one image share a half. The random split is balanced to one image, and depends on the images and
+        the seed, not on the order of the rows.
+
+        Parameters
+        ----------
+        seed : int
+            For the random split.
+        """
+        if self.n and self.half_set.all():
+            return self.half_set
+        image, inverse = np.unique(self.image_hash, return_inverse=True)
+        half_of_image = np.empty(len(image), np.int8)
+        order = np.argsort(mixed(image ^ mixed(np.array([seed]))), kind="stable")
+        half_of_image[order] = np.arange(len(image)) % 2 + 1
+        return half_of_image[inverse]
+
+    def check_images(self) -> None:
+        """Check that every image exists and has the size that the metadata say; reads one header per stack.
+
+        Raises
+        ------
+        InputError
+            For stacks that are missing, unreadable, no MRC stacks, truncated, shorter than their indices, not square,
+            or of another box than rlnImageSize; the message names the file and the first row concerned.
+        """
+        order = np.argsort(self.stack_id, kind="stable")
+        stacks, first = np.unique(self.stack_id[order], return_index=True)
+        groups = np.split(order, first[1:])
+        missing = [number for number, stack in enumerate(stacks) if not self.stack_paths[stack].exists()]
+        if missing:
+            row = int(groups[missing[0]][0])
+            raise InputError(
+                f"{self.describe_row(row)}: the stack {self.stack_paths[stacks[missing[0]]]} does not exist "
+                f"({len(missing)} of {len(stacks)} stacks are missing); image references are relative to the project "
+                f"directory, here {self.project_dir}"
+            )
+        for stack, rows in zip(stacks.tolist(), groups, strict=True):
+            header = read_stack_header(self.stack_paths[stack])
+            self._check_stack(self.stack_paths[stack], header, rows)
+
+    def _check_stack(self, path: Path, header: StackHeader, rows: npt.NDArray[np.intp]) -> None:
+        last = int(rows[np.argmax(self.stack_index[rows])])
+        wanted = int(self.stack_index[last]) + 1
+        if wanted > header.n_images:
+            raise InputError(
+                f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.n_images} images"
+            )
+        if wanted > header.n_complete:
+            raise InputError(
+                f"{self.describe_row(last)}: {path} is truncated: its header promises {header.n_images} images, the "
+                f"file ends after {header.n_complete}"
+            )
+        if header.width != header.height:
+            raise InputError(f"{path}: its images have {header.width} x {header.height} pixels, but must be square")
+        _, first = np.unique(self.optics_index[rows], return_index=True)
+        for row in rows[first].tolist():
+            group = self.optics[self.optics_index[row]]
+            if group.box_size is not None and group.box_size != header.width:
+                raise InputError(
+                    f"{self.describe_row(row)}: {path} has images of {header.width} pixels, but its optics group "
+                    f"{group.name} has {group.box_size}"
+                )
+
+    def describe_row(self, index: int) -> str:
+        """Name particle ``index`` for a message: file, 1-based row of the original table, line, image."""
+        row = int(self.row_id[index])
+        return f"{self.table.describe_row(row)}, image {self.table.value('rlnImageName', row)}"
+
+    def write_star(
+        self,
+        path: str | Path,
+        extra_columns: Mapping[str, Values] | None = None,
+        *,
+        keep_original_poses: bool = False,
+    ) -> None:
+        """Write these particles as the file they came from, in the order of this set.
+
+        Every row, column, block and comment is written with the characters that were read. Poses are written only
+        after :meth:`with_poses`: rlnAngleRot, Tilt, Psi and the origins in the file's own convention (pixels for
+        RELION 3.0, Å later), with six decimals.
+
+        Parameters
+        ----------
+        path : path-like
+            The new file; its directory must exist.
+        extra_columns : mapping of str to (N,) values, optional
+            Columns to append, such as ``cdxLatent1``; a column that the file has is replaced. Floats are written with
+            six significant digits. RELION from 3.1 on carries columns along that it does not know; RELION 3.0 stops
+            at them.
+        keep_original_poses : bool
+            Write the original poses also after :meth:`with_poses`.
+
+        Raises
+        ------
+        InputError
+            For columns of the wrong length or with NaN, bad names, or when the file cannot be written.
+        """
+        columns: dict[str, list[bytes]] = {}
+        if self.poses_changed and not keep_original_poses:
+            columns |= {label: format_values(values, "%.6f", label) for label, values in self._pose_columns().items()}
+        for label, values in (extra_columns or {}).items():
+            check_label(label)
+            columns[label] = format_values(values, "%.6g", label)
+            if len(columns[label]) != self.n:
+                raise InputError(f"the column {label} has {len(columns[label])} values for {self.n} particles")
+        unchanged = self.n == self.table.n_rows and bool(np.all(self.row_id == np.arange(self.n)))
+        edits = {} if unchanged and not columns else {self.table_name: TableEdit(self.row_id, columns)}
+        write_star(path, self.source, edits)
+
+    def _pose_columns(self) -> dict[str, Float64Array]:
+        columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), self.euler_deg.T, strict=True))
+        origin_A = 0.0 - self.shift_A  # a difference, so that no shift gives 0 and not -0
+        in_pixels = self.version == "3.0" and "rlnOriginXAngst" not in self.table
+        if in_pixels:
+            origin_px = origin_A / self.pixel_size_A[:, None]
+            return columns | {"rlnOriginX": origin_px[:, 0], "rlnOriginY": origin_px[:, 1]}
+        return columns | {"rlnOriginXAngst": origin_A[:, 0], "rlnOriginYAngst": origin_A[:, 1]}
+
+
+def _checked_indices(indices: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
+    array = np.asarray(indices)
+    if array.dtype == np.bool_ and array.shape == (n,):
+        return np.flatnonzero(array)
+    if array.size == 0 and array.ndim <= 1:
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"indices must be a list of whole numbers, got {array.dtype} of the shape {array.shape}")
+    wrong = np.flatnonzero((array < 0) | (array >= n))
+    if len(wrong):
+        raise InputError(f"index {array[wrong[0]]} is outside 0..{n - 1}, the particles that there are")
+    seen = np.bincount(array.astype(np.int64), minlength=n)
+    if seen.max(initial=0) > 1:
+        raise InputError(f"index {int(np.argmax(seen > 1))} is given {int(seen.max())} times")
+    return array.astype(np.int64)

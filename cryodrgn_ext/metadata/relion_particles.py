@@ -1,0 +1,223 @@
+"""Particles STAR files of RELION 3.0, 3.1, 4 and 5 as a ParticleSet."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_files import find_project_directory, read_stack_header
+from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, unique_ids
+from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
+from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
+from cryodrgn_ext.metadata.star import StarFile, StarTable, read_star
+
+_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+
+
+def read_relion_particles(
+    path: str | Path, project_dir: str | Path | None = None, require_poses: bool = True
+) -> ParticleSet:
+    """Read a particles STAR file; see :func:`cryodrgn_ext.metadata.particles.read_particles`."""
+    star = read_star(path)
+    _refuse_tomography(star)
+    table = _particles_table(star)
+    references = parse_image_names(table)
+    project = find_project_directory(star.path, references.stack_names[0], project_dir)
+    stack_paths = tuple(Path(os.path.normpath(project / name)) for name in references.stack_names)
+    if "optics" in star.blocks:
+        optics = read_optics_table(star.blocks["optics"])
+        optics_index = _optics_index(table, optics)
+    else:
+        optics, optics_index = optics_from_particles(table)
+    image_hash = image_hashes(references)
+    half_set = _half_sets(table)
+    _refuse_split_images(table, image_hash, half_set)
+    has_poses = _has_poses(table, require_poses)
+    euler_deg = np.full((table.n_rows, 3), np.nan)
+    if has_poses:
+        euler_deg = np.stack([_finite(table, label) for label in _ANGLES], axis=1)
+    pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
+    return ParticleSet(
+        source=star,
+        table_name=table.name,
+        project_dir=project,
+        stack_names=references.stack_names,
+        stack_paths=stack_paths,
+        stack_id=references.stack_id,
+        stack_index=references.stack_index,
+        euler_deg=euler_deg,
+        shift_A=_shifts(table, "optics" in star.blocks, pixel_size_A),
+        ctf=_ctf(table),
+        optics=_with_box_sizes(optics, optics_index, stack_paths, references),
+        optics_index=optics_index,
+        half_set=half_set,
+        row_id=np.arange(table.n_rows),
+        image_hash=image_hash,
+        uid=unique_ids(image_hash),
+        has_poses=has_poses,
+    )
+
+
+def _refuse_tomography(star: StarFile) -> None:
+    tomography = f"{star.path}: holds tomography particles (RELION 5 subtomograms), which are not supported; "
+    general = star.blocks.get("general")
+    if general is not None and "rlnTomoSubTomosAre2DStacks" in general:
+        raise InputError(tomography + "give a file of single-particle images")
+    for table in star.blocks.values():
+        if table.name == "particles" and "rlnTomoParticleName" in table:
+            raise InputError(tomography + "give a file of single-particle images")
+
+
+def _particles_table(star: StarFile) -> StarTable:
+    """Return the block that holds the particles: ``data_particles``, or in RELION 3.0 any that has images."""
+    blocks = star.blocks
+    found = ", ".join(f"data_{name}" for name in blocks)
+    if "particles" in blocks:
+        table = blocks["particles"]
+    elif "optics" in blocks:
+        raise InputError(f"{star.path}: has no data_particles table, only {found}; give a particles STAR file")
+    else:
+        candidates = [one for one in blocks.values() if "rlnImageName" in one]
+        if len(candidates) != 1:
+            what = "no table" if not candidates else f"{len(candidates)} tables"
+            raise InputError(
+                f"{star.path}: has {what} with a column _rlnImageName (found {found}); give a particles STAR file"
+            )
+        table = candidates[0]
+    if "rlnImageName" not in table:
+        raise InputError(f"{star.path}: data_{table.name} has no column _rlnImageName; give a particles STAR file")
+    if not table.is_loop:
+        raise InputError(f"{star.path}: data_{table.name} is a list, but a loop_ table of particles is expected")
+    if table.n_rows == 0:
+        raise InputError(f"{star.path}: data_{table.name} is empty, but at least one particle is expected")
+    return table
+
+
+def _finite(table: StarTable, column: str) -> npt.NDArray[np.float64]:
+    values = table.floats(column)
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{table.describe_row(row)}, image {table.value('rlnImageName', row)}: _{column} is "
+            f"{values[row]} ({len(wrong)} such rows), but a finite number is expected"
+        )
+    return values
+
+
+def _has_poses(table: StarTable, require_poses: bool) -> bool:
+    missing = [f"_{label}" for label in _ANGLES if label not in table]
+    if missing and (require_poses or len(missing) < len(_ANGLES)):
+        raise InputError(
+            f"{table.path}: data_{table.name} has no column {', '.join(missing)}; particles with orientations are "
+            "expected, such as the run_data.star of a 3D refinement"
+        )
+    return not missing
+
+
+def _shifts(table: StarTable, has_optics: bool, pixel_size_A: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return (N, 2) shifts: minus the origin, which is 0 where the file has none (as in RELION)."""
+    for labels, unit_A in (
+        (("rlnOriginXAngst", "rlnOriginYAngst"), np.ones(1)),
+        (("rlnOriginX", "rlnOriginY"), pixel_size_A),
+    ):
+        present = [label for label in labels if label in table]
+        if len(present) == 1:
+            raise InputError(f"{table.path}: data_{table.name} has the column _{present[0]} but not its partner")
+        if present and has_optics and labels[0] == "rlnOriginX":
+            raise InputError(
+                f"{table.path}: data_{table.name} has origins in pixels (_rlnOriginX) although it has an optics table; "
+                "RELION 3.1 and later ignore these and expect _rlnOriginXAngst: convert the file"
+            )
+        if present:
+            return np.stack([0.0 - _finite(table, label) * unit_A for label in labels], axis=1)
+    return np.zeros((table.n_rows, 2))
+
+
+def _ctf(table: StarTable) -> ParticleCtf:
+    for label in ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"):
+        if label not in table:
+            raise InputError(f"{table.path}: data_{table.name} has no column _{label}, which the CTF needs")
+
+    def column(label: str, default: float = 0.0) -> npt.NDArray[np.float64]:
+        return _finite(table, label) if label in table else np.full(table.n_rows, default)
+
+    return ParticleCtf(
+        defocus_u_A=column("rlnDefocusU"),
+        defocus_v_A=column("rlnDefocusV"),
+        defocus_angle_rad=np.radians(column("rlnDefocusAngle")),
+        phase_shift_rad=np.radians(column("rlnPhaseShift")),
+        b_factor_A2=column("rlnCtfBfactor"),
+        scale=column("rlnCtfScalefactor", 1.0),
+    )
+
+
+def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDArray[np.int32]:
+    if "rlnOpticsGroup" not in table:
+        raise InputError(f"{table.path}: data_{table.name} has no column _rlnOpticsGroup")
+    number = table.integers("rlnOpticsGroup")
+    defined = np.array([group.number for group in optics])
+    order = np.argsort(defined)
+    index = order[np.minimum(np.searchsorted(defined, number, sorter=order), len(order) - 1)]
+    undefined = np.flatnonzero(defined[index] != number)
+    if len(undefined):
+        row = int(undefined[0])
+        raise InputError(
+            f"{table.describe_row(row)}, image {table.value('rlnImageName', row)}: the optics group {number[row]} is "
+            f"not defined in data_optics, which has {', '.join(map(str, defined.tolist()))}"
+        )
+    return index.astype(np.int32)
+
+
+def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:
+    if "rlnRandomSubset" not in table:
+        return np.zeros(table.n_rows, np.int8)
+    half_set = table.integers("rlnRandomSubset")
+    wrong = np.flatnonzero((half_set < 0) | (half_set > 2))
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(f"{table.describe_row(row)}: _rlnRandomSubset is {half_set[row]}, but 1 or 2 is expected")
+    zero = np.flatnonzero(half_set == 0)
+    if 0 < len(zero) < len(half_set):
+        row = int(zero[0])
+        raise InputError(
+            f"{table.describe_row(row)}: _rlnRandomSubset is 0 in {len(zero)} rows and not in the others, which RELION "
+            "refuses; give all particles a half-set or none"
+        )
+    return half_set.astype(np.int8)
+
+
+def _refuse_split_images(table: StarTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
+    """An image in both half-sets (a symmetry expansion gone wrong) makes them depend on each other."""
+    if not half_set.any():
+        return
+    order = np.argsort(image_hash, kind="stable")
+    same = image_hash[order[1:]] == image_hash[order[:-1]]
+    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
+    if len(split):
+        one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
+        raise InputError(
+            f"{table.describe_row(other)}: the image {table.value('rlnImageName', other)} is in half-set "
+            f"{half_set[other]}, but in row {one + 1} in half-set {half_set[one]}; rows of one image must share it"
+        )
+
+
+def _with_box_sizes(
+    optics: tuple[OpticsGroup, ...],
+    optics_index: npt.NDArray[np.int32],
+    stack_paths: tuple[Path, ...],
+    references: ImageReferences,
+) -> tuple[OpticsGroup, ...]:
+    """Take box sizes that the metadata do not tell from the header of a group's first stack, where it exists."""
+    groups = list(optics)
+    used, first = np.unique(optics_index, return_index=True)
+    for index, row in zip(used.tolist(), first.tolist(), strict=True):
+        path = stack_paths[references.stack_id[row]]
+        if groups[index].box_size is None and os.path.isfile(path):
+            groups[index] = replace(groups[index], box_size=read_stack_header(path).width)
+    return tuple(groups)
