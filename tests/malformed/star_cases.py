@@ -47,10 +47,11 @@ def star_in_utf16(project: TinyProject) -> None:
     project.star.write_bytes(project.text().encode("utf-16"))
 
 
-@case("train", r"particles\.txt", r"\.star")
-def star_of_unknown_suffix(project: TinyProject) -> list[str]:
+@case("train", r"particles\.cs", r"\.star|STAR")
+def star_that_is_a_cryosparc_dataset(project: TinyProject) -> list[str]:
     project.write()
-    return ["--in_parts", str(project.star.rename(project.star.with_suffix(".txt")))]
+    (project.root / "particles.cs").write_bytes(b"\x94CSDAT" + os.urandom(512))
+    return ["--in_parts", "particles.cs"]
 
 
 @case("train", r"particles\.star", "data_particles")
@@ -102,17 +103,17 @@ def star_without_pixel_size(project: TinyProject) -> None:
     project.drop("optics", "rlnImagePixelSize")
 
 
-@case("train", r"particles\.star", "PixelSize")
+@case("train", r"particles\.star", "pixel size")
 def star_with_zero_pixel_size(project: TinyProject) -> None:
     project.set_everywhere("optics", "rlnImagePixelSize", "0.000000")
 
 
-@case("train", r"particles\.star", "rlnVoltage")
+@case("train", r"particles\.star", "voltage")
 def star_with_negative_voltage(project: TinyProject) -> None:
     project.set_everywhere("optics", "rlnVoltage", "-300")
 
 
-@case("train", r"particles\.star", "rlnAmplitudeContrast")
+@case("train", r"particles\.star", "amplitude contrast")
 def star_with_amplitude_contrast_of_two(project: TinyProject) -> None:
     project.set_everywhere("optics", "rlnAmplitudeContrast", "2.0")
 

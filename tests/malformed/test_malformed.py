@@ -15,7 +15,7 @@ from tests.malformed.tiny_project import Case, TinyProject
 
 FILES = [*STAR.cases, *STACKS.cases]
 TRAIN_FILES = [case for case in FILES if case.door == "train"]
-LONGEST_SENTENCE = 400
+LONGEST_SENTENCE = 500  # two long paths and the words around them
 ORDINARY = ("--in_parts", "particles.star")
 # Should a spoiled input be accepted after all, the run that follows must be short.
 SMALL_RUN = ("--epochs", "1", "--zdim", "1", "--states", "2", "--volumes", "0")
