@@ -1,1 +1,1 @@
-"""What learns the heterogeneity: engines chosen by name, one result object for all."""
+"""Engines learn the heterogeneity of a set of images; all give the same result object (:mod:`.base`)."""

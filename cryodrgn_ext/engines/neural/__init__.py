@@ -1,1 +1,1 @@
-"""The variational autoencoder with a coordinate network as its decoder."""
+"""Neural engine: networks over Fourier coordinates, with latents by amortised or by closed-form inference."""

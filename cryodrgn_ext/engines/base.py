@@ -1,0 +1,175 @@
+"""The interface of all engines, and the registry by which jobs find them.
+
+An engine is one module with a function ``train`` (see :class:`Engine`) and a function ``load``; adding one is a
+folder beside ``neural`` and a line in :data:`ENGINES`. Nothing heavy is imported until an engine is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import Settings
+
+if TYPE_CHECKING:
+    from cryodrgn_ext.images.dataset import ParticleImages
+
+DESCRIPTION_FILE = "engine.json"
+
+
+class Heterogeneity(Protocol):
+    """What every engine returns: latents, and volumes at any latent.
+
+    Attributes
+    ----------
+    z : (N, q) float32
+        Latent mean of each particle, in the order of the input rows; q = 0 for a homogeneous model.
+    z_cov : (N, q, q) float32 or None
+        Posterior covariance of the latents, where the engine defines one.
+    loss_history : mapping of str to sequence of float
+        One entry per epoch: at least ``total``; ``reconstruction`` and ``kl`` where they exist. Units: nats per
+        coefficient.
+    box_size : int
+        Edge of the volumes, in voxels.
+    pixel_size_A : float
+        Their voxel size.
+    """
+
+    @property
+    def z(self) -> NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def z_cov(self) -> NDArray[np.float32] | None: ...  # noqa: D102
+    @property
+    def loss_history(self) -> Mapping[str, Sequence[float]]: ...  # noqa: D102
+    @property
+    def box_size(self) -> int: ...  # noqa: D102
+    @property
+    def pixel_size_A(self) -> float: ...  # noqa: D102
+
+    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield one real-space map (D, D, D), axes z, y, x, white on black, for each row of ``z`` (P, q)."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write the model (safetensors, JSON; no pickle) into an existing directory."""
+        ...
+
+
+class TrainFunction(Protocol):
+    """Signature of an engine's ``train``."""
+
+    def __call__(
+        self,
+        images: ParticleImages,
+        consensus: NDArray[np.float32] | None,
+        settings: Settings,
+        checkpoint_dir: Path | None,
+        monitor: Monitor,
+        consensus_radius: int | None = None,
+    ) -> Heterogeneity:
+        """Learn the heterogeneity of ``images``.
+
+        Parameters
+        ----------
+        images : ParticleImages
+            Whitened coefficients with poses and CTF.
+        consensus : (D, D, D) float32 or None
+            Consensus map at the working box; engines that learn a residual start from it.
+        settings : Settings
+            The job's settings; an engine reads the fields that its own settings class declares.
+        checkpoint_dir : Path or None
+            Where checkpoints are written and, when one is there, training resumes from.
+        monitor : Monitor
+        consensus_radius : int, optional
+            Shell (cycles per box) up to which the consensus carries signal; beyond it nothing is learned.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine as the registry knows it: its name and the module that holds ``train`` and ``load``."""
+
+    name: str
+    module: str
+
+    @property
+    def train(self) -> TrainFunction:
+        """The engine's training function."""
+        function: TrainFunction = importlib.import_module(self.module).train
+        return function
+
+    @property
+    def load(self) -> Callable[[Path], Heterogeneity]:
+        """The engine's loader of a saved model."""
+        function: Callable[[Path], Heterogeneity] = importlib.import_module(self.module).load
+        return function
+
+
+ENGINES: dict[str, Engine] = {
+    "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine"),
+}
+AUTO_ENGINE = "neural"
+
+
+def get_engine(name: str) -> Engine:
+    """Return the engine of that name; ``auto`` is the one that suits most data.
+
+    Raises
+    ------
+    InputError
+        When there is no such engine.
+    """
+    key = AUTO_ENGINE if name == "auto" else name
+    if key not in ENGINES:
+        raise InputError(f"there is no engine '{name}': choose one of auto, {', '.join(ENGINES)}")
+    return ENGINES[key]
+
+
+def write_description(directory: Path, engine: str, description: Mapping[str, object]) -> None:
+    """Write ``engine.json``: which engine made a saved model, and what it needs to read it back."""
+    text = json.dumps({"engine": engine, **description}, indent=1, allow_nan=False)
+    (directory / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_description(directory: Path) -> dict[str, object]:
+    """Read ``engine.json`` of a saved model.
+
+    Raises
+    ------
+    InputError
+        When the directory holds no saved model, or a damaged one.
+    """
+    path = directory / DESCRIPTION_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{directory} holds no trained model ({DESCRIPTION_FILE} is missing): give the result directory of a "
+            "finished train job"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}): train again or restore it from a copy") from None
+    if not isinstance(description, dict) or not isinstance(description.get("engine"), str):
+        raise InputError(f"{path} does not name its engine: train again or restore it from a copy")
+    return description
+
+
+def load_heterogeneity(directory: Path) -> Heterogeneity:
+    """Read a saved model back, whatever engine made it.
+
+    Raises
+    ------
+    InputError
+        When the directory holds no saved model, a damaged one, or one of an unknown engine.
+    """
+    return get_engine(str(read_description(directory)["engine"])).load(directory)

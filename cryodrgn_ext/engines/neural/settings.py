@@ -1,0 +1,154 @@
+"""What the neural engine can be told, and the recipes that fill in the rest. No torch here: doors read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cryodrgn_ext.settings import Settings, setting
+
+FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents have settled (measured, box 64 and 128)
+
+
+@dataclass(frozen=True)
+class NeuralSettings(Settings):
+    """Options of the neural engine; a job's settings inherit them."""
+
+    preset: str = setting(
+        "fast", choices=("fast", "cryodrgn"), help="Recipe of the engine; cryodrgn as published (slow)"
+    )
+    zdim: int = setting(8, low=0, high=128, help="Dimensions of the latent space; 0 learns one structure only")
+    epochs: int | None = setting(
+        None, low=1, high=10_000, help="Passes over all particles; chosen by their number if not given"
+    )
+    batch: int | None = setting(None, low=1, high=65_536, help="Images per step; chosen by the recipe if not given")
+    learning_rate: float | None = setting(
+        None, low=1e-8, high=1, help="Step size of Adam; chosen by the recipe if not given"
+    )
+    beta: float | None = setting(
+        None, low=0, high=1000, help="Weight of the latent prior; chosen by the recipe if not given"
+    )
+    architecture: str = setting(
+        "auto",
+        choices=("auto", "separable", "vae"),
+        help="separable: volumes are mixtures of learned Fourier components, latents by closed-form inference; "
+        "vae: image encoder and coordinate decoder as in cryoDRGN",
+    )
+    enc_layers: int | None = setting(None, low=1, high=32, help="Hidden layers of the image encoder (vae)")
+    enc_dim: int | None = setting(None, low=8, high=8192, help="Nodes per layer of the image encoder (vae)")
+    dec_layers: int | None = setting(None, low=1, high=32, help="Hidden layers of the volume decoder")
+    dec_dim: int | None = setting(None, low=8, high=8192, help="Nodes per layer of the volume decoder")
+    features: str = setting(
+        "auto",
+        choices=("auto", "support", "gaussian", "geometric", "geometric_lowpass"),
+        help="Fourier features of the coordinates: positions inside the particle's sphere, Gaussian frequencies, or "
+        "the geometric series of the first cryoDRGN (lowpass: for noisy images)",
+    )
+    feat_sigma: float = setting(0.5, low=0.01, high=10, help="Scale of Gaussian Fourier features")
+    domain: str = setting(
+        "auto",
+        choices=("auto", "complex", "hartley"),
+        help="What the vae decoder puts out: complex values on the half plane, or Hartley values as published",
+    )
+    latent_resolution_A: float | None = setting(
+        None, low=1, high=500, unit="Å", help="Resolution up to which images inform the latents; found if not given"
+    )
+    precision: str = setting(
+        "auto", choices=("auto", "float32", "bfloat16"), help="Arithmetic of the networks; auto asks the processor"
+    )
+    checkpoint_minutes: float = setting(
+        5.0, low=0.0, high=1440, unit="min", help="Longest time between checkpoints within a pass"
+    )
+    memory_GB: float = setting(
+        4.0, low=0.1, high=4096, unit="GB", help="Coefficients are kept in memory up to this size, else on disk"
+    )
+    device: str = setting(
+        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
+    )
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice made: what a training run does, in full. Saved with the model."""
+
+    preset: str
+    architecture: str
+    zdim: int
+    epochs: int
+    linear_epochs: int
+    batch: int
+    learning_rate: float
+    final_learning_rate: float
+    beta: float
+    enc_layers: int
+    enc_dim: int
+    dec_layers: int
+    dec_dim: int
+    features: str
+    feat_sigma: float
+    domain: str
+    residual: bool
+    seed: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def resolve(settings: Settings, n_images: int) -> Recipe:
+    """Fill in what the user left open.
+
+    Parameters
+    ----------
+    settings : Settings
+        Any settings that have the fields of :class:`NeuralSettings`.
+    n_images : int
+        Number of particles.
+
+    Returns
+    -------
+    Recipe
+        ``cryodrgn``: the published recipe (thesis 4.4.5: Adam at 1e-4, minibatches of 8, image encoder and
+        coordinate decoder of 1024 x 3, Gaussian features (3.1.1), beta = 1 / zdim). ``fast``: residual to the
+        consensus, closed-form latents.
+    """
+
+    def given(name: str, fallback: Any) -> Any:
+        value = getattr(settings, name)
+        return fallback if value is None or value == "auto" else value
+
+    preset: str = given("preset", "fast")
+    zdim: int = given("zdim", 8)
+    published = preset == "cryodrgn"
+    architecture = given("architecture", "vae" if published else "separable")
+    if zdim == 0:
+        architecture = "vae"  # a decoder without latent; there is nothing to infer
+    separable = architecture == "separable"
+    if published:
+        epochs = 20
+    else:
+        epochs = max(2, min(20 if not separable else 10, math.ceil(FAST_IMAGES * (1 if separable else 4) / n_images)))
+    epochs = given("epochs", epochs)
+    learning_rate = given("learning_rate", 1e-4 if published else (3e-3 if separable else 1e-3))
+    return Recipe(
+        preset=preset,
+        architecture=architecture,
+        zdim=zdim,
+        epochs=epochs,
+        linear_epochs=max(1, round(0.2 * epochs)) if separable and epochs > 1 else 0,
+        batch=given("batch", 8 if published else 32),
+        learning_rate=learning_rate,
+        final_learning_rate=learning_rate if published else learning_rate * 0.05,
+        beta=given("beta", (1.0 / max(zdim, 1)) if published else 1.0),
+        enc_layers=given("enc_layers", 3),
+        enc_dim=given("enc_dim", 1024 if published else 256),
+        dec_layers=given("dec_layers", 3 if not separable else 2),
+        dec_dim=given("dec_dim", 1024 if published else (128 if separable else 256)),
+        features=given("features", "gaussian" if published else "support"),
+        feat_sigma=given("feat_sigma", 0.5),
+        domain=given("domain", "hartley" if published else "complex"),
+        residual=not published,
+        seed=given("seed", 0),
+    )
