@@ -52,9 +52,9 @@ class JobCommand(click.Command):
         with _termination_raises():
             try:
                 return run(self.job, _settings(self.job, ctx.params))
-            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last door
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - the last door
                 failure = explain(error)
-                if not isinstance(error, (CryodrgnExtError, OSError, MemoryError, KeyboardInterrupt)):
+                if not isinstance(error, (CryodrgnExtError, OSError, MemoryError, KeyboardInterrupt, SystemExit)):
                     traceback.print_exc()
                 _leave(ctx, failure.sentence, failure.exit_code)
 

@@ -1,0 +1,123 @@
+"""job.yaml: what was done, with which settings, versions, seed and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryodrgn_ext import __version__
+from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.settings import Settings
+
+RECORD_NAME = "job.yaml"
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "starfile", "mrcfile", "safetensors")
+
+
+def fingerprint_file(path: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of an input file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
+    return {"path": str(path), "absolute_path": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the packages that decide results."""
+    found = {"cryodrgn-ext": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_record(
+    directory: Path, job: str, status: str, settings: Settings, inputs: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Write job.yaml atomically.
+
+    Parameters
+    ----------
+    directory : Path
+        Result directory.
+    job : str
+        Name of the job.
+    status : str
+        "running" or "finished".
+    settings : Settings
+    inputs : mapping
+        Fingerprints of the input files, and what was read from them; plain values.
+    results : mapping
+        What came out; plain values.
+    """
+    record = {
+        "job": job,
+        "status": status,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "project_directory": str(Path.cwd()),
+        "versions": versions(),
+        "settings": settings.to_mapping(),
+        "inputs": dict(inputs),
+        "results": dict(results),
+    }
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
+    atomic_write_text(directory / RECORD_NAME, text)
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Read job.yaml; None when there is none.
+
+    Raises
+    ------
+    InputError
+        When it is there but is not what :func:`write_record` wrote.
+    """
+    path = directory / RECORD_NAME
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise InputError(f"{directory} is a file, but a result directory was expected.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    needed = {"job", "settings", "inputs", "results"}
+    if not isinstance(record, dict) or not needed <= set(record):
+        raise InputError(f"{path} is not a job record of cryodrgn-ext.")
+    return record
+
+
+def require_record(directory: Path, job: str) -> dict[str, Any]:
+    """Read job.yaml of a result directory of a certain job.
+
+    Raises
+    ------
+    InputError
+        When there is none, or it is of another job.
+    """
+    record = read_record(directory)
+    if record is None:
+        raise InputError(f"{directory} is not a result directory of a {job} job: it has no {RECORD_NAME}.")
+    if record["job"] != job:
+        raise InputError(f"{directory} holds the results of a {record['job']} job; those of a {job} job are needed.")
+    return record

@@ -1,0 +1,55 @@
+"""The job that simulates a RELION project with a moving domain."""
+
+from __future__ import annotations
+
+from cryodrgn_ext.jobs.options.simulate import SimulateSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.record import write_record
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.simulate import RelionProject, simulate_particles, two_domain_protein, write_relion_project
+
+
+def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
+    """Simulate particles and write them as a RELION project in ``settings.o``."""
+    particles = simulate_particles(
+        settings.particles,
+        motion=two_domain_protein(settings.seed, settings.angle),
+        box_size=settings.box,
+        pixel_size_A=settings.pixel_size_A,
+        snr=settings.snr,
+        seed=settings.seed,
+    )
+    return write_relion_project(settings.o, particles, monitor=monitor)
+
+
+def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
+    """Simulate a RELION project.
+
+    Parameters
+    ----------
+    settings : SimulateSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        The particles, the reference and the mask.
+
+    Raises
+    ------
+    InputError
+        When the box is too small for the specimen, or the project cannot be written.
+    """
+    project = make_project(settings, monitor)
+    write_record(settings.o, "simulate", "finished", settings, {}, {"particles": settings.particles})
+    monitor.message(f"Project: {project.directory}")
+    monitor.message(f"  particles  {project.particles_star}")
+    monitor.message(f"  reference  {project.reference}, mask {project.mask}, truth {project.truth}")
+    return JobResult(
+        settings.o,
+        (
+            Output(project.particles_star, OutputKind.PARTICLES),
+            Output(project.reference, OutputKind.MAP),
+            Output(project.mask, OutputKind.MASK),
+        ),
+    )
