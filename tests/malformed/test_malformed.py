@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.malformed.argument_cases import ARGUMENTS
 from tests.malformed.doors import MARKERS, Outcome, knock, leftovers
+from tests.malformed.result_cases import RESULTS, TRACE
 from tests.malformed.stack_cases import STACKS
 from tests.malformed.star_cases import STAR
 from tests.malformed.tiny_project import Case, TinyProject
@@ -83,3 +85,53 @@ def test_fsc_refuses(case: Case, tmp_path: Path) -> None:
     outcome = knock("cryodrgn-ext", ["fsc", *prepare(case, tmp_path), "--o", "curve.star"], tmp_path)
     check_sentence(outcome, case.says)
     assert not (tmp_path / "curve.star").exists()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny project and the result of training on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    TinyProject(folder).write()
+    outcome = knock("cryodrgn-ext", with_small_run(["train", *ORDINARY, "--o", "result"]), folder)
+    assert outcome.status == 0, outcome
+    return folder
+
+
+def prepare_result(case: Case, trained: Path, folder: Path) -> list[str]:
+    """Copy the trained project and spoil it."""
+    shutil.copytree(trained, folder, dirs_exist_ok=True, symlinks=True)
+    return case.spoil(TinyProject(folder)) or []
+
+
+def of_door(door: str) -> list[Case]:
+    return [case for case in RESULTS.cases if case.door == door]
+
+
+@pytest.mark.parametrize("case", of_door("select"), ids=lambda case: case.name)
+def test_select_wrapper_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
+    arguments = prepare_result(case, trained, tmp_path)
+    job = tmp_path / "External/job002"
+    job.mkdir(parents=True)
+    outcome = knock("cdx-relion-select", ["--o", "External/job002/", *arguments], tmp_path)
+    check_sentence(outcome, case.says)
+    assert [(job / marker).exists() for marker in MARKERS] == [False, True, False]
+    assert leftovers(job) == []
+    assert not (tmp_path / TRACE).exists(), "code from the input was run"
+
+
+@pytest.mark.parametrize("case", of_door("select"), ids=lambda case: case.name)
+def test_select_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
+    arguments = prepare_result(case, trained, tmp_path)
+    outcome = knock("cryodrgn-ext", ["select", *arguments, "--o", "subset.star"], tmp_path)
+    check_sentence(outcome, case.says)
+    assert not (tmp_path / "subset.star").exists()
+    assert not (tmp_path / TRACE).exists(), "code from the input was run"
+
+
+@pytest.mark.parametrize("case", of_door("volumes"), ids=lambda case: case.name)
+def test_volumes_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
+    arguments = prepare_result(case, trained, tmp_path)
+    outcome = knock("cryodrgn-ext", ["volumes", *arguments, "--o", "decoded"], tmp_path)
+    check_sentence(outcome, case.says)
+    assert leftovers(tmp_path / "decoded") == []
+    assert not (tmp_path / TRACE).exists(), "code from the input was run"
