@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.star import StarTable, decoded
 from cryodrgn_ext.metadata.star_rows import BytesArray
+from cryodrgn_ext.metadata.star_table import StarTable, decoded
 
 UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.star import StarTable
+from cryodrgn_ext.metadata.star_table import StarTable
 
 Pair = tuple[float, float]
 Matrix2 = tuple[Pair, Pair]
@@ -106,8 +106,8 @@ def read_optics_table(table: StarTable) -> tuple[OpticsGroup, ...]:
 def _require_for_ctf(table: StarTable, column: str) -> None:
     if column not in table:
         raise InputError(
-            f"{table.path}: data_{table.name} has no column _{column}, which the CTF needs; add it (relion_star_handler "
-            f"--add_column {column} --add_column_value ...)"
+            f"{table.path}: data_{table.name} has no column _{column}, which the CTF needs; add it, for example "
+            f"with relion_star_handler --add_column {column} --add_column_value ..."
         )
 
 

@@ -16,16 +16,9 @@ from cryodrgn_ext.metadata.image_files import StackHeader, read_stack_header
 from cryodrgn_ext.metadata.image_names import mixed
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
-from cryodrgn_ext.metadata.star import (
-    StarFile,
-    StarTable,
-    TableEdit,
-    Values,
-    check_label,
-    format_values,
-    write_star,
-)
+from cryodrgn_ext.metadata.star import StarFile, TableEdit, write_star
 from cryodrgn_ext.metadata.star_rows import IntArray
+from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 

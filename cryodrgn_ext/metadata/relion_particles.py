@@ -14,7 +14,8 @@ from cryodrgn_ext.metadata.image_files import find_project_directory, read_stack
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, unique_ids
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
-from cryodrgn_ext.metadata.star import StarFile, StarTable, read_star
+from cryodrgn_ext.metadata.star import StarFile, read_star
+from cryodrgn_ext.metadata.star_table import StarTable
 
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 

@@ -18,149 +18,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.star_rows import BytesArray, IntArray, RowText, index_rows
-
-Values: TypeAlias = npt.NDArray[Any] | Sequence[Any]
+from cryodrgn_ext.metadata.star_rows import IntArray, RowText, index_rows
+from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values
 
 _BOM = b"\xef\xbb\xbf"
 _VERSION = re.compile(rb"^#\s*version\s+(\d+)\s*$", re.MULTILINE)
 _TOKEN = re.compile(rb"\"[^\n]*?\"(?=\s|$)|'[^\n]*?'(?=\s|$)|\S+")
-
-
-@dataclass(frozen=True, eq=False)
-class StarTable:
-    """One ``data_`` block: the names of its columns and the text of its rows.
-
-    Attributes
-    ----------
-    name : str
-        Name without ``data_``; may be empty.
-    columns : tuple of str
-        Labels without the leading underscore, in the order of the file.
-    is_loop : bool
-        True for a ``loop_`` table, False for a list of label-value pairs (which has one row).
-    path : Path
-        The file, for messages.
-    head, tail : bytes
-        The text from ``data_`` up to the first row, and behind the last row up to the next block.
-    body : (int, int)
-        Where the rows stand in ``rows.text``, comments between them included.
-    rows : RowText
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    is_loop: bool
-    path: Path
-    head: bytes
-    tail: bytes
-    body: tuple[int, int]
-    rows: RowText
-
-    @property
-    def n_rows(self) -> int:
-        """Number N of rows."""
-        return self.rows.n_rows
-
-    def __contains__(self, column: object) -> bool:
-        return column in self.columns
-
-    def column_position(self, column: str) -> int:
-        """Position of a column; InputError when the table has none of that name."""
-        try:
-            return self.columns.index(column)
-        except ValueError:
-            raise InputError(f"{self.path}: data_{self.name} has no column _{column}") from None
-
-    def raw(self, column: str) -> BytesArray:
-        """Return a column as (N,) bytes, exactly as written but for quotes around a value."""
-        return self.rows.column(self.column_position(column))
-
-    def text(self, column: str) -> npt.NDArray[np.str_]:
-        """Return a column as (N,) strings, exactly as written but for quotes around a value."""
-        return decoded(self.raw(column))
-
-    def floats(self, column: str) -> npt.NDArray[np.float64]:
-        """Return a column as (N,) float64; NaN and infinity pass, other text is an InputError that names the row."""
-        position = self.column_position(column)
-        out = np.empty(self.n_rows, np.float64)
-        for begin, values in self.rows.column_chunks(position):
-            try:
-                # Python's numbers may hold underscores; a STAR file's may not.
-                if np.any(values.view(np.uint8) == ord("_")):
-                    raise ValueError
-                out[begin : begin + len(values)] = values.astype(np.float64)
-            except ValueError:
-                row = begin + next(i for i, value in enumerate(values.tolist()) if not _is_number(value))
-                shown = decoded(values[row - begin : row - begin + 1])[0]
-                raise InputError(
-                    f"{self.describe_row(row)}: _{column} is '{shown}', but a number is expected"
-                ) from None
-        return out
-
-    def integers(self, column: str) -> npt.NDArray[np.int64]:
-        """Return a column as (N,) int64; InputError for a row whose value is no whole number."""
-        numbers = self.floats(column)
-        wrong = np.flatnonzero(~(np.abs(numbers) < 2.0**53) | (numbers != np.rint(numbers)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise InputError(f"{self.describe_row(row)}: _{column} is {numbers[row]:g}, but a whole number is expected")
-        return numbers.astype(np.int64)
-
-    def value(self, column: str, row: int = 0) -> str:
-        """Return one value as text."""
-        single = _single_row(self.rows, row)
-        return str(decoded(single.column(self.column_position(column)))[0])
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the first row as {label: text}: what a list block is."""
-        return {column: self.value(column) for column in self.columns}
-
-    def describe_row(self, row: int) -> str:
-        """Name a row for a message: file, 1-based data row, line."""
-        line = self.rows.text.count(b"\n", 0, int(self.rows.start[row])) + 1
-        return f"{self.path}: row {row + 1} of data_{self.name} (line {line})"
-
-    @classmethod
-    def from_columns(cls, name: str, columns: Mapping[str, Values], *, is_loop: bool = True) -> StarTable:
-        """Make a table from values.
-
-        Parameters
-        ----------
-        name : str
-            Name of the block without ``data_``.
-        columns : mapping of str to values
-            Label (without underscore) to N values; floats are written with six decimals, as RELION does, strings as
-            they are (quoted when they hold a blank).
-        is_loop : bool
-            False writes a list of label-value pairs, for which N must be 1.
-
-        Raises
-        ------
-        InputError
-            For columns of different lengths, bad labels, or values that are not finite.
-        """
-        written = {label: format_values(values, "%.6f", label) for label, values in columns.items()}
-        lengths = {label: len(values) for label, values in written.items()}
-        if not columns or len(set(lengths.values())) != 1 or (not is_loop and set(lengths.values()) != {1}):
-            raise InputError(f"data_{name}: the columns must have equal lengths (1 for a list), got {lengths}")
-        for label in columns:
-            check_label(label)
-        if is_loop:
-            labels = "".join(f"_{label} #{number} \n" for number, label in enumerate(columns, 1))
-            lines = (b" ".join(row) + b" \n" for row in zip(*written.values(), strict=True))
-            text = f"data_{name}\n\nloop_ \n{labels}".encode() + b"".join(lines)
-        else:
-            text = f"data_{name}\n\n".encode()
-            text += b"".join(b"_%-50s %s\n" % (label.encode(), values[0]) for label, values in written.items())
-        return parse_star(text + b" \n", Path(f"<new data_{name}>")).blocks[name]
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,22 +59,6 @@ class StarFile:
         comments = b"\n".join([self.preamble, *(table.tail for table in self.blocks.values())])
         numbers = [int(number) for number in _VERSION.findall(comments)]
         return "5.0" if numbers and max(numbers) >= 50000 else "3.1"
-
-    @classmethod
-    def from_tables(cls, tables: Sequence[StarTable], version: int | None = 30001) -> StarFile:
-        """Make a file of tables, each under RELION's ``# version`` comment (none when ``version`` is None)."""
-        comment = b"" if version is None else b"\n# version %d\n\n" % version
-        names = [table.name for table in tables]
-        if len(set(names)) != len(names):
-            raise InputError(f"a STAR file cannot hold two blocks of one name, got {names}")
-        last = len(tables) - 1
-        blocks = {}
-        for number, table in enumerate(tables):
-            tail = b" \n" + (comment or b"\n") if number < last else b" \n"
-            blocks[table.name] = StarTable(
-                table.name, table.columns, table.is_loop, table.path, table.head, tail, table.body, table.rows
-            )
-        return cls(Path("<new file>"), comment, blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,79 +173,54 @@ def star_text(star: StarFile, edits: Mapping[str, TableEdit] | None = None) -> I
         yield table.tail
 
 
-def format_values(values: Values, float_format: str = "%.6g", label: str = "") -> list[bytes]:
-    """Write numbers or strings as STAR values.
+def new_table(name: str, columns: Mapping[str, Values], *, is_loop: bool = True) -> StarTable:
+    """Make a table from values.
 
     Parameters
     ----------
-    values : sequence or array of float, int, bool or str
-    float_format : str
-        For floats; integers and booleans (0, 1) are written whole.
-    label : str
-        For messages.
-
-    Returns
-    -------
-    list of bytes
+    name : str
+        Name of the block without ``data_``.
+    columns : mapping of str to values
+        Label (without underscore) to N values; floats are written with six decimals, as RELION does, strings as
+        they are (quoted when they hold a blank).
+    is_loop : bool
+        False writes a list of label-value pairs, for which N must be 1.
 
     Raises
     ------
     InputError
-        For NaN or infinity (RELION reads them as 0 without a word) and for text that a STAR value cannot hold.
+        For columns of different lengths, bad labels, or values that are not finite.
     """
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise InputError(f"_{label}: a column must be one-dimensional, got the shape {array.shape}")
-    if array.dtype.kind == "f":
-        wrong = np.flatnonzero(~np.isfinite(array))
-        if len(wrong):
-            raise InputError(
-                f"_{label}: value {wrong[0] + 1} is {array[wrong[0]]}, but RELION would read it as 0; "
-                "only finite numbers can be written"
-            )
-        template = float_format.encode()
-        return [template % value for value in array.tolist()]
-    if array.dtype.kind in "iub":
-        return [b"%d" % value for value in array.tolist()]
-    if array.dtype.kind == "S":
-        return [_quoted(value, label) for value in array.tolist()]
-    return [_quoted(str(value).encode(), label) for value in array.tolist()]
+    written = {label: format_values(values, "%.6f", label) for label, values in columns.items()}
+    lengths = {label: len(values) for label, values in written.items()}
+    if not columns or len(set(lengths.values())) != 1 or (not is_loop and set(lengths.values()) != {1}):
+        raise InputError(f"data_{name}: the columns must have equal lengths (1 for a list), got {lengths}")
+    for label in columns:
+        check_label(label)
+    if is_loop:
+        labels = "".join(f"_{label} #{number} \n" for number, label in enumerate(columns, 1))
+        lines = (b" ".join(row) + b" \n" for row in zip(*written.values(), strict=True))
+        text = f"data_{name}\n\nloop_ \n{labels}".encode() + b"".join(lines)
+    else:
+        text = f"data_{name}\n\n".encode()
+        text += b"".join(b"_%-50s %s\n" % (label.encode(), values[0]) for label, values in written.items())
+    return parse_star(text + b" \n", Path(f"<new data_{name}>")).blocks[name]
 
 
-def check_label(label: str) -> None:
-    """Raise InputError unless ``label`` can stand as a column name in a STAR file."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.\-]*", label):
-        raise InputError(f"'{label}' cannot be a column name: letters, digits, _ . - without a leading _ are expected")
-
-
-def decoded(values: BytesArray) -> npt.NDArray[np.str_]:
-    """Return (N,) strings from (N,) UTF-8 bytes."""
-    if values.size and values.view(np.uint8).max() > 127:
-        return np.char.decode(values, "utf-8")
-    return values.astype(np.str_)
-
-
-def _quoted(value: bytes, label: str) -> bytes:
-    if value and not re.search(rb"\s", value) and value[:1] not in b"#'\"":
-        return value
-    if b"\n" in value or (b'"' in value and b"'" in value):
-        raise InputError(f"_{label}: the text {value.decode(errors='replace')!r} cannot be written to a STAR file")
-    return b"'" + value + b"'" if b'"' in value else b'"' + value + b'"'
-
-
-def _is_number(value: bytes) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return b"_" not in value
-
-
-def _single_row(rows: RowText, row: int) -> RowText:
-    one = slice(row, row + 1)
-    return RowText(
-        rows.text, rows.start[one], rows.stop[one], rows.token_start[one], rows.token_length[one], rows.quoted
-    )
+def new_star(tables: Sequence[StarTable], version: int | None = 30001) -> StarFile:
+    """Make a file of tables, each under RELION's ``# version`` comment (none when ``version`` is None)."""
+    comment = b"" if version is None else b"\n# version %d\n\n" % version
+    names = [table.name for table in tables]
+    if len(set(names)) != len(names):
+        raise InputError(f"a STAR file cannot hold two blocks of one name, got {names}")
+    last = len(tables) - 1
+    blocks = {}
+    for number, table in enumerate(tables):
+        tail = b" \n" + (comment or b"\n") if number < last else b" \n"
+        blocks[table.name] = StarTable(
+            table.name, table.columns, table.is_loop, table.path, table.head, tail, table.body, table.rows
+        )
+    return StarFile(Path("<new file>"), comment, blocks)
 
 
 def _check_encoding(text: bytes, path: Path) -> None:
