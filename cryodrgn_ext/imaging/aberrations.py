@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 
-def electron_wavelength_A(voltage_kV: Tensor) -> Tensor:  # noqa: N802 (unit in the name)
+def electron_wavelength_A(voltage_kV: Tensor) -> Tensor:
     """Relativistic wavelength in Å, with RELION's constants: 12.2643247 / sqrt(V (1 + 0.978466e-6 V))."""
     volts = voltage_kV * 1e3
     return 12.2643247 / (volts * (1.0 + volts * 0.978466e-6)).sqrt()
 
 
-def frequencies_per_A(  # noqa: N802 (unit in the name)
-    kxy: Tensor, pixel_size_A: float, box_size: int, mag_matrix: Tensor | None = None  # noqa: N803
-) -> Tensor:
+def frequencies_per_A(kxy: Tensor, pixel_size_A: float, box_size: int, mag_matrix: Tensor | None = None) -> Tensor:
     """Frequencies (M, 2) in 1/Å, float64, after the magnification matrix (2, 2): M (kx, ky) / (D * pixel size)."""
     k = kxy.double() / (box_size * pixel_size_A)
     return k if mag_matrix is None else k @ mag_matrix.double().to(k.device).T
@@ -57,7 +55,9 @@ def zernike(order: int, degree: int, frequency: Tensor) -> Tensor:
             math.factorial(k) * math.factorial((degree + m) // 2 - k) * math.factorial((degree - m) // 2 - k)
         )
         radial = radial * r2 + (-factor if k % 2 else factor)
-    harmonic = torch.complex(x, y) ** m if m else torch.complex(torch.ones_like(x), torch.zeros_like(x))  # r^m e^(im phi)
+    harmonic = (
+        torch.complex(x, y) ** m if m else torch.complex(torch.ones_like(x), torch.zeros_like(x))
+    )  # r^m e^(im phi)
     return radial * (harmonic.imag if order < 0 else harmonic.real)
 
 
@@ -92,9 +92,7 @@ def odd_zernike_phase(coefficients: Sequence[float], frequency: Tensor) -> Tenso
     return phase
 
 
-def beam_tilt_phase(
-    beam_tilt_mrad: Sequence[float], cs_mm: float, voltage_kV: float, frequency: Tensor  # noqa: N803
-) -> Tensor:
+def beam_tilt_phase(beam_tilt_mrad: Sequence[float], cs_mm: float, voltage_kV: float, frequency: Tensor) -> Tensor:
     """Antisymmetric phase in radians of axial coma: -2 pi Cs lambda^2 |k|^2 (k . tilt).
 
     RELION turns rlnBeamTiltX/Y (mrad) into odd Zernike terms of degree 3 with this value.
@@ -118,7 +116,7 @@ def antisymmetric_phase(
     odd_zernike: Sequence[float] = (),
     beam_tilt_mrad: Sequence[float] = (0.0, 0.0),
     cs_mm: float = 0.0,
-    voltage_kV: float = 300.0,  # noqa: N803
+    voltage_kV: float = 300.0,
 ) -> Tensor:
     """Total odd phase in radians as RELION combines beam tilt and rlnOddZernike.
 

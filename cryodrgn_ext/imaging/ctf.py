@@ -45,14 +45,14 @@ class CtfParameters:
         rlnCtfScalefactor.
     """
 
-    defocus_u_A: Tensor  # noqa: N815 (unit in the name, here and below)
-    defocus_v_A: Tensor  # noqa: N815
+    defocus_u_A: Tensor
+    defocus_v_A: Tensor
     defocus_angle_rad: Tensor
-    voltage_kV: Tensor  # noqa: N815
+    voltage_kV: Tensor
     cs_mm: Tensor
     amplitude_contrast: Tensor
     phase_shift_rad: Tensor
-    b_factor_A2: Tensor  # noqa: N815
+    b_factor_A2: Tensor
     scale: Tensor
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class CtfParameters:
 def ctf(
     params: CtfParameters,
     kxy: Tensor,
-    pixel_size_A: Tensor | float,  # noqa: N803
+    pixel_size_A: Tensor | float,
     box_size: Tensor | int,
     gamma_offset: Tensor | None = None,
     mag_matrix: Tensor | None = None,
@@ -131,15 +131,16 @@ def ctf(
     def column(values: Tensor) -> Tensor:
         return values.to(dtype)[:, None]
 
-    gamma = column(quadratic[:, 0, 0]) * xx + column(quadratic[:, 0, 1]) * xy + column(quadratic[:, 1, 1]) * yy
+    gamma = column(quadratic[:, 0, 0]) * xx
+    gamma = gamma.addcmul_(column(quadratic[:, 0, 1]), xy).addcmul_(column(quadratic[:, 1, 1]), yy)
     if mag_matrix is None:
         k2 = column(metric[:, 0, 0]) * (xx + yy)
     else:
         k2 = column(metric[:, 0, 0]) * xx + column(metric[:, 0, 1]) * xy + column(metric[:, 1, 1]) * yy
-    gamma = gamma + column(spherical) * (k2 * k2) + column(constant)
+    gamma = gamma.addcmul_(column(spherical), k2 * k2).add_(column(constant))
     if gamma_offset is not None:
         gamma = gamma + gamma_offset.to(gamma)
-    result = -gamma.sin() * column(params.scale)
+    result = gamma.sin_().mul_(column(-params.scale))
     if bool((params.b_factor_A2 != 0).any()):
-        result = result * torch.exp(column(params.b_factor_A2.double() * -0.25) * k2)
+        result = result.mul_(torch.exp(column(params.b_factor_A2.double() * -0.25) * k2))
     return result

@@ -101,7 +101,8 @@ class HalfPlane:
             raise ValueError(f"images of {self.box_size} px expected, got shape {tuple(images.shape)}")
         spectrum = torch.fft.rfft2(images).flatten(-2)
         index = self.rfft_index.to(images.device)
-        return spectrum[..., index] * self.origin_sign.to(device=images.device, dtype=images.dtype)
+        values: Tensor = spectrum[..., index] * self.origin_sign.to(device=images.device, dtype=images.dtype)
+        return values
 
     def to_images(self, coefficients: Tensor) -> Tensor:
         """Real images (B, D, D) from coefficients (B, M' <= M), inverse of :meth:`from_images` in the band."""
@@ -117,4 +118,5 @@ class HalfPlane:
         spectrum[..., partner] = values[..., on_axis.to(coefficients.device)].conj()
         if count:
             spectrum[..., 0] = values[..., 0].real.to(coefficients.dtype)
-        return torch.fft.irfft2(spectrum.unflatten(-1, (d, d // 2 + 1)), s=(d, d))
+        images: Tensor = torch.fft.irfft2(spectrum.unflatten(-1, (d, d // 2 + 1)), s=(d, d))
+        return images

@@ -7,6 +7,8 @@ all points in order, so each voxel receives its additions in the order of the po
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -15,8 +17,26 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+_ONE_AT_A_TIME = threading.Lock()  # numba's fallback thread pool aborts the process when two threads enter it
 
-@njit(parallel=True, fastmath=False, cache=True, nogil=True)
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile on first use, keeping the machine code on disk where some directory is writable."""
+    try:
+        compiled = njit(parallel=True, cache=True, nogil=True)(function)
+    except RuntimeError:  # no place for the cache, as in a read-only container: compile in every process
+        compiled = njit(parallel=True, nogil=True)(function)
+    typed: Callable[..., None] = compiled
+    return typed
+
+
+def _use_threads_of_torch() -> int:
+    threads = max(1, min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    numba.set_num_threads(threads)
+    return threads
+
+
+@_compiled
 def _slice(data: Any, points: Any, scale: float, limit2: float, out: Any) -> None:
     half = data.shape[2] - 1
     one = np.float32(1.0)
@@ -45,18 +65,7 @@ def _slice(data: Any, points: Any, scale: float, limit2: float, out: Any) -> Non
             out[i] = value.conjugate() if flip else value
 
 
-@njit(fastmath=False, cache=True, nogil=True)
-def _plane_counts(points: Any, scale: float, limit2: float, half: int, counts: Any) -> None:
-    """How many points have their lower corner on each z plane (of every 16th point: enough to share the work)."""
-    for i in range(0, points.shape[0], 16):
-        x = points[i, 0] * scale
-        y = points[i, 1] * scale
-        z = points[i, 2] * scale
-        if x * x + y * y + z * z <= limit2:
-            counts[int(np.floor(-z if x < 0 else z)) + half] += 1
-
-
-@njit(parallel=True, fastmath=False, cache=True, nogil=True)
+@_compiled
 def _insert(
     numerator: Any, weight: Any, points: Any, values: Any, weights: Any, scale: float, limit2: float, bounds: Any
 ) -> None:
@@ -112,30 +121,32 @@ def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: flo
     flat = points.detach().reshape(-1, 3).to(torch.float32).contiguous()
     out = torch.empty(len(flat), dtype=torch.complex64)
     data = half_volume.detach().to(torch.complex64).contiguous()
-    _slice(data.numpy(), flat.numpy(), np.float32(oversampling), np.float32((limit * oversampling) ** 2), out.numpy())
+    scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
+    with _ONE_AT_A_TIME:
+        _use_threads_of_torch()
+        _slice(data.resolve_conj().numpy(), flat.numpy(), scale, limit2, out.numpy())
     return out.reshape(points.shape[:-1])
+
+
+def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Any:
+    """Boundaries (count + 1,) of z slabs that hold about equally many of the points, judged by a sample of them."""
+    sample = points[:: max(1, len(points) // 65536)]
+    z = torch.where(sample[:, 0] < 0, -sample[:, 2], sample[:, 2]).nan_to_num(0.0) * oversampling
+    plane = (z.floor() + planes // 2).clamp(0, planes - 1).long()
+    total = torch.bincount(plane, minlength=planes).double().cumsum(0).numpy()
+    inner = np.searchsorted(total, total[-1] * np.arange(1, count) / count) + 1
+    return np.concatenate([[0], np.clip(inner, 0, planes), [planes]]).astype(np.int64)
 
 
 def insert_cpu(
     numerator: Tensor, weight: Tensor, points: Tensor, values: Tensor, weights: Tensor, oversampling: int, limit: float
 ) -> None:
     """Add ``values`` and ``weights`` (...) at ``points`` (..., 3) to the sums, in place, deterministically."""
-    flat = points.detach().reshape(-1, 3).to(torch.float32).contiguous().numpy()
+    flat = points.detach().reshape(-1, 3).to(torch.float32).contiguous()
+    value = values.detach().reshape(-1).to(torch.complex64).resolve_conj().contiguous()
+    mass = weights.detach().reshape(-1).to(torch.float32).contiguous()
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
-    planes = weight.shape[0]
-    counts = np.zeros(planes, dtype=np.int64)
-    _plane_counts(flat, scale, limit2, weight.shape[2] - 1, counts)
-    slabs = numba.get_num_threads()
-    total = np.cumsum(counts + 1e-9)
-    inner = np.searchsorted(total, total[-1] * np.arange(1, slabs) / slabs)
-    bounds = np.concatenate([[0], np.clip(inner, 0, planes), [planes]]).astype(np.int64)
-    _insert(
-        torch.view_as_real(numerator).numpy(),
-        weight.numpy(),
-        flat,
-        values.detach().reshape(-1).to(torch.complex64).resolve_conj().contiguous().numpy(),
-        weights.detach().reshape(-1).to(torch.float32).contiguous().numpy(),
-        scale,
-        limit2,
-        bounds,
-    )
+    with _ONE_AT_A_TIME:
+        bounds = _slabs(flat, oversampling, weight.shape[0], _use_threads_of_torch())
+        sums = torch.view_as_real(numerator).numpy()
+        _insert(sums, weight.numpy(), flat.numpy(), value.numpy(), mass.numpy(), scale, limit2, bounds)

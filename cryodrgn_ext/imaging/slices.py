@@ -149,7 +149,7 @@ def grid_to_map(half_volume: Tensor, grid: FourierGrid) -> Tensor:
     """
     if half_volume.shape != grid.shape:
         raise ValueError(f"a half-volume of shape {grid.shape} expected, got {tuple(half_volume.shape)}")
-    d, h = grid.box_size, grid.half
+    d = grid.box_size
     padded = d * grid.oversampling
     device = half_volume.device
     limit = grid.radius * grid.oversampling
@@ -168,7 +168,8 @@ def grid_to_map(half_volume: Tensor, grid: FourierGrid) -> Tensor:
     scattered = torch.zeros((d, padded, limit + 1), dtype=half_volume.dtype, device=device)
     scattered.index_add_(1, k % padded, along_z * phase[:, None])
     along_y = torch.fft.ifft(scattered, dim=1)[:, :d] * phase[limit:]
-    return torch.fft.irfft(along_y, n=padded, dim=2)[..., :d].contiguous()
+    real: Tensor = torch.fft.irfft(along_y, n=padded, dim=2)[..., :d].contiguous()
+    return real
 
 
 def friedel_sum(half_volume: Tensor) -> Tensor:
@@ -184,10 +185,10 @@ def friedel_sum(half_volume: Tensor) -> Tensor:
 
 def _corners(grid: FourierGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Flat indices (8, P), trilinear weights (8, P; 0 outside the sphere) and Friedel flips (P,) of points (P, 3)."""
-    scaled = points.float() * grid.oversampling
+    scaled = (points if points.dtype == torch.float64 else points.float()) * grid.oversampling
     flip = scaled[:, 0] < 0
     scaled = torch.where(flip[:, None], -scaled, scaled)
-    outside = (scaled**2).sum(1) > ((grid.radius + RIM) * grid.oversampling) ** 2
+    outside = ~((scaled**2).sum(1) <= ((grid.radius + RIM) * grid.oversampling) ** 2)  # NaN counts as outside
     scaled = scaled.masked_fill(outside[:, None], 0.0)
     low = scaled.floor()
     fx, fy, fz = (scaled - low).unbind(1)
@@ -195,9 +196,8 @@ def _corners(grid: FourierGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]
     _, ny, nx = grid.shape
     corner = ((z + grid.half) * ny + (y + grid.half)) * nx + x
     steps = [dz * ny * nx + dy * nx + dx for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
-    weights = torch.stack(
-        [wz * wy * wx for wz in (1 - fz, fz) for wy in (1 - fy, fy) for wx in (1 - fx, fx)]
-    ).masked_fill(outside, 0.0)
+    weights = torch.stack([wz * wy * wx for wz in (1 - fz, fz) for wy in (1 - fy, fy) for wx in (1 - fx, fx)])
+    weights = weights.masked_fill(outside, 0.0)
     return torch.stack([corner + step for step in steps]), weights, flip
 
 
@@ -280,7 +280,8 @@ class FourierVolume:
         Tensor
             (...) complex64, phase origin at the centre of the box (voxel D // 2).
         """
-        if points.device.type == "cpu" and not (torch.is_grad_enabled() and self.data.requires_grad):
+        differentiable = torch.is_grad_enabled() and self.data.requires_grad
+        if self.data.device.type == "cpu" and self.data.dtype == torch.complex64 and not differentiable:
             return kernels.slice_cpu(self.data, points, self.grid.oversampling, self.grid.radius + RIM)
         return slice_torch(self.data, self.grid, points)
 
