@@ -139,4 +139,5 @@ def crop_index(plane: HalfPlane, native_box: int) -> tuple[Tensor, Tensor]:
 
 def crop_transform(images: Tensor, index: Tensor, sign: Tensor) -> Tensor:
     """Working coefficients (B, M) complex64 of native images (B, D, D), unnormalised native DFT; see crop_index."""
-    return torch.fft.rfft2(images).flatten(-2)[:, index] * sign
+    spectrum: Tensor = torch.fft.rfft2(images)
+    return spectrum.flatten(-2)[:, index] * sign

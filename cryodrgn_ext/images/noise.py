@@ -22,7 +22,8 @@ from cryodrgn_ext.images.preprocessing import radius_grid
 def _padded_power(images: Tensor) -> Tensor:
     """(..., D, D) real -> (..., 2D, D + 1): power spectrum of the images padded by zeros to twice their size."""
     d = images.shape[-1]
-    return torch.fft.rfft2(images, s=(2 * d, 2 * d)).abs().square()
+    spectrum: Tensor = torch.fft.rfft2(images, s=(2 * d, 2 * d))
+    return spectrum.abs().square()
 
 
 class NoiseEstimator:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.imaging.masks import soft_circle
 
 Contrast = Literal["auto", "white", "black"]
 Storage = Literal["float16", "float32"]
@@ -87,12 +88,6 @@ def outside_circle(box_size: int, radius_px: float) -> Tensor:
     return radius_grid(box_size) > radius_px
 
 
-def soft_disc(box_size: int, inner_px: float, outer_px: float) -> Tensor:
-    """(D, D) float32: 1 within ``inner_px`` of the centre, 0 beyond ``outer_px``, a raised cosine between."""
-    ramp = (radius_grid(box_size) - inner_px) / max(outer_px - inner_px, 1e-9)
-    return (0.5 * (1.0 + torch.cos(torch.pi * ramp.clamp(0.0, 1.0)))).float()
-
-
 def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: float) -> Tensor:
     """(D, D) float32: the window that ``settings`` ask for at this box and pixel size.
 
@@ -106,15 +101,15 @@ def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: floa
     half = box_size / 2
     outer = DEFAULT_WINDOW[1] * half
     if settings.mask_diameter_A is None:
-        return soft_disc(box_size, DEFAULT_WINDOW[0] * half, outer)
+        return soft_circle(box_size, DEFAULT_WINDOW[0] * half, outer - DEFAULT_WINDOW[0] * half)
     inner = settings.mask_diameter_A / pixel_size_A / 2
     if inner > half:
         raise InputError(
             f"the mask diameter of {settings.mask_diameter_A:g} Å exceeds the images "
             f"({box_size} px of {pixel_size_A:g} Å = {box_size * pixel_size_A:g} Å): give a smaller one"
         )
-    edge = max(5.0, 0.05 * box_size)
-    return soft_disc(box_size, min(inner, outer), min(inner + edge, half))
+    inner = min(inner, outer)
+    return soft_circle(box_size, inner, min(max(5.0, 0.05 * box_size), half - inner))
 
 
 def normalise_background(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,7 +76,8 @@ class ImageTable:
                 f"image {int(section[row]) + 1}@{stack_paths[int(stack[row])]} (row {row + 1}) belongs to different "
                 "optics groups in different rows: give it one group"
             )
-        return cls(stack_paths, *triple[first].T.copy(), inverse.reshape(-1).astype(np.int64))
+        columns = triple[first].T.copy()
+        return cls(stack_paths, columns[0], columns[1], columns[2], inverse.reshape(-1).astype(np.int64))
 
     def __len__(self) -> int:
         """Number U of distinct images."""
@@ -106,9 +107,9 @@ class StoreHeader:
     ----------
     settings : mapping
         Everything that decides how pixels become coefficients, apart from the optics groups.
-    groups : list of mapping
+    groups : list of dict
         Per optics group, what decides its coefficients (box, pixel size, window, aberrations).
-    stacks : list of mapping
+    stacks : list of dict
         Fingerprints, see :meth:`ImageTable.fingerprints`.
     images_sha256 : str
         Hash of the arrays in ``images.npz``.
@@ -121,7 +122,7 @@ class StoreHeader:
     """
 
     settings: Mapping[str, Any]
-    groups: list[Mapping[str, Any]]
+    groups: list[dict[str, Any]]
     stacks: list[dict[str, Any]]
     images_sha256: str
     n_images: int
@@ -243,7 +244,7 @@ class StoreWriter:
                     "noise in their background; use float32 storage"
                 )
             pairs = pairs.half()
-        raw = memoryview(np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype)).cast("B")
+        raw = memoryview(np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype).tobytes())
         position = self.header.images_done * self.header.row_bytes
         with _disk_errors(self.directory, self.header.n_images * self.header.row_bytes):
             while raw:
@@ -335,7 +336,8 @@ def open_store(directory: Path, header: StoreHeader, row_of_particle: NDArray[np
         raise InputError(f"{path} cannot be read ({error.strerror}): delete {directory} to build it anew") from None
     if size != header.n_images * header.row_bytes:
         raise InputError(
-            f"{path} has {size} bytes, expected {header.n_images * header.row_bytes}: delete {directory} to build it anew"
+            f"{path} has {size} bytes, expected {header.n_images * header.row_bytes}: "
+            f"delete {directory} to build it anew"
         )
     data = np.memmap(path, header.dtype, "r", 0, (header.n_images, header.n_coefficients, 2))
     return StoredCoefficients(data, torch.from_numpy(row_of_particle))

@@ -1,0 +1,349 @@
+"""The images as engines and reconstruction see them: whitened, centred Fourier coefficients with CTF and points.
+
+In every batch, for a map V of positive density in the model frame,
+
+    coefficients ≈ ctf * V̂(points) + n,        E|n|² = ``window_power`` (<= 1)
+
+where contrast, shift, noise colour and beam tilt have been taken care of. Backprojection, likelihoods and engines
+need no other knowledge of files, optics or conventions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
+from cryodrgn_ext.images.noise import NoiseEstimator
+from cryodrgn_ext.images.preprocessing import RELION_BACKGROUND_RADIUS
+from cryodrgn_ext.imaging.ctf import CtfParameters, ctf
+from cryodrgn_ext.imaging.half_plane import HalfPlane
+from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.imaging.slices import slice_points
+
+if TYPE_CHECKING:
+    from cryodrgn_ext.metadata.particles import ParticleSet
+
+#: Least |CTF| that premultiplied images are divided by.
+PREMULTIPLIED_FLOOR = 0.1
+
+
+class CoefficientSource(Protocol):
+    """Where whitened coefficients lie: on disk or in memory."""
+
+    @property
+    def n_coefficients(self) -> int:
+        """How many coefficients of each image are available."""
+        ...
+
+    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+        """(B, n_coefficients) complex64 of particles ``rows`` (B,) int64, on the device of the source."""
+        ...
+
+
+@dataclass(frozen=True)
+class ResidentCoefficients:
+    """Coefficients of all particles in memory.
+
+    Attributes
+    ----------
+    values : Tensor
+        (U, M, 2) float32 or float16: one row per stored image.
+    row_of_particle : Tensor
+        (N,) int64: stored image of each particle (symmetry-expanded sets share images).
+    """
+
+    values: Tensor
+    row_of_particle: Tensor
+
+    @property
+    def n_coefficients(self) -> int:
+        """How many coefficients of each image are held."""
+        return int(self.values.shape[1])
+
+    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+        """See :class:`CoefficientSource`."""
+        stored = self.row_of_particle[rows.to(self.row_of_particle.device)]
+        return torch.view_as_complex(self.values[stored, :n_coefficients].float())
+
+
+@dataclass(frozen=True)
+class SubsetCoefficients:
+    """Some rows of another source."""
+
+    source: CoefficientSource
+    rows: Tensor
+
+    @property
+    def n_coefficients(self) -> int:
+        """How many coefficients of each image are available."""
+        return self.source.n_coefficients
+
+    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+        """See :class:`CoefficientSource`."""
+        return self.source.gather(self.rows[rows], n_coefficients)
+
+
+@dataclass(frozen=True)
+class GroupOptics:
+    """What all images of an optics group share beyond the particles' own CTF parameters.
+
+    Attributes
+    ----------
+    gamma_offset : Tensor, optional
+        (M,) radians added to the CTF's phase (even Zernike terms).
+    mag_matrix : Tensor, optional
+        (2, 2) anisotropic magnification, applied to frequencies.
+    premultiplied : bool
+        The images were multiplied by their CTF.
+    """
+
+    gamma_offset: Tensor | None = None
+    mag_matrix: Tensor | None = None
+    premultiplied: bool = False
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Some images, ready for a likelihood or a backprojection.
+
+    Attributes
+    ----------
+    index : Tensor
+        (B,) int64 particle rows.
+    coefficients : Tensor
+        (B, M') complex64, whitened, centred, of positive contrast.
+    ctf : Tensor
+        (B, M') float32 CTF / sigma, with the sign that makes density positive; 0 where a coefficient is absent.
+    points : Tensor
+        (B, M', 3) float32 x, y, z in cycles per box of the model.
+    """
+
+    index: Tensor
+    coefficients: Tensor
+    ctf: Tensor
+    points: Tensor
+
+
+@dataclass(frozen=True)
+class ParticleImages:
+    """All particles of a job. Make it with :func:`cryodrgn_ext.images.dataset.open_images` or :meth:`from_tensors`.
+
+    Attributes
+    ----------
+    source : CoefficientSource
+    frame : WorkingFrame
+    particles : ParticleSet, optional
+        The metadata; None for simulated tensors.
+    rotation : Tensor
+        (N, 3, 3) float32, model frame to image frame.
+    shift_px : Tensor
+        (N, 2) float32 displacement (x, y) of the particle from the box centre, in working pixels of its group.
+    ctf_parameters : CtfParameters, optional
+        Of each particle; None when the images have no CTF.
+    optics : tuple of GroupOptics
+        Of each optics group.
+    half_set : Tensor
+        (N,) int8: 1 or 2.
+    optics_index : Tensor
+        (N,) int64.
+    noise_sigma : Tensor
+        (G, D // 2) float32: standard deviation of a coefficient's noise per shell of the image box, E|n|² = sigma²,
+        in the units of the working frame.
+    window_power : Tensor
+        (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
+    """
+
+    source: CoefficientSource
+    frame: WorkingFrame
+    particles: ParticleSet | None
+    rotation: Tensor
+    shift_px: Tensor
+    ctf_parameters: CtfParameters | None
+    optics: tuple[GroupOptics, ...]
+    half_set: Tensor
+    optics_index: Tensor
+    noise_sigma: Tensor
+    window_power: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.rotation)
+        for name in ("shift_px", "half_set", "optics_index"):
+            if len(getattr(self, name)) != n:
+                raise ValueError(f"{name} has {len(getattr(self, name))} rows, rotation has {n}")
+        g = len(self.frame.groups)
+        for name in ("optics", "noise_sigma", "window_power"):
+            if len(getattr(self, name)) != g:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries for {g} optics groups")
+
+    @property
+    def n(self) -> int:
+        """Number of particles N."""
+        return len(self.rotation)
+
+    @property
+    def plane(self) -> HalfPlane:
+        """The coefficients' frequencies."""
+        return self.frame.plane
+
+    @property
+    def box_size(self) -> int:
+        """Pixels of the working box."""
+        return self.frame.plane.box_size
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Pixel size of the working box, in Å."""
+        return self.frame.pixel_size_A
+
+    @classmethod
+    def from_tensors(
+        cls,
+        images: Tensor,
+        rotation: Tensor,
+        shift_px: Tensor,
+        pixel_size_A: float,
+        ctf_parameters: CtfParameters | None = None,
+        half_set: Tensor | None = None,
+        pixel_noise_sd: float | None = None,
+        working_box: int | None = None,
+        radius: int | None = None,
+        particles: ParticleSet | None = None,
+    ) -> ParticleImages:
+        """Particles of one optics group from real images in memory (tests, simulations); no window, no normalisation.
+
+        Parameters
+        ----------
+        images : Tensor
+            (N, D, D) real, white on black.
+        rotation : Tensor
+            (N, 3, 3).
+        shift_px : Tensor
+            (N, 2) x, y displacement from the box centre in pixels of ``images``.
+        pixel_size_A : float
+            Pixel size of ``images``.
+        ctf_parameters : CtfParameters, optional
+            One entry per image; no CTF when omitted.
+        half_set : Tensor, optional
+            (N,) 1 or 2; even and odd rows when omitted.
+        pixel_noise_sd : float, optional
+            Standard deviation of white noise per pixel; when omitted the noise power per shell is estimated from the
+            surroundings of the particles (which needs noisy images).
+        working_box : int, optional
+            Even box to crop to.
+        radius : int, optional
+            Largest |k| kept, cycles per box.
+        particles : ParticleSet, optional
+            Metadata to carry along.
+        """
+        n, box = len(images), int(images.shape[-1])
+        frame = WorkingFrame.make([box], [pixel_size_A], working_box, radius)
+        if pixel_noise_sd is None:
+            estimator = NoiseEstimator(box, RELION_BACKGROUND_RADIUS * box, torch.ones(box, box))
+            sample = images[:: max(1, n // 1000)].float()
+            estimator.add(sample)
+            sigma = estimator.shell_power().sqrt()[: frame.plane.box_size // 2].float()
+        else:
+            sigma = torch.full((frame.plane.box_size // 2,), float(pixel_noise_sd) * box)
+        index, sign = crop_index(frame.plane, box)
+        gain = sign / sigma[frame.plane.shell]
+        values = torch.cat([crop_transform(part.float(), index, gain) for part in images.split(512)])
+        working_shift = shift_px.float() * (pixel_size_A / frame.pixel_size_A)
+        return cls(
+            source=ResidentCoefficients(torch.view_as_real(values), torch.arange(n)),
+            frame=frame,
+            particles=particles,
+            rotation=rotation.float(),
+            shift_px=working_shift,
+            ctf_parameters=ctf_parameters,
+            optics=(GroupOptics(),),
+            half_set=(torch.arange(n) % 2 + 1 if half_set is None else half_set).to(torch.int8),
+            optics_index=torch.zeros(n, dtype=torch.int64),
+            noise_sigma=(sigma * frame.groups[0].value_scale)[None],
+            window_power=torch.ones(1),
+        )
+
+    def subset(self, indices: Tensor) -> ParticleImages:
+        """The particles ``indices`` (int64 rows), in that order, without copying coefficients."""
+        return replace(
+            self,
+            source=SubsetCoefficients(self.source, indices.cpu()),
+            particles=None if self.particles is None else self.particles.subset(indices.cpu().numpy()),
+            rotation=self.rotation[indices],
+            shift_px=self.shift_px[indices],
+            ctf_parameters=None if self.ctf_parameters is None else self.ctf_parameters.index(indices),
+            half_set=self.half_set[indices],
+            optics_index=self.optics_index[indices],
+        )
+
+    def with_poses(self, rotation: Tensor, shift_px: Tensor) -> ParticleImages:
+        """The same images with other poses: (N, 3, 3) and (N, 2) in working pixels."""
+        return replace(self, rotation=rotation.float(), shift_px=shift_px.float())
+
+    def load(self, device: torch.device | str = "cpu", n_coefficients: int | None = None) -> ParticleImages:
+        """All coefficients resident on ``device`` as float32, cut to the first ``n_coefficients``."""
+        count = self.source.n_coefficients if n_coefficients is None else n_coefficients
+        values = torch.empty(self.n, count, 2, device=device)
+        for rows in torch.arange(self.n).split(4096):
+            values[rows[0] : rows[-1] + 1] = torch.view_as_real(self.source.gather(rows, count)).to(device)
+        return replace(self, source=ResidentCoefficients(values, torch.arange(self.n, device=device)))
+
+    def batch(
+        self, indices: Tensor, n_coefficients: int | None = None, device: torch.device | str = "cpu"
+    ) -> ImageBatch:
+        """Coefficients, CTF and slice points of some particles.
+
+        Parameters
+        ----------
+        indices : Tensor
+            (B,) int64 particle rows, any order, repeats allowed.
+        n_coefficients : int, optional
+            Only the first M' coefficients (a lower band, see :meth:`HalfPlane.prefix`).
+        device : torch.device or str
+        """
+        count = self.source.n_coefficients if n_coefficients is None else n_coefficients
+        if not 1 <= count <= self.source.n_coefficients:
+            raise ValueError(f"n_coefficients must lie in 1..{self.source.n_coefficients}, got {count}")
+        rows = indices.cpu()
+        kxy = self.plane.kxy[:count].to(device)
+        coefficients = self.source.gather(rows, count).to(device)
+        coefficients = coefficients * shift_phases(kxy, -self.shift_px[rows].to(device), self.box_size)
+        group_of = self.optics_index[rows]
+        transfers = torch.empty(len(rows), count, device=device)
+        points = torch.empty(len(rows), count, 3, device=device)
+        for g in group_of.unique().tolist():
+            members = (group_of == g).nonzero()[:, 0]
+            transfer, divisor, group_points = self._group_batch(g, rows[members], kxy)
+            if divisor is not None:
+                coefficients[members] /= divisor
+            if len(members) == len(rows):
+                transfers, points = transfer, group_points
+            else:
+                transfers[members], points[members] = transfer, group_points
+        return ImageBatch(indices.to(device), coefficients, transfers, points)
+
+    def _group_batch(self, g: int, rows: Tensor, kxy: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """CTF / sigma (B, M'), what the coefficients must be divided by (or None), and points (B, M', 3)."""
+        device, count = kxy.device, len(kxy)
+        group, optics = self.frame.groups[g], self.optics[g]
+        gain = 1.0 / self.noise_sigma[g].to(device)[self.plane.shell[:count].to(device)]
+        gain[self.plane.prefix(group.max_radius) :] = 0.0
+        matrix = None if optics.mag_matrix is None else optics.mag_matrix * group.frequency_scale
+        if matrix is None and group.frequency_scale != 1.0:
+            matrix = torch.eye(2) * group.frequency_scale
+        rotation = self.rotation[rows].to(device)
+        points = slice_points(kxy, rotation, None if matrix is None else matrix.to(device))
+        if self.ctf_parameters is None:
+            return gain.expand(len(rows), count).clone(), None, points
+        offset = None if optics.gamma_offset is None else optics.gamma_offset[:count].to(device)
+        parameters = self.ctf_parameters.index(rows).to(device)
+        transfer = ctf(parameters, kxy, group.pixel_size_A, self.box_size, offset, optics.mag_matrix)
+        if not optics.premultiplied:
+            return transfer * gain, None, points
+        # The files hold CTF (CTF V + n). Dividing by the CTF gives back what other images hold; near its zeros, where
+        # nothing was recorded, by a floor, which leaves the model exact and the noise there smaller than assumed.
+        divisor = torch.where(transfer < 0, -1.0, 1.0) * transfer.abs().clamp_min(PREMULTIPLIED_FLOOR)
+        return transfer.square() / divisor * gain, divisor, points

@@ -1,0 +1,192 @@
+"""Weighted backprojection: sums of images over Fourier space, and their solution for a map.
+
+For images X_i = ctf_i V̂(points_i) + n_i with unit noise, the least-squares map has, at each grid point,
+
+    V̂ = Σ w ctf X / (Σ w ctf² + 1/τ²)
+
+with trilinear spreading of both sums (the transpose of slicing) on a grid oversampled twice, weights w per particle,
+and an optional prior precision 1/τ² per shell (thesis ch. 2; the Wiener filter of Scheres 2012, J. Mol. Biol. 415).
+The interpolation is undone in real space by division by its transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.slices import (
+    FourierAccumulator,
+    FourierGrid,
+    friedel_sum,
+    grid_to_map,
+    gridding_correction,
+)
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+
+#: Coefficients per batch; bounds the temporaries to about 200 MB.
+COEFFICIENTS_PER_BATCH = 1 << 19
+#: Least denominator, as a fraction of its mean over the shell: keeps empty places from being divided by nothing.
+WEIGHT_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class BackprojectionSums:
+    """Numerator and denominator of a backprojection; sums of disjoint sets of particles add up.
+
+    Attributes
+    ----------
+    grid : FourierGrid
+    numerator : Tensor
+        ``grid.shape`` complex64, Friedel-symmetric on the plane x = 0.
+    weight : Tensor
+        ``grid.shape`` float32.
+    n_particles : int
+        How many particles were inserted.
+    """
+
+    grid: FourierGrid
+    numerator: Tensor
+    weight: Tensor
+    n_particles: int
+
+    def __add__(self, other: BackprojectionSums) -> BackprojectionSums:
+        """Sums over both sets of particles."""
+        if other.grid != self.grid:
+            raise ValueError(f"cannot add sums on {other.grid} to sums on {self.grid}")
+        return BackprojectionSums(
+            self.grid,
+            self.numerator + other.numerator,
+            self.weight + other.weight,
+            self.n_particles + other.n_particles,
+        )
+
+    def _planes(self) -> Iterator[tuple[int, Tensor]]:
+        """Number and nearest-integer shells (cycles per box) of each z plane of the grid, (Y, X) int64."""
+        half, device = self.grid.half, self.weight.device
+        y = torch.arange(-half, half + 1, device=device, dtype=torch.float32) / self.grid.oversampling
+        in_plane = y[:, None] ** 2 + y[None, half:] ** 2
+        for z in range(2 * half + 1):
+            yield z, torch.round(torch.sqrt(in_plane + y[z] ** 2)).long().clamp_max_(self.grid.radius + 1)
+
+    def shell_weight(self) -> Tensor:
+        """(radius + 1,) float64: mean weight of the grid points of each nearest-integer shell."""
+        total = torch.zeros(self.grid.radius + 2, dtype=torch.float64, device=self.weight.device)
+        count = torch.zeros_like(total)
+        for z, shell in self._planes():
+            flat = shell.flatten()
+            total += torch.bincount(flat, weights=self.weight[z].double().flatten(), minlength=len(total))
+            count += torch.bincount(flat, minlength=len(total))
+        return (total / count.clamp_min(1))[:-1].cpu()
+
+    def solve(self, prior_precision: Tensor | None = None) -> Tensor:
+        """Map with the densities of V, Wiener-filtered when a prior is given.
+
+        Parameters
+        ----------
+        prior_precision : Tensor, optional
+            (radius + 1,) 1/τ² per shell, in the units of ``weight`` (see :func:`wiener_precision`).
+
+        Returns
+        -------
+        Tensor
+            (D, D, D) float32, axes z, y, x. 0 when nothing was inserted.
+        """
+        floor = WEIGHT_FLOOR * self.shell_weight()
+        added = floor if prior_precision is None else torch.maximum(prior_precision.double(), floor)
+        tiny = torch.finfo(torch.float32).tiny
+        added = torch.cat([added.clamp_min(tiny), torch.full((1,), torch.inf, dtype=torch.float64)])
+        added = added.float().to(self.weight.device)
+        spectrum = torch.empty_like(self.numerator)
+        for z, shell in self._planes():
+            spectrum[z] = self.numerator[z] / (self.weight[z] + added[shell])
+        d = self.grid.box_size
+        return grid_to_map(spectrum, self.grid) / gridding_correction(d, self.grid.oversampling, spectrum.device)
+
+
+def backproject(
+    images: ParticleImages,
+    indices: Tensor | None = None,
+    weights: Tensor | None = None,
+    radius: int | None = None,
+    oversampling: int = 2,
+    symmetry: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    monitor: Monitor | None = None,
+    description: str = "Backprojecting",
+) -> BackprojectionSums:
+    """Sum images over Fourier space. On the CPU the result is the same bit for bit on every run.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    indices : Tensor, optional
+        (n,) int64 rows to use; all when omitted.
+    weights : Tensor, optional
+        (n,) non-negative weight of each of them; rows of weight 0 are skipped.
+    radius : int, optional
+        Largest |k| in cycles per box; the images' own when omitted.
+    oversampling : int
+        Grid points per cycle per box.
+    symmetry : Tensor, optional
+        (S, 3, 3) rotations of the point group, the identity among them; C1 when omitted.
+    device : torch.device or str
+        Where to sum. A GPU does not fix the order of additions.
+    monitor : Monitor, optional
+    description : str
+        What the progress line says.
+    """
+    monitor = SilentMonitor() if monitor is None else monitor
+    rows = torch.arange(images.n) if indices is None else indices.cpu().long()
+    if weights is not None:
+        if weights.shape != rows.shape:
+            raise ValueError(f"weights {tuple(weights.shape)} must have the shape of the indices {tuple(rows.shape)}")
+        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+            raise ValueError("weights must be finite and not negative")
+        used = weights.cpu() > 0
+        rows, weights = rows[used], weights.cpu()[used].float().to(device)
+    limit = images.plane.radius if radius is None else min(radius, images.plane.radius)
+    grid = FourierGrid(images.box_size, limit, oversampling)
+    # Images whose box is longer than the model's reach |points| = limit only at higher frequencies of their own.
+    reach = limit / min(group.frequency_scale for group in images.frame.groups)
+    count = min(images.plane.prefix(reach), images.source.n_coefficients)
+    sums = FourierAccumulator(grid, device)
+    size = max(1, COEFFICIENTS_PER_BATCH // count)
+    done = 0
+    for chunk in monitor.track(rows.split(size) if len(rows) else (), description, len(rows), size):
+        batch = images.batch(chunk, count, device)
+        scaled = batch.ctf if weights is None else batch.ctf * weights[done : done + len(chunk), None]
+        values, squares = batch.coefficients * scaled, batch.ctf * scaled
+        if symmetry is None:
+            sums.insert(batch.points, values, squares)
+        else:
+            for operation in symmetry.to(batch.points):
+                sums.insert(batch.points @ operation.T, values, squares)
+        done += len(chunk)
+    return BackprojectionSums(grid, friedel_sum(sums.numerator), friedel_sum(sums.weight), len(rows))
+
+
+def wiener_precision(sums: BackprojectionSums, fsc: Tensor) -> Tensor:
+    """Prior precision 1/τ² per shell that a half-map FSC implies for the sums over both halves.
+
+    The ratio of signal to noise of all data is 2 FSC / (1 - FSC); the noise is one over the mean weight, so
+    1/τ² = weight (1 - FSC) / (2 FSC).
+
+    Parameters
+    ----------
+    sums : BackprojectionSums
+        Of both halves.
+    fsc : Tensor
+        (D // 2 + 1,) between the halves' maps.
+
+    Returns
+    -------
+    Tensor
+        (radius + 1,) float64.
+    """
+    bounded = fsc.double()[: sums.grid.radius + 1].clamp(1e-3, 1.0 - 1e-6)
+    bounded[0] = bounded[1]  # the background's normalisation took the mean: its agreement says nothing
+    return sums.shell_weight() * (1.0 - bounded) / (2.0 * bounded)
