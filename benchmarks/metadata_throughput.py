@@ -1,0 +1,134 @@
+"""Time and memory of reading, subsetting and writing a large particles STAR file.
+
+Run ``python benchmarks/metadata_throughput.py`` (300,000 particles, 30 columns); ``-n 1000000`` for a million. The
+goal at 300,000 is below 20 seconds and 2 GB, with poses, rotations and half-sets computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from cryodrgn_ext.metadata.particles import read_particles
+
+HEAD = """
+# version 30001
+
+data_optics
+
+loop_
+_rlnOpticsGroup #1
+_rlnOpticsGroupName #2
+_rlnAmplitudeContrast #3
+_rlnSphericalAberration #4
+_rlnVoltage #5
+_rlnImagePixelSize #6
+_rlnImageSize #7
+_rlnImageDimensionality #8
+           1 opticsGroup1     0.100000     2.700000   300.000000     1.060000          256            2
+           2 opticsGroup2     0.100000     2.700000   300.000000     1.060000          256            2
+
+
+# version 30001
+
+data_particles
+
+loop_
+"""
+NUMBERS = (
+    "CoordinateX CoordinateY CtfMaxResolution CtfFigureOfMerit DefocusU DefocusV DefocusAngle CtfBfactor "
+    "CtfScalefactor PhaseShift AngleRot AngleTilt AnglePsi OriginXAngst OriginYAngst NormCorrection "
+    "LogLikeliContribution MaxValueProbDistribution AutopickFigureOfMerit HelicalTrackLengthAngst "
+    "AngleTiltPrior AnglePsiPrior"
+).split()
+COLUMNS = [
+    *(f"rln{name}" for name in NUMBERS),
+    *("rlnClassNumber", "rlnRandomSubset", "rlnNrOfSignificantSamples", "rlnOpticsGroup", "rlnGroupNumber"),
+    *("rlnImageName", "rlnMicrographName", "cdxLabel"),
+]
+
+
+def generate(path: Path, n: int) -> None:
+    """Write a RELION 3.1 particles file with ``n`` rows, 150 particles a micrograph."""
+    rng = np.random.default_rng(0)
+    with open(path, "w", encoding="utf-8") as handle:
+        handle.write(HEAD)
+        handle.writelines(f"_{name} #{number}\n" for number, name in enumerate(COLUMNS, 1))
+        for begin in range(0, n, 10_000):
+            count = min(10_000, n - begin)
+            numbers = rng.uniform(0, 180, (count, len(NUMBERS)))
+            integers = rng.integers(1, 3, (count, 5))
+            for i in range(count):
+                micrograph, index = divmod(begin + i, 150)
+                stem = f"FoilHole_{micrograph:08d}_Data_10985376_10985377_20180810_2123-144102"
+                values = "".join(f"{value:13.6f}" for value in numbers[i])
+                values += "".join(f"{value:13d}" for value in integers[i])
+                handle.write(
+                    f"{values} {index + 1:06d}@Extract/job133/Micrographs/{stem}.mrcs "
+                    f"MotionCorr/job002/Micrographs/{stem}.mrc state_{index % 7} \n"
+                )
+        handle.write(" \n")
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Print how long the body took."""
+    start = time.perf_counter()
+    yield
+    print(f"  {what:<42}{time.perf_counter() - start:8.2f} s", flush=True)
+
+
+def measure(path: Path) -> None:
+    """Read, subset and write, and print times and the peak of resident memory."""
+    start = time.perf_counter()
+    with timed("read"):
+        particles = read_particles(path)
+    with timed("rotations"):
+        rotation = particles.rotation
+    with timed("half-sets (random, by image)"):
+        particles.split_half_sets(seed=0)
+    half = np.sort(np.random.default_rng(1).permutation(particles.n)[: particles.n // 2])
+    with timed("subset of half"):
+        subset = particles.subset(half)
+    latents = np.random.default_rng(2).normal(size=(subset.n, 8)).astype(np.float32)
+    columns = {f"cdxLatent{j + 1}": latents[:, j] for j in range(8)}
+    with timed("write with 8 latents"):
+        subset.write_star(path.with_name("subset.star"), columns)
+    with timed("write with other poses"):
+        subset.with_poses(rotation[half], subset.shift_A).write_star(path.with_name("poses.star"))
+    with timed("all image names as strings"):
+        names = particles.image_name
+    total = time.perf_counter() - start
+    peak_GB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{particles.n} particles, {len(COLUMNS)} columns ({len(set(names[:1]))} name checked):")
+    print(f"total {total:.2f} s, peak resident memory {peak_GB:.2f} GB")
+
+
+def main() -> None:
+    """Generate in this process, measure in a fresh one: its peak memory is then that of the work alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=300_000, help="number of particles")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "particles.star"
+        with timed(f"generate {arguments.n} particles"):
+            generate(path, arguments.n)
+        print(f"  {path.stat().st_size / 1e6:.0f} MB of text")
+        subprocess.run([sys.executable, __file__, "--measure", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    main()
