@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import math
 import types
@@ -103,11 +104,11 @@ class SettingField:
         if self.choices:
             extra.append(", ".join(self.choices))
         if self.low is not None and self.high is not None:
-            extra.append(f"{self.low:g} to {self.high:g}")
+            extra.append(f"{_number(self.low)} to {_number(self.high)}")
         elif self.low is not None:
-            extra.append(f"at least {self.low:g}")
+            extra.append(f"at least {_number(self.low)}")
         elif self.high is not None:
-            extra.append(f"at most {self.high:g}")
+            extra.append(f"at most {_number(self.high)}")
         return f"{text} ({'; '.join(extra)})." if extra else text + "."
 
     def parse(self, words: Sequence[str]) -> Any:
@@ -203,13 +204,17 @@ class SettingField:
                 raise InputError(f"{self.option} must be a finite number, not {value}.")
             unit = f" {self.unit}" if self.unit else ""
             if self.low is not None and value < self.low:
-                raise InputError(f"{self.option} must be at least {self.low:g}{unit}, not {value}.")
+                raise InputError(f"{self.option} must be at least {_number(self.low)}{unit}, not {value}.")
             if self.high is not None and value > self.high:
-                raise InputError(f"{self.option} must be at most {self.high:g}{unit}, not {value}.")
+                raise InputError(f"{self.option} must be at most {_number(self.high)}{unit}, not {value}.")
         if self.choices and value not in self.choices:
             close = difflib.get_close_matches(str(value), self.choices, n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""
             raise InputError(f"{self.option} must be one of {', '.join(self.choices)}, not '{value}'{hint}.")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
 def setting(
@@ -263,6 +268,10 @@ def _resolve_type(annotation: Any) -> tuple[str, bool, bool]:
     return _SCALARS[annotation], many, optional
 
 
+def _own_names(cls: type) -> Collection[str]:
+    return inspect.get_annotations(cls)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of every job's settings; construction checks types, bounds and choices.
@@ -291,13 +300,14 @@ class Settings:
 
 
 def describe(cls: type[Settings]) -> tuple[SettingField, ...]:
-    """Return the declared settings of a class, in order of declaration."""
+    """Return the declared settings of a class: its own in order of declaration, then those that it inherits."""
     cached = cls.__dict__.get("_described")
     if cached is not None:
         return typing.cast("tuple[SettingField, ...]", cached)
     hints = typing.get_type_hints(cls)
     fields = []
-    for field in dataclasses.fields(cls):
+    rank = {name: depth for depth, base in reversed(list(enumerate(cls.__mro__))) for name in _own_names(base)}
+    for field in sorted(dataclasses.fields(cls), key=lambda field: rank[field.name]):
         if _METADATA_KEY not in field.metadata:
             raise TypeError(f"{cls.__name__}.{field.name} must be declared with setting(...)")
         kind, many, optional = _resolve_type(hints[field.name])

@@ -85,7 +85,9 @@ def job_star(job: Job, given: Mapping[str, str], queue: Queue | None = None, exe
             # RELION needs at least one thread; 0 and 1 both mean that the wrapper decides little.
             text = values.get(name, text_of(fields[name]))
             rows[option] = max(text, "1", key=int) if name == "j" else text
-    shown, other = _split_fields([f for f in fields.values() if f.name not in JOB_FIELDS and f.name != "o"], values)
+    order = {name: rank for rank, name in enumerate(job.shown)}
+    eligible = [field for field in fields.values() if field.name not in JOB_FIELDS and field.name != "o"]
+    shown, other = _split_fields(sorted(eligible, key=lambda field: order.get(field.name, len(order))), values)
     for number, field in enumerate(shown, start=1):
         rows[f"param{number}_label"] = field.name
         rows[f"param{number}_value"] = values.get(field.name, text_of(field))

@@ -30,6 +30,8 @@ class Job:
         Settings that the command line also takes without their option's name, in this order.
     relion_program : str
         Name of the console script that RELION runs; "" when the job has no door there.
+    shown : tuple of str
+        Settings that get RELION's ten parameter fields; the first ten when empty.
     has_directory : bool
         Whether ``--o`` is a directory that the job fills (and where run.log goes).
     """
@@ -39,6 +41,7 @@ class Job:
     summary: str
     positional: tuple[str, ...] = ()
     relion_program: str = ""
+    shown: tuple[str, ...] = ()
     has_directory: bool = True
 
     @property
@@ -57,7 +60,9 @@ JOBS: dict[str, Job] = {
     job.name: job
     for job in (
         Job("train", "TrainSettings", "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
-            relion_program="cdx-relion-train"),
+            relion_program="cdx-relion-train",
+            shown=("engine", "zdim", "epochs", "states", "box", "mask_diameter_A", "preset", "volumes", "star_columns",
+                   "seed")),
         Job("select", "SelectSettings", "Return the original particles of chosen states, clusters or latent regions.",
             positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False),
         Job("volumes", "VolumesSettings", "Decode volumes at given latent positions.", positional=("in_result",)),

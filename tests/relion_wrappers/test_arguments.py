@@ -73,4 +73,4 @@ def test_missing_particles() -> None:
 def test_usage_names_every_option_with_its_default() -> None:
     text = usage(TrainSettings, "cdx-relion-train", "Learn.")
     assert "--in_parts" in text
-    assert "[20]" in text
+    assert "(k-means) (1 to 200). [4]" in text

@@ -1,0 +1,62 @@
+"""Particles as they go back to the user: the original rows, with latents and states in columns of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
+
+STATE_COLUMN = "cdxState"
+LATENT_COLUMN = "cdxLatent"
+
+
+def wants_columns(particles: ParticleSet, choice: str) -> bool:
+    """Whether returned files carry our columns: RELION 3.0 stops at columns that it does not know."""
+    if choice == "auto":
+        return particles.version != "3.0"
+    return choice == "yes"
+
+
+def latent_star_columns(
+    z: NDArray[np.floating] | None, label: NDArray[np.integer] | None
+) -> dict[str, NDArray[np.generic]]:
+    """Columns cdxLatent1.. from latents (N, q) and cdxState from labels (N,)."""
+    columns: dict[str, NDArray[np.generic]] = {}
+    if z is not None:
+        columns |= {f"{LATENT_COLUMN}{i + 1}": z[:, i] for i in range(z.shape[1])}
+    if label is not None:
+        columns[STATE_COLUMN] = label
+    return columns
+
+
+def write_particles(
+    path: Path,
+    particles: ParticleSet,
+    indices: NDArray[np.integer] | None,
+    columns: Mapping[str, NDArray[np.generic]],
+) -> None:
+    """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,)."""
+    if indices is None:
+        particles.write_star(path, extra_columns=columns)
+        return
+    chosen = np.sort(indices)
+    particles.subset(chosen).write_star(path, extra_columns={name: values[chosen] for name, values in columns.items()})
+
+
+def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:
+    """Say when a subset has particles of one half-set only, with which RELION's refinement cannot work."""
+    halves = particles.half_set[indices]
+    if len(halves) and halves.any() and len(np.unique(halves)) == 1:
+        monitor.message(f"Note: all {len(halves)} particles of the subset belong to half-set {halves[0]}.")
+
+
+def require_particles(indices: NDArray[np.integer], what: str) -> None:
+    """Raise InputError when a selection is empty."""
+    if len(indices) == 0:
+        raise InputError(f"{what} selects no particles: nothing was written.")

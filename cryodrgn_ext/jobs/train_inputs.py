@@ -1,0 +1,168 @@
+"""What a train job reads and refuses before it computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.errors import InputError, ResumeError
+from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.record import fingerprint_file
+from cryodrgn_ext.metadata.image_files import read_stack_header
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.settings import fingerprint
+
+LARGEST_DEFAULT_BOX = 128
+# What may change between a run and its Continue although the training has begun.
+FREE_SETTINGS = frozenset({"epochs", "device", "memory_GB", "checkpoint_minutes", "precision"})
+ENGINE_SETTINGS = ("engine", *(field.name for field in fields(NeuralSettings) if field.name not in FREE_SETTINGS))
+IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Checked inputs.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+    record : dict
+        Fingerprints of the files, for job.yaml.
+    native_box : int
+        Box of the images on disk (the largest, where optics groups differ).
+    box : int
+        Working box.
+    mask, reference : VolumeMap or None
+        As the user gave them.
+    """
+
+    particles: ParticleSet
+    record: dict[str, Any]
+    native_box: int
+    box: int
+    mask: VolumeMap | None
+    reference: VolumeMap | None
+
+
+def read_inputs(settings: TrainSettings) -> TrainInputs:
+    """Read and check everything that the job starts from.
+
+    Raises
+    ------
+    InputError
+        In one sentence, for whatever is wrong with the files or does not fit together.
+    """
+    particles = read_particles(settings.in_parts)
+    if particles.n < 2 * settings.states or particles.n < 10:
+        raise InputError(
+            f"{settings.in_parts} has {particles.n} particles, too few to learn from and to cut into "
+            f"{settings.states} states."
+        )
+    particles.check_images()
+    record = {"in_parts": fingerprint_file(settings.in_parts) | {"particles": particles.n}}
+    native = _native_box(particles)
+    box = _working_box(settings, native)
+    maps: dict[str, VolumeMap | None] = {}
+    for name in ("in_mask", "in_3dref"):
+        path: Path | None = getattr(settings, name)
+        maps[name] = None if path is None else read_map(path)
+        if path is not None:
+            record[name] = fingerprint_file(path)
+    mask = maps["in_mask"]
+    if mask is not None:
+        _check_mask(mask, settings, native)
+    reference = maps["in_3dref"]
+    if reference is not None and reference.box_size != native:
+        raise InputError(
+            f"{settings.in_3dref} has a box of {reference.box_size} voxels, but the particles have {native} pixels: "
+            "give the map of the refinement of these particles, or leave --in_3dref out."
+        )
+    return TrainInputs(particles, record, native, box, mask, reference)
+
+
+def _native_box(particles: ParticleSet) -> int:
+    boxes = [group.box_size for group in particles.optics if group.box_size is not None]
+    return max(boxes) if boxes else read_stack_header(particles.stack_paths[0]).width
+
+
+def _working_box(settings: TrainSettings, native: int) -> int:
+    if settings.box is None:
+        return min(native - native % 2, LARGEST_DEFAULT_BOX)
+    if settings.box > native:
+        raise InputError(f"--box is {settings.box}, but the images have only {native} pixels.")
+    if settings.box % 2:
+        raise InputError(f"--box must be even, not {settings.box}.")
+    return settings.box
+
+
+def _check_mask(mask: VolumeMap, settings: TrainSettings, native: int) -> None:
+    if mask.box_size != native:
+        raise InputError(
+            f"{settings.in_mask} has a box of {mask.box_size} voxels, but the particles have {native} pixels: give a "
+            "mask of the refinement of these particles."
+        )
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -1e-3 or high > 1 + 1e-3 or not np.any(mask.data > 0.5):
+        raise InputError(
+            f"{settings.in_mask} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
+            f"{low:.4g} to {high:.4g}."
+        )
+
+
+def check_continuation(
+    settings: TrainSettings, inputs: TrainInputs, earlier: Mapping[str, Any] | None, trained: bool
+) -> None:
+    """Compare a Continue with what the directory holds.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        Of this run.
+    inputs : TrainInputs
+    earlier : mapping or None
+        job.yaml of the earlier run.
+    trained : bool
+        Whether the training has begun: before that, any setting may change.
+
+    Raises
+    ------
+    ResumeError
+        When the particles are others, or a setting that the training depends on has changed.
+    """
+    if earlier is None:
+        return
+    if earlier["job"] != "train":
+        raise ResumeError(f"{settings.o} holds the results of a {earlier['job']} job: give another directory.")
+    before = earlier["inputs"].get("in_parts", {})
+    if before.get("sha256") not in (None, inputs.record["in_parts"]["sha256"]):
+        raise ResumeError(
+            f"{settings.o} was begun with {before.get('path')}, which has changed or is another file than "
+            f"{settings.in_parts}: start a new job for other particles."
+        )
+    if not trained:
+        return
+    now, then = settings.to_mapping(), earlier["settings"]
+    for name in (*IMAGE_SETTINGS, *ENGINE_SETTINGS):
+        if name in then and then[name] != now[name]:
+            raise ResumeError(
+                f"--{name} was {then[name]} when {settings.o} was begun and is {now[name]} now: the training cannot be "
+                "continued with another value; restore it, or start a new job."
+            )
+
+
+def image_key(settings: TrainSettings, inputs: TrainInputs) -> str:
+    """Fingerprint of all that decides the preprocessed images."""
+    plain = settings.to_mapping()
+    return fingerprint(inputs.record["in_parts"]["sha256"], inputs.box, {name: plain[name] for name in IMAGE_SETTINGS})
+
+
+def engine_key(settings: TrainSettings) -> str:
+    """Fingerprint of all settings that decide what is learned."""
+    plain = settings.to_mapping()
+    return fingerprint({name: plain[name] for name in (*ENGINE_SETTINGS, "epochs")})
