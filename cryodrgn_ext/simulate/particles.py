@@ -207,20 +207,20 @@ def simulate_particles(
         When the request makes no sense (box odd or too small for the specimen, ...).
     """
     if n < 1:
-        raise InputError(f"the number of particles to simulate must be at least 1, got {n}.")
+        raise InputError(f"the number of particles to simulate must be at least 1, got {n}")
     if box_size < 8 or box_size % 2:
-        raise InputError(f"the box size must be an even number of at least 8 pixels, got {box_size}.")
+        raise InputError(f"the box size must be an even number of at least 8 pixels, got {box_size}")
     if snr is not None and not snr > 0:
-        raise InputError(f"the signal-to-noise ratio must be positive, got {snr}.")
+        raise InputError(f"the signal-to-noise ratio must be positive, got {snr}")
     if isinstance(motion, str):
         if motion not in MOTIONS:
-            raise InputError(f"unknown motion '{motion}'; choose one of {', '.join(MOTIONS)}.")
+            raise InputError(f"unknown motion '{motion}'; choose one of {', '.join(MOTIONS)}")
         motion = MOTIONS[motion](seed)
     needed_px = 2 * ((motion.radius_A + 2 * motion.sigma_A) / pixel_size_A + max_shift_px)
     if needed_px > box_size:
         raise InputError(
             f"the specimen (radius {motion.radius_A:.0f} Å) needs a box of at least {int(np.ceil(needed_px))} pixels "
-            f"at {pixel_size_A:g} Å per pixel, got {box_size}; enlarge the box or the pixel."
+            f"at {pixel_size_A:g} Å per pixel, got {box_size}; enlarge the box or the pixel"
         )
     rng = np.random.default_rng([seed, 1])
     # Rounded to what a STAR file carries, so that the file and the images agree exactly.
@@ -242,7 +242,7 @@ def simulate_particles(
     elif coordinates.shape != (n, len(motion.coordinate_names)):
         raise InputError(
             f"coordinates of shape {(n, len(motion.coordinate_names))} expected for this motion, "
-            f"got {coordinates.shape}."
+            f"got {coordinates.shape}"
         )
     return SimulatedParticles(
         motion=motion,

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cryodrgn_ext.atomic import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.imaging.masks import threshold_mask
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.truth import ground_truth, save_truth
@@ -79,13 +81,13 @@ def write_relion_project(
         project.stack.parent.mkdir(parents=True, exist_ok=True)
         _write_stack(project.stack, particles, normalise, monitor)
         atomic_write_text(project.particles_star, star_text(particles, "Particles/particles.mrcs"))
-        _write_map(project.reference, particles.mean_volume(), particles.pixel_size_A)
-        _write_map(project.mask, specimen_mask(particles), particles.pixel_size_A)
+        write_map(project.reference, particles.mean_volume(), particles.pixel_size_A)
+        write_map(project.mask, specimen_mask(particles), particles.pixel_size_A)
         save_truth(project.truth, ground_truth(particles))
         if not (root / "default_pipeline.star").exists():
             atomic_write_text(root / "default_pipeline.star", EMPTY_PIPELINE)
     except OSError as error:
-        raise InputError(f"the simulated project cannot be written to {root}: {error.strerror or error}.") from error
+        raise InputError(f"the simulated project cannot be written to {root}: {error.strerror or error}") from error
     return project
 
 
@@ -122,19 +124,12 @@ def _write_stack(path: Path, particles: SimulatedParticles, normalise: bool, mon
         stack.update_header_stats()
 
 
-def _write_map(path: Path, volume: NDArray[np.float32], pixel_size_A: float) -> None:
-    with atomic_path(path) as temporary, mrcfile.new(temporary, volume.astype(np.float32), overwrite=True) as file:
-        file.voxel_size = pixel_size_A
-        file.set_volume()
-
-
 def specimen_mask(particles: SimulatedParticles) -> NDArray[np.float32]:
     """Soft mask (D, D, D) in 0..1 around the densities of all numbered states."""
     highest = particles.volumes().max(axis=0)
-    outside_px = ndimage.distance_transform_edt(highest < MASK_THRESHOLD * highest.max())
-    edge = (outside_px * particles.pixel_size_A - MASK_DILATION_A) / MASK_EDGE_A
-    mask: NDArray[np.float32] = (0.5 * (1 + np.cos(np.pi * np.clip(edge, 0, 1)))).astype(np.float32)
-    return mask
+    threshold = MASK_THRESHOLD * float(highest.max())
+    mask = threshold_mask(torch.from_numpy(highest), particles.pixel_size_A, threshold, MASK_DILATION_A, MASK_EDGE_A)
+    return np.asarray(mask.numpy(), np.float32)
 
 
 def star_text(particles: SimulatedParticles, stack_name: str) -> str:

@@ -130,6 +130,6 @@ def load_truth(path: str | Path) -> GroundTruth:
                 pixel_size_A=float(data["pixel_size_A"]),
             )
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such ground-truth file; expected the truth.npz that simulate writes.") from error
+        raise InputError(f"{path}: no such ground-truth file; expected the truth.npz that simulate writes") from error
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a ground-truth file as simulate writes it ({error}).") from error
+        raise InputError(f"{path} is not a ground-truth file as simulate writes it ({error})") from error

@@ -1,0 +1,129 @@
+"""Agreement with a known truth: how well latents predict it, and how well volumes resemble it image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+from scipy.stats import spearmanr
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.imaging.fsc import fsc
+
+FloatArray = NDArray[np.float64]
+MOVING_FRACTION = 0.1  # of the largest standard deviation over the true volumes
+MOVING_DILATION_PX = 1
+MOVING_EDGE_PX = 3
+
+
+@dataclass(frozen=True)
+class TruthPrediction:
+    """How well latents predict a true coordinate.
+
+    Attributes
+    ----------
+    predicted : ndarray
+        (N,) prediction of each particle from other particles.
+    spearman : float
+        Rank correlation of prediction and truth.
+    r2 : float
+        Share of the variance of the truth that is predicted.
+    """
+
+    predicted: FloatArray
+    spearman: float
+    r2: float
+
+
+def predict_truth(
+    z: NDArray[np.floating], truth: NDArray[np.floating], n_neighbors: int = 50, n_folds: int = 5
+) -> TruthPrediction:
+    """Predict a true coordinate (N,) from latents (N, q) by nearest neighbours, cross-validated.
+
+    Each of ``n_folds`` contiguous fifths of the particles is predicted as the mean truth of its ``n_neighbors``
+    nearest neighbours among the others. A truth that does not vary gives a correlation and an R2 of nan.
+
+    Raises
+    ------
+    InputError
+        When lengths differ or there are too few particles.
+    """
+    truth = np.asarray(truth, np.float64)
+    n = len(truth)
+    if len(z) != n:
+        raise InputError(f"{len(z)} latents but {n} true values; both must be in the order of the particles")
+    if n < 2 * n_folds:
+        raise InputError(f"at least {2 * n_folds} particles are needed to compare latents with the truth, got {n}")
+    predicted = np.empty(n)
+    for fold in np.array_split(np.arange(n), n_folds):
+        others = np.setdiff1d(np.arange(n), fold)
+        k = min(n_neighbors, len(others))
+        neighbors = KDTree(z[others]).query(z[fold], k=k)[1].reshape(len(fold), k)
+        predicted[fold] = truth[others][neighbors].mean(axis=1)
+    if np.ptp(truth) == 0:
+        return TruthPrediction(predicted, np.nan, np.nan)
+    rank = float(spearmanr(predicted, truth)[0]) if np.ptp(predicted) > 0 else 0.0
+    return TruthPrediction(predicted, rank, float(1 - ((predicted - truth) ** 2).mean() / truth.var()))
+
+
+def evaluation_particles(state: NDArray[np.generic], n: int = 50) -> NDArray[np.int64]:
+    """Particles (n,) spread evenly over the sorted true states (N,), for measures that render one volume each."""
+    order = np.argsort(state, kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(np.int64)]
+
+
+def moving_region(true_volumes: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Soft mask (D, D, D) of where true volumes (S, D, D, D) differ.
+
+    Where their standard deviation exceeds a tenth of its maximum, dilated by one voxel, with a cosine edge of three.
+    """
+    spread = true_volumes.std(axis=0)
+    if not spread.max() > 0:
+        raise InputError("the true volumes are all alike, so that there is no moving region to compare in")
+    core = ndimage.binary_dilation(spread > MOVING_FRACTION * spread.max(), iterations=MOVING_DILATION_PX)
+    distance = ndimage.distance_transform_edt(~core)
+    edge = 0.5 * (1 + np.cos(np.pi * distance / MOVING_EDGE_PX))
+    return np.where(distance < MOVING_EDGE_PX, edge, 0.0).astype(np.float32)
+
+
+def fsc_area(curve: FloatArray) -> float:
+    """Mean of an FSC curve over the shells 1..Nyquist: 1 for identical volumes."""
+    return float(np.mean(curve[1:]))
+
+
+def per_image_fsc_area(
+    volumes: Iterable[NDArray[np.floating]],
+    true_volumes: NDArray[np.floating],
+    states: NDArray[np.integer],
+    mask: NDArray[np.floating] | None = None,
+) -> FloatArray:
+    """Area under the FSC of each image's volume with its own true volume.
+
+    Parameters
+    ----------
+    volumes : iterable of ndarray
+        P volumes (D, D, D), those that the model shows for P images; consumed one at a time.
+    true_volumes : ndarray
+        (S, D, D, D).
+    states : ndarray
+        (P,) true state of each image.
+    mask : ndarray, optional
+        (D, D, D) applied to both, e.g. :func:`moving_region`.
+
+    Returns
+    -------
+    ndarray
+        (P,) areas.
+    """
+    chosen_mask = None if mask is None else torch.from_numpy(np.asarray(mask, np.float64))
+    truths = {int(s): torch.from_numpy(true_volumes[s].astype(np.float64)) for s in np.unique(states)}
+    areas = [
+        fsc_area(np.asarray(fsc(torch.from_numpy(np.asarray(volume, np.float64)), truths[int(state)], chosen_mask)))
+        for volume, state in zip(volumes, states, strict=True)
+    ]
+    return np.array(areas)
