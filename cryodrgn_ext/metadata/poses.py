@@ -84,5 +84,6 @@ def rotation_faults(rotation: npt.NDArray[np.floating[Any]], tolerance: float = 
     rotation = np.asarray(rotation, np.float64)
     product = rotation @ np.swapaxes(rotation, -1, -2)
     deviation = np.abs(product - np.eye(3)).max(axis=(1, 2))
-    good = (deviation <= tolerance) & (np.linalg.det(rotation) > 0)  # NaN compares false
+    with np.errstate(invalid="ignore"):
+        good = (deviation <= tolerance) & (np.linalg.det(rotation) > 0)  # NaN compares false
     return np.flatnonzero(~good)

@@ -100,10 +100,10 @@ def read_star(path: str | Path) -> StarFile:
     try:
         with open(path, "rb") as handle:
             # A stack of images given by mistake should not be loaded whole before it is refused.
-            head = handle.read(4096)
-            if b"\0" in head:
+            if b"\0" in handle.read(4096):
                 raise InputError(f"{path}: is a binary file, but a STAR file (text) is expected")
-            text = head + handle.read()
+            handle.seek(0)
+            text = handle.read()
     except FileNotFoundError:
         raise InputError(f"{path}: this STAR file does not exist") from None
     except IsADirectoryError:
@@ -227,6 +227,10 @@ def _check_encoding(text: bytes, path: Path) -> None:
     zero = text.find(b"\0")
     if zero >= 0:
         raise InputError(f"{path}: is a binary file, but a STAR file (text) is expected")
+    windows = text.find(b"\r")
+    if windows >= 0:  # RELION 3.1 then misses data_optics and takes the file for one of RELION 3.0; RELION 5 refuses it
+        line = text.count(b"\n", 0, windows) + 1
+        raise InputError(f"{path}: line {line} ends as on Windows (CR LF), which RELION misreads; run dos2unix on it")
     if text.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -318,8 +322,8 @@ def _list_block(
         text=text,
         start=np.full(n_rows, body[0]),
         stop=np.full(n_rows, body[1]),
-        token_start=(place[:, 1] - body[0]).astype(np.uint32).reshape(n_rows, -1),
-        token_length=place[:, 2].astype(np.uint32).reshape(n_rows, -1),
+        token_start=(place[:, 1] - body[0]).astype(np.uint32).reshape(n_rows, len(columns)),
+        token_length=place[:, 2].astype(np.uint32).reshape(n_rows, len(columns)),
         quoted=True,
     )
     return StarTable(name, tuple(columns), False, path, text[begin : body[0]], text[body[1] : end], body, rows)
