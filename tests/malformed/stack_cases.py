@@ -138,7 +138,7 @@ def mask_of_another_box(project: TinyProject) -> list[str]:
     return ["--in_parts", "particles.star", "--in_mask", "mask.mrc"]
 
 
-@case("train", r"mask\.mrc", "empty|zero|nothing")
+@case("train", r"mask\.mrc", "empty|zero|reach 1")
 def mask_of_zeros(project: TinyProject) -> list[str]:
     project.write()
     write_volume(project.root / "mask.mrc", 0 * ball())
@@ -189,7 +189,7 @@ def fsc_maps_of_different_boxes(project: TinyProject) -> list[str]:
     return ["first.mrc", "second.mrc"]
 
 
-@case("fsc", r"second\.mrc|first\.mrc", "pixel size")
+@case("fsc", r"second\.mrc|first\.mrc", "pixel size|voxels")
 def fsc_maps_of_different_pixel_sizes(project: TinyProject) -> list[str]:
     write_volume(project.root / "first.mrc", ball())
     write_volume(project.root / "second.mrc", ball())
