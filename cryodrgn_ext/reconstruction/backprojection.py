@@ -29,8 +29,9 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 #: Coefficients per batch; bounds the temporaries to about 200 MB.
 COEFFICIENTS_PER_BATCH = 1 << 19
-#: Least denominator, as a fraction of its mean over the shell: keeps empty places from being divided by nothing.
-WEIGHT_FLOOR = 1e-3
+#: Least denominator, as a fraction of its mean over the shell. Places that few images touched would else be divided by
+#: next to nothing; sets of tens of particles gain a tenth in FSC by it, well-filled shells are not changed.
+WEIGHT_FLOOR = 0.1
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,14 @@ class BackprojectionSums:
         Tensor
             (D, D, D) float32, axes z, y, x. 0 when nothing was inserted.
         """
-        floor = WEIGHT_FLOOR * self.shell_weight()
-        added = floor if prior_precision is None else torch.maximum(prior_precision.double(), floor)
-        tiny = torch.finfo(torch.float32).tiny
-        added = torch.cat([added.clamp_min(tiny), torch.full((1,), torch.inf, dtype=torch.float64)])
-        added = added.float().to(self.weight.device)
+        outside = torch.full((1,), torch.inf, dtype=torch.float64)
+        least = WEIGHT_FLOOR * self.shell_weight() + torch.finfo(torch.float32).tiny
+        prior = torch.zeros_like(least) if prior_precision is None else prior_precision.double()
+        least = torch.cat([least, outside]).float().to(self.weight.device)
+        prior = torch.cat([prior, outside]).float().to(self.weight.device)
         spectrum = torch.empty_like(self.numerator)
         for z, shell in self._planes():
-            spectrum[z] = self.numerator[z] / (self.weight[z] + added[shell])
+            spectrum[z] = self.numerator[z] / (torch.maximum(self.weight[z], least[shell]) + prior[shell])
         d = self.grid.box_size
         return grid_to_map(spectrum, self.grid) / gridding_correction(d, self.grid.oversampling, spectrum.device)
 

@@ -150,10 +150,9 @@ def test_premultiplied_images_fit_the_model_exactly() -> None:
     batch = multiplied.batch(torch.arange(5))
     expected = batch.ctf * bead_transform(beads, 1.5, batch.points, BOX)
     assert torch.allclose(batch.coefficients, expected.to(torch.complex64), atol=2e-4 * float(expected.abs().max()))
-    noise_gain = transfer.abs() / transfer.abs().clamp_min(0.1)  # of the noise that the CTF multiplied
-    strong = transfer.abs() > 0.1
+    strong = transfer.abs() > 0.1  # there the division gives back what images that were not multiplied hold
     assert torch.allclose(batch.ctf[strong], plain.batch(torch.arange(5)).ctf[strong], rtol=1e-4)
-    assert float(noise_gain.max()) <= 1.0 + 1e-6
+    assert torch.allclose(batch.coefficients[strong], plain.batch(torch.arange(5)).coefficients[strong], rtol=1e-3)
 
 
 def test_a_mismatch_of_lengths_is_refused() -> None:

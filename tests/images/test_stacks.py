@@ -1,0 +1,65 @@
+"""Stacks: images by (stack, section) in any order, and the mismatches that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.stacks import OPEN_STACKS, ImageStacks
+
+
+def write_stack(path: Path, data: np.ndarray) -> Path:
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(data)
+        file.set_image_stack()
+    return path
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> tuple[ImageStacks, list[np.ndarray]]:
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(n, 8, 8)).astype(dtype) for n, dtype in ((5, "f4"), (3, "f2"), (4, "f4"))]
+    return ImageStacks([write_stack(tmp_path / f"{i}.mrcs", d) for i, d in enumerate(data)]), data
+
+
+def test_images_come_in_the_order_asked_for(stacks: tuple[ImageStacks, list[np.ndarray]]) -> None:
+    reader, data = stacks
+    stack = np.array([0, 0, 0, 2, 1, 1, 0])
+    section = np.array([1, 2, 3, 0, 2, 0, 4])
+    found = reader.read(stack, section, 8)
+    assert found.dtype == np.float32
+    for image, a, b in zip(found, stack, section, strict=True):
+        assert np.array_equal(image, data[a][b].astype(np.float32))
+
+
+def test_more_stacks_than_are_held_open(tmp_path: Path) -> None:
+    count = OPEN_STACKS + 10
+    paths = [write_stack(tmp_path / f"{i}.mrcs", np.full((1, 8, 8), i, np.float32)) for i in range(count)]
+    reader = ImageStacks(paths)
+    everything = reader.read(np.arange(count), np.zeros(count, np.int64), 8)
+    assert np.array_equal(everything[:, 0, 0], np.arange(count))
+    assert reader.read(np.array([0]), np.array([0]), 8)[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "box", "pattern"),
+    [
+        (5, 8, r"holds 5 images, but image 6 is asked for"),
+        (0, 10, r"holds images of 8 px, but the metadata say 10 px"),
+    ],
+)
+def test_what_the_metadata_promise_must_be_there(
+    stacks: tuple[ImageStacks, list[np.ndarray]], section: int, box: int, pattern: str
+) -> None:
+    with pytest.raises(InputError, match=pattern):
+        stacks[0].read(np.array([0]), np.array([section]), box)
+
+
+def test_images_must_be_square(tmp_path: Path) -> None:
+    reader = ImageStacks([write_stack(tmp_path / "a.mrcs", np.zeros((2, 8, 10), np.float32))])
+    with pytest.raises(InputError, match="images of 10 x 8 px: they must be square"):
+        reader.read(np.array([0]), np.array([0]), 8)
