@@ -92,6 +92,15 @@ class Recipe:
     residual: bool
     seed: int
 
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the KL divergence beside the log likelihood of whitened noise.
+
+        The published loss is the mean square error over the Hartley pixels plus beta KL / pixels, without the 1/2 of
+        a Gaussian's exponent: its beta counts half as much as in the evidence lower bound.
+        """
+        return self.beta / 2 if self.preset == "cryodrgn" else self.beta
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values by name."""
         return asdict(self)

@@ -1,0 +1,110 @@
+"""Checkpoints of a training run that resume it bit for bit, at a pass's end or in its middle.
+
+All randomness of training comes from one CPU generator, whose state travels with weights, moments of Adam, and the
+place in the schedule. Files are safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.errors import ResumeError
+
+FOLDER = "neural"
+MAY_GROW = "epochs"
+
+
+@dataclass
+class Progress:
+    """Place in the schedule: the running pass, images of it already seen, and what was recorded so far."""
+
+    epoch: int = 0
+    step: int = 0
+    running: dict[str, float] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+def fingerprint(recipe: dict[str, Any], data: dict[str, Any]) -> str:
+    """Hash of everything that a continued run must share with the run that it continues, but the number of passes."""
+    kept = {name: value for name, value in recipe.items() if name not in (MAY_GROW, "linear_epochs")}
+    return hashlib.sha256(json.dumps([kept, data], sort_keys=True).encode()).hexdigest()
+
+
+def save(
+    directory: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Adam,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    """Write a checkpoint, replacing the former one in one step."""
+    tensors: dict[str, Tensor] = {f"model.{n}": t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, tensor in state.items():
+            tensors[f"adam.{index}.{name}"] = tensor.detach().cpu().contiguous()
+    tensors["generator"] = generator.get_state()
+    description = {
+        "key": key, "epoch": progress.epoch, "step": progress.step, "running": progress.running,
+        "history": progress.history,
+    }  # fmt: skip
+    with atomic_directory(directory / FOLDER) as folder:
+        save_file(tensors, str(folder / "state.safetensors"))
+        (folder / "state.json").write_text(json.dumps(description) + "\n", encoding="utf-8")
+
+
+def restore(
+    directory: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Adam,
+    generator: torch.Generator,
+) -> Progress | None:
+    """Load the checkpoint in ``directory`` into model, optimizer and generator; None when there is none.
+
+    Raises
+    ------
+    ResumeError
+        When the checkpoint belongs to other settings or images, or is damaged.
+    """
+    folder = directory / FOLDER
+    if not (folder / "state.json").exists():
+        return None
+    try:
+        description = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        tensors = load_file(str(folder / "state.safetensors"))
+        if description["key"] != key:
+            raise ResumeError(
+                f"the checkpoint in {folder} was made with other settings or other particles: continue with the same "
+                "ones (only more epochs may be asked for), or start a new job"
+            )
+        model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, index, moment = name.split(".")
+                state.setdefault(int(index), {})[moment] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        generator.set_state(tensors["generator"])
+        return Progress(description["epoch"], description["step"], description["running"], description["history"])
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ResumeError(
+            f"the checkpoint in {folder} cannot be read ({str(error).splitlines()[0]}): remove that folder to train "
+            "from the beginning"
+        ) from None
+
+
+def remove(directory: Path) -> None:
+    """Delete the checkpoint, if there is one."""
+    shutil.rmtree(directory / FOLDER, ignore_errors=True)

@@ -1,0 +1,146 @@
+"""A trained neural model: latents, volumes on demand, and its files (safetensors and JSON, no pickle)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines.neural.layers import feature_frequencies
+from cryodrgn_ext.engines.neural.model import VolumeModel
+from cryodrgn_ext.engines.neural.separable import SeparableModel
+from cryodrgn_ext.engines.neural.settings import Recipe
+from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.imaging.slices import FourierGrid, grid_to_map
+
+MODEL_FILE = "model.safetensors"
+POINTS_PER_CHUNK = 1 << 15
+BYTES_OF_VOLUMES = 1 << 28
+
+
+def build_model(recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int) -> VolumeModel:
+    """Build the network of a recipe, initialised from its seed."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    frequencies = feature_frequencies(recipe.features, box_size, recipe.feat_sigma, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.architecture == "separable":
+            return SeparableModel(
+                recipe.zdim, envelope, frequencies, recipe.dec_dim, recipe.dec_layers, recipe.kl_weight
+            )
+        return VaeModel(
+            recipe.zdim, envelope, frequencies, n_encoder, (recipe.enc_layers, recipe.enc_dim),
+            (recipe.dec_layers, recipe.dec_dim), recipe.domain, recipe.kl_weight,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NeuralHeterogeneity:
+    """Result of the neural engine; see :class:`cryodrgn_ext.engines.base.Heterogeneity`."""
+
+    model: VolumeModel
+    recipe: Recipe
+    box_size: int
+    pixel_size_A: float
+    train_radius: int
+    n_encoder: int
+    consensus: NDArray[np.float32] | None
+    z: NDArray[np.float32]
+    z_cov: NDArray[np.float32] | None
+    loss_history: Mapping[str, Sequence[float]]
+
+    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield a map (D, D, D) for each row of ``z`` (P, q).
+
+        Raises
+        ------
+        InputError
+            When ``z`` does not have q columns or is not finite.
+        """
+        z = np.asarray(z, dtype=np.float32)
+        if z.ndim != 2 or z.shape[1] != self.recipe.zdim:
+            raise InputError(f"latents of shape (P, {self.recipe.zdim}) expected, got {z.shape}")
+        if not np.isfinite(z).all():
+            row = int(np.argmin(np.isfinite(z).all(axis=1)))
+            raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
+        device = self.model.envelope.device
+        grid = FourierGrid(self.box_size, self.train_radius, 1)
+        zs, ys, xs = (torch.arange(n, device=device) for n in grid.shape)
+        coordinates = torch.stack(torch.meshgrid(xs, ys - grid.half, zs - grid.half, indexing="ij"), -1)
+        coordinates = coordinates.permute(2, 1, 0, 3).reshape(-1, 3)
+        inside = ((coordinates**2).sum(1) <= self.train_radius**2).nonzero()[:, 0]
+        points = coordinates[inside].float()
+        at_once = max(1, BYTES_OF_VOLUMES // (8 * len(coordinates)))
+        base_map = None if self.consensus is None else torch.as_tensor(self.consensus)
+        for rows in torch.as_tensor(z).split(at_once):
+            half = torch.zeros(len(rows), len(coordinates), dtype=torch.complex64, device=device)
+            for start in range(0, len(points), POINTS_PER_CHUNK):
+                part = slice(start, start + POINTS_PER_CHUNK)
+                half[:, inside[part]] = self.model.spectrum(points[part], rows.to(device))
+            for values in half:
+                volume = grid_to_map(values.reshape(grid.shape), grid).cpu()
+                yield (volume if base_map is None else volume + base_map).numpy()
+
+    def save(self, directory: Path) -> None:
+        """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
+        tensors = {f"model.{name}": tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        tensors["z"] = torch.as_tensor(self.z).contiguous()
+        if self.z_cov is not None:
+            tensors["z_cov"] = torch.as_tensor(self.z_cov).contiguous()
+        if self.consensus is not None:
+            tensors["consensus"] = torch.as_tensor(self.consensus).contiguous()
+        save_file(tensors, str(directory / MODEL_FILE))
+        description = {
+            "recipe": self.recipe.to_mapping(),
+            "box_size": self.box_size,
+            "pixel_size_A": self.pixel_size_A,
+            "train_radius": self.train_radius,
+            "n_encoder": self.n_encoder,
+            "loss_history": {name: list(values) for name, values in self.loss_history.items()},
+        }
+        base.write_description(directory, "neural", description)
+
+
+def load(directory: Path) -> NeuralHeterogeneity:
+    """Read what :meth:`NeuralHeterogeneity.save` wrote.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged.
+    """
+    description: dict[str, Any] = base.read_description(directory)
+    path = directory / MODEL_FILE
+    try:
+        tensors = load_file(str(path))
+        recipe = Recipe(**description["recipe"])
+        state = {name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")}
+        model = build_model(recipe, description["box_size"], state["envelope"], description["n_encoder"])
+        model.load_state_dict(state)
+        return NeuralHeterogeneity(
+            model=model.eval(),
+            recipe=recipe,
+            box_size=description["box_size"],
+            pixel_size_A=description["pixel_size_A"],
+            train_radius=description["train_radius"],
+            n_encoder=description["n_encoder"],
+            consensus=tensors["consensus"].numpy() if "consensus" in tensors else None,
+            z=tensors["z"].numpy(),
+            z_cov=tensors["z_cov"].numpy() if "z_cov" in tensors else None,
+            loss_history=description["loss_history"],
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the result directory of a finished train job") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the model in {directory} is damaged ({reason}): train again or restore it") from None

@@ -1,0 +1,96 @@
+"""What the two architectures of the neural engine have in common, as the trainer and the renderer see it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A batch of images as a network sees it.
+
+    Attributes
+    ----------
+    values : Tensor
+        (B, M) complex64: whitened, centred coefficients, less CTF x consensus slice in residual learning. The noise
+        of each has E|n|^2 = 1.
+    transfer : Tensor
+        (B, M) float32: CTF over noise, so that values ~ transfer * V(points).
+    points : Tensor
+        (B, M, 3) float32, cycles per box.
+    shell : Tensor
+        (M,) int64: shell of each coefficient in the image.
+    weight : Tensor
+        (M,) float32: how many coefficients of the training band each stands for (1, or more where a random choice
+        represents the high band).
+    n_latent : int
+        The first so many coefficients inform the latent.
+    """
+
+    values: Tensor
+    transfer: Tensor
+    points: Tensor
+    shell: Tensor
+    weight: Tensor
+    n_latent: int
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Loss of a batch, per image and in nats: ``total`` is what is minimised."""
+
+    total: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class VolumeModel(nn.Module, ABC):
+    """A distribution over volumes in Fourier space with a latent variable of q dimensions.
+
+    Parameters
+    ----------
+    zdim : int
+        q.
+    envelope : Tensor
+        (S,) expected magnitude of the learned signal per shell, which the networks' outputs are multiplied by, so
+        that they are of order one in every shell.
+    """
+
+    envelope: Tensor
+
+    def __init__(self, zdim: int, envelope: Tensor) -> None:
+        super().__init__()
+        self.zdim = zdim
+        self.network_dtype = torch.float32
+        self.register_buffer("envelope", envelope)
+
+    def network_arithmetic(self, device: torch.device) -> torch.autocast:
+        """Context for the large matrix products of the networks, and for nothing else, in ``network_dtype``."""
+        enabled = self.network_dtype != torch.float32
+        return torch.autocast(device.type, dtype=self.network_dtype if enabled else torch.bfloat16, enabled=enabled)
+
+    def magnitude(self, points: Tensor) -> Tensor:
+        """(...) envelope at points (..., 3), interpolated between shells, 0 beyond the last."""
+        radius = points.norm(dim=-1)
+        low = radius.floor().long()
+        last = len(self.envelope) - 1
+        fraction = radius - low
+        below, above = self.envelope[low.clamp(max=last)], self.envelope[(low + 1).clamp(max=last)]
+        inside = below + (above - below) * fraction
+        return torch.where(radius <= last + 0.5, inside, torch.zeros_like(inside))
+
+    @abstractmethod
+    def loss(self, observation: Observation, generator: torch.Generator, linear: bool) -> LossTerms:
+        """Training loss; ``linear`` asks a model that has one for its linear first stage."""
+
+    @abstractmethod
+    def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Latent mean (B, q) and covariance (B, q, q) of each image."""
+
+    @abstractmethod
+    def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
+        """Fourier coefficients (K, P) complex64 of the volumes at latents (K, q), at points (P, 3)."""

@@ -1,0 +1,125 @@
+r"""The published architecture: an image encoder and a coordinate decoder, trained as a variational autoencoder.
+
+The encoder q(z | X) is a perceptron with residual layers over the centred, phase-flipped Fourier coefficients of the
+image (thesis 3.6), with a diagonal Gaussian as its output; the decoder is one over Fourier features of a coordinate
+and the latent (3.1.1, 4.2.1). The loss is the evidence lower bound (eq. 3.5) with whitened noise. Poses are given.
+
+Advantages: any manifold of volumes; papers can be reproduced. Limitations: every coefficient of every image costs a
+pass through the decoder, and the encoder has to learn to be invariant to pose, which takes many epochs.
+
+``domain="complex"`` evaluates the decoder once per pair k, -k, and reads real and imaginary part from two outputs;
+``"hartley"`` evaluates it at both and combines the two real values, as published: H(k) = Re F(k) - Im F(k).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
+from cryodrgn_ext.engines.neural.model import LossTerms, Observation, VolumeModel
+
+
+class VaeModel(VolumeModel):
+    """See the module's text; with q = 0 there is no encoder and the decoder is one homogeneous volume.
+
+    Parameters
+    ----------
+    zdim : int
+        q, may be 0.
+    envelope : Tensor
+        (S,) magnitude per shell.
+    frequencies : Tensor
+        (F, 3) of the Fourier features.
+    n_encoder : int
+        Number of coefficients that the encoder sees.
+    encoder_shape, decoder_shape : (layers, width)
+        Of the two networks.
+    domain : str
+        ``complex`` or ``hartley``.
+    kl_weight : float
+        Weight of the divergence.
+    """
+
+    def __init__(
+        self,
+        zdim: int,
+        envelope: Tensor,
+        frequencies: Tensor,
+        n_encoder: int,
+        encoder_shape: tuple[int, int],
+        decoder_shape: tuple[int, int],
+        domain: str,
+        kl_weight: float,
+    ) -> None:
+        super().__init__(zdim, envelope)
+        self.kl_weight = kl_weight
+        self.hartley = domain == "hartley"
+        self.n_encoder = n_encoder
+        self.features = FourierFeatures(frequencies)
+        outputs = 1 if self.hartley else 2
+        self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
+        self.encoder: nn.Sequential | None = None
+        if zdim:
+            self.encoder = residual_mlp(2 * n_encoder, encoder_shape[1], encoder_shape[0], 2 * zdim)
+
+    def _network(self, points: Tensor, z: Tensor) -> Tensor:
+        """Raw decoder output (..., outputs) at points (..., 3) with latents (..., q) that broadcast."""
+        features = self.features(points)
+        if self.zdim:
+            features = torch.cat([features, z.expand(*features.shape[:-1], self.zdim)], dim=-1)
+        with self.network_arithmetic(points.device):
+            output: Tensor = self.decoder(features)
+        return output.float()
+
+    def _decode(self, points: Tensor, z: Tensor, gain: Tensor) -> Tensor:
+        """Complex values (...) at points, times gain."""
+        if self.hartley:
+            plus = self._network(points, z)[..., 0]
+            minus = self._network(-points, z)[..., 0]
+            return torch.complex((plus + minus) / 2 * gain, (minus - plus) / 2 * gain)
+        half, flipped = to_half_space(points)
+        real, imaginary = self._network(half, z).unbind(-1)
+        return torch.complex(real * gain, torch.where(flipped, -imaginary, imaginary) * gain)
+
+    def _encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, (B, q) each."""
+        if self.encoder is None:
+            raise RuntimeError("a homogeneous model has no encoder")
+        n = self.n_encoder
+        flipped = observation.values[:, :n] * torch.sign(observation.transfer[:, :n])
+        with self.network_arithmetic(flipped.device):
+            output = self.encoder(torch.view_as_real(flipped).flatten(1))
+        mean, log_variance = output.float().chunk(2, dim=1)
+        return mean, log_variance
+
+    def loss(self, observation: Observation, generator: torch.Generator, linear: bool) -> LossTerms:
+        """Evidence lower bound with one sample per image (thesis eq. 3.5)."""
+        batch = len(observation.values)
+        device = observation.values.device
+        kl = torch.zeros((), device=device)
+        z = torch.zeros(batch, 1, 0, device=device)
+        if self.zdim:
+            mean, log_variance = self._encode(observation)
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(device)
+            z = (mean + noise * (0.5 * log_variance).exp())[:, None]
+            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        gain = observation.transfer * self.magnitude(observation.points)
+        error = observation.values - self._decode(observation.points, z, gain)
+        reconstruction = ((error.real.square() + error.imag.square()) @ observation.weight).mean()
+        return LossTerms(reconstruction + self.kl_weight * kl, reconstruction, kl)
+
+    @torch.no_grad()
+    def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """The encoder's mean and diagonal covariance."""
+        if not self.zdim:
+            empty = torch.zeros(len(observation.values), 0)
+            return empty, empty[:, :, None]
+        mean, log_variance = self._encode(observation)
+        return mean, torch.diag_embed(log_variance.exp())
+
+    @torch.no_grad()
+    def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
+        """One decoder pass per volume."""
+        gain = self.magnitude(points)
+        return torch.stack([self._decode(points, row, gain) for row in z])
