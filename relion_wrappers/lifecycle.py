@@ -24,6 +24,7 @@ from pathlib import Path
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.jobs.directory_lock import directory_lock
 from cryodrgn_ext.jobs.failure import EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.jobs.leftovers import remove_leftovers
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
 FAILURE = "RELION_JOB_EXIT_FAILURE"
@@ -108,16 +109,6 @@ def write_marker(directory: Path, marker: str) -> None:
     (directory / ABORT_NOW).unlink(missing_ok=True)
 
 
-def remove_partial_files(directory: Path) -> None:
-    """Remove what atomic writers leave behind when they are killed (``.name.xyz.partial.mrc``)."""
-    for root, folders, files in os.walk(directory):
-        for name in files:
-            if name.startswith(".") and ".partial" in name:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(root, name))
-        folders[:] = [f for f in folders if not os.path.islink(os.path.join(root, f))]
-
-
 class _Supervisor:
     """The parent process: waits, watches, writes the marker."""
 
@@ -139,7 +130,7 @@ class _Supervisor:
             code = failure.exit_code
         finally:
             if marker != SUCCESS:
-                remove_partial_files(self.directory)
+                remove_leftovers(self.directory)
             write_marker(self.directory, marker)
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -20,7 +20,7 @@ from cryodrgn_ext.settings import fingerprint
 
 LARGEST_DEFAULT_BOX = 128
 # What may change between a run and its Continue although the training has begun.
-FREE_SETTINGS = frozenset({"epochs", "device", "memory_GB", "checkpoint_minutes", "precision"})
+FREE_SETTINGS = frozenset({"epochs", "device", "memory_GB", "checkpoint_minutes"})
 ENGINE_SETTINGS = ("engine", *(field.name for field in fields(NeuralSettings) if field.name not in FREE_SETTINGS))
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 

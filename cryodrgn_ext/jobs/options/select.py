@@ -14,11 +14,11 @@ class SelectSettings(Settings):
 
     in_parts: Path = setting(help="particles.star of a train job, or its result directory")
     o: Path = setting(help="Output: a STAR file, or a directory that gets particles.star")
-    state: tuple[int, ...] = setting((), low=1, help="States to keep, by number")
-    cluster: tuple[int, ...] = setting((), low=1, help="Clusters to keep, by number, when --clusters is given")
+    state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
+    cluster: tuple[int, ...] = setting((), low=0, help="Clusters to keep, by number (from 0), when --clusters is given")
     clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents anew into so many clusters")
     z_range: tuple[str, ...] = setting(
-        (), help="Latent intervals to keep, as dimension:low:high (1:-0.5:2); either end may be left out"
+        (), help="Latent intervals to keep, as column:low:high (z1:-0.5:2, pc1::0); either end may be left out"
     )
     indices: Path | None = setting(
         None, help="File with the rows to keep (numbers from 0): .txt, .npy, or a pickle of indices as cryoDRGN writes"

@@ -1,0 +1,175 @@
+"""The job that returns a subset of the user's original particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
+from cryodrgn_ext.analysis.selection import (
+    combine,
+    complement,
+    latent_columns,
+    read_index_file,
+    select_labels,
+    select_ranges,
+)
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.layout import Layout, find_result_directory
+from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.record import fingerprint_file, require_record, write_record
+from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable, read_latent_table, read_state_table
+from cryodrgn_ext.jobs.returned_particles import (
+    latent_star_columns,
+    require_particles,
+    wants_columns,
+    warn_unbalanced_halves,
+    write_particles,
+)
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.progress import Monitor
+
+IndexArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What select needs of a train job's result directory; either table is missing after a homogeneous one."""
+
+    directory: Path
+    particles: ParticleSet
+    latents: LatentTable | None
+    states: StateTable | None
+
+
+def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
+    """Write the particles that meet all of the conditions.
+
+    Parameters
+    ----------
+    settings : SelectSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        One STAR file: the user's rows in their order, every original column as it was.
+
+    Raises
+    ------
+    InputError
+        When the input is no result of a train job, a condition cannot be met, or nothing is selected.
+    """
+    result = read_train_result(settings.in_parts)
+    selected = choose(settings, result)
+    require_particles(selected, "the combination of conditions")
+    output = output_file(settings.o)
+    if output.resolve() in (result.particles.path.resolve(), Layout(result.directory).particles.resolve()):
+        raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    columns = {}
+    if wants_columns(result.particles, settings.star_columns):
+        columns = latent_star_columns(
+            None if result.latents is None else result.latents.z, None if result.states is None else result.states.label
+        )
+    write_particles(output, result.particles, selected, columns)
+    warn_unbalanced_halves(result.particles, selected, monitor)
+    if output.parent == settings.o:
+        inputs = {"in_parts": fingerprint_file(result.particles.path), "result": str(result.directory)}
+        write_record(settings.o, "select", "finished", settings, inputs, {"particles": len(selected)})
+    monitor.message(f"Selected {len(selected)} of {result.particles.n} particles: {output}")
+    return JobResult(output.parent, (Output(output, OutputKind.PARTICLES),))
+
+
+def output_file(given: Path) -> Path:
+    """File to write for ``--o``: itself when it ends in .star, else particles.star in it."""
+    return given if given.suffix == ".star" and not given.is_dir() else given / "particles.star"
+
+
+def read_train_result(given: Path) -> TrainResult:
+    """Read a train job's particles (the original file, when it is still there unchanged), latents and states.
+
+    Parameters
+    ----------
+    given : Path
+        The result directory, or any STAR file in it.
+
+    Raises
+    ------
+    InputError
+        When it is not a finished train job, or its files do not fit together.
+    """
+    directory = find_result_directory(given)
+    record = require_record(directory, "train")
+    layout = Layout(directory)
+    if record.get("status") != "finished":
+        raise InputError(f"the train job in {directory} is not finished: continue it first.")
+    original = record["inputs"]["in_parts"]
+    path = Path(original["absolute_path"])
+    if not path.is_file() or fingerprint_file(path)["sha256"] != original["sha256"]:
+        path = layout.particles
+    particles = read_particles(path)
+    homogeneous = record["settings"].get("zdim") == 0
+    latents = None if homogeneous else read_latent_table(layout.latents)
+    states = None if homogeneous else read_state_table(layout.states_table)
+    for what, n in (
+        (layout.latents, None if latents is None else latents.n),
+        (layout.states_table, None if states is None else states.n),
+    ):
+        if n is not None and n != particles.n:
+            raise InputError(f"{what} has {n} particles, but {path} has {particles.n}: they do not belong together.")
+    if latents is not None and not np.array_equal(latents.uid, particles.uid):
+        row = int(np.argmin(latents.uid == particles.uid))
+        raise InputError(f"{layout.latents} and {path} name different images from row {row + 1} on.")
+    return TrainResult(directory, particles, latents, states)
+
+
+def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
+    """Rows (n,) int64, increasing, that meet all of the conditions.
+
+    Raises
+    ------
+    InputError
+        When no condition is given, or one cannot be met.
+    """
+    conditions: list[IndexArray] = []
+    if settings.state:
+        if result.states is None:
+            raise InputError(f"{result.directory} has no states: it is a homogeneous reconstruction.")
+        conditions.append(select_labels(result.states.label, settings.state, "state"))
+    if settings.indices is not None:
+        conditions.append(read_index_file(settings.indices, result.particles.n))
+    conditions += _latent_conditions(settings, result)
+    if not conditions:
+        raise InputError("nothing to select by: give --state, --cluster with --clusters, --z_range, --z_norm_max or "
+                         "--indices.")  # fmt: skip
+    chosen = combine(conditions, "intersection")
+    return complement(chosen, result.particles.n) if settings.invert else chosen
+
+
+def _latent_conditions(settings: SelectSettings, result: TrainResult) -> list[IndexArray]:
+    if settings.cluster and settings.clusters is None:
+        raise InputError("--cluster needs --clusters, the number of clusters to cut the latents into.")
+    if settings.clusters is not None and not settings.cluster:
+        raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
+    if not (settings.cluster or settings.z_range or settings.z_norm_max is not None):
+        return []
+    if result.latents is None:
+        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
+    z = result.latents.z
+    conditions = []
+    if settings.clusters is not None:
+        label = cluster_latents(z, settings.clusters, seed=settings.seed).label
+        conditions.append(select_labels(label, settings.cluster, "cluster"))
+    if settings.z_range:
+        columns = latent_columns(z, pc=principal_components(z).projections)
+        # A bare number is a latent dimension: 1:-0.5:2 means z1:-0.5:2.
+        ranges = [f"z{text}" if text[:1].isdigit() else text for text in settings.z_range]
+        conditions.append(select_ranges(columns, ranges))
+    if settings.z_norm_max is not None:
+        conditions.append(np.flatnonzero(np.linalg.norm(z, axis=1) <= settings.z_norm_max))
+    return conditions

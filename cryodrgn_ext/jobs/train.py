@@ -1,0 +1,235 @@
+"""The job that learns heterogeneity from a finished refinement: from particles to states with evidence.
+
+Stages, each finished on disk before the next begins, so that a killed job goes on where it stopped: preprocessed
+images, consensus, training, states (k-means), volumes, reconstructions of the states, returned particles, report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.leftovers import remove_leftovers
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
+from cryodrgn_ext.jobs.result_tables import (
+    LatentTable,
+    StateTable,
+    read_latent_table,
+    read_state_table,
+    write_latent_table,
+    write_state_table,
+)
+from cryodrgn_ext.jobs.returned_particles import latent_star_columns, wants_columns, write_particles
+from cryodrgn_ext.jobs.stages import Stages
+from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
+from cryodrgn_ext.jobs.train_report import write_reports
+from cryodrgn_ext.jobs.train_states import make_states, read_states
+from cryodrgn_ext.jobs.volumes import write_volumes
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import fingerprint
+
+
+def train(settings: TrainSettings, monitor: Monitor) -> JobResult:
+    """Learn the heterogeneity of a finished refinement, and return states with evidence.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        Particles (all, and of each state), maps, half-maps, masks, and the log as PDF.
+
+    Raises
+    ------
+    InputError
+        When the particles, their images, or a map cannot be used.
+    ResumeError
+        When the directory holds a job with other particles or another training.
+    JobAborted
+        When the user asks for it; everything finished so far stays, and the same call continues.
+    """
+    use_threads(settings.j)
+    monitor.message(f"Reading {settings.in_parts}")
+    inputs = read_inputs(settings)
+    layout = Layout(settings.o)
+    begun = layout.model.exists() or (layout.checkpoint / "training").exists()
+    check_continuation(settings, inputs, read_record(settings.o), begun)
+    monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
+    layout.root.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(layout.root)
+    return _TrainJob(settings, inputs, layout, monitor).run()
+
+
+class _TrainJob:
+    """One run of the job: the stages in order, and what they hand on through the result directory."""
+
+    def __init__(self, settings: TrainSettings, inputs: TrainInputs, layout: Layout, monitor: Monitor) -> None:
+        self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
+        self.device = choose_device(settings.device)
+        self.stages = Stages(layout.checkpoint)
+        self.notes: list[str] = []
+
+    def run(self) -> JobResult:
+        """All stages."""
+        begin = time.monotonic()
+        settings, layout = self.settings, self.layout
+        images = self._open_images()
+        self._record("running", {})
+        key = fingerprint(image_key(settings, self.inputs), self.inputs.record.get("in_mask"))
+        self._stage("consensus", key, "Consensus by backprojection", lambda: self._consensus(images))
+        consensus = read_consensus(layout.consensus)
+        self._note_consensus(consensus)
+        key = fingerprint(key, engine_key(settings))
+        self._stage("training", key, "Training", lambda: self._train(images, consensus))
+        volumes_key = fingerprint(key, settings.volumes, settings.seed)
+        self._stage("volumes", volumes_key, "Volumes along the latent space", self._volumes)
+        key = fingerprint(key, settings.states, settings.seed)
+        self._stage("states", key, "Cutting the particles into states", self._cut)
+        table = read_state_table(layout.states_table)
+        self._stage("state maps", key, "Reconstructing the states",
+                    lambda: make_states(layout, images, table, consensus, key, self.device, self.monitor))  # fmt: skip
+        key = fingerprint(key, settings.star_columns)
+        self._stage("particles", key, "Writing particles", lambda: self._write_particles(table))
+        results = self._finish(images, table, consensus)
+        self._record("finished", results)
+        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
+        return JobResult(layout.root, self._outputs(table))
+
+    def _stage(self, name: str, key: str, title: str, work: Callable[[], None]) -> None:
+        self.stages.run(name, key, self.monitor, title, work)
+
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        self.monitor.message(sentence)
+
+    def _record(self, status: str, results: Mapping[str, Any]) -> None:
+        write_record(self.layout.root, "train", status, self.settings, self.inputs.record, results)
+
+    def _open_images(self) -> ParticleImages:
+        settings = self.settings
+        preprocessing = PreprocessSettings(
+            box_size=self.inputs.box,
+            mask_diameter_A=settings.mask_diameter_A,
+            contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+        )
+        store = self.layout.checkpoint / "images"
+        try:
+            return open_images(self.inputs.particles, store, preprocessing, self.monitor, rebuild=True)
+        except InputError:
+            # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
+            if not (self.layout.root / RECORD_NAME).exists():
+                shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
+            raise
+
+    def _consensus(self, images: ParticleImages) -> None:
+        make_consensus(self.layout.consensus, images, self.inputs.mask, self.device, self.monitor)
+
+    def _note_consensus(self, consensus: Consensus) -> None:
+        self._note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
+        if self.inputs.reference is not None:
+            self._note(compare_with_reference(consensus, self.inputs.reference))
+
+    def _train(self, images: ParticleImages, consensus: Consensus) -> None:
+        engine = get_engine(self.settings.engine)
+        checkpoint = self.layout.checkpoint / "training"
+        result = engine.train(
+            images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius
+        )
+        with atomic_directory(self.layout.model) as temporary:
+            result.save(temporary)
+        particles = self.inputs.particles
+        if result.z.shape[1] > 0:
+            table = LatentTable(result.z, particles.uid, result.z_cov)
+            write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
+        else:
+            self.layout.latents.unlink(missing_ok=True)
+
+    def _volumes(self) -> None:
+        model = load_heterogeneity(self.layout.model)
+        if model.z.shape[1] == 0:
+            z = np.zeros((1, 0), np.float32)
+        else:
+            count = min(self.settings.volumes, len(model.z))
+            z = cluster_latents(model.z, count, seed=self.settings.seed).center if count else model.z[:0]
+        with atomic_directory(self.layout.volumes) as temporary:
+            write_volumes(model, z, temporary, self.monitor)
+
+    def _cut(self) -> None:
+        if self.settings.zdim == 0:
+            table = StateTable(np.zeros(self.inputs.particles.n, np.int32), np.zeros(1, np.int64))
+        else:
+            z = read_latent_table(self.layout.latents).z
+            clusters = cluster_latents(z, self.settings.states, seed=self.settings.seed)
+            table = StateTable(clusters.label, clusters.center_index)
+        write_state_table(self.layout.states_table, table)
+
+    def _write_particles(self, table: StateTable) -> None:
+        particles = self.inputs.particles
+        columns = {}
+        if wants_columns(particles, self.settings.star_columns) and self.settings.zdim > 0:
+            columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
+        for number in range(len(table.center_index)):
+            indices = np.flatnonzero(table.label == number)
+            write_particles(self.layout.state(number) / "particles.star", particles, indices, columns)
+        write_particles(self.layout.particles, particles, None, columns)
+
+    def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
+        """Report, and what job.yaml says of the results."""
+        seconds = self.stages.seconds()
+        states = read_states(self.layout, table)
+        latents = None if self.settings.zdim == 0 else read_latent_table(self.layout.latents)
+        history = load_heterogeneity(self.layout.model).loss_history
+        self.monitor.poll()
+        write_reports(
+            self.layout, self.settings, latents, table, states, consensus, history, self.notes, sum(seconds.values())
+        )
+        for state in states:
+            resolution = "no half-maps" if state.resolution_A is None else f"{state.resolution_A:.2f} Å"
+            self.monitor.message(f"State {state.number:02d}: {state.particles} particles, {resolution} {state.verdict}")
+        return {
+            "particles": self.inputs.particles.n,
+            "box": images.box_size,
+            "pixel_size_A": round(images.pixel_size_A, 6),
+            "consensus_resolution_A": round(consensus.resolution_A, 3),
+            "states": [state.summary() for state in states],
+            "notes": self.notes,
+            "seconds": seconds,
+        }
+
+    def _outputs(self, table: StateTable) -> tuple[Output, ...]:
+        layout = self.layout
+        outputs = [Output(layout.particles, OutputKind.PARTICLES)]
+        for number in range(len(table.center_index)):
+            folder = layout.state(number)
+            outputs += [
+                Output(folder / "particles.star", OutputKind.PARTICLES),
+                Output(folder / "map.mrc", OutputKind.MAP),
+                Output(folder / "half1.mrc", OutputKind.HALF_MAP),
+                Output(folder / "mask.mrc", OutputKind.MASK),
+            ]
+        outputs += [Output(path, OutputKind.MAP) for path in sorted(layout.volumes.glob("vol_*.mrc"))]
+        outputs += [
+            Output(layout.consensus / "map.mrc", OutputKind.MAP),
+            Output(layout.consensus / "half1.mrc", OutputKind.HALF_MAP),
+            Output(layout.consensus / "mask.mrc", OutputKind.MASK),
+            Output(layout.logfile, OutputKind.PDF),
+        ]
+        return tuple(output for output in outputs if output.path.exists())

@@ -1,0 +1,99 @@
+"""report.html and logfile.pdf of a train job."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
+from cryodrgn_ext.analysis.plots import central_slices
+from cryodrgn_ext.analysis.report import ReportContent, StateSummary
+from cryodrgn_ext.analysis.report_html import write_report_html
+from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.consensus import Consensus
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.record import versions
+from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable
+from cryodrgn_ext.jobs.train_states import StateResult
+from cryodrgn_ext.settings import describe, text_of
+
+UMAP_FROM_DIMENSIONS = 3
+FILES = {
+    "particles.star": "all particles, with latents and states",
+    "latents.npz": "latents in the order of the input rows",
+    "volumes/": "decoded volumes at centres of the latent cloud",
+    "states/": "particles, map, half-maps, mask and FSC of each state",
+    "consensus/": "map, half-maps, mask and FSC of all particles",
+    "model/": "the trained model, for further volumes",
+    "job.yaml": "settings, versions, seed, inputs",
+    "run.log": "everything that the run said",
+}
+
+
+def train_command(settings: TrainSettings) -> str:
+    """Command line that repeats the job: every setting that differs from its default."""
+    words = ["cryodrgn-ext", "train"]
+    for field in describe(type(settings)):
+        value = getattr(settings, field.name)
+        if field.required or value != field.default:
+            words += [field.option, text_of(field, value)]
+    return shlex.join(words)
+
+
+def write_reports(
+    layout: Layout,
+    settings: TrainSettings,
+    latents: LatentTable | None,
+    table: StateTable,
+    states: Sequence[StateResult],
+    consensus: Consensus,
+    loss_history: Mapping[str, Sequence[float]],
+    messages: Sequence[str],
+    elapsed_s: float,
+) -> None:
+    """Write report.html and logfile.pdf."""
+    z = None if latents is None else latents.z
+    clusters = embedding = None
+    if z is not None:
+        clusters = Clustering(table.label, table.center_index, z[table.center_index])
+        if z.shape[1] >= UMAP_FROM_DIMENSIONS and len(z) >= 4:
+            embedding = umap_embedding(z, seed=settings.seed)
+    content = ReportContent(
+        title="Heterogeneity" if z is not None else "Homogeneous reconstruction",
+        command=train_command(settings),
+        z=z,
+        settings=settings.to_mapping(),
+        versions=versions(),
+        seed=settings.seed,
+        n_particles=len(table.label),
+        box_size=len(consensus.map),
+        pixel_size_A=consensus.pixel_size_A,
+        loss_history=loss_history,
+        clusters=clusters,
+        embedding=embedding,
+        states=[_summary(layout, state) for state in states],
+        consensus_fsc=consensus.fsc,
+        consensus_resolution_A=consensus.resolution_A,
+        messages=messages,
+        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
+        elapsed_s=elapsed_s,
+    )
+    write_report_html(layout.report, content)
+    write_logfile_pdf(layout.logfile, content)
+
+
+def _summary(layout: Layout, state: StateResult) -> StateSummary:
+    path = layout.state(state.number) / "map.mrc"
+    slices = central_slices(read_map(path).data) if path.exists() else None
+    return StateSummary(
+        label=f"state {state.number:02d}",
+        n=state.particles,
+        resolution_A=state.resolution_A,
+        fsc=np.array(state.fsc) if state.fsc else None,
+        slices=slices,
+        verdict=state.verdict,
+    )
