@@ -38,7 +38,9 @@ def noisy_images(contrast: float, defocus_A: float, noise: float, phase_shift_ra
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(("defocus_A", "phase_shift_rad"), [(5000.0, 0.0), (15000.0, 0.0), (35000.0, 0.0), (3000.0, 1.5)])
+@pytest.mark.parametrize(
+    ("defocus_A", "phase_shift_rad"), [(5000.0, 0.0), (15000.0, 0.0), (35000.0, 0.0), (3000.0, 1.5)]
+)
 def test_sign_is_found_at_every_defocus(sign: int, defocus_A: float, phase_shift_rad: float) -> None:
     evidence = measure_contrast(noisy_images(float(sign), defocus_A, 4.0, phase_shift_rad))
     assert evidence.sign == sign

@@ -22,18 +22,30 @@ from cryodrgn_ext.images.dataset import ParticleImages, PreprocessSettings, open
 from cryodrgn_ext.images.store import StoreHeader
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.simulate import TWO_GROUPS, simulate_particles, write_relion_project
+from cryodrgn_ext.simulate import (
+    ONE_GROUP,
+    TWO_GROUPS,
+    SimulatedOptics,
+    SimulatedParticles,
+    simulate_particles,
+    write_relion_project,
+)
 
 BOX, PIXEL_A, N = 32, 8.0, 120
 SMALL_CHUNK = 20 * 5 * 4 * BOX**2  # twenty images
+
+
+def simulated(snr: float, seed: int, optics: tuple[SimulatedOptics, ...] = ONE_GROUP) -> SimulatedParticles:
+    return simulate_particles(
+        N, box_size=BOX, pixel_size_A=PIXEL_A, max_shift_px=2.0, snr=snr, optics=optics, seed=seed
+    )
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small project: 120 noisy images in two optics groups."""
     directory = tmp_path_factory.mktemp("project")
-    particles = simulate_particles(N, box_size=BOX, pixel_size_A=PIXEL_A, max_shift_px=2.0, snr=0.3, optics=TWO_GROUPS, seed=2)
-    write_relion_project(directory, particles)
+    write_relion_project(directory, simulated(0.3, optics=TWO_GROUPS, seed=2))
     return directory
 
 
@@ -94,10 +106,7 @@ def test_float16_storage_costs_less_than_a_thousandth_of_the_noise(project: Path
 
 
 def test_noise_is_whitened_in_both_optics_groups(tmp_path: Path) -> None:
-    faint = simulate_particles(
-        N, box_size=BOX, pixel_size_A=PIXEL_A, max_shift_px=2.0, snr=0.01, optics=TWO_GROUPS, seed=3
-    )
-    write_relion_project(tmp_path / "faint", faint)
+    write_relion_project(tmp_path / "faint", simulated(0.01, optics=TWO_GROUPS, seed=3))
     images = open_images(particles_of(tmp_path / "faint"), tmp_path / "store")
     outer = slice(images.plane.prefix(5), None)  # where there is next to no signal
     for group in (0, 1):
@@ -156,30 +165,31 @@ def test_a_store_of_other_settings_is_refused_or_replaced(
 
 def test_an_aborted_build_continues_to_the_same_bytes(project: Path, tmp_path: Path) -> None:
     particles = particles_of(project)
-    open_images(particles, tmp_path / "whole")
-    polls = iter([False, False, False, False])
-    monitor = Monitor(io.StringIO(), lambda: next(polls, True))
-    monitor_poll_always(monitor)
-    with pytest.raises(JobAborted):
-        open_images(particles, tmp_path / "parts", monitor=monitor, chunk_bytes=SMALL_CHUNK)
-    with pytest.raises(JobAborted):  # a second time, further on
-        polls = iter([False, False])
-        monitor_ = Monitor(io.StringIO(), lambda: next(polls, True))
-        monitor_poll_always(monitor_)
-        open_images(particles, tmp_path / "parts", monitor=monitor_, chunk_bytes=SMALL_CHUNK)
+    open_images(particles, tmp_path / "whole", chunk_bytes=SMALL_CHUNK)
+    done = [0]
+    for steps in (9, 2):  # the first time the sample is looked at as well
+        with pytest.raises(JobAborted):
+            open_images(particles, tmp_path / "parts", monitor=AbortingMonitor(steps), chunk_bytes=SMALL_CHUNK)
+        half = StoreHeader.read(tmp_path / "parts")
+        assert half is not None
+        done.append(half.images_done)
+    assert 0 < done[1] < done[2] < N
     open_images(particles, tmp_path / "parts", chunk_bytes=SMALL_CHUNK)
     assert (tmp_path / "parts/coefficients.bin").read_bytes() == (tmp_path / "whole/coefficients.bin").read_bytes()
 
 
-def monitor_poll_always(monitor: Monitor) -> None:
-    """Poll at every step, not twice a second."""
-    original = monitor.poll
+class AbortingMonitor(Monitor):
+    """Aborts when it is polled once more than ``steps`` times."""
 
-    def poll() -> None:
-        monitor._last_poll = -1e9
-        original()
+    def __init__(self, steps: int) -> None:
+        super().__init__(io.StringIO())
+        self.left = steps
 
-    monitor.poll = poll  # type: ignore[method-assign]
+    def poll(self) -> None:
+        """Count down."""
+        if self.left == 0:
+            raise JobAborted("enough")
+        self.left -= 1
 
 
 def test_a_killed_build_continues(project: Path, tmp_path: Path) -> None:
@@ -205,7 +215,7 @@ dataset.open_images(read_particles({str(project / "particles.star")!r}, {str(pro
     assert half.images_done == 20
     assert not half.complete
     open_images(particles_of(project), tmp_path / "store", chunk_bytes=SMALL_CHUNK)
-    open_images(particles_of(project), tmp_path / "whole")
+    open_images(particles_of(project), tmp_path / "whole", chunk_bytes=SMALL_CHUNK)
     assert (tmp_path / "store/coefficients.bin").read_bytes() == (tmp_path / "whole/coefficients.bin").read_bytes()
 
 
@@ -213,14 +223,14 @@ def test_a_changed_stack_is_noticed(project: Path, tmp_path: Path) -> None:
     particles = copy_with(project, tmp_path / "copy", lambda data: data)
     open_images(particles, tmp_path / "store")
     os.utime(stack_of(tmp_path / "copy"), (time.time() + 5, time.time() + 5))
-    with pytest.raises(InputError, match="particles.mrcs has changed since"):
+    with pytest.raises(InputError, match=r"particles.mrcs has changed since"):
         open_images(particles, tmp_path / "store")
 
 
 @pytest.fixture(scope="module")
 def contrast_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("contrast")
-    write_relion_project(directory, simulate_particles(N, box_size=BOX, pixel_size_A=PIXEL_A, max_shift_px=2.0, snr=0.5, seed=4))
+    write_relion_project(directory, simulated(0.5, seed=4))
     return directory
 
 

@@ -35,7 +35,7 @@ def test_failed_writing_leaves_the_old_map_and_no_litter(tmp_path: Path) -> None
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere/map.mrc cannot be written"):
+    with pytest.raises(InputError, match=r"nowhere/map.mrc cannot be written"):
         write_map(tmp_path / "nowhere" / "map.mrc", np.ones((4, 4, 4), np.float32), 1.0)
 
 

@@ -29,7 +29,7 @@ def table_of(tmp_path: Path, stack: list[int], section: list[int], group: list[i
 
 def header_of(table: ImageTable, storage: str = "float32", **settings: object) -> StoreHeader:
     return StoreHeader(
-        settings={"storage": storage, "box_size": 16, **settings},
+        settings={"box_size": 16, "storage": storage, **settings},
         groups=[{"name": "a"}, {"name": "b"}],
         stacks=table.fingerprints(),
         images_sha256=hash_images(table),
@@ -105,7 +105,7 @@ def test_a_full_disk_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match="no room for the coefficient store in .* it needs"):
+    with pytest.raises(InputError, match=r"no room for the coefficient store in .* it needs"):
         StoreWriter(tmp_path / "store", header_of(table), table)
     assert StoreHeader.read(tmp_path / "store") is None
     assert not (tmp_path / "store/coefficients.bin").exists()
@@ -141,7 +141,7 @@ def test_why_a_store_does_not_serve(tmp_path: Path) -> None:
         assert isinstance(found, str)
         return found
 
-    assert reason(table, header_of(table, contrast="black")) == "it was made with contrast = None, now black is asked for"
+    assert reason(table, header_of(table, box_size=8)) == "it was made with box_size = 16, now 8 is asked for"
     more = table_of(tmp_path, [0, 0, 0], [0, 1, 7])
     os.utime(tmp_path / "stack0.mrcs", ns=(0, header.stacks[0]["mtime_ns"]))
     assert reason(more, header_of(more)) == f"it lacks image 8@{tmp_path}/stack0.mrcs"
