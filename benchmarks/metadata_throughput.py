@@ -44,12 +44,30 @@ data_particles
 
 loop_
 """
-NUMBERS = (
-    "CoordinateX CoordinateY CtfMaxResolution CtfFigureOfMerit DefocusU DefocusV DefocusAngle CtfBfactor "
-    "CtfScalefactor PhaseShift AngleRot AngleTilt AnglePsi OriginXAngst OriginYAngst NormCorrection "
-    "LogLikeliContribution MaxValueProbDistribution AutopickFigureOfMerit HelicalTrackLengthAngst "
-    "AngleTiltPrior AnglePsiPrior"
-).split()
+NUMBERS = [
+    "CoordinateX",
+    "CoordinateY",
+    "CtfMaxResolution",
+    "CtfFigureOfMerit",
+    "DefocusU",
+    "DefocusV",
+    "DefocusAngle",
+    "CtfBfactor",
+    "CtfScalefactor",
+    "PhaseShift",
+    "AngleRot",
+    "AngleTilt",
+    "AnglePsi",
+    "OriginXAngst",
+    "OriginYAngst",
+    "NormCorrection",
+    "LogLikeliContribution",
+    "MaxValueProbDistribution",
+    "AutopickFigureOfMerit",
+    "HelicalTrackLengthAngst",
+    "AngleTiltPrior",
+    "AnglePsiPrior",
+]
 COLUMNS = [
     *(f"rln{name}" for name in NUMBERS),
     *("rlnClassNumber", "rlnRandomSubset", "rlnNrOfSignificantSamples", "rlnOpticsGroup", "rlnGroupNumber"),

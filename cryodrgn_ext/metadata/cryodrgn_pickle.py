@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -60,7 +61,7 @@ class _DtypeRecord:
     def __init__(self, code: object = None, _align: object = False, _copy: object = False) -> None:
         if isinstance(code, bytes):
             code = code.decode("latin1")
-        if code == "O":
+        if isinstance(code, str) and code.startswith("O"):
             raise _Refused("arrays of Python objects")
         if not isinstance(code, str) or not _ARRAY_TYPE.fullmatch(code):
             raise _Refused(f"arrays of the type {code!r}")
@@ -86,11 +87,30 @@ class _ArrayRecord:
         self.array = _array_from_bytes(data, dtype, shape, "F" if fortran else "C")
 
 
-class _ArrayClass:
-    """Stands for the class numpy.ndarray in the arguments of ``_reconstruct``."""
+class _Name:
+    """What a name in a pickle leads to: it can be called, and a pickle can do nothing else to it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: object) -> object:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise _Refused("a malformed array")
+
+    def __setstate__(self, state: object) -> None:
+        raise _Refused("a malformed array")
 
 
-def _reconstruct(_array_class: object, _shape: object, _type: object) -> _ArrayRecord:
+def _array_class(*_arguments: object) -> object:
+    """Stand for the class numpy.ndarray, which is named in the arguments of ``_reconstruct`` and never called."""
+    raise _Refused("a malformed array")
+
+
+def _reconstruct(_subtype: object, _shape: object, _type: object) -> _ArrayRecord:
     return _ArrayRecord()
 
 
@@ -112,6 +132,10 @@ def _encode(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _array_from_bytes(data: object, dtype: object, shape: object, order: str) -> npt.NDArray[Any]:
     if not isinstance(dtype, _DtypeRecord) or not isinstance(shape, tuple):
         raise _Refused("a malformed array")
@@ -131,10 +155,11 @@ def _array_from_bytes(data: object, dtype: object, shape: object, order: str) ->
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ArrayClass,
+_ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
+    ("numpy", "ndarray"): _array_class,
     ("numpy", "dtype"): _DtypeRecord,
     ("_codecs", "encode"): _encode,  # how old protocols write bytes
+    ("__builtin__", "bytes"): _no_bytes,  # and these are no bytes at all
 }
 for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
     _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
@@ -145,7 +170,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1 and numpy 2
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ALLOWED[module, name]
+            return _Name(_ALLOWED[module, name])
         except KeyError:
             raise _Refused(f"{module}.{name}") from None
 
@@ -204,7 +229,9 @@ def _finished(value: object) -> Any:
         return {_finished(key): _finished(item) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
         return value
-    raise _Refused(f"an object of the type {type(value).__name__.lstrip('_')}")
+    if isinstance(value, (_Name, _DtypeRecord)):
+        raise _Refused("the type of an array without an array")
+    raise _Refused(f"an object of the type {type(value).__name__}")
 
 
 @dataclass(frozen=True, eq=False)

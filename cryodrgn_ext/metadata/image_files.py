@@ -36,6 +36,17 @@ class StackHeader:
     n_complete: int
 
 
+def is_missing(path: Path) -> bool:
+    """Whether there is no such file; False for one that merely may not be read, which reading then complains about."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def read_stack_header(path: Path) -> StackHeader:
     """Read the 1024 bytes of an MRC header.
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.image_files import StackHeader, read_stack_header
+from cryodrgn_ext.metadata.image_files import StackHeader, is_missing, read_stack_header
 from cryodrgn_ext.metadata.image_names import mixed
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
@@ -48,7 +48,7 @@ class ParticleCtf:
         return ParticleCtf(**{one.name: getattr(self, one.name)[indices] for one in fields(self)})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ParticleSet:
     """N particles of a refinement.
 
@@ -115,6 +115,9 @@ class ParticleSet:
 
     def __len__(self) -> int:
         return self.n
+
+    def __repr__(self) -> str:
+        return f"ParticleSet({self.n} particles of {self.path})"
 
     @property
     def path(self) -> Path:
@@ -253,10 +256,12 @@ class ParticleSet:
             For stacks that are missing, unreadable, no MRC stacks, truncated, shorter than their indices, not square,
             or of another box than rlnImageSize; the message names the file and the first row concerned.
         """
+        if self.n == 0:
+            return
         order = np.argsort(self.stack_id, kind="stable")
         stacks, first = np.unique(self.stack_id[order], return_index=True)
         groups = np.split(order, first[1:])
-        missing = [number for number, stack in enumerate(stacks) if not self.stack_paths[stack].exists()]
+        missing = [number for number, stack in enumerate(stacks) if is_missing(self.stack_paths[stack])]
         if missing:
             row = int(groups[missing[0]][0])
             raise InputError(

@@ -29,7 +29,7 @@ _QUOTED = re.compile(rb"(?<![^ \t\r\n])([\"'])[^\n]*?\1(?=[ \t\r\n])")
 RowFault: TypeAlias = Callable[[int, int, str], Exception]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)  # the text may be hundreds of megabytes
 class RowText:
     """Where the values of N rows with C columns stand in the text of a file.
 
