@@ -104,9 +104,8 @@ def ctf(
         (B, M).
     """
     device = params.scale.device
-    edge_A = (torch.as_tensor(pixel_size_A, device=device).double() * torch.as_tensor(box_size, device=device)).expand(
-        len(params)
-    )
+    edge_A = torch.as_tensor(pixel_size_A, dtype=torch.float64, device=device)
+    edge_A = (edge_A * torch.as_tensor(box_size, device=device)).expand(len(params))
     wavelength = electron_wavelength_A(params.voltage_kV.double())
     # Astigmatic defocus as a quadratic form in (kx, ky) / edge: J diag(dU, dV) J^T
     u, v = params.defocus_u_A.double(), params.defocus_v_A.double()

@@ -157,16 +157,20 @@ def grid_to_map(half_volume: Tensor, grid: FourierGrid) -> Tensor:
     core = half_volume[1:-1, 1:-1, :-1]
     inside = k[:, None] ** 2 + k[None, :] ** 2
     phase = torch.exp(-2j * math.pi * (k.double() * (d // 2) / padded)).to(half_volume.dtype)
+    ends = torch.ones_like(phase)
+    if 2 * limit == padded:  # both ends of an axis are the Nyquist frequency: each counts half
+        ends[[0, -1]] = 0.5
+    two_sided = phase * ends
     along_z = torch.empty((d, 2 * limit + 1, limit + 1), dtype=half_volume.dtype, device=device)
     step = max(1, (1 << 24) // (padded * (limit + 1)))
     for start in range(0, 2 * limit + 1, step):
-        rows = core[:, start : start + step] * phase[:, None, None]
+        rows = core[:, start : start + step] * two_sided[:, None, None]
         rows = rows * (inside[:, start : start + step, None] + k[limit:] ** 2 <= limit * limit)
         scattered = torch.zeros((padded, *rows.shape[1:]), dtype=rows.dtype, device=device)
-        scattered.index_add_(0, k % padded, rows)  # add: at radius D // 2 the two ends are the same frequency
+        scattered.index_add_(0, k % padded, rows)
         along_z[:, start : start + step] = torch.fft.ifft(scattered, dim=0)[:d]
     scattered = torch.zeros((d, padded, limit + 1), dtype=half_volume.dtype, device=device)
-    scattered.index_add_(1, k % padded, along_z * phase[:, None])
+    scattered.index_add_(1, k % padded, along_z * two_sided[:, None])
     along_y = torch.fft.ifft(scattered, dim=1)[:, :d] * phase[limit:]
     real: Tensor = torch.fft.irfft(along_y, n=padded, dim=2)[..., :d].contiguous()
     return real
