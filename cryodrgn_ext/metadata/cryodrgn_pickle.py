@@ -91,6 +91,7 @@ class _Name:
     """What a name in a pickle leads to: it can be called, and a pickle can do nothing else to it."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., object]
 
     def __init__(self, function: Callable[..., object]) -> None:
         object.__setattr__(self, "_function", function)

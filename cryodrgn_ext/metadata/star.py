@@ -228,7 +228,7 @@ def _check_encoding(text: bytes, path: Path) -> None:
     if zero >= 0:
         raise InputError(f"{path}: is a binary file, but a STAR file (text) is expected")
     windows = text.find(b"\r")
-    if windows >= 0:  # RELION 3.1 then misses data_optics and takes the file for one of RELION 3.0; RELION 5 refuses it
+    if windows >= 0:  # RELION 3.1 finds no table in such a file, and RELION 5 refuses it
         line = text.count(b"\n", 0, windows) + 1
         raise InputError(f"{path}: line {line} ends as on Windows (CR LF), which RELION misreads; run dos2unix on it")
     if text.isascii():

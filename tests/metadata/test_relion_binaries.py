@@ -1,0 +1,220 @@
+"""RELION's own binaries as witnesses: they read what is written here, and what they wrote is read without loss."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.metadata.star import new_star, new_table, read_star, star_text, write_star
+
+pytestmark = pytest.mark.relion
+
+BOX, PIXEL_SIZE_A, N = 32, 4.0, 60
+
+
+def relion(program: str, *arguments: object, cwd: Path, succeeds: bool = True) -> str:
+    """Run a RELION program and return what it printed."""
+    done = subprocess.run(
+        [f"relion_{program}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    text = done.stdout + done.stderr
+    assert (done.returncode == 0 and "ERROR" not in text) == succeeds, text[-3000:]
+    return text
+
+
+def values_of(path: Path, block: str = "particles") -> dict[str, list[str]]:
+    table = read_star(path).blocks[block]
+    return {label: table.text(label).tolist() for label in table.columns}
+
+
+def read_map(path: Path) -> np.ndarray:
+    with mrcfile.open(path, permissive=True) as handle:
+        return np.array(handle.data)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with ref.mrc and particles.star and particles.mrcs, made by relion_project; two optics groups."""
+    project = tmp_path_factory.mktemp("simulated")
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[:BOX, :BOX, :BOX] - BOX // 2
+    volume = np.zeros((BOX, BOX, BOX), np.float32)
+    for cx, cy, cz in rng.uniform(-8, 8, (12, 3)):
+        volume += np.exp(-((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / 6).astype(np.float32)
+    with mrcfile.new(project / "ref.mrc") as handle:
+        handle.set_data(volume)
+        handle.voxel_size = PIXEL_SIZE_A
+    optics = {
+        "rlnOpticsGroup": [1, 2],
+        "rlnOpticsGroupName": ["opticsGroup1", "opticsGroup2"],
+        "rlnVoltage": [300.0, 200.0],
+        "rlnSphericalAberration": [2.7, 2.7],
+        "rlnAmplitudeContrast": [0.1, 0.07],
+        "rlnImagePixelSize": [PIXEL_SIZE_A] * 2,
+        "rlnImageSize": [BOX] * 2,
+        "rlnImageDimensionality": [2, 2],
+    }
+    angles = {
+        "rlnAngleRot": rng.uniform(-180, 180, N),
+        "rlnAngleTilt": rng.uniform(0, 180, N),
+        "rlnAnglePsi": rng.uniform(-180, 180, N),
+        "rlnOriginXAngst": rng.uniform(-8, 8, N),
+        "rlnOriginYAngst": rng.uniform(-8, 8, N),
+        "rlnDefocusU": rng.uniform(8000, 20000, N),
+        "rlnDefocusV": rng.uniform(8000, 20000, N),
+        "rlnDefocusAngle": rng.uniform(0, 180, N),
+        "rlnPhaseShift": np.zeros(N),
+        "rlnOpticsGroup": np.arange(N) % 2 + 1,
+    }
+    write_star(project / "angles.star", new_star([new_table("optics", optics), new_table("particles", angles)]))
+    options = ("--ctf", "--add_noise", "--white_noise", 1, "--angpix", PIXEL_SIZE_A)
+    relion("project", "--i", "ref.mrc", "--ang", "angles.star", "--o", "particles", *options, cwd=project)
+    return project
+
+
+@pytest.fixture
+def project(simulated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(simulated, tmp_path / "project"))
+
+
+def classify(project: Path, star: str) -> Path:
+    """Run one iteration of 3D classification and return the particles file that relion_refine wrote."""
+    (project / "Class3D").mkdir()
+    options = (
+        "--ini_high 20 --iter 1 --K 2 --ctf --zero_mask --particle_diameter 100 --healpix_order 1 --offset_range 3"
+    )
+    options += " --offset_step 2 --pad 1 --tau2_fudge 2 --norm --scale --oversampling 0 --flatten_solvent --j 1"
+    options += " --dont_check_norm --firstiter_cc --random_seed 1"
+    relion("refine", "--i", star, "--o", "Class3D/run", "--ref", "ref.mrc", *options.split(), cwd=project)
+    return project / "Class3D/run_it001_data.star"
+
+
+EXTRA = {
+    "cdxLatent1": np.random.default_rng(1).normal(size=40) * 1e-3,
+    "cdxLatent2": np.random.default_rng(2).normal(size=40).astype(np.float32) * 1e9,
+    "cdxState": np.arange(40) % 3,
+    "cdxLabel": ["two words" if i % 2 else "O'Brien" for i in range(40)],
+}
+
+
+def write_subset(project: Path) -> tuple[Path, dict[str, list[str]]]:
+    """Write 40 of the particles with extra columns; return the file and the values that it must hold."""
+    chosen = np.sort(np.random.default_rng(3).permutation(N)[:40])
+    read_particles(project / "particles.star").subset(chosen).write_star(project / "subset.star", EXTRA)
+    expected = {label: [values[i] for i in chosen] for label, values in values_of(project / "particles.star").items()}
+    expected["cdxLatent1"] = [f"{value:.6g}" for value in EXTRA["cdxLatent1"]]
+    expected["cdxLatent2"] = [f"{value:.6g}" for value in EXTRA["cdxLatent2"]]
+    expected["cdxState"] = [str(value) for value in EXTRA["cdxState"]]
+    expected["cdxLabel"] = list(EXTRA["cdxLabel"])
+    return project / "subset.star", expected
+
+
+def test_star_handler_reads_every_value(project: Path) -> None:
+    path, expected = write_subset(project)
+    relion("star_handler", "--i", "subset.star", "--o", "out.star", "--remove_column", "rlnPhaseShift", cwd=project)
+    assert values_of(path) == expected
+    found = values_of(project / "out.star")
+    assert list(found) == [label for label in expected if label != "rlnPhaseShift"]
+    assert found == {label: expected[label] for label in found}
+    assert values_of(project / "out.star", "optics") == values_of(project / "particles.star", "optics")
+
+
+def test_star_handler_selects_and_compares(project: Path) -> None:
+    write_subset(project)
+    options = ("--select", "rlnOpticsGroup", "--minval", 2, "--maxval", 2)
+    relion("star_handler", "--i", "subset.star", "--o", "out.star", *options, cwd=project)
+    particles = read_particles(project / "subset.star")
+    ours = particles.subset(particles.optics_index == 1)
+    assert read_particles(project / "out.star").image_name.tolist() == ours.image_name.tolist()
+
+
+def test_classification_carries_extra_columns_along(project: Path) -> None:
+    _, expected = write_subset(project)
+    found = values_of(classify(project, "subset.star"))
+    place = {name: row for row, name in enumerate(expected["rlnImageName"])}
+    rows = [place[name] for name in found["rlnImageName"]]
+    assert sorted(rows) == list(range(40))
+    for label in ("cdxLatent1", "cdxLatent2", "cdxState", "cdxLabel", "rlnDefocusU", "rlnOpticsGroup"):
+        assert found[label] == [expected[label][row] for row in rows]
+
+
+def test_a_file_that_refine_wrote_comes_back_without_loss(project: Path) -> None:
+    path = classify(project, "particles.star")
+    particles = read_particles(path)
+    particles.write_star(project / "same.star")
+    assert (project / "same.star").read_bytes() == path.read_bytes()
+    # Rewritten row by row, in another order, every value has the characters that RELION gave it.
+    order = np.random.default_rng(0).permutation(N)
+    particles.subset(order).write_star(project / "shuffled.star")
+    before, after = values_of(path), values_of(project / "shuffled.star")
+    assert after == {label: [values[i] for i in order] for label, values in before.items()}
+    restored = read_particles(project / "shuffled.star").subset(np.argsort(order))
+    restored.write_star(project / "restored.star")
+    assert (project / "restored.star").read_bytes() == path.read_bytes()
+    # Joined by identifier although the rows are in another order.
+    np.testing.assert_array_equal(read_particles(project / "shuffled.star").find_uids(particles.uid), np.argsort(order))
+
+
+def test_every_table_that_refine_wrote_comes_back_byte_for_byte(project: Path) -> None:
+    classify(project, "particles.star")
+    tables = sorted((project / "Class3D").glob("*.star"))
+    assert len(tables) >= 4  # data, model, optimiser, sampling
+    for path in tables:
+        assert b"".join(star_text(read_star(path))) == path.read_bytes(), path.name
+
+
+def test_poses_that_were_written_again_reconstruct_the_same_map(project: Path) -> None:
+    particles = read_particles(project / "particles.star")
+    particles.with_poses(particles.rotation, particles.shift_A).write_star(project / "again.star")
+    for name in ("particles", "again"):
+        relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
+    before, after = read_map(project / "particles_map.mrc"), read_map(project / "again_map.mrc")
+    assert np.abs(after - before).max() < 1e-4 * before.std()
+
+
+def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
+    # RELION converts origins in pixels and the pixel size of detector and magnification by itself.
+    old = read_particles(project / "particles.star")
+    group = np.array(old.optics, object)[old.optics_index]
+    columns = {
+        "rlnImageName": old.image_name,
+        **dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), old.euler_deg.T, strict=True)),
+        "rlnOriginX": np.zeros(N),
+        "rlnOriginY": np.zeros(N),
+        "rlnDefocusU": old.ctf.defocus_u_A,
+        "rlnDefocusV": old.ctf.defocus_v_A,
+        "rlnDefocusAngle": np.degrees(old.ctf.defocus_angle_rad),
+        "rlnVoltage": [one.voltage_kV for one in group],
+        "rlnSphericalAberration": [one.cs_mm for one in group],
+        "rlnAmplitudeContrast": [one.amplitude_contrast for one in group],
+        "rlnMagnification": np.full(N, 12500.0),
+        "rlnDetectorPixelSize": np.full(N, 5.0),
+    }
+    write_star(project / "v30.star", new_star([new_table("images", columns)], version=None))
+    blank = read_particles(project / "v30.star")
+    assert blank.version == "3.0"
+    assert blank.pixel_size_A.tolist() == [PIXEL_SIZE_A] * N
+    blank.with_poses(old.rotation, old.shift_A).write_star(project / "v30_moved.star")
+    for name in ("particles", "v30_moved"):
+        relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
+    before, after = read_map(project / "particles_map.mrc"), read_map(project / "v30_moved_map.mrc")
+    assert np.abs(after - before).max() < 1e-4 * before.std()
+
+
+def test_what_is_refused_here_is_misread_by_relion(project: Path) -> None:
+    """Rows behind an empty line vanish in RELION; a file with Windows line ends is empty to it."""
+    text = (project / "particles.star").read_text()
+    lines = text.splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if "000011@" in line)
+    (project / "gap.star").write_text("".join([*lines[:at], "\n", *lines[at:]]))
+    relion("star_handler", "--i", "gap.star", "--o", "out.star", "--remove_column", "rlnPhaseShift", cwd=project)
+    assert read_particles(project / "out.star").n == 10
+    (project / "crlf.star").write_text(text.replace("\n", "\r\n"))
+    relion("star_handler", "--i", "crlf.star", "--o", "out.star", "--remove_column", "rlnPhaseShift", cwd=project)
+    assert "data_" not in (project / "out.star").read_text()
