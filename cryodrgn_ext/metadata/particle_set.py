@@ -217,8 +217,11 @@ class ParticleSet:
 
         Rows are joined by this, never by their order: RELION reorders rows when it refines.
         """
+        uid = np.asarray(uid, np.uint64)
         order = np.argsort(self.uid)
         place = np.searchsorted(self.uid, uid, sorter=order)
+        if self.n == 0 and len(uid):
+            raise InputError(f"{self.path}: none of {len(uid)} particles is among the 0 particles of this set")
         found = order[np.minimum(place, self.n - 1)]
         missing = np.flatnonzero(self.uid[found] != uid)
         if len(missing):
@@ -328,8 +331,11 @@ class ParticleSet:
         Raises
         ------
         InputError
-            For columns of the wrong length or with NaN, bad names, or when the file cannot be written.
+            For columns of the wrong length or with NaN, bad names, a set without particles (no job of RELION takes
+            an empty table), or when the file cannot be written.
         """
+        if self.n == 0:
+            raise InputError(f"{path}: there are no particles to write")
         columns: dict[str, list[bytes]] = {}
         if self.poses_changed and not keep_original_poses:
             columns |= {label: format_values(values, "%.6f", label) for label, values in self._pose_columns().items()}

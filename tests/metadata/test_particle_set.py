@@ -106,6 +106,12 @@ def test_whole_set_is_written_byte_for_byte(particles: ParticleSet, tmp_path: Pa
     assert (tmp_path / "out.star").read_bytes() == (tmp_path / "in.star").read_bytes()
 
 
+def test_a_set_without_particles_is_not_written(particles: ParticleSet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out\.star: there are no particles to write"):
+        particles.subset([]).write_star(tmp_path / "out.star")
+    assert not (tmp_path / "out.star").exists()
+
+
 def test_column_that_exists_is_replaced_in_its_place(particles: ParticleSet, tmp_path: Path) -> None:
     particles.write_star(tmp_path / "first.star", {"cdxState": np.arange(8), "cdxLatent1": np.zeros(8)})
     second = read_particles(tmp_path / "first.star").subset([1, 0])
@@ -189,6 +195,9 @@ def test_rows_are_found_by_identifier_whatever_their_order(particles: ParticleSe
     np.testing.assert_array_equal(shuffled.find_uids(particles.uid), np.argsort(order))
     with pytest.raises(InputError, match="2 of 8 particles are not in this file, the first being number 1"):
         particles.subset([2, 3, 4, 5, 6, 7]).find_uids(particles.uid)
+    with pytest.raises(InputError, match="none of 8 particles"):
+        particles.subset([]).find_uids(particles.uid)
+    assert particles.find_uids(np.empty(0, np.uint64)).tolist() == []
 
 
 def without_half_sets(star_builder: type[StarBuilder], path: Path, repeats: int, n: int = 240) -> ParticleSet:

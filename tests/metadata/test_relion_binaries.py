@@ -207,6 +207,23 @@ def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
     assert np.abs(after - before).max() < 1e-4 * before.std()
 
 
+def test_symmetry_expansion_by_relion(project: Path) -> None:
+    half_set = np.arange(N) % 2 + 1
+    read_particles(project / "particles.star").write_star(project / "halves.star", {"rlnRandomSubset": half_set})
+    relion("particle_symmetry_expand", "--i", "halves.star", "--o", "expanded.star", "--sym", "C3", cwd=project)
+    expanded = read_particles(project / "expanded.star")
+    assert expanded.n == 3 * N
+    assert len(np.unique(expanded.uid)) == 3 * N
+    assert len(np.unique(expanded.image_hash)) == N
+    half_of_image = dict(zip(read_particles(project / "halves.star").image_hash.tolist(), half_set, strict=True))
+    assert expanded.half_set.tolist() == [half_of_image[image] for image in expanded.image_hash.tolist()]
+    # Rows of one image differ by turns of 120 degrees about the axis of the model.
+    same = expanded.subset(np.flatnonzero(expanded.image_hash == expanded.image_hash[0]))
+    turn = same.rotation[0].T @ same.rotation[1]
+    np.testing.assert_allclose(turn[:2, 2], 0, atol=1e-6)
+    np.testing.assert_allclose(np.trace(turn), 0, atol=1e-6)  # 1 + 2 cos(120 degrees)
+
+
 def test_what_is_refused_here_is_misread_by_relion(project: Path) -> None:
     """Rows behind an empty line vanish in RELION; a file with Windows line ends is empty to it."""
     text = (project / "particles.star").read_text()
