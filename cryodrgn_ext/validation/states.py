@@ -1,0 +1,249 @@
+"""States with evidence: maps of original images in two halves, their FSC, and a comparison with random subsets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.masks import threshold_mask
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
+from cryodrgn_ext.reconstruction.half_maps import combine_halves
+from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
+from cryodrgn_ext.validation.evidence import Evidence, judge, not_tested
+
+MIN_RANDOM_SUBSETS = 12
+MIN_PARTICLES_PER_HALF = 10
+
+
+class Consensus(Protocol):
+    """What is needed of the reconstruction of all particles."""
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """(D, D, D)."""
+        ...
+
+    @property
+    def fsc(self) -> NDArray[np.float64]:
+        """(D // 2 + 1,) between its halves."""
+        ...
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Of the map, Å."""
+        ...
+
+
+@dataclass(frozen=True)
+class State:
+    """A named set of particles with its own map and the evidence for it.
+
+    Attributes
+    ----------
+    label : int
+    indices : ndarray
+        (n,) int64 particle rows, increasing.
+    map : ndarray
+        (D, D, D) float32, Wiener-filtered with the FSC.
+    half1, half2 : ndarray
+        (D, D, D) float32 unfiltered.
+    mask : ndarray
+        (D, D, D) float32, in which the FSC was computed; the same for all states.
+    fsc : ndarray
+        (D // 2 + 1,) between the halves.
+    resolution_A : float
+        Where the FSC falls below 0.143.
+    pixel_size_A : float
+    evidence : Evidence
+    """
+
+    label: int
+    indices: NDArray[np.int64]
+    map: NDArray[np.float32]
+    half1: NDArray[np.float32]
+    half2: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    fsc: NDArray[np.float64]
+    resolution_A: float
+    pixel_size_A: float
+    evidence: Evidence
+
+    @property
+    def n(self) -> int:
+        """Number of particles."""
+        return len(self.indices)
+
+    @property
+    def verdict(self) -> str:
+        """The verdict as words: "distinct", "not distinguishable" or "not tested"."""
+        return self.evidence.verdict.value
+
+
+def reconstruct_states(
+    images: ParticleImages,
+    labels: NDArray[np.integer],
+    consensus: Consensus,
+    *,
+    mask: NDArray[np.floating] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    monitor: Monitor | None = None,
+) -> list[State]:
+    """All states at once; see :func:`iterate_states`, which holds one state in memory at a time."""
+    return list(iterate_states(images, labels, consensus, mask=mask, seed=seed, device=device, monitor=monitor))
+
+
+def iterate_states(
+    images: ParticleImages,
+    labels: NDArray[np.integer],
+    consensus: Consensus,
+    *,
+    mask: NDArray[np.floating] | None = None,
+    only: Collection[int] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    monitor: Monitor | None = None,
+) -> Iterator[State]:
+    """Reconstruct each state from its original images in two halves and weigh the evidence for it.
+
+    Every image is inserted once for its state and, in a low band, once for the whole and about once for the random
+    subsets: these come from shuffling the labels among all particles of the same half, so that they have the sizes of
+    the states.
+
+    The comparison tells states from random subsets. It cannot tell heterogeneity from a choice of particles by their
+    noise: labels must not be optimised against the very maps that are compared.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    labels : ndarray
+        (N,) state of each particle; negative for particles without one.
+    consensus : Consensus
+        Map and FSC of all particles, such as :class:`cryodrgn_ext.reconstruction.half_maps.HalfMaps`.
+    mask : ndarray, optional
+        (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (thesis 4.4.4).
+    only : collection of int, optional
+        Yield these states only (a job that continues); the comparison is the same as for all.
+    seed : int
+        Of the random subsets.
+    device : torch.device or str
+    monitor : Monitor, optional
+
+    Yields
+    ------
+    State
+        In the order of the labels.
+
+    Raises
+    ------
+    InputError
+        When there are not as many labels as particles, or no particle has a label.
+    """
+    monitor = SilentMonitor() if monitor is None else monitor
+    labels = np.asarray(labels)
+    if labels.shape != (images.n,):
+        raise InputError(f"{images.n} labels expected, one for each particle, got an array of shape {labels.shape}")
+    names = np.unique(labels[labels >= 0])
+    if len(names) == 0:
+        raise InputError("no particle has a state: there is nothing to reconstruct")
+    around = consensus_mask(consensus) if mask is None else torch.from_numpy(np.asarray(mask, np.float32))
+    half_set = images.half_set.cpu().numpy()
+    radius = comparison_radius(consensus.fsc, images.plane.radius)
+    whole = [
+        _sums(images, np.flatnonzero(half_set == half), radius, device, monitor, f"All particles, half {half}")
+        for half in (1, 2)
+    ]
+    comparison = ConsensusComparison(whole[0], whole[1], around)
+    null = np.empty(0)
+    if len(names) > 1 or (labels < 0).any():
+        null = _null_correlations(images, labels, names, comparison, half_set, seed, device, monitor)
+    for name in names:
+        if only is not None and int(name) not in only:
+            continue
+        members = np.flatnonzero(labels == name)
+        sums = [
+            _sums(images, members[half_set[members] == half], None, device, monitor, f"State {name}, half {half}")
+            for half in (1, 2)
+        ]
+        maps = combine_halves(sums[0], sums[1], images.pixel_size_A, around)
+        yield State(
+            label=int(name),
+            indices=members,
+            map=maps.map,
+            half1=maps.half1,
+            half2=maps.half2,
+            mask=around.numpy(),
+            fsc=maps.fsc,
+            resolution_A=maps.resolution_A,
+            pixel_size_A=images.pixel_size_A,
+            evidence=_evidence(sums, comparison, null, len(names), len(members) == images.n),
+        )
+
+
+def consensus_mask(consensus: Consensus) -> Tensor:
+    """(D, D, D) float32 soft mask around the density of the consensus (thesis 4.4.4)."""
+    return threshold_mask(torch.from_numpy(consensus.map), consensus.pixel_size_A)
+
+
+def _evidence(
+    sums: list[BackprojectionSums],
+    comparison: ConsensusComparison,
+    null: NDArray[np.float64],
+    n_states: int,
+    is_everything: bool,
+) -> Evidence:
+    if is_everything:
+        return not_tested("it holds all particles")
+    fewest = min(part.n_particles for part in sums)
+    if fewest < MIN_PARTICLES_PER_HALF:
+        return not_tested(f"only {fewest} particles in one half-set")
+    return judge(comparison.correlation(*sums), null, n_states)
+
+
+def _null_correlations(
+    images: ParticleImages,
+    labels: NDArray[np.integer],
+    names: NDArray[np.integer],
+    comparison: ConsensusComparison,
+    half_set: NDArray[np.int8],
+    seed: int,
+    device: torch.device | str,
+    monitor: Monitor,
+) -> NDArray[np.float64]:
+    """Correlations of random subsets: at least twelve, as many shuffles of the labels as that takes."""
+    rng = np.random.default_rng([seed, 5])
+    radius = comparison.grid.radius
+    null: list[float] = []
+    for round_ in range(math.ceil(MIN_RANDOM_SUBSETS / len(names))):
+        shuffled = labels.copy()
+        for half in (1, 2):
+            rows = np.flatnonzero(half_set == half)
+            shuffled[rows] = labels[rng.permutation(rows)]
+        for name in names:
+            what = f"Random subset {round_ * len(names) + len(null) % len(names) + 1}"
+            subset = [np.flatnonzero((shuffled == name) & (half_set == half)) for half in (1, 2)]
+            if min(len(part) for part in subset) >= MIN_PARTICLES_PER_HALF:
+                sums = [_sums(images, part, radius, device, monitor, what) for part in subset]
+                null.append(comparison.correlation(*sums))
+    return np.array(null)
+
+
+def _sums(
+    images: ParticleImages,
+    rows: NDArray[np.int64],
+    radius: int | None,
+    device: torch.device | str,
+    monitor: Monitor,
+    what: str,
+) -> BackprojectionSums:
+    return backproject(images, torch.from_numpy(rows), radius=radius, device=device, monitor=monitor, description=what)
