@@ -97,9 +97,10 @@ class BackprojectionSums:
             (D, D, D) float32, axes z, y, x. 0 when nothing was inserted.
         """
         outside = torch.full((1,), torch.inf, dtype=torch.float64)
-        least = WEIGHT_FLOOR * self.shell_weight() + torch.finfo(torch.float32).tiny
+        least = WEIGHT_FLOOR * self.shell_weight()
+        least[:3] *= 0.01  # next to the origin the CTF rises within a shell, and every image has measured every point
         prior = torch.zeros_like(least) if prior_precision is None else prior_precision.double()
-        least = torch.cat([least, outside]).float().to(self.weight.device)
+        least = torch.cat([least.clamp_min(torch.finfo(torch.float32).tiny), outside]).float().to(self.weight.device)
         prior = torch.cat([prior, outside]).float().to(self.weight.device)
         spectrum = torch.empty_like(self.numerator)
         for z, shell in self._planes():

@@ -131,7 +131,7 @@ def test_groups_of_different_extent_meet_in_the_model_frame() -> None:
     assert torch.allclose(batch.points[0, :, :2], k)
     assert torch.allclose(batch.points[1, :, :2], k * (64 / 96), atol=1e-6)  # a longer box: a finer frequency
     # physical frequency, hence CTF, is that of the image box
-    expected = ctf(particles.ctf_parameters.index(torch.tensor([1])), k, 96 / 16, 16)[0] / 4.0
+    expected = ctf(random_ctf(6).index(torch.tensor([1])), k, 96 / 16, 16)[0] / 4.0
     assert torch.allclose(batch.ctf[1], expected, atol=1e-5)
 
 
