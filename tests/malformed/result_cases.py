@@ -126,7 +126,7 @@ def select_range_without_an_end(project: TinyProject) -> list[str]:
     return ["--in_parts", "result", "--z_range", "1:2"]
 
 
-@case("select", "range", "9")
+@case("select", "range|latent column", "z9")
 def select_range_of_a_dimension_that_is_not_there(project: TinyProject) -> list[str]:
     return ["--in_parts", "result", "--z_range", "9:0:1"]
 
@@ -161,7 +161,7 @@ def indices_negative(project: TinyProject) -> list[str]:
     return _indices(project, "rows.txt", b"0\n-1\n")
 
 
-@case("select", r"rows\.txt", "word")
+@case("select", r"rows\.txt", "one")
 def indices_of_words(project: TinyProject) -> list[str]:
     return _indices(project, "rows.txt", b"one word\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ def tiny_images() -> np.ndarray:
 def write_stack(path: Path, images: np.ndarray) -> None:
     """Write (N, y, x) images as an MRC stack."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mrcfile.new(path, overwrite=True) as file:
+    with warnings.catch_warnings(), mrcfile.new(path, overwrite=True) as file:
+        warnings.simplefilter("ignore", RuntimeWarning)  # mrcfile warns of NaN, which some cases want
         file.set_data(images)
         file.set_image_stack()
         file.voxel_size = PIXEL_SIZE_A
@@ -35,7 +37,8 @@ def write_stack(path: Path, images: np.ndarray) -> None:
 def write_volume(path: Path, volume: np.ndarray) -> None:
     """Write a (z, y, x) map."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mrcfile.new(path, overwrite=True) as file:
+    with warnings.catch_warnings(), mrcfile.new(path, overwrite=True) as file:
+        warnings.simplefilter("ignore", RuntimeWarning)
         file.set_data(volume.astype(np.float32))
         file.voxel_size = PIXEL_SIZE_A
 
