@@ -99,7 +99,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
 
 
 def _resident(images: ParticleImages, bands: Bands, settings: Settings, device: torch.device) -> ParticleImages:

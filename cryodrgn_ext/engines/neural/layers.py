@@ -74,7 +74,7 @@ class FourierFeatures(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         """Features of points (..., 3) in cycles per box."""
         with torch.autocast(points.device.type, enabled=False):
-            phase = points.float() @ self.frequencies.T
+            phase = points.to(self.frequencies.dtype) @ self.frequencies.T
             return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 

@@ -14,7 +14,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.imaging.slices import FourierVolume
 
 SAMPLE_IMAGES = 1000  # enough for averages over images
-LATENT_INFORMATION = 0.95
+LATENT_INFORMATION = 0.97
 MAX_LATENT_COEFFICIENTS = 8192
 MIN_LATENT_RADIUS = 6
 ENVELOPE_FRACTION = 0.3  # of the consensus: how far states differ from it, as a start
@@ -104,9 +104,9 @@ def choose_bands(
 ) -> Bands:
     """Choose how far out images inform the latents and the decoder is trained.
 
-    The latent band ends where ``LATENT_INFORMATION`` of the information about the structure is reached, counted as
-    ``sum over coefficients of log(1 + SNR)`` with the consensus as the signal; the decoder is trained up to the
-    resolution of the consensus.
+    The latent band ends where ``LATENT_INFORMATION`` of ``sum over coefficients of (SNR / (1 + SNR))^2`` is reached,
+    with the consensus as the signal: the square, because shells far below the noise cost as much computing as others
+    and tell next to nothing about one image. The decoder is trained up to the resolution of the consensus.
 
     Parameters
     ----------
@@ -132,7 +132,8 @@ def choose_bands(
             batch = images.batch(rows, None, base.data.device)
             signal = (batch.ctf * base.slice(batch.points)).abs().square().sum(0).cpu().double()
             power.index_add_(0, images.plane.shell, signal)
-        information = (count * torch.log1p(power / count.clamp(min=1) / len(sample)))[1 : train + 1]
+        snr = power / count.clamp(min=1) / len(sample)
+        information = (count * (snr / (1 + snr)).square())[1 : train + 1]
         reached = torch.cumsum(information, 0) >= LATENT_INFORMATION * information.sum()
         latent = int(reached.nonzero()[0, 0]) + 1 if bool(reached.any()) else train
         while latent > MIN_LATENT_RADIUS and images.plane.prefix(latent) > MAX_LATENT_COEFFICIENTS:

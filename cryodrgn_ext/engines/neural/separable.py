@@ -88,7 +88,7 @@ class SeparableModel(VolumeModel):
         half, flipped = to_half_space(points)
         with self.network_arithmetic(points.device):
             h = self.trunk(half)
-        h = h.float() * gain[..., None]
+        h = h.to(gain.dtype) * gain[..., None]
         return h, 1.0 - 2.0 * flipped.float()
 
     @staticmethod
@@ -108,13 +108,13 @@ class SeparableModel(VolumeModel):
         basis = self._combine(h, sign, jacobian)
         constant = self._mixing(z, linear)[..., None] - jacobian @ z[..., None]
         rest = data - self._combine(h, sign, constant)[..., 0]
-        prior = self.kl_weight * torch.eye(self.zdim, device=z.device)
+        prior = self.kl_weight * torch.eye(self.zdim, device=z.device, dtype=z.dtype)
         precision = 2.0 * basis.mT @ basis + prior
         return torch.linalg.cholesky(precision), 2.0 * basis.mT @ rest[..., None], rest
 
     def _infer(self, h: Tensor, sign: Tensor, data: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
         """Posterior mode (B, q) and Cholesky factor of the precision (B, q, q)."""
-        z = torch.zeros(len(h), self.zdim, device=h.device)
+        z = torch.zeros(len(h), self.zdim, device=h.device, dtype=h.dtype)
         factor, right, _ = self._normal_equations(h, sign, data, z, True)
         z = torch.cholesky_solve(right, factor)[..., 0]
         if not linear:
@@ -132,7 +132,7 @@ class SeparableModel(VolumeModel):
         data = torch.cat([values.real, values.imag], dim=1)
         latent_data = torch.cat([values.real[:, :n], values.imag[:, :n]], dim=1)
         if linear:
-            z = torch.zeros(len(h), self.zdim, device=h.device)
+            z = torch.zeros(len(h), self.zdim, device=h.device, dtype=h.dtype)
             factor, right, rest = self._normal_equations(h[:, :n], sign[:, :n], latent_data, z, True)
             mean = torch.cholesky_solve(right, factor)
             log_determinant = factor.diagonal(dim1=1, dim2=2).log().sum(1)

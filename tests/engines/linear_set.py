@@ -1,0 +1,72 @@
+"""Small sets of images whose heterogeneity is known exactly: a volume plus one linear mode, CTF, poses and noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.imaging.ctf import CtfParameters
+from cryodrgn_ext.imaging.half_plane import HalfPlane
+from cryodrgn_ext.imaging.slices import slice_points
+from scipy.spatial.transform import Rotation
+
+BOX, PIXEL_A = 32, 6.0
+
+
+@dataclass(frozen=True)
+class LinearSet:
+    """Images of base + y * (moved - still), y standard normal, made of beads and projected exactly."""
+
+    images: ParticleImages
+    y: np.ndarray
+    base_map: np.ndarray
+    mode_map: np.ndarray
+
+
+def _bead_transform(points: torch.Tensor, beads: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    width = 1.2  # voxels
+    phase = -2 * math.pi * points @ beads.T / BOX
+    envelope = torch.exp(-2 * (math.pi * width / BOX) ** 2 * points.square().sum(-1))
+    return (torch.polar(torch.ones_like(phase), phase) @ weights.to(torch.complex64)) * envelope
+
+
+def bead_map(beads: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
+    axis = torch.arange(BOX, dtype=torch.float32) - BOX // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    grid = torch.stack([x, y, z], -1).reshape(-1, 1, 3)
+    width = 1.2
+    density = torch.exp(-(grid - beads).square().sum(-1) / (2 * width**2)) @ weights
+    return (density / (2 * math.pi * width**2) ** 1.5).reshape(BOX, BOX, BOX).numpy()
+
+
+def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
+    rng = torch.Generator().manual_seed(seed)
+    base = torch.randn(40, 3, generator=rng) * 3.0
+    mode = torch.randn(16, 3, generator=rng) * 2.0 + torch.tensor([4.0, 0.0, 2.0])
+    base_weight = torch.full((40,), 1.0)
+    mode_weight = torch.where(torch.arange(16) < 8, 1.0, -1.0)
+    y = torch.randn(n, generator=rng)
+    rotation = torch.as_tensor(Rotation.random(n, rng=seed).as_matrix(), dtype=torch.float32)
+    shift = (torch.rand(n, 2, generator=rng) - 0.5) * 4
+    defocus = 10_000 + 15_000 * torch.rand(n, generator=rng)
+    full = torch.full((n,), 1.0)
+    parameters = CtfParameters(
+        defocus_u_A=defocus, defocus_v_A=defocus + 200, defocus_angle_rad=full * 0.3, voltage_kV=full * 300,
+        cs_mm=full * 2.7, amplitude_contrast=full * 0.1, phase_shift_rad=full * 0, b_factor_A2=full * 0, scale=full,
+    )  # fmt: skip
+    plane = HalfPlane(BOX, BOX // 2 - 1)
+    flat = ParticleImages.from_tensors(
+        torch.zeros(n, BOX, BOX), rotation, shift, PIXEL_A, parameters, pixel_noise_sd=1.0
+    )
+    transfer = flat.batch(torch.arange(n)).ctf * BOX  # sigma of a coefficient is BOX for unit pixel noise
+    points = slice_points(plane.kxy, rotation)
+    signal = _bead_transform(points, base, base_weight)
+    signal = signal + y[:, None] * _bead_transform(points, mode, mode_weight)
+    angle = -2 * math.pi * shift @ plane.kxy.float().T / BOX
+    pictures = plane.to_images(transfer * signal * torch.polar(torch.ones_like(angle), angle))
+    pictures = pictures + noise_sd * torch.randn(pictures.shape, generator=rng)
+    images = ParticleImages.from_tensors(pictures, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=noise_sd)
+    return LinearSet(images, y.numpy(), bead_map(base, base_weight), bead_map(mode, mode_weight))

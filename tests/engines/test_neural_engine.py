@@ -1,0 +1,196 @@
+"""The neural engine as jobs use it: it finds the truth, resumes exactly, and comes back from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.engines.neural.engine import train
+from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
+from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.progress import SilentMonitor
+from scipy.stats import spearmanr
+
+from tests.engines.linear_set import LinearSet
+
+T = TypeVar("T")
+QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32", device="cpu")
+
+
+def fit(data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None) -> NeuralHeterogeneity:
+    return train(data.images, data.base_map, settings, folder, SilentMonitor())
+
+
+@pytest.fixture(scope="module")
+def fitted(linear_set: LinearSet) -> NeuralHeterogeneity:
+    return fit(linear_set)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+    design = np.column_stack([fitted.z, np.ones(len(fitted.z))])
+    half = len(design) // 2
+    coefficients, *_ = np.linalg.lstsq(design[:half], linear_set.y[:half], rcond=None)
+    assert abs(spearmanr(design[half:] @ coefficients, linear_set.y[half:])[0]) > 0.9
+
+
+def test_volumes_move_along_the_true_mode(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+    high = fitted.z[linear_set.y > 1].mean(0)
+    low = fitted.z[linear_set.y < -1].mean(0)
+    upper, lower = fitted.volumes(np.stack([high, low]))
+    assert correlation(upper - lower, linear_set.mode_map) > 0.8
+    assert correlation(upper + lower, linear_set.base_map) > 0.95
+
+
+def test_loss_falls(fitted: NeuralHeterogeneity) -> None:
+    total = fitted.loss_history["total"]
+    assert len(total) == 3
+    assert total[-1] < total[0]
+
+
+def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+    """The spread of the estimates about the truth agrees with the posterior's own width (within a factor)."""
+    assert fitted.z_cov is not None
+    design = np.column_stack([fitted.z, np.ones(len(fitted.z))])
+    coefficients, *_ = np.linalg.lstsq(design, linear_set.y, rcond=None)
+    error = (design @ coefficients - linear_set.y).std()
+    predicted = np.sqrt(np.einsum("i,nij,j->n", coefficients[:2], fitted.z_cov, coefficients[:2]).mean())
+    assert 0.3 < predicted / error < 3
+
+
+def test_same_seed_same_result_other_seed_other_result(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+    again = fit(linear_set)
+    assert np.array_equal(again.z, fitted.z)
+    other = fit(linear_set, replace(QUICK, seed=1))
+    assert not np.array_equal(other.z, fitted.z)
+
+
+def test_saved_model_gives_the_same_volumes(fitted: NeuralHeterogeneity, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    loaded = load_heterogeneity(tmp_path)
+    z = fitted.z[:2]
+    for before, after in zip(fitted.volumes(z), loaded.volumes(z), strict=True):
+        assert np.array_equal(before, after)
+    assert np.array_equal(loaded.z, fitted.z)
+    assert loaded.loss_history == fitted.loss_history
+
+
+class InterruptAfter(SilentMonitor):
+    """Aborts like a user who presses the button after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
+        for item in items:
+            self.left -= 1
+            if self.left < 0:
+                raise JobAborted("aborted")
+            yield item
+
+
+@pytest.mark.parametrize("architecture", ["separable", "vae"])
+@pytest.mark.parametrize("steps", [2, 3, 5])  # a pass has 3 steps: before, at and after its end
+def test_continued_run_equals_an_uninterrupted_one(
+    linear_set: LinearSet, tmp_path: Path, architecture: str, steps: int
+) -> None:
+    settings = replace(
+        QUICK, epochs=2, batch=200, checkpoint_minutes=0.0, architecture=architecture, enc_dim=16, dec_dim=16
+    )
+    whole = fit(linear_set, settings)
+    with pytest.raises(JobAborted):
+        train(linear_set.images, linear_set.base_map, settings, tmp_path, InterruptAfter(steps))
+    resumed = fit(linear_set, settings, tmp_path)
+    assert np.array_equal(resumed.z, whole.z)
+    assert resumed.loss_history == whole.loss_history
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, dec_dim=16)
+    fit(linear_set, settings, tmp_path)
+    with pytest.raises(ResumeError, match="other settings"):
+        fit(linear_set, replace(settings, zdim=3), tmp_path)
+
+
+def test_more_epochs_continue_from_a_finished_run(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, dec_dim=16)
+    first = fit(linear_set, settings, tmp_path)
+    longer = fit(linear_set, replace(settings, epochs=2), tmp_path)
+    assert longer.loss_history["total"][0] == first.loss_history["total"][0]
+    assert len(longer.loss_history["total"]) == 2
+
+
+def test_damaged_checkpoint_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, dec_dim=16)
+    fit(linear_set, settings, tmp_path)
+    (tmp_path / "neural" / "state.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        fit(linear_set, settings, tmp_path)
+
+
+def test_homogeneous_mode_corrects_a_wrong_consensus(linear_set: LinearSet) -> None:
+    """Without a latent, the network learns what the consensus lacks: here a quarter of the density."""
+    settings = NeuralSettings(zdim=0, epochs=8, batch=16, dec_dim=64, precision="float32", device="cpu")
+    wrong = linear_set.base_map * np.linspace(0.5, 1.5, 32, dtype=np.float32)[:, None, None]
+    result = train(linear_set.images, wrong, settings, None, SilentMonitor())
+    assert result.z.shape == (600, 0)
+    (volume,) = result.volumes(np.zeros((1, 0), np.float32))
+    assert np.linalg.norm(volume - linear_set.base_map) < 0.6 * np.linalg.norm(wrong - linear_set.base_map)
+
+
+def test_published_recipe_learns_without_a_consensus(linear_set: LinearSet) -> None:
+    settings = NeuralSettings(
+        preset="cryodrgn", zdim=1, epochs=3, enc_dim=64, dec_dim=64, learning_rate=1e-3, precision="float32",
+        device="cpu",
+    )  # fmt: skip
+    result = train(linear_set.images, None, settings, None, SilentMonitor())
+    assert result.consensus is None
+    assert result.loss_history["reconstruction"][-1] < 0.9 * result.loss_history["reconstruction"][0]
+    (volume,) = result.volumes(np.zeros((1, 1), np.float32))
+    assert correlation(volume, linear_set.base_map) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("z", "words"), [(np.zeros((2, 5)), "shape"), (np.full((2, 2), np.nan), "row 0"), (np.zeros(2), "shape")]
+)
+def test_bad_latents_are_refused(fitted: NeuralHeterogeneity, z: np.ndarray, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        list(fitted.volumes(z))
+
+
+def test_published_recipe_is_the_published_one() -> None:
+    # Thesis 4.4.5: Adam at 1e-4, minibatches of 8; 6.4.1: 1024 x 3 networks.
+    recipe = resolve(NeuralSettings(preset="cryodrgn", zdim=8), 100_000)
+    assert (recipe.learning_rate, recipe.batch, recipe.enc_dim, recipe.dec_dim) == (1e-4, 8, 1024, 1024)
+    assert recipe.final_learning_rate == recipe.learning_rate
+    assert not recipe.residual
+    assert recipe.kl_weight == pytest.approx(1 / 16)
+
+
+def test_unknown_engine_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="no engine 'magic'"):
+        get_engine("magic")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda d: (d / "engine.json").unlink(), lambda d: (d / "engine.json").write_text("{"),
+               lambda d: (d / "model.safetensors").unlink(), lambda d: (d / "model.safetensors").write_bytes(b"x" * 64)]
+)  # fmt: skip
+def test_damaged_models_are_refused(fitted: NeuralHeterogeneity, tmp_path: Path, damage: Any) -> None:
+    fitted.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match="train"):
+        load_heterogeneity(tmp_path)
