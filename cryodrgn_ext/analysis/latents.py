@@ -156,7 +156,10 @@ def umap_embedding(
         raise InputError(f"UMAP needs at least 4 particles, got {len(z)}")
     # Imported late: they take seconds.
     from sklearn.neighbors import NearestNeighbors
-    from umap import UMAP
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # that it cannot use Tensorflow
+        from umap import UMAP
 
     index = np.arange(len(z))
     if len(z) > max_points:

@@ -53,7 +53,15 @@ class ConsensusComparison:
         self.grid = FourierGrid(small, given.radius, given.oversampling)
         self.mask = crop_map(mask, small).clamp(0, 1)
         self._references = [_ratio(sums) for sums in (all1, all2)]
+        self._maps = [
+            BackprojectionSums(self.grid, sums.numerator.cpu(), sums.weight.cpu(), sums.n_particles).solve()
+            for sums in (all1, all2)
+        ]
         self.prior_precision = self._prior()
+
+    def consensus_map(self, half: int) -> Tensor:
+        """(d, d, d) unfiltered map of all particles of half 1 or 2, in the small box."""
+        return self._maps[half - 1]
 
     def _prior(self) -> Tensor:
         """(radius + 1,) one over the power that both halves of the consensus share in each shell; no mean."""
@@ -92,10 +100,9 @@ class ConsensusComparison:
         residual = sums.numerator[core].cpu() - weight * self._references[half - 1]
         return BackprojectionSums(self.grid, residual, weight, sums.n_particles).solve(self.prior_precision)
 
-    def correlation(self, sums1: BackprojectionSums, sums2: BackprojectionSums) -> float:
+    def correlation(self, difference1: Tensor, difference2: Tensor) -> float:
         """Correlation of the two halves' difference maps inside the mask; 0 when one has no difference at all."""
-        a = (self.difference(sums1, 1) * self.mask).double()
-        b = (self.difference(sums2, 2) * self.mask).double()
+        a, b = (difference1 * self.mask).double(), (difference2 * self.mask).double()
         norm = float((a.square().sum() * b.square().sum()).sqrt())
         return float((a * b).sum()) / norm if norm > 0 else 0.0
 

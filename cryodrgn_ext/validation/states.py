@@ -19,7 +19,8 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
-from cryodrgn_ext.validation.evidence import Evidence, judge, not_tested
+from cryodrgn_ext.validation.evidence import Evidence, Measure, judge, not_tested
+from cryodrgn_ext.validation.held_out import HeldOutCoordinates
 
 MIN_RANDOM_SUBSETS = 12
 MIN_PARTICLES_PER_HALF = 10
@@ -120,8 +121,9 @@ def iterate_states(
     subsets: these come from shuffling the labels among all particles of the same half, so that they have the sizes of
     the states.
 
-    The comparison tells states from random subsets. It cannot tell heterogeneity from a choice of particles by their
-    noise: labels must not be optimised against the very maps that are compared.
+    Two measures are compared: whether the state's difference from the consensus is the same in both halves
+    (:mod:`.differences`), and whether single images show it in coefficients that had no part in finding it
+    (:mod:`.held_out`), which a choice of particles by their noise does not pass.
 
     Parameters
     ----------
@@ -164,9 +166,9 @@ def iterate_states(
         for half in (1, 2)
     ]
     comparison = ConsensusComparison(whole[0], whole[1], around)
-    null = np.empty(0)
+    tester = _Tester(comparison, HeldOutCoordinates(images, comparison, seed, device))
     if len(names) > 1 or (labels < 0).any():
-        null = _null_correlations(images, labels, names, comparison, half_set, seed, device, monitor)
+        tester.measure_random_subsets(images, labels, names, half_set, seed, device, monitor)
     for name in names:
         if only is not None and int(name) not in only:
             continue
@@ -186,7 +188,7 @@ def iterate_states(
             fsc=maps.fsc,
             resolution_A=maps.resolution_A,
             pixel_size_A=images.pixel_size_A,
-            evidence=_evidence(sums, comparison, null, len(names), len(members) == images.n),
+            evidence=tester.evidence(sums, len(names), len(members) == images.n),
         )
 
 
@@ -195,47 +197,54 @@ def consensus_mask(consensus: Consensus) -> Tensor:
     return threshold_mask(torch.from_numpy(consensus.map), consensus.pixel_size_A)
 
 
-def _evidence(
-    sums: list[BackprojectionSums],
-    comparison: ConsensusComparison,
-    null: NDArray[np.float64],
-    n_states: int,
-    is_everything: bool,
-) -> Evidence:
-    if is_everything:
-        return not_tested("it holds all particles")
-    fewest = min(part.n_particles for part in sums)
-    if fewest < MIN_PARTICLES_PER_HALF:
-        return not_tested(f"only {fewest} particles in one half-set")
-    return judge(comparison.correlation(*sums), null, n_states)
+class _Tester:
+    """Measures sets of particles, first random ones, then the states."""
 
+    def __init__(self, comparison: ConsensusComparison, held_out: HeldOutCoordinates) -> None:
+        self.comparison, self.held_out = comparison, held_out
+        self.null_halves: list[float] = []
+        self.null_images: list[float] = []
 
-def _null_correlations(
-    images: ParticleImages,
-    labels: NDArray[np.integer],
-    names: NDArray[np.integer],
-    comparison: ConsensusComparison,
-    half_set: NDArray[np.int8],
-    seed: int,
-    device: torch.device | str,
-    monitor: Monitor,
-) -> NDArray[np.float64]:
-    """Correlations of random subsets: at least twelve, as many shuffles of the labels as that takes."""
-    rng = np.random.default_rng([seed, 5])
-    radius = comparison.grid.radius
-    null: list[float] = []
-    for round_ in range(math.ceil(MIN_RANDOM_SUBSETS / len(names))):
-        shuffled = labels.copy()
-        for half in (1, 2):
-            rows = np.flatnonzero(half_set == half)
-            shuffled[rows] = labels[rng.permutation(rows)]
-        for name in names:
-            what = f"Random subset {round_ * len(names) + len(null) % len(names) + 1}"
-            subset = [np.flatnonzero((shuffled == name) & (half_set == half)) for half in (1, 2)]
-            if min(len(part) for part in subset) >= MIN_PARTICLES_PER_HALF:
-                sums = [_sums(images, part, radius, device, monitor, what) for part in subset]
-                null.append(comparison.correlation(*sums))
-    return np.array(null)
+    def _measure(self, sums: list[BackprojectionSums]) -> tuple[float, float]:
+        differences = [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
+        return self.comparison.correlation(*differences), self.held_out.agreement(*differences)
+
+    def measure_random_subsets(
+        self,
+        images: ParticleImages,
+        labels: NDArray[np.integer],
+        names: NDArray[np.integer],
+        half_set: NDArray[np.int8],
+        seed: int,
+        device: torch.device | str,
+        monitor: Monitor,
+    ) -> None:
+        """At least twelve random subsets of the sizes of the states, by as many shuffles of the labels as it takes."""
+        rng = np.random.default_rng([seed, 5])
+        for _ in range(math.ceil(MIN_RANDOM_SUBSETS / len(names))):
+            shuffled = labels.copy()
+            for half in (1, 2):
+                rows = np.flatnonzero(half_set == half)
+                shuffled[rows] = labels[rng.permutation(rows)]
+            for name in names:
+                subset = [np.flatnonzero((shuffled == name) & (half_set == half)) for half in (1, 2)]
+                if min(len(part) for part in subset) < MIN_PARTICLES_PER_HALF:
+                    continue
+                what = f"Random subset {len(self.null_halves) + 1}"
+                radius = self.comparison.grid.radius
+                halves, single = self._measure([_sums(images, part, radius, device, monitor, what) for part in subset])
+                self.null_halves.append(halves)
+                self.null_images.append(single)
+
+    def evidence(self, sums: list[BackprojectionSums], n_states: int, is_everything: bool) -> Evidence:
+        """Evidence of the state with these sums of its two halves."""
+        fewest = min(part.n_particles for part in sums)
+        if is_everything:
+            return not_tested("it holds all particles")
+        if fewest < MIN_PARTICLES_PER_HALF:
+            return not_tested(f"only {fewest} particles in one half-set")
+        halves, single = self._measure(sums)
+        return judge(Measure(halves, np.array(self.null_halves)), Measure(single, np.array(self.null_images)), n_states)
 
 
 def _sums(

@@ -1,0 +1,129 @@
+"""Held-out check: single images must show a difference in coefficients that had no part in finding it.
+
+Particles that are grouped by anything computed from their images are also grouped by their noise, and the mean of
+noise selected in this way looks like a structure, the same in both halves ("Einstein from noise"). So a difference
+map found in one half is looked for in single images of the OTHER half: its strength is estimated twice per image, from
+two disjoint sets of Fourier coefficients (alternating sectors of the plane), and the two estimates are correlated over
+the images. The noise in disjoint coefficients is independent, so that in a homogeneous data set the estimates are
+unrelated, whatever the difference map and the labels came from; where particles really differ along it, both sets
+say which do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.validation.differences import ConsensusComparison
+
+IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02
+SECTORS = 8  # of the half plane; few, because a soft window makes neighbouring coefficients share noise
+IMAGES_PER_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Images of one half as they are compared: what the consensus of the other half leaves of them.
+
+    ``residual`` (B, M) complex, ``expected`` (B, M) complex image of the consensus, ``ctf`` (B, M), ``points``
+    (B, M, 3).
+    """
+
+    residual: Tensor
+    expected: Tensor
+    ctf: Tensor
+    points: Tensor
+
+
+class HeldOutCoordinates:
+    """Strength of difference maps in single images, by two disjoint sets of coefficients.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    comparison : ConsensusComparison
+        Of the same images.
+    seed : int
+        Of the sample of images.
+    device : torch.device or str
+    """
+
+    def __init__(
+        self, images: ParticleImages, comparison: ConsensusComparison, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._comparison = comparison
+        self._device = device
+        radius = comparison.grid.radius
+        self._count = min(images.plane.prefix(radius), images.source.n_coefficients)
+        kxy = images.plane.kxy[: self._count].double()
+        sector = torch.floor((torch.atan2(kxy[:, 1], kxy[:, 0]) / torch.pi + 0.5) * SECTORS).long()
+        usable = kxy.square().sum(1) > 0  # the mean belongs to the background
+        self._sets = [((sector % 2 == parity) & usable).nonzero()[:, 0].to(device) for parity in (0, 1)]
+        rng = np.random.default_rng([seed, 6])
+        self._samples: dict[int, _Sample] = {}
+        for half in (1, 2):
+            rows = np.flatnonzero(images.half_set.cpu().numpy() == half)
+            chosen = np.sort(rng.choice(rows, min(len(rows), IMAGES_PER_HALF), replace=False))
+            self._samples[half] = self._take(images, torch.from_numpy(chosen), 3 - half)
+
+    def _take(self, images: ParticleImages, rows: Tensor, other_half: int) -> _Sample:
+        consensus = self._volume(self._comparison.consensus_map(other_half))
+        parts: list[tuple[Tensor, ...]] = []
+        for some in rows.split(IMAGES_PER_BATCH):
+            batch = images.batch(some, self._count, self._device)
+            expected = batch.ctf * consensus.slice(batch.points)
+            parts.append((batch.coefficients - expected, expected, batch.ctf, batch.points))
+        return _Sample(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def _volume(self, volume: Tensor) -> FourierVolume:
+        grid = self._comparison.grid
+        return FourierVolume.from_map(volume.to(self._device), grid.oversampling, grid.radius)
+
+    def agreement(self, difference1: Tensor, difference2: Tensor) -> float:
+        """Correlation over single images of the strengths of a difference, as two sets of coefficients show them.
+
+        Parameters
+        ----------
+        difference1, difference2 : Tensor
+            (d, d, d) difference maps of the two halves; each is looked for in images of the other half.
+
+        Returns
+        -------
+        float
+            Mean of the two correlations: 0 in expectation for a homogeneous data set.
+        """
+        found = [self._correlation(difference1, self._samples[2]), self._correlation(difference2, self._samples[1])]
+        return float(np.mean(found))
+
+    def _correlation(self, difference: Tensor, sample: _Sample) -> float:
+        volume = self._volume(difference * self._comparison.mask)
+        strengths: list[list[Tensor]] = [[], []]
+        for start in range(0, len(sample.ctf), IMAGES_PER_BATCH):
+            part = slice(start, start + IMAGES_PER_BATCH)
+            pattern = sample.ctf[part] * volume.slice(sample.points[part])
+            for chosen, out in zip(self._sets, strengths, strict=True):
+                out.append(_strength(pattern, sample.residual[part], sample.expected[part], chosen))
+        a, b = (torch.cat(values).double().cpu().numpy() for values in strengths)
+        if a.std() == 0 or b.std() == 0:
+            return 0.0
+        return float(np.corrcoef(a, b)[0, 1])
+
+
+def _strength(pattern: Tensor, residual: Tensor, expected: Tensor, chosen: Tensor) -> Tensor:
+    """(B,) strength of a pattern in residuals, in units of its noise, from some of the coefficients.
+
+    The part of the pattern that is parallel to the expected image is removed first: images differ in their contrast.
+    """
+    pattern, residual, expected = pattern[:, chosen], residual[:, chosen], expected[:, chosen]
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return (a.conj() * b).real.sum(dim=1, keepdim=True)
+
+    tiny = torch.finfo(torch.float32).tiny
+    pattern = pattern - expected * (product(expected, pattern) / product(expected, expected).clamp_min(tiny))
+    return (product(pattern, residual) / product(pattern, pattern).clamp_min(tiny).sqrt())[:, 0]
