@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.half_plane import HalfPlane
 
 #: Standard deviation of the blob as a fraction of the box: protein of 25 to 75 % of the box correlates with it.
 BLOB_SD = 0.08
@@ -42,6 +43,11 @@ class ContrastEvidence:
         return 0 if abs(self.score) < BELIEVED else (1 if self.score > 0 else -1)
 
 
+def contrast_coefficients(plane: HalfPlane) -> int:
+    """How many of the first coefficients :func:`measure_contrast` looks at."""
+    return plane.prefix(1.0 / BLOB_SD)
+
+
 def measure_contrast(images: ParticleImages) -> ContrastEvidence:
     """Find the contrast of images that have not been inverted.
 
@@ -53,7 +59,7 @@ def measure_contrast(images: ParticleImages) -> ContrastEvidence:
     norm = images.plane.norm
     blob = torch.exp(-2.0 * (torch.pi * BLOB_SD * norm) ** 2) * images.plane.multiplicity
     blob[0] = 0.0  # the mean of an image depends on the normalisation of its background
-    count = images.plane.prefix(1.0 / BLOB_SD)
+    count = contrast_coefficients(images.plane)
     scores = []
     for rows in torch.arange(images.n).split(512):
         batch = images.batch(rows, min(count, images.source.n_coefficients))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.images.contrast import BELIEVED, measure_contrast
+from cryodrgn_ext.images.contrast import BELIEVED, contrast_coefficients, measure_contrast
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from cryodrgn_ext.images.pipeline import Pipeline, assemble, ctf_parameters
@@ -18,8 +18,10 @@ from cryodrgn_ext.images.store import ImageTable
 from cryodrgn_ext.imaging.ctf import ctf
 from cryodrgn_ext.progress import Monitor
 
-#: Images of each optics group that noise and contrast are measured on.
+#: Images of each optics group that the contrast is measured on.
 SAMPLE_SIZE = 1000
+#: Pixels of them that the noise is measured on: 1000 images of 192 px, fewer of larger ones (at least 150).
+NOISE_PIXELS = 1000 * 192**2
 
 
 def _sample(table: ImageTable, group: int) -> NDArray[np.int64]:
@@ -54,12 +56,14 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         radius = pipeline.settings.background_radius * group.box_size
         estimator = NoiseEstimator(group.box_size, radius, group.window)
         raw = []
+        every = max(1, len(rows) // max(150, NOISE_PIXELS // group.box_size**2))
+        low_band = contrast_coefficients(pipeline.frame.plane)
         for chunk in pipeline.chunks(rows, chunk_bytes):
             monitor.poll()
             for _, _, images in pipeline.read(chunk):
                 normalised = pipeline.normalise(g, images, chunk)
-                estimator.add(normalised)
-                raw.append(pipeline.transform(g, normalised, group.sign, chunk))
+                estimator.add(normalised[::every])
+                raw.append(pipeline.transform(g, normalised, group.sign, chunk)[:, :low_band].clone())
         power = torch.ones(shells, dtype=torch.float64)
         native = estimator.shell_power()[:shells]
         power[: len(native)] = native
@@ -73,9 +77,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
             area = torch.arange(shells, dtype=torch.float64).clamp_min(1.0) * inside
             power[:] = (power * area).sum() / area.sum()
         sigma[g] = power.sqrt()
-        if pipeline.settings.contrast != "auto" and pipeline.particles.n == 0:
-            continue
-        values = torch.cat(raw) / sigma[g].float()[pipeline.frame.plane.shell]
+        values = torch.cat(raw) / sigma[g].float()[pipeline.frame.plane.shell[:low_band]]
         found = measure_contrast(_sample_images(pipeline, values, sigma, window_power, members))
         score += found.score * found.n_images**0.5
         weight += found.n_images

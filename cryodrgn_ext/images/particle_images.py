@@ -84,7 +84,7 @@ class SubsetCoefficients:
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
         """See :class:`CoefficientSource`."""
-        return self.source.gather(self.rows[rows], n_coefficients)
+        return self.source.gather(self.rows[rows.to(self.rows.device)], n_coefficients)
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ class ParticleImages:
         in the units of the working frame.
     window_power : Tensor
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
+    stored_sigma : Tensor, optional
+        What the stored coefficients were divided by, when that is not ``noise_sigma`` (see :meth:`with_noise`).
     """
 
     source: CoefficientSource
@@ -168,6 +170,7 @@ class ParticleImages:
     optics_index: Tensor
     noise_sigma: Tensor
     window_power: Tensor
+    stored_sigma: Tensor | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rotation)
@@ -268,31 +271,43 @@ class ParticleImages:
 
     def subset(self, indices: Tensor) -> ParticleImages:
         """The particles ``indices`` (int64 rows), in that order, without copying coefficients."""
+        parameters = self.ctf_parameters
         return replace(
             self,
             source=SubsetCoefficients(self.source, indices.cpu()),
             particles=None if self.particles is None else self.particles.subset(indices.cpu().numpy()),
-            rotation=self.rotation[indices],
-            shift_px=self.shift_px[indices],
-            ctf_parameters=None if self.ctf_parameters is None else self.ctf_parameters.index(indices),
-            half_set=self.half_set[indices],
-            optics_index=self.optics_index[indices],
+            rotation=self.rotation[indices.to(self.rotation.device)],
+            shift_px=self.shift_px[indices.to(self.rotation.device)],
+            ctf_parameters=parameters if parameters is None else parameters.index(indices.to(parameters.scale.device)),
+            half_set=self.half_set[indices.cpu()],
+            optics_index=self.optics_index[indices.cpu()],
         )
 
     def with_poses(self, rotation: Tensor, shift_px: Tensor) -> ParticleImages:
         """The same images with other poses: (N, 3, 3) and (N, 2) in working pixels."""
         return replace(self, rotation=rotation.float(), shift_px=shift_px.float())
 
+    def with_noise(self, noise_sigma: Tensor) -> ParticleImages:
+        """The same images whitened by another (G, D // 2) ``noise_sigma``; the store stays as it is."""
+        stored = self.noise_sigma if self.stored_sigma is None else self.stored_sigma
+        return replace(self, noise_sigma=noise_sigma.to(stored), stored_sigma=stored)
+
     def load(self, device: torch.device | str = "cpu", n_coefficients: int | None = None) -> ParticleImages:
-        """All coefficients resident on ``device`` as float32, cut to the first ``n_coefficients``."""
+        """Everything resident on ``device``, coefficients as float32 and cut to the first ``n_coefficients``."""
         count = self.source.n_coefficients if n_coefficients is None else n_coefficients
         values = torch.empty(self.n, count, 2, device=device)
         for rows in torch.arange(self.n).split(4096):
             values[rows[0] : rows[-1] + 1] = torch.view_as_real(self.source.gather(rows, count)).to(device)
-        return replace(self, source=ResidentCoefficients(values, torch.arange(self.n, device=device)))
+        return replace(
+            self,
+            source=ResidentCoefficients(values, torch.arange(self.n, device=device)),
+            rotation=self.rotation.to(device),
+            shift_px=self.shift_px.to(device),
+            ctf_parameters=None if self.ctf_parameters is None else self.ctf_parameters.to(device),
+        )
 
     def batch(
-        self, indices: Tensor, n_coefficients: int | None = None, device: torch.device | str = "cpu"
+        self, indices: Tensor, n_coefficients: int | None = None, device: torch.device | str | None = None
     ) -> ImageBatch:
         """Coefficients, CTF and slice points of some particles.
 
@@ -302,34 +317,39 @@ class ParticleImages:
             (B,) int64 particle rows, any order, repeats allowed.
         n_coefficients : int, optional
             Only the first M' coefficients (a lower band, see :meth:`HalfPlane.prefix`).
-        device : torch.device or str
+        device : torch.device or str, optional
+            Where the batch shall be; where the poses are (see :meth:`load`) when omitted.
         """
+        device = self.rotation.device if device is None else device
         count = self.source.n_coefficients if n_coefficients is None else n_coefficients
         if not 1 <= count <= self.source.n_coefficients:
             raise ValueError(f"n_coefficients must lie in 1..{self.source.n_coefficients}, got {count}")
-        rows = indices.cpu()
+        rows = indices.to(self.rotation.device)
         kxy = self.plane.kxy[:count].to(device)
         coefficients = self.source.gather(rows, count).to(device)
         coefficients = coefficients * shift_phases(kxy, -self.shift_px[rows].to(device), self.box_size)
-        group_of = self.optics_index[rows]
+        group_of = self.optics_index[indices.cpu()]
         transfers = torch.empty(len(rows), count, device=device)
         points = torch.empty(len(rows), count, 3, device=device)
         for g in group_of.unique().tolist():
             members = (group_of == g).nonzero()[:, 0]
-            transfer, divisor, group_points = self._group_batch(g, rows[members], kxy)
-            if divisor is not None:
-                coefficients[members] /= divisor
-            if len(members) == len(rows):
+            alone = len(members) == len(rows)
+            transfer, factor, group_points = self._group_batch(g, rows if alone else rows[members.to(rows.device)], kxy)
+            if factor is not None:
+                coefficients[members.to(device)] *= factor
+            if alone:
                 transfers, points = transfer, group_points
             else:
-                transfers[members], points[members] = transfer, group_points
+                transfers[members.to(device)], points[members.to(device)] = transfer, group_points
         return ImageBatch(indices.to(device), coefficients, transfers, points)
 
     def _group_batch(self, g: int, rows: Tensor, kxy: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """CTF / sigma (B, M'), what the coefficients must be divided by (or None), and points (B, M', 3)."""
+        """CTF / sigma (B, M'), what to multiply the coefficients by (or None), and points (B, M', 3)."""
         device, count = kxy.device, len(kxy)
         group, optics = self.frame.groups[g], self.optics[g]
-        gain = 1.0 / self.noise_sigma[g].to(device)[self.plane.shell[:count].to(device)]
+        shell = self.plane.shell[:count]
+        gain = (1.0 / self.noise_sigma[g][shell]).to(device)
+        factor = None if self.stored_sigma is None else self.stored_sigma[g][shell].to(device) * gain
         gain[self.plane.prefix(group.max_radius) :] = 0.0
         matrix = None if optics.mag_matrix is None else optics.mag_matrix * group.frequency_scale
         if matrix is None and group.frequency_scale != 1.0:
@@ -337,13 +357,13 @@ class ParticleImages:
         rotation = self.rotation[rows].to(device)
         points = slice_points(kxy, rotation, None if matrix is None else matrix.to(device))
         if self.ctf_parameters is None:
-            return gain.expand(len(rows), count).clone(), None, points
+            return gain.expand(len(rows), count).clone(), factor, points
         offset = None if optics.gamma_offset is None else optics.gamma_offset[:count].to(device)
         parameters = self.ctf_parameters.index(rows).to(device)
         transfer = ctf(parameters, kxy, group.pixel_size_A, self.box_size, offset, optics.mag_matrix)
         if not optics.premultiplied:
-            return transfer * gain, None, points
+            return transfer * gain, factor, points
         # The files hold CTF (CTF V + n). Dividing by the CTF gives back what other images hold; near its zeros, where
         # nothing was recorded, by a floor, which leaves the model exact and the noise there smaller than assumed.
-        divisor = torch.where(transfer < 0, -1.0, 1.0) * transfer.abs().clamp_min(PREMULTIPLIED_FLOOR)
-        return transfer.square() / divisor * gain, divisor, points
+        inverse = torch.where(transfer < 0, -1.0, 1.0) / transfer.abs().clamp_min(PREMULTIPLIED_FLOOR)
+        return transfer.square() * inverse * gain, inverse if factor is None else inverse * factor, points

@@ -89,6 +89,10 @@ class ImageTable:
         for path in self.stack_paths:
             try:
                 status = path.stat()
+            except FileNotFoundError:
+                raise InputError(
+                    f"the image stack {path} does not exist: image references are relative to the project directory"
+                ) from None
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror}") from None
             out.append({"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns})
@@ -313,7 +317,7 @@ class StoredCoefficients:
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
         """(B, n_coefficients) complex64 of particles ``rows``."""
-        stored = self.row_of_particle[rows].numpy()
+        stored = self.row_of_particle[rows.cpu()].numpy()
         if len(stored) and stored[-1] - stored[0] == len(stored) - 1 and (np.diff(stored) == 1).all():
             block = self.data[stored[0] : stored[-1] + 1, :n_coefficients].astype(np.float32)
         else:

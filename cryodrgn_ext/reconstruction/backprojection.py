@@ -116,7 +116,7 @@ def backproject(
     radius: int | None = None,
     oversampling: int = 2,
     symmetry: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     monitor: Monitor | None = None,
     description: str = "Backprojecting",
 ) -> BackprojectionSums:
@@ -135,13 +135,14 @@ def backproject(
         Grid points per cycle per box.
     symmetry : Tensor, optional
         (S, 3, 3) rotations of the point group, the identity among them; C1 when omitted.
-    device : torch.device or str
-        Where to sum. A GPU does not fix the order of additions.
+    device : torch.device or str, optional
+        Where to sum; where the images are when omitted. A GPU does not fix the order of additions.
     monitor : Monitor, optional
     description : str
         What the progress line says.
     """
     monitor = SilentMonitor() if monitor is None else monitor
+    device = images.rotation.device if device is None else device
     rows = torch.arange(images.n) if indices is None else indices.cpu().long()
     if weights is not None:
         if weights.shape != rows.shape:

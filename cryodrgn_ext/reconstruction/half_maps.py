@@ -92,7 +92,7 @@ def reconstruct_half_maps(
     monitor: Monitor | None = None,
     radius: int | None = None,
     symmetry: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> HalfMaps:
     """Reconstruct any subset of the particles, weighted or not, in two independent halves.
 
