@@ -29,5 +29,5 @@ def crop_map(volume: Tensor, box_size: int) -> Tensor:
     spectrum = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(volume.float())))
     start = d // 2 - box_size // 2
     part = slice(start, start + box_size)
-    cropped = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum[part, part, part]))).real
+    cropped: Tensor = torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(spectrum[part, part, part]))).real
     return cropped * (box_size / d) ** 3
