@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,7 +53,15 @@ class Stages:
         """Whether the stage was finished with this key."""
         return self.key(name) == key
 
-    def run(self, name: str, key: str, monitor: Monitor, title: str, work: Callable[[], None]) -> None:
+    def run(
+        self,
+        name: str,
+        key: str,
+        monitor: Monitor,
+        title: str,
+        work: Callable[[], None],
+        products: Sequence[Path] = (),
+    ) -> None:
         """Do the work of a stage unless it is finished with this key; then write that down.
 
         Parameters
@@ -64,9 +72,11 @@ class Stages:
             What the user is told.
         work : callable
             Leaves its results on disk, atomically.
+        products : sequence of Path
+            Results without which the stage is not finished, whatever the journal says.
         """
         monitor.poll()
-        if self.is_finished(name, key):
+        if self.is_finished(name, key) and all(path.exists() for path in products):
             monitor.message(f"{title}: done before.")
             return
         self._finished.pop(name, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,28 +94,31 @@ class _TrainJob:
         settings, layout = self.settings, self.layout
         images = self._open_images()
         self._record("running", {})
-        key = fingerprint(image_key(settings, self.inputs), self.inputs.record.get("in_mask"))
-        self._stage("consensus", key, "Consensus by backprojection", lambda: self._consensus(images))
+        mask_sum = self.inputs.record.get("in_mask", {}).get("sha256")
+        key = fingerprint(image_key(settings, self.inputs), mask_sum)
+        self._stage("consensus", key, "Consensus by backprojection", lambda: self._consensus(images), layout.consensus)
         consensus = read_consensus(layout.consensus)
         self._note_consensus(consensus)
         key = fingerprint(key, engine_key(settings))
-        self._stage("training", key, "Training", lambda: self._train(images, consensus))
-        volumes_key = fingerprint(key, settings.volumes, settings.seed)
-        self._stage("volumes", volumes_key, "Volumes along the latent space", self._volumes)
-        key = fingerprint(key, settings.states, settings.seed)
-        self._stage("states", key, "Cutting the particles into states", self._cut)
+        self._stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
+        decoded = fingerprint(key, settings.volumes, settings.seed)
+        self._stage("volumes", decoded, "Volumes along the latent space", self._volumes, layout.volumes)
+        cut = fingerprint(key, settings.states, settings.seed)
+        self._stage("states", cut, "Cutting the particles into states", self._cut, layout.states_table)
         table = read_state_table(layout.states_table)
-        self._stage("state maps", key, "Reconstructing the states",
-                    lambda: make_states(layout, images, table, consensus, key, self.device, self.monitor))  # fmt: skip
-        key = fingerprint(key, settings.star_columns)
-        self._stage("particles", key, "Writing particles", lambda: self._write_particles(table))
+        folders = [layout.state(number) for number in range(len(table.center_index))]
+        self._stage("state maps", cut, "Reconstructing the states",
+                    lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
+        self._stage("particles", fingerprint(cut, settings.star_columns), "Writing particles",
+                    lambda: self._write_particles(table), layout.particles,
+                    *(folder / "particles.star" for folder in folders))  # fmt: skip
         results = self._finish(images, table, consensus)
         self._record("finished", results)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
         return JobResult(layout.root, self._outputs(table))
 
-    def _stage(self, name: str, key: str, title: str, work: Callable[[], None]) -> None:
-        self.stages.run(name, key, self.monitor, title, work)
+    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
+        self.stages.run(name, key, self.monitor, title, work, products)
 
     def _note(self, sentence: str) -> None:
         self.notes.append(sentence)
@@ -181,6 +185,9 @@ class _TrainJob:
             table = StateTable(clusters.label, clusters.center_index)
         write_state_table(self.layout.states_table, table)
 
+    def _make_states(self, images: ParticleImages, table: StateTable, consensus: Consensus, key: str) -> None:
+        make_states(self.layout, images, table, consensus, self.settings.seed, key, self.device, self.monitor)
+
     def _write_particles(self, table: StateTable) -> None:
         particles = self.inputs.particles
         columns = {}
@@ -198,12 +205,18 @@ class _TrainJob:
         latents = None if self.settings.zdim == 0 else read_latent_table(self.layout.latents)
         history = load_heterogeneity(self.layout.model).loss_history
         self.monitor.poll()
+        if len(states) > 1 and not any(state.verdict == "distinct" for state in states):
+            self._note(
+                "No state differs from random subsets of its size: these data show no heterogeneity that this job "
+                "can prove. Treat the states as one."
+            )
         write_reports(
             self.layout, self.settings, latents, table, states, consensus, history, self.notes, sum(seconds.values())
         )
         for state in states:
-            resolution = "no half-maps" if state.resolution_A is None else f"{state.resolution_A:.2f} Å"
-            self.monitor.message(f"State {state.number:02d}: {state.particles} particles, {resolution} {state.verdict}")
+            self.monitor.message(
+                f"State {state.number:02d}: {state.particles} particles, {state.resolution_A:.2f} Å, {state.evidence}"
+            )
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,

@@ -147,6 +147,11 @@ def check_continuation(
         )
     if not trained:
         return
+    if earlier["inputs"].get("in_mask", {}).get("sha256") != inputs.record.get("in_mask", {}).get("sha256"):
+        raise ResumeError(
+            f"--in_mask is another than when {settings.o} was begun: the training cannot be continued with it; restore "
+            "the mask, or start a new job."
+        )
     now, then = settings.to_mapping(), earlier["settings"]
     for name in (*IMAGE_SETTINGS, *ENGINE_SETTINGS):
         if name in then and then[name] != now[name]:

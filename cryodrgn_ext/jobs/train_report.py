@@ -87,13 +87,11 @@ def write_reports(
 
 
 def _summary(layout: Layout, state: StateResult) -> StateSummary:
-    path = layout.state(state.number) / "map.mrc"
-    slices = central_slices(read_map(path).data) if path.exists() else None
     return StateSummary(
         label=f"state {state.number:02d}",
         n=state.particles,
         resolution_A=state.resolution_A,
-        fsc=np.array(state.fsc) if state.fsc else None,
-        slices=slices,
-        verdict=state.verdict,
+        fsc=np.array(state.fsc),
+        slices=central_slices(read_map(layout.state(state.number) / "map.mrc").data),
+        verdict=state.evidence,
     )

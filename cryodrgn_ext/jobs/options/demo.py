@@ -17,7 +17,7 @@ class DemoSettings(Settings):
     box: int = setting(64, low=32, high=256, unit="px", help="Box size")
     snr: float = setting(0.1, low=1e-4, help="Variance of the signal over variance of the noise")
     zdim: int = setting(8, low=1, high=128, help="Dimensions of the latent space")
-    epochs: int = setting(20, low=1, high=10_000, help="Passes over all particles")
+    epochs: int | None = setting(None, low=1, high=10_000, help="Passes over all particles; chosen if not given")
     states: int = setting(4, low=1, high=200, help="Number of states")
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

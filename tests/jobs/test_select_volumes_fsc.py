@@ -1,0 +1,176 @@
+"""Subsets of original rows, decoded volumes, FSC of two maps."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.jobs.fsc import fsc
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.fsc import FscSettings
+from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.jobs.options.volumes import VolumesSettings
+from cryodrgn_ext.jobs.select import select
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.jobs.volumes import volumes
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from tests.jobs.conftest import N
+from tests.jobs.fake_engine import FakeEngine
+from tests.jobs.test_train import SETTINGS, data_rows
+
+LAYOUT = Layout(Path("out"))
+
+
+@pytest.fixture
+def trained(project: Path, engine: FakeEngine) -> Path:
+    train(SETTINGS, SilentMonitor())
+    return project
+
+
+def selected(**options: object) -> list[int]:
+    """Rows of the input that a selection returns; checks that they are the original ones."""
+    settings = SelectSettings(in_parts=Path("out"), o=Path("subset.star"), star_columns="no", **options)  # type: ignore[arg-type]
+    select(settings, SilentMonitor())
+    original = data_rows(Path("particles.star"))
+    place = {row[2]: i for i, row in enumerate(original)}
+    rows = data_rows(Path("subset.star"))
+    found = [place[row[2]] for row in rows]
+    assert rows == [original[i] for i in found]
+    assert found == sorted(found)
+    return found
+
+
+def latents() -> np.ndarray:
+    with np.load(LAYOUT.latents) as arrays:
+        return arrays["z"]
+
+
+def labels() -> np.ndarray:
+    with np.load(LAYOUT.states_table) as arrays:
+        return arrays["label"]
+
+
+def test_states(trained: Path) -> None:
+    assert selected(state=(0, 2)) == np.flatnonzero(labels() != 1).tolist()
+    assert selected(state=(0, 2), invert=True) == np.flatnonzero(labels() == 1).tolist()
+
+
+def test_ranges_and_length(trained: Path) -> None:
+    z = latents()
+    inside = (z[:, 0] >= -0.5) & (z[:, 0] <= 1) & (z[:, 1] <= 0.3)
+    assert selected(z_range=("z1:-0.5:1", "2::0.3")) == np.flatnonzero(inside).tolist()
+    assert selected(z_norm_max=1.0) == np.flatnonzero(np.linalg.norm(z, axis=1) <= 1).tolist()
+
+
+def test_indices_and_intersections(trained: Path) -> None:
+    Path("rows.txt").write_text("5 3 3 17 40\n")
+    assert selected(indices=Path("rows.txt")) == [3, 5, 17, 40]
+    expected = [row for row in (3, 5, 17, 40) if labels()[row] == 1]
+    if expected:
+        assert selected(indices=Path("rows.txt"), state=(1,)) == expected
+
+
+def test_new_clusters(trained: Path) -> None:
+    parts = [selected(clusters=5, cluster=(number,)) for number in range(5)]
+    assert sorted(row for part in parts for row in part) == list(range(N))
+
+
+@pytest.mark.parametrize("given", ["out", "out/particles.star", "out/states/state01/particles.star"])
+def test_the_result_may_be_named_by_any_of_its_particle_files(trained: Path, given: str) -> None:
+    select(SelectSettings(in_parts=Path(given), o=Path("new/dir"), state=(1,)), SilentMonitor())
+    table = starfile.read("new/dir/particles.star", always_dict=True)["particles"]
+    assert set(table["cdxState"]) == {1}
+    assert Path("new/dir/job.yaml").exists()
+
+
+def test_the_original_may_be_gone(trained: Path) -> None:
+    before = selected(state=(1,))
+    text = Path("particles.star").read_text()
+    Path("particles.star").unlink()
+    select(SelectSettings(in_parts=Path("out"), o=Path("b.star"), state=(1,)), SilentMonitor())
+    Path("particles.star").write_text(text)
+    original = data_rows(Path("particles.star"))
+    assert [row[: len(original[0])] for row in data_rows(Path("b.star"))] == [original[i] for i in before]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "nothing to select by"),
+        ({"state": (9,)}, "there is no state 9"),
+        ({"cluster": (1,)}, "--cluster needs --clusters"),
+        ({"clusters": 3}, "--clusters needs --cluster"),
+        ({"z_range": ("z7:0:1",)}, "z7"),
+        ({"z_range": ("z1:50:60",)}, "selects no particles"),
+        ({"indices": Path("none.txt")}, "none.txt"),
+        ({"o": Path("particles.star"), "state": (1,)}, "never overwritten"),
+        ({"o": Path("out"), "state": (1,)}, "never overwritten"),
+        ({"in_parts": Path("particles.star"), "state": (1,)}, "does not belong to a result directory"),
+        ({"in_parts": Path("nowhere"), "state": (1,)}, "nowhere does not exist"),
+    ],
+)
+def test_wrong_selections_write_nothing(trained: Path, options: dict[str, object], says: str) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as caught:
+        select(SelectSettings(**{"in_parts": Path("out"), "o": Path("subset.star"), **options}), SilentMonitor())  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_an_unfinished_job_has_nothing_to_select(project: Path, engine: FakeEngine) -> None:
+    engine.error = ValueError("broken")
+    with pytest.raises(ValueError, match="broken"):
+        train(SETTINGS, SilentMonitor())
+    with pytest.raises(InputError, match="is not finished"):
+        select(SelectSettings(in_parts=Path("out"), o=Path("s.star"), state=(1,)), SilentMonitor())
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "txt", "csv"])
+def test_volumes_at_given_latents(trained: Path, form: str) -> None:
+    z = np.array([[0.0, 0.0], [1.0, -2.0], [0.5, 3.0]], np.float32)
+    path = Path(f"z.{form}")
+    if form == "npy":
+        np.save(path, z)
+    elif form == "npz":
+        np.savez(path, z=z, other=np.zeros(3))
+    else:
+        np.savetxt(path, z, delimiter="," if form == "csv" else " ", header="latents")
+    result = volumes(VolumesSettings(in_result=Path("out"), z=path, o=Path("vols")), SilentMonitor())
+    assert [output.path.name for output in result.outputs] == ["vol_000.mrc", "vol_001.mrc", "vol_002.mrc"]
+    consensus = read_map(LAYOUT.consensus / "map.mrc")
+    decoded = read_map("vols/vol_001.mrc")
+    np.testing.assert_allclose(decoded.data, 2 * consensus.data, rtol=1e-5, atol=1e-6)
+    assert decoded.pixel_size_A == pytest.approx(8.0)
+
+
+def test_fsc_of_a_map_with_itself_and_with_a_filtered_copy(project: Path, engine: FakeEngine) -> None:
+    reference = read_map("reference.mrc").data
+    spectrum = np.fft.fftshift(np.fft.fftn(reference))
+    axis = np.arange(32) - 16
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
+    noise = np.fft.fftshift(np.fft.fftn(np.random.default_rng(0).normal(size=reference.shape)))
+    write_map("half.mrc", np.fft.ifftn(np.fft.ifftshift(np.where(radius < 8, spectrum, noise))).real, 8.0)
+    stream = io.StringIO()
+    settings = FscSettings(map1=Path("reference.mrc"), map2=Path("half.mrc"), o=Path("curve.star"))
+    fsc(settings, Monitor(stream))
+    table = starfile.read("curve.star")
+    curve = table["rlnFourierShellCorrelationCorrected"].to_numpy()
+    assert np.all(curve[1:7] > 0.999)
+    assert np.all(np.abs(curve[9:]) < 0.3)
+    np.testing.assert_allclose(table["rlnAngstromResolution"][8], 32 * 8.0 / 8, rtol=1e-4)
+    assert "Resolution at FSC = 0.143" in stream.getvalue()
+    fsc(replace(settings, map2=Path("reference.mrc"), mask=Path("mask.mrc"), o=None), Monitor(stream))
+
+
+@pytest.mark.parametrize(("box", "pixel_size_A", "says"), [(16, 8.0, "box of"), (32, 4.0, "voxels of")])
+def test_maps_that_cannot_be_compared(project: Path, box: int, pixel_size_A: float, says: str) -> None:
+    write_map("other.mrc", np.ones((box, box, box), np.float32), pixel_size_A)
+    with pytest.raises(InputError, match=says):
+        fsc(FscSettings(map1=Path("reference.mrc"), map2=Path("other.mrc")), SilentMonitor())

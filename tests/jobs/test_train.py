@@ -1,0 +1,236 @@
+"""The train job around its engine: what it returns, what it refuses, and how it goes on after an end in the middle."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.outputs import OutputKind
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from tests.jobs.conftest import N
+from tests.jobs.fake_engine import FakeEngine
+
+SETTINGS = TrainSettings(in_parts=Path("particles.star"), o=Path("out"), zdim=2, states=3, volumes=4, device="cpu")
+LAYOUT = Layout(Path("out"))
+
+
+def messages(settings: TrainSettings) -> str:
+    stream = io.StringIO()
+    train(settings, Monitor(stream))
+    return stream.getvalue()
+
+
+def data_rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines() if "@" in line]
+
+
+def test_what_a_job_returns(project: Path, engine: FakeEngine) -> None:
+    result = train(SETTINGS, SilentMonitor())
+    kinds = [output.kind for output in result.outputs]
+    assert {kind: kinds.count(kind) for kind in OutputKind} == {
+        OutputKind.PARTICLES: 4, OutputKind.MAP: 3 + 4 + 1, OutputKind.HALF_MAP: 4, OutputKind.MASK: 4,
+        OutputKind.PDF: 1,
+    }  # fmt: skip
+    assert all(output.path.is_file() for output in result.outputs)
+    original, returned = data_rows(Path("particles.star")), data_rows(LAYOUT.particles)
+    assert [row[: len(original[0])] for row in returned] == original
+    labels = [int(row[-1]) for row in returned]
+    for state in range(3):
+        rows = data_rows(LAYOUT.state(state) / "particles.star")
+        assert rows == [row for row, label in zip(returned, labels, strict=True) if label == state]
+        assert read_map(LAYOUT.state(state) / "map.mrc").pixel_size_A == pytest.approx(8.0)
+    with np.load(LAYOUT.latents) as arrays:
+        assert arrays["z"].shape == (N, 2)
+        np.testing.assert_array_equal(arrays["uid"], read_particles("particles.star").uid)
+    record = yaml.safe_load((LAYOUT.root / "job.yaml").read_text())
+    assert record["status"] == "finished"
+    assert record["settings"]["zdim"] == 2
+    assert record["inputs"]["in_parts"]["particles"] == N
+    assert [state["particles"] for state in record["results"]["states"]] == np.bincount(labels).tolist()
+    assert len(np.loadtxt(LAYOUT.volumes / "z_values.txt")) == 4
+    assert "cryodrgn-ext train --in_parts particles.star" in LAYOUT.report.read_text()
+    assert engine.calls[0]["n"] == N
+
+
+def test_a_second_run_does_no_work_again(project: Path, engine: FakeEngine) -> None:
+    train(SETTINGS, SilentMonitor())
+    said = messages(SETTINGS)
+    assert len(engine.calls) == 1
+    assert said.count("done before") == 6
+
+
+def test_other_states_are_cut_without_training_again(project: Path, engine: FakeEngine) -> None:
+    train(SETTINGS, SilentMonitor())
+    said = messages(replace(SETTINGS, states=2))
+    assert len(engine.calls) == 1
+    assert "Volumes along the latent space: done before" in said
+    assert sorted(path.name for path in LAYOUT.states.iterdir()) == ["state00", "state01"]
+    assert {row[-1] for row in data_rows(LAYOUT.particles)} == {"0", "1"}
+
+
+def test_more_epochs_go_on_training(project: Path, engine: FakeEngine) -> None:
+    train(replace(SETTINGS, epochs=3), SilentMonitor())
+    said = messages(replace(SETTINGS, epochs=5))
+    assert [call["epochs"] for call in engine.calls] == [3, 5]
+    assert "Consensus by backprojection: done before" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"zdim": 3}, "--zdim was 2"),
+        ({"seed": 5}, "--seed was 0"),
+        ({"box": 24}, "--box was None"),
+        ({"contrast": "black"}, "--contrast was auto"),
+        ({"in_mask": Path("mask.mrc")}, "--in_mask is another"),
+    ],
+)
+def test_another_training_is_refused_once_it_has_begun(
+    project: Path, engine: FakeEngine, change: dict[str, object], says: str
+) -> None:
+    engine.error = JobAborted("stop")
+    with pytest.raises(JobAborted):
+        train(SETTINGS, SilentMonitor())
+    with pytest.raises(ResumeError) as caught:
+        train(replace(SETTINGS, **change), SilentMonitor())  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert len(engine.calls) == 1
+
+
+def test_other_particles_are_refused(project: Path, engine: FakeEngine) -> None:
+    train(SETTINGS, SilentMonitor())
+    text = Path("particles.star").read_text()
+    Path("particles.star").write_text(text.replace("opticsGroup1", "renamedGroup"))
+    with pytest.raises(ResumeError, match="has changed or is another file"):
+        train(SETTINGS, SilentMonitor())
+
+
+def test_an_aborted_training_goes_on_without_a_new_consensus(project: Path, engine: FakeEngine) -> None:
+    engine.error = JobAborted("stop")
+    with pytest.raises(JobAborted):
+        train(SETTINGS, SilentMonitor())
+    assert yaml.safe_load((LAYOUT.root / "job.yaml").read_text())["status"] == "running"
+    engine.error = None
+    said = messages(SETTINGS)
+    assert "Reusing the preprocessed images" in said
+    assert "Consensus by backprojection: done before" in said
+    assert len(engine.calls) == 2
+
+
+def test_lost_results_are_made_again(project: Path, engine: FakeEngine) -> None:
+    train(SETTINGS, SilentMonitor())
+    lost = LAYOUT.state(1) / "particles.star"
+    before = lost.read_text()
+    lost.unlink()
+    (LAYOUT.root / ".x.abc.partial.mrc").touch()
+    train(SETTINGS, SilentMonitor())
+    assert lost.read_text() == before
+    assert not list(LAYOUT.root.glob(".x*"))
+    assert len(engine.calls) == 1
+
+
+def test_a_homogeneous_reconstruction_has_one_structure_and_no_latents(project: Path, engine: FakeEngine) -> None:
+    result = train(replace(SETTINGS, zdim=0), SilentMonitor())
+    assert not LAYOUT.latents.exists()
+    assert Path("particles.star").read_text() == LAYOUT.particles.read_text()
+    assert [path.name for path in LAYOUT.volumes.glob("*.mrc")] == ["vol_000.mrc"]
+    assert [path.name for path in LAYOUT.states.iterdir()] == ["state00"]
+    assert "Homogeneous" in LAYOUT.report.read_text()
+    assert OutputKind.PDF in [output.kind for output in result.outputs]
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("yes", True), ("no", False), ("auto", True)])
+def test_our_columns_can_be_left_out(project: Path, engine: FakeEngine, choice: str, expected: bool) -> None:
+    train(replace(SETTINGS, star_columns=choice), SilentMonitor())
+    assert ("_cdxState" in LAYOUT.particles.read_text()) is expected
+
+
+def test_relion_3_0_files_come_back_without_our_columns(project: Path, engine: FakeEngine) -> None:
+    write_relion_3_0(Path("particles.star"), Path("old.star"))
+    train(replace(SETTINGS, in_parts=Path("old.star")), SilentMonitor())
+    assert LAYOUT.particles.read_text() == Path("old.star").read_text()
+
+
+def write_relion_3_0(source: Path, target: Path) -> None:
+    """The same particles as RELION 3.0 writes them: no optics, origins in pixels."""
+    particles = read_particles(source)
+    columns = ["rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginX", "rlnOriginY", "rlnDefocusU",
+               "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
+               "rlnMagnification", "rlnDetectorPixelSize", "rlnRandomSubset"]  # fmt: skip
+    lines = ["", "data_", "", "loop_", *(f"_{name} #{i}" for i, name in enumerate(columns, 1))]
+    for i in range(particles.n):
+        numbers = [*particles.euler_deg[i], *(-particles.shift_A[i] / 8.0), particles.ctf.defocus_u_A[i],
+                   particles.ctf.defocus_v_A[i], np.degrees(particles.ctf.defocus_angle_rad[i]), 300, 2.7, 0.1,
+                   10000, 8.0]  # fmt: skip
+        row = [particles.image_name[i], *(f"{x:.6f}" for x in numbers), str(particles.half_set[i])]
+        lines.append(" ".join(row))
+    target.write_text("\n".join(lines) + "\n\n")
+
+
+def test_the_users_mask_and_map_are_used(project: Path, engine: FakeEngine) -> None:
+    said = messages(replace(SETTINGS, in_mask=Path("mask.mrc"), in_3dref=Path("reference.mrc"), box=24))
+    assert "agrees with our consensus" in said
+    mask = read_map(LAYOUT.consensus / "mask.mrc").data
+    assert mask.shape == (24, 24, 24)
+    assert mask.sum() * (32 / 24) ** 3 == pytest.approx(read_map("mask.mrc").data.sum(), rel=0.02)
+
+
+def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) -> None:
+    data = read_map("reference.mrc").data
+    write_map("mirror.mrc", np.ascontiguousarray(np.roll(data[::-1], 7, axis=1)), 8.0)
+    assert "does not agree with our consensus" in messages(replace(SETTINGS, in_3dref=Path("mirror.mrc")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"in_parts": Path("nowhere.star")}, "nowhere.star"),
+        ({"box": 64}, "--box is 64, but the images have only 32 pixels"),
+        ({"box": 31}, "--box must be even"),
+        ({"states": 100}, "too few to learn from"),
+        ({"in_mask": Path("reference.mrc")}, "is not a mask"),
+        ({"in_mask": Path("small.mrc")}, "box of 16 voxels"),
+        ({"in_3dref": Path("small.mrc")}, "box of 16 voxels"),
+        ({"in_3dref": Path("particles.star")}, "particles.star"),
+        ({"mask_diameter_A": 5000.0}, "5000"),
+        ({"device": "cuda"}, "cuda"),
+    ],
+)
+def test_wrong_inputs_are_refused_and_leave_nothing(
+    project: Path, engine: FakeEngine, change: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    write_map("small.mrc", np.ones((16, 16, 16), np.float32), 8.0)
+    with pytest.raises(InputError) as caught:
+        train(replace(SETTINGS, **change), SilentMonitor())  # type: ignore[arg-type]
+    assert says in str(caught.value)
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
+    assert engine.calls == []
+
+
+def test_inputs_are_never_modified(project: Path, engine: FakeEngine) -> None:
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    train(SETTINGS, SilentMonitor())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_evidence_of_every_state_is_recorded(project: Path, engine: FakeEngine) -> None:
+    said = messages(SETTINGS)
+    for state in range(3):
+        description = json.loads((LAYOUT.state(state) / "state.json").read_text())
+        assert description["verdict"] in ("distinct", "not distinguishable", "not tested")
+        assert len(description["fsc"]) == 17
+    # The fake's latents are random numbers: no state can differ from random subsets.
+    assert "show no heterogeneity" in said
