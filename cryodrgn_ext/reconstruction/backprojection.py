@@ -29,6 +29,8 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 #: Coefficients per batch; bounds the temporaries to about 200 MB.
 COEFFICIENTS_PER_BATCH = 1 << 19
+#: Grid points per step of a solution; bounds its temporaries to about 200 MB.
+VOXELS_PER_BLOCK = 1 << 22
 #: Least denominator, as a fraction of its mean over the shell. Places that few images touched would else be divided by
 #: next to nothing; sets of tens of particles gain a tenth in FSC by it, well-filled shells are not changed.
 WEIGHT_FLOOR = 0.1
@@ -65,21 +67,24 @@ class BackprojectionSums:
             self.n_particles + other.n_particles,
         )
 
-    def _planes(self) -> Iterator[tuple[int, Tensor]]:
-        """Number and nearest-integer shells (cycles per box) of each z plane of the grid, (Y, X) int64."""
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Runs of z planes and the nearest-integer shells (cycles per box) of their points, int64; bounded memory."""
         half, device = self.grid.half, self.weight.device
-        y = torch.arange(-half, half + 1, device=device, dtype=torch.float32) / self.grid.oversampling
-        in_plane = y[:, None] ** 2 + y[None, half:] ** 2
-        for z in range(2 * half + 1):
-            yield z, torch.round(torch.sqrt(in_plane + y[z] ** 2)).long().clamp_max_(self.grid.radius + 1)
+        k = torch.arange(-half, half + 1, device=device, dtype=torch.float32) / self.grid.oversampling
+        in_plane = k[:, None] ** 2 + k[None, half:] ** 2
+        step = max(1, VOXELS_PER_BLOCK // in_plane.numel())
+        for start in range(0, 2 * half + 1, step):
+            block = slice(start, min(start + step, 2 * half + 1))
+            norm = torch.sqrt(in_plane + k[block, None, None] ** 2)
+            yield block, torch.round(norm).long().clamp_max_(self.grid.radius + 1)
 
     def shell_weight(self) -> Tensor:
         """(radius + 1,) float64: mean weight of the grid points of each nearest-integer shell."""
         total = torch.zeros(self.grid.radius + 2, dtype=torch.float64, device=self.weight.device)
         count = torch.zeros_like(total)
-        for z, shell in self._planes():
+        for block, shell in self._blocks():
             flat = shell.flatten()
-            total += torch.bincount(flat, weights=self.weight[z].double().flatten(), minlength=len(total))
+            total += torch.bincount(flat, weights=self.weight[block].double().flatten(), minlength=len(total))
             count += torch.bincount(flat, minlength=len(total))
         return (total / count.clamp_min(1))[:-1].cpu()
 
@@ -103,8 +108,9 @@ class BackprojectionSums:
         least = torch.cat([least.clamp_min(torch.finfo(torch.float32).tiny), outside]).float().to(self.weight.device)
         prior = torch.cat([prior, outside]).float().to(self.weight.device)
         spectrum = torch.empty_like(self.numerator)
-        for z, shell in self._planes():
-            spectrum[z] = self.numerator[z] / (torch.maximum(self.weight[z], least[shell]) + prior[shell])
+        for block, shell in self._blocks():
+            denominator = torch.maximum(self.weight[block], least[shell]) + prior[shell]
+            spectrum[block] = self.numerator[block] / denominator
         d = self.grid.box_size
         return grid_to_map(spectrum, self.grid) / gridding_correction(d, self.grid.oversampling, spectrum.device)
 

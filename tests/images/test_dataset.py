@@ -320,19 +320,23 @@ def test_memory_chunks_change_nothing_but_rounding(project: Path, tmp_path: Path
     assert torch.allclose(a.batch(rows).coefficients, b.batch(rows).coefficients, rtol=1e-4, atol=1e-4)
 
 
-def test_beam_tilt_is_taken_out_on_the_way_in(project: Path, tmp_path: Path) -> None:
-    text = (project / "particles.star").read_text()
-    lines = text.splitlines()
-    label = next(i for i, line in enumerate(lines) if line.startswith("_rlnImageDimensionality"))
-    lines.insert(label + 1, "_rlnBeamTiltX #9")
+def with_optics(project: Path, name: str, columns: dict[str, tuple[str, str]]) -> ParticleSet:
+    """The project's particles with columns added to the two rows of the optics table."""
     out, groups = [], 0
-    for line in lines:
+    for line in (project / "particles.star").read_text().splitlines():
         if line.startswith("opticsGroup"):
+            out.append(" ".join([line, *(values[groups] for values in columns.values())]))
             groups += 1
-            line += " 1.500000" if groups == 1 else " 0.000000"
-        out.append(line)
-    (project / "tilted.star").write_text("\n".join(out) + "\n")
-    tilted = read_particles(project / "tilted.star", project)
+        else:
+            out.append(line)
+        if line.startswith("_rlnImageDimensionality"):
+            out += [f"_{column} #{9 + i}" for i, column in enumerate(columns)]
+    (project / name).write_text("\n".join(out) + "\n")
+    return read_particles(project / name, project)
+
+
+def test_beam_tilt_is_taken_out_on_the_way_in(project: Path, tmp_path: Path) -> None:
+    tilted = with_optics(project, "tilted.star", {"rlnBeamTiltX": ("1.5", "0.0")})
     assert tilted.optics[0].beam_tilt_mrad == (1.5, 0.0)
     a = open_images(particles_of(project), tmp_path / "a", PreprocessSettings(storage="float32"))
     b = open_images(tilted, tmp_path / "b", PreprocessSettings(storage="float32"))
@@ -347,3 +351,46 @@ def test_beam_tilt_is_taken_out_on_the_way_in(project: Path, tmp_path: Path) -> 
         phase = -2 * math.pi * optics.cs_mm * 1e7 * wavelength**2 * k.square().sum(1) * k[:, 0] * 1e-3
         expected = torch.exp(-1j * phase * optics.beam_tilt_mrad[0])
         assert torch.allclose(ratio, expected, atol=1e-4)
+
+
+def test_magnification_and_even_aberrations_reach_points_and_ctf(project: Path, tmp_path: Path) -> None:
+    columns = {"rlnMagMat00": ("1.02", "1.0"), "rlnMagMat01": ("0.0", "0.0"), "rlnMagMat10": ("0.0", "0.0"),
+               "rlnMagMat11": ("0.98", "1.0"), "rlnEvenZernike": ("[0.3]", "[0]")}  # fmt: skip
+    plain = open_images(particles_of(project), tmp_path / "store")
+    other = open_images(with_optics(project, "aberrant.star", columns), tmp_path / "store")
+    rows = torch.stack([(plain.optics_index == group).nonzero()[0, 0] for group in (0, 1)])
+    a, b = plain.batch(rows), other.batch(rows)
+    assert torch.equal(a.coefficients, b.coefficients)  # nothing that the store depends on
+    k = plain.plane.kxy.float()
+    squared = (k * torch.tensor([1.02, 0.98])).square().sum(1)
+    assert torch.allclose(b.points[0].square().sum(1), squared, rtol=1e-4, atol=1e-4)
+    assert torch.equal(a.points[1], b.points[1])
+    sigma = plain.noise_sigma[0, 0]  # at k = 0 gamma is minus the arcus sine of Q0, plus the constant term
+    assert float(b.ctf[0, 0] * sigma) == pytest.approx(-math.sin(0.3 - math.asin(0.1)), abs=1e-4)
+    assert torch.equal(a.ctf[1], b.ctf[1])
+
+
+def test_without_whitening_one_level_per_group_remains(project: Path, tmp_path: Path) -> None:
+    images = open_images(particles_of(project), tmp_path / "store", PreprocessSettings(whiten=False))
+    assert torch.equal(images.noise_sigma, images.noise_sigma[:, :1].expand_as(images.noise_sigma))
+    whitened = open_images(particles_of(project), tmp_path / "whitened")
+    assert torch.allclose(images.noise_sigma[:, 0], whitened.noise_sigma[:, 8:].mean(1), rtol=0.1)
+
+
+def test_images_without_poses_can_be_opened(project: Path, tmp_path: Path) -> None:
+    lines = (project / "particles.star").read_text().splitlines()
+    names = ("_rlnAngleRot", "_rlnAngleTilt", "_rlnAnglePsi", "_rlnOriginXAngst", "_rlnOriginYAngst")
+    table = [line.split()[0] for line in lines[lines.index("data_particles") :] if line.startswith("_rln")]
+    drop = {table.index(name) for name in names}
+    out = []
+    for line in lines:
+        words = line.split()
+        if "@" in line:
+            out.append(" ".join(word for i, word in enumerate(words) if i not in drop))
+        elif not line.startswith(names):
+            out.append(line)
+    (project / "unposed.star").write_text("\n".join(out) + "\n")
+    images = open_images(read_particles(project / "unposed.star", project, require_poses=False), tmp_path / "store")
+    batch = images.batch(torch.arange(4))
+    assert bool(torch.isfinite(torch.view_as_real(batch.coefficients)).all())
+    assert bool(torch.isnan(images.rotation).all())
