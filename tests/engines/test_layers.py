@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, feature_frequencies, to_half_space
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
+from torch.autograd.functional import jacobian
+
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.separable import SeparableModel
-from scipy.stats import multivariate_normal
-from torch.autograd.functional import jacobian
 
 Q, M, B = 3, 40, 5
 

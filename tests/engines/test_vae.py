@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.vae import VaeModel
