@@ -1,4 +1,4 @@
-"""The verdict on a state: two measures of it against the same measures of random subsets of equal size."""
+"""The verdict on a state: against random subsets of equal size, and by single images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 from scipy.stats import t as student
 
 SIGNIFICANCE = 0.01  # chance of any false "distinct" among all states of a job
@@ -21,68 +22,65 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A measure of a state, and of random subsets.
-
-    Attributes
-    ----------
-    value : float
-    null : ndarray
-        (m,) of random subsets.
-    """
-
-    value: float
-    null: NDArray[np.float64]
-
-    @property
-    def p_value(self) -> float:
-        """Chance that one more random subset reaches the value (one-sided t-test of one value against a sample)."""
-        m = len(self.null)
-        spread = self.null.std(ddof=1) * np.sqrt(1 + 1 / m)
-        return float(student.sf((self.value - self.null.mean()) / max(spread, 1e-12), m - 1))
-
-    def words(self) -> str:
-        """The value, with mean and standard deviation of random subsets."""
-        return f"{self.value:.2f} (random subsets {self.null.mean():.2f} ± {self.null.std(ddof=1):.2f})"
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """Comparison of one state with random subsets.
+    """What speaks for a state. Values are nan when it was not tested.
 
     Attributes
     ----------
     verdict : Verdict
-        Distinct when both measures are beyond those of random subsets.
-    halves : Measure or None
+        Distinct when both correlations are significant.
+    halves : float
         Correlation of the two halves' difference maps to the consensus, inside the mask.
-    images : Measure or None
+    null_halves : ndarray
+        (m,) the same of random subsets with the sizes of the states.
+    halves_p : float
+        Chance that one more random subset correlates as well (one-sided t-test of one value against a sample).
+    single_images : float
         Correlation over single images of the strength of the difference, between disjoint sets of coefficients.
+    single_images_error : float
+        Its standard error where there is no heterogeneity.
+    single_images_p : float
+        Chance of this value where there is no heterogeneity.
     reason : str
         Why it was not tested.
     """
 
     verdict: Verdict
-    halves: Measure | None = None
-    images: Measure | None = None
+    halves: float
+    null_halves: NDArray[np.float64]
+    halves_p: float
+    single_images: float
+    single_images_error: float
+    single_images_p: float
     reason: str = ""
 
     def sentence(self) -> str:
         """The evidence in one line for tables and reports."""
-        if self.halves is None or self.images is None:
+        if self.verdict is Verdict.NOT_TESTED:
             return f"{self.verdict.value}: {self.reason}"
         return (
-            f"{self.verdict.value}: difference from the consensus correlates {self.halves.words()} between half-maps "
-            f"and {self.images.words()} within single images"
+            f"{self.verdict.value}: its difference from the consensus correlates {self.halves:.2f} between half-maps "
+            f"(random subsets {self.null_halves.mean():.2f} ± {self.null_halves.std(ddof=1):.2f}) and "
+            f"{self.single_images:.2f} ± {self.single_images_error:.2f} within single images"
         )
 
 
-def judge(halves: Measure, images: Measure, n_states: int) -> Evidence:
-    """Verdict on a state, at a significance of 0.01 divided by the number of states ``n_states`` judged in all."""
-    distinct = max(halves.p_value, images.p_value) < SIGNIFICANCE / n_states
-    return Evidence(Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE, halves, images)
+def judge(
+    halves: float, null_halves: NDArray[np.float64], single_images: float, single_images_error: float, n_states: int
+) -> Evidence:
+    """Verdict on one of ``n_states`` states, each tested at a significance of 0.01 / ``n_states``.
+
+    Parameters are those of :class:`Evidence`; ``null_halves`` has at least two values.
+    """
+    m = len(null_halves)
+    spread = max(float(null_halves.std(ddof=1)) * np.sqrt(1 + 1 / m), 1e-12)
+    halves_p = float(student.sf((halves - null_halves.mean()) / spread, m - 1))
+    single_images_p = float(norm.sf(single_images / single_images_error))
+    distinct = max(halves_p, single_images_p) < SIGNIFICANCE / n_states
+    verdict = Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE
+    return Evidence(verdict, halves, null_halves, halves_p, single_images, single_images_error, single_images_p)
 
 
 def not_tested(reason: str) -> Evidence:
     """Evidence of a state that cannot be compared."""
-    return Evidence(Verdict.NOT_TESTED, reason=reason)
+    return Evidence(Verdict.NOT_TESTED, np.nan, np.empty(0), np.nan, np.nan, np.nan, np.nan, reason)

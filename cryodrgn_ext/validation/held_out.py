@@ -22,7 +22,8 @@ from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.validation.differences import ConsensusComparison
 
 IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02
-SECTORS = 8  # of the half plane; few, because a soft window makes neighbouring coefficients share noise
+SECTORS = 4  # of the half plane
+GUARD = 1.0  # cycles per box left out on either side of a border: a window makes neighbours share noise
 IMAGES_PER_BATCH = 256
 
 
@@ -60,16 +61,18 @@ class HeldOutCoordinates:
         self._device = device
         radius = comparison.grid.radius
         self._count = min(images.plane.prefix(radius), images.source.n_coefficients)
-        kxy = images.plane.kxy[: self._count].double()
-        sector = torch.floor((torch.atan2(kxy[:, 1], kxy[:, 0]) / torch.pi + 0.5) * SECTORS).long()
-        usable = kxy.square().sum(1) > 0  # the mean belongs to the background
-        self._sets = [((sector % 2 == parity) & usable).nonzero()[:, 0].to(device) for parity in (0, 1)]
+        self._sets = [chosen.to(device) for chosen in disjoint_sets(images.plane.kxy[: self._count])]
         rng = np.random.default_rng([seed, 6])
         self._samples: dict[int, _Sample] = {}
         for half in (1, 2):
             rows = np.flatnonzero(images.half_set.cpu().numpy() == half)
             chosen = np.sort(rng.choice(rows, min(len(rows), IMAGES_PER_HALF), replace=False))
             self._samples[half] = self._take(images, torch.from_numpy(chosen), 3 - half)
+
+    @property
+    def standard_error(self) -> float:
+        """Of :meth:`agreement` in a homogeneous data set."""
+        return float(1 / np.sqrt(sum(len(sample.ctf) for sample in self._samples.values())))
 
     def _take(self, images: ParticleImages, rows: Tensor, other_half: int) -> _Sample:
         consensus = self._volume(self._comparison.consensus_map(other_half))
@@ -112,6 +115,27 @@ class HeldOutCoordinates:
         if a.std() == 0 or b.std() == 0:
             return 0.0
         return float(np.corrcoef(a, b)[0, 1])
+
+
+def disjoint_sets(kxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets of coefficients that share no noise: alternating sectors of the plane, with gaps between them.
+
+    Parameters
+    ----------
+    kxy : Tensor
+        (M, 2) frequencies of the half plane, cycles per box.
+
+    Returns
+    -------
+    pair of Tensor
+        Indices (int64) into the M coefficients. The mean is in neither.
+    """
+    angle = torch.atan2(kxy[:, 1].double(), kxy[:, 0].double()) + torch.pi / 2
+    position = angle / torch.pi * SECTORS
+    to_border = (position - position.round()).abs() * torch.pi / SECTORS
+    inside = kxy.double().norm(dim=1) * torch.sin(to_border) >= GUARD
+    even = position.floor().long() % 2 == 0
+    return (inside & even).nonzero()[:, 0], (inside & ~even).nonzero()[:, 0]
 
 
 def _strength(pattern: Tensor, residual: Tensor, expected: Tensor, chosen: Tensor) -> Tensor:

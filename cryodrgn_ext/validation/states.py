@@ -19,7 +19,7 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
-from cryodrgn_ext.validation.evidence import Evidence, Measure, judge, not_tested
+from cryodrgn_ext.validation.evidence import Evidence, judge, not_tested
 from cryodrgn_ext.validation.held_out import HeldOutCoordinates
 
 MIN_RANDOM_SUBSETS = 12
@@ -198,16 +198,14 @@ def consensus_mask(consensus: Consensus) -> Tensor:
 
 
 class _Tester:
-    """Measures sets of particles, first random ones, then the states."""
+    """Measures random subsets first, then judges the states."""
 
     def __init__(self, comparison: ConsensusComparison, held_out: HeldOutCoordinates) -> None:
         self.comparison, self.held_out = comparison, held_out
         self.null_halves: list[float] = []
-        self.null_images: list[float] = []
 
-    def _measure(self, sums: list[BackprojectionSums]) -> tuple[float, float]:
-        differences = [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
-        return self.comparison.correlation(*differences), self.held_out.agreement(*differences)
+    def _differences(self, sums: list[BackprojectionSums]) -> list[Tensor]:
+        return [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
 
     def measure_random_subsets(
         self,
@@ -232,9 +230,8 @@ class _Tester:
                     continue
                 what = f"Random subset {len(self.null_halves) + 1}"
                 radius = self.comparison.grid.radius
-                halves, single = self._measure([_sums(images, part, radius, device, monitor, what) for part in subset])
-                self.null_halves.append(halves)
-                self.null_images.append(single)
+                sums = [_sums(images, part, radius, device, monitor, what) for part in subset]
+                self.null_halves.append(self.comparison.correlation(*self._differences(sums)))
 
     def evidence(self, sums: list[BackprojectionSums], n_states: int, is_everything: bool) -> Evidence:
         """Evidence of the state with these sums of its two halves."""
@@ -243,8 +240,16 @@ class _Tester:
             return not_tested("it holds all particles")
         if fewest < MIN_PARTICLES_PER_HALF:
             return not_tested(f"only {fewest} particles in one half-set")
-        halves, single = self._measure(sums)
-        return judge(Measure(halves, np.array(self.null_halves)), Measure(single, np.array(self.null_images)), n_states)
+        if len(self.null_halves) < 2:
+            return not_tested("the states are too small for random subsets of their sizes")
+        differences = self._differences(sums)
+        return judge(
+            self.comparison.correlation(*differences),
+            np.array(self.null_halves),
+            self.held_out.agreement(*differences),
+            self.held_out.standard_error,
+            n_states,
+        )
 
 
 def _sums(
