@@ -84,7 +84,7 @@ def job_command(job: Job) -> click.Command:
 
 
 def _option(field: SettingField, positional: bool) -> click.Option:
-    names = [field.option]
+    names = [field.name, field.option]  # the name itself: click would make it of the option, in lower case
     if "_" in field.name:
         names.append("--" + field.name.replace("_", "-"))
     text = field.describe()

@@ -145,3 +145,24 @@ def test_template_prints_the_path_of_what_it_wrote(tmp_path: Path, monkeypatch: 
     path = Path(result.stdout.strip())
     assert path.parent == tmp_path
     assert f"fn_exe               {program}" in path.read_text()
+
+
+SAMPLES = {"int": "64", "float": "100", "bool": "yes", "str": "z1:0:1", "path": "some.file"}
+
+
+@pytest.mark.parametrize("name", list(JOBS))
+def test_every_option_reaches_the_settings(name: str, recorder: Recorder, tmp_path: Path) -> None:
+    fields = describe(JOBS[name].settings_class)
+    required = {field.name: "x.mrc" for field in fields if field.required}
+    given = {**required, "o": str(tmp_path / "out")}
+    for field in fields:
+        if field.name not in given:
+            given[field.name] = field.choices[-1] if field.choices else SAMPLES[field.kind]
+        if field.high is not None and field.kind in ("int", "float"):
+            given[field.name] = f"{max(field.low or 0, min(float(given[field.name]), field.high)):g}"
+    words = [word for option, text in given.items() for word in (f"--{option}", text)]
+    result = CliRunner().invoke(main, [name, *words])
+    assert result.exit_code == 0, result.output
+    assert recorder.settings is not None
+    expected = {field.name: field.parse([given[field.name]]) for field in fields}
+    assert {option: getattr(recorder.settings, option) for option in expected} == expected
