@@ -25,7 +25,7 @@ from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.demo import DemoSettings
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.outputs import JobResult, Output
 from cryodrgn_ext.jobs.record import write_record
 from cryodrgn_ext.jobs.simulate import make_project
 from cryodrgn_ext.jobs.train import train
@@ -86,7 +86,8 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
     figures = compare_with_truth(layout, truth)
     write_record(settings.o, "demo", "finished", settings, {}, figures)
     _print_summary(layout, settings, figures, time.monotonic() - begin, monitor)
-    return JobResult(layout.root, result.outputs)
+    # The job ran with paths relative to the project, as under RELION.
+    return JobResult(layout.root, tuple(Output(settings.o / made.path, made.kind) for made in result.outputs))
 
 
 @contextlib.contextmanager

@@ -1,24 +1,54 @@
-"""A small simulated project, and an engine that takes no time."""
+"""A small simulated project, the finished result of a train job in it, and an engine that takes no time."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs.fake_engine import FakeEngine, install
 
 N = 120
+BOX = 20
+PIXEL_SIZE_A = 12.0
+SETTINGS = TrainSettings(in_parts=Path("particles.star"), o=Path("out"), zdim=2, states=3, volumes=4, device="cpu")
+
+
+@dataclass(frozen=True)
+class FinishedProject:
+    """A project with a finished train job in ``out``, and what the run said."""
+
+    root: Path
+    said: str
 
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated")
-    particles = simulate_particles(N, motion=two_domain_protein(), box_size=32, pixel_size_A=8.0, snr=1.0, seed=1)
+    motion = two_domain_protein()
+    particles = simulate_particles(N, motion=motion, box_size=BOX, pixel_size_A=PIXEL_SIZE_A, snr=1.0, max_shift_px=1.0,
+                                   seed=1)  # fmt: skip
     write_relion_project(folder, particles)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_once(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedProject:
+    root = tmp_path_factory.mktemp("finished") / "project"
+    shutil.copytree(simulated, root)
+    said = StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        patch.chdir(root)
+        train(SETTINGS, Monitor(said))
+    return FinishedProject(root, said.getvalue())
 
 
 @pytest.fixture
@@ -28,6 +58,17 @@ def project(simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(simulated, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def finished(finished_once: FinishedProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FinishedProject:
+    """A copy of the project with its finished job, which is the working directory."""
+    root = tmp_path / "project"
+    shutil.copytree(finished_once.root, root, copy_function=shutil.copy2)
+    record = root / "out/job.yaml"
+    record.write_text(record.read_text().replace(str(finished_once.root), str(root)))
+    monkeypatch.chdir(root)
+    return FinishedProject(root, finished_once.said)
 
 
 @pytest.fixture

@@ -21,17 +21,16 @@ from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.volumes import volumes
 from cryodrgn_ext.progress import Monitor, SilentMonitor
-from tests.jobs.conftest import N
+from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
-from tests.jobs.test_train import SETTINGS, data_rows
+from tests.jobs.test_train import data_rows
 
 LAYOUT = Layout(Path("out"))
 
 
 @pytest.fixture
-def trained(project: Path, engine: FakeEngine) -> Path:
-    train(SETTINGS, SilentMonitor())
-    return project
+def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
+    return finished.root
 
 
 def selected(**options: object) -> list[int]:
@@ -147,29 +146,29 @@ def test_volumes_at_given_latents(trained: Path, form: str) -> None:
     consensus = read_map(LAYOUT.consensus / "map.mrc")
     decoded = read_map("vols/vol_001.mrc")
     np.testing.assert_allclose(decoded.data, 2 * consensus.data, rtol=1e-5, atol=1e-6)
-    assert decoded.pixel_size_A == pytest.approx(8.0)
+    assert decoded.pixel_size_A == pytest.approx(PIXEL_SIZE_A)
 
 
 def test_fsc_of_a_map_with_itself_and_with_a_filtered_copy(project: Path, engine: FakeEngine) -> None:
     reference = read_map("reference.mrc").data
     spectrum = np.fft.fftshift(np.fft.fftn(reference))
-    axis = np.arange(32) - 16
+    axis = np.arange(BOX) - BOX // 2
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
     noise = np.fft.fftshift(np.fft.fftn(np.random.default_rng(0).normal(size=reference.shape)))
-    write_map("half.mrc", np.fft.ifftn(np.fft.ifftshift(np.where(radius < 8, spectrum, noise))).real, 8.0)
+    write_map("half.mrc", np.fft.ifftn(np.fft.ifftshift(np.where(radius < 6, spectrum, noise))).real, PIXEL_SIZE_A)
     stream = io.StringIO()
     settings = FscSettings(map1=Path("reference.mrc"), map2=Path("half.mrc"), o=Path("curve.star"))
     fsc(settings, Monitor(stream))
     table = starfile.read("curve.star")
     curve = table["rlnFourierShellCorrelationCorrected"].to_numpy()
-    assert np.all(curve[1:7] > 0.999)
-    assert np.all(np.abs(curve[9:]) < 0.3)
-    np.testing.assert_allclose(table["rlnAngstromResolution"][8], 32 * 8.0 / 8, rtol=1e-4)
+    assert np.all(curve[1:5] > 0.999)
+    assert np.all(np.abs(curve[7:]) < 0.4)
+    np.testing.assert_allclose(table["rlnAngstromResolution"][8], BOX * PIXEL_SIZE_A / 8, rtol=1e-4)
     assert "Resolution at FSC = 0.143" in stream.getvalue()
     fsc(replace(settings, map2=Path("reference.mrc"), mask=Path("mask.mrc"), o=None), Monitor(stream))
 
 
-@pytest.mark.parametrize(("box", "pixel_size_A", "says"), [(16, 8.0, "box of"), (32, 4.0, "voxels of")])
+@pytest.mark.parametrize(("box", "pixel_size_A", "says"), [(16, PIXEL_SIZE_A, "box of"), (BOX, 4.0, "voxels of")])
 def test_maps_that_cannot_be_compared(project: Path, box: int, pixel_size_A: float, says: str) -> None:
     write_map("other.mrc", np.ones((box, box, box), np.float32), pixel_size_A)
     with pytest.raises(InputError, match=says):
