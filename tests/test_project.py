@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -103,6 +104,11 @@ def test_readme_command_is_understood(words: list[str]) -> None:
 def test_readme_names_every_sub_command() -> None:
     for name in main.list_commands(click.Context(main)):
         assert re.search(rf"cryodrgn-ext {name}\b", README), f"the README does not show cryodrgn-ext {name}"
+
+
+def test_page_of_options_is_up_to_date() -> None:
+    program = runpy.run_path(str(ROOT / "docs/make_options_page.py"))
+    assert (ROOT / "docs/options.md").read_text("utf-8") == program["page"](), "run: python docs/make_options_page.py"
 
 
 def test_fast_tests_run_first(tmp_path: Path) -> None:
