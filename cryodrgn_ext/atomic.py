@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 def _fsync_directory(directory: Path) -> None:
@@ -70,6 +73,15 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths in one step, where the system can: no moment without ``second``, also for kill -9."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    outcome: int = renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
+    return outcome == 0
+
+
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success it replaces ``path`` as a whole."""
@@ -84,13 +96,13 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)
-        if final.exists():
+        if not final.exists():
+            os.replace(temporary, final)
+        elif not _exchange(temporary, final):
             retired = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
             os.replace(final, retired / final.name)
             os.replace(temporary, final)
             shutil.rmtree(retired)
-        else:
-            os.replace(temporary, final)
         _fsync_directory(final.parent)
     finally:
         if temporary.exists():

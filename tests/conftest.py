@@ -11,6 +11,8 @@ import pytest
 matplotlib.use("Agg")
 # RELION and the processes that tests start read this as well.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+# Tests start programs beside themselves: threads that wait must not keep the cores busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def stage(marks: Set[str]) -> int:

@@ -8,7 +8,8 @@ all points in order, so each voxel receives its additions in the order of the po
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -30,10 +31,22 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     return typed
 
 
-def _use_threads_of_torch() -> int:
-    threads = max(1, min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-    numba.set_num_threads(threads)
-    return threads
+@contextmanager
+def _threads_of_torch() -> Iterator[int]:
+    """Run numba on as many threads as torch uses, one caller at a time, and leave torch its number of threads.
+
+    Starting numba's OpenMP pool sets the number of threads of the whole process; with another number torch would add
+    in another order, and the same seed no longer give the same result.
+    """
+    wanted = torch.get_num_threads()
+    threads = max(1, min(wanted, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+    with _ONE_AT_A_TIME:
+        numba.set_num_threads(threads)
+        try:
+            yield threads
+        finally:
+            if torch.get_num_threads() != wanted:
+                torch.set_num_threads(wanted)
 
 
 @_compiled
@@ -122,8 +135,7 @@ def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: flo
     out = torch.empty(len(flat), dtype=torch.complex64)
     data = half_volume.detach().to(torch.complex64).contiguous()
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
-    with _ONE_AT_A_TIME:
-        _use_threads_of_torch()
+    with _threads_of_torch():
         _slice(data.resolve_conj().numpy(), flat.numpy(), scale, limit2, out.numpy())
     return out.reshape(points.shape[:-1])
 
@@ -146,7 +158,7 @@ def insert_cpu(
     value = values.detach().reshape(-1).to(torch.complex64).resolve_conj().contiguous()
     mass = weights.detach().reshape(-1).to(torch.float32).contiguous()
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
-    with _ONE_AT_A_TIME:
-        bounds = _slabs(flat, oversampling, weight.shape[0], _use_threads_of_torch())
+    with _threads_of_torch() as threads:
+        bounds = _slabs(flat, oversampling, weight.shape[0], threads)
         sums = torch.view_as_real(numerator).numpy()
         _insert(sums, weight.numpy(), flat.numpy(), value.numpy(), mass.numpy(), scale, limit2, bounds)

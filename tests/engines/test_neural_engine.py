@@ -136,7 +136,7 @@ def test_more_epochs_continue_from_a_finished_run(linear_set: LinearSet, tmp_pat
 def test_damaged_checkpoint_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=1, dec_dim=16)
     fit(linear_set, settings, tmp_path)
-    (tmp_path / "neural" / "state.safetensors").write_bytes(b"nonsense")
+    (tmp_path / "neural.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ResumeError, match="cannot be read"):
         fit(linear_set, settings, tmp_path)
 

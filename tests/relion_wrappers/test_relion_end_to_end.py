@@ -11,6 +11,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import safetensors
 import starfile
 
 from tests.relion_wrappers.pipeline import (
@@ -82,11 +83,11 @@ def _is_python(pid: int) -> bool:
 
 
 def finished_passes(project: Project, job: str) -> int:
-    try:
-        state = json.loads((project.root / job / "checkpoint/training/neural/state.json").read_text())
-    except (OSError, ValueError):
+    path = project.root / job / "checkpoint/training/neural.safetensors"
+    if not path.exists():
         return 0
-    return int(state["epoch"])
+    with safetensors.safe_open(str(path), framework="np") as handle:
+        return int(json.loads(handle.metadata()["description"])["epoch"])
 
 
 def test_train_succeeds_and_its_nodes_are_in_the_pipeline(project: Project, trained: str) -> None:

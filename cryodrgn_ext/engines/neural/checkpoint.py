@@ -1,27 +1,26 @@
 """Checkpoints of a training run that resume it bit for bit, at a pass's end or in its middle.
 
 All randomness of training comes from one CPU generator, whose state travels with weights, moments of Adam, and the
-place in the schedule. Files are safetensors and JSON.
+place in the schedule. The file is safetensors, with JSON as its description.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import ResumeError
 
-FOLDER = "neural"
+FILE = "neural.safetensors"  # one file, so that one rename replaces a checkpoint as a whole
 MAY_GROW = "epochs"
 
 
@@ -59,9 +58,8 @@ def save(
         "key": key, "epoch": progress.epoch, "step": progress.step, "running": progress.running,
         "history": progress.history,
     }  # fmt: skip
-    with atomic_directory(directory / FOLDER) as folder:
-        save_file(tensors, str(folder / "state.safetensors"))
-        (folder / "state.json").write_text(json.dumps(description) + "\n", encoding="utf-8")
+    with atomic_path(directory / FILE) as temporary:
+        save_file(tensors, str(temporary), metadata={"description": json.dumps(description)})
 
 
 def restore(
@@ -78,15 +76,16 @@ def restore(
     ResumeError
         When the checkpoint belongs to other settings or images, or is damaged.
     """
-    folder = directory / FOLDER
-    if not (folder / "state.json").exists():
+    path = directory / FILE
+    if not path.exists():
         return None
     try:
-        description = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(str(folder / "state.safetensors"))
+        with safetensors.safe_open(str(path), framework="pt") as handle:
+            description = json.loads((handle.metadata() or {})["description"])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
         if description["key"] != key:
             raise ResumeError(
-                f"the checkpoint in {folder} was made with other settings or other particles: continue with the same "
+                f"the checkpoint {path} was made with other settings or other particles: continue with the same "
                 "ones (only more epochs may be asked for), or start a new job"
             )
         model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
@@ -100,11 +99,6 @@ def restore(
         return Progress(description["epoch"], description["step"], description["running"], description["history"])
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ResumeError(
-            f"the checkpoint in {folder} cannot be read ({str(error).splitlines()[0]}): remove that folder to train "
+            f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): remove that file to train "
             "from the beginning"
         ) from None
-
-
-def remove(directory: Path) -> None:
-    """Delete the checkpoint, if there is one."""
-    shutil.rmtree(directory / FOLDER, ignore_errors=True)

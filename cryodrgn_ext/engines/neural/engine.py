@@ -63,7 +63,7 @@ def train(
     model.to(device)
     precision = model.network_dtype = choose_precision(getattr(settings, "precision", "auto"), device)
     monitor.message(_summary(recipe, images, bands, device, precision, model))
-    trainer = _Trainer(recipe, source, model, precision, checkpoint_dir, monitor)
+    trainer = _Trainer(recipe, source, model, checkpoint_dir, monitor)
     history = trainer.run(60.0 * getattr(settings, "checkpoint_minutes", 5.0))
     z, z_cov = trainer.latents()
     return NeuralHeterogeneity(
@@ -134,12 +134,11 @@ class _Trainer:
         recipe: Recipe,
         source: ObservationSource,
         model: VolumeModel,
-        precision: torch.dtype,
         checkpoint_dir: Path | None,
         monitor: Monitor,
     ) -> None:
         self.recipe, self.source, self.model = recipe, source, model
-        self.precision, self.directory, self.monitor = precision, checkpoint_dir, monitor
+        self.directory, self.monitor = checkpoint_dir, monitor
         self.optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.key = checkpoint.fingerprint(recipe.to_mapping(), self._data_description())
@@ -150,7 +149,7 @@ class _Trainer:
         poses.update(images.shift_px.cpu().numpy().tobytes())
         return {
             "n": images.n, "box": images.box_size, "latent": self.source.bands.latent_radius,
-            "train": self.source.bands.train_radius, "poses": poses.hexdigest(), "precision": str(self.precision),
+            "train": self.source.bands.train_radius, "poses": poses.hexdigest(),
         }  # fmt: skip
 
     def run(self, checkpoint_seconds: float) -> dict[str, list[float]]:
