@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.mrc import read_mrc_header
+from cryodrgn_ext.metadata.mrc import read_mrc_header
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.mrc import MrcHeader, read_mrc_header
+from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
 
 #: Stacks held open at a time: an extraction job has one per micrograph, tens of thousands in all.
 OPEN_STACKS = 64
@@ -36,7 +36,7 @@ class ImageStacks:
         Raises
         ------
         InputError
-            See :func:`cryodrgn_ext.images.mrc.read_mrc_header`; also when the images are not square.
+            See :func:`cryodrgn_ext.metadata.mrc.read_mrc_header`; also when the images are not square.
         """
         if stack not in self._headers:
             header = read_mrc_header(self.paths[stack])

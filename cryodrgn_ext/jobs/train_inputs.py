@@ -14,7 +14,7 @@ from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.record import fingerprint_file
-from cryodrgn_ext.metadata.image_files import read_stack_header
+from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.settings import fingerprint
 
@@ -88,7 +88,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
 
 def _native_box(particles: ParticleSet) -> int:
     boxes = [group.box_size for group in particles.optics if group.box_size is not None]
-    return max(boxes) if boxes else read_stack_header(particles.stack_paths[0]).width
+    return max(boxes) if boxes else read_mrc_header(particles.stack_paths[0]).nx
 
 
 def _working_box(settings: TrainSettings, native: int) -> int:

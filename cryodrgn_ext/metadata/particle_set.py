@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.image_files import StackHeader, is_missing, read_stack_header
+from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import mixed
+from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
 from cryodrgn_ext.metadata.star import StarFile, TableEdit, write_star
@@ -273,29 +274,29 @@ class ParticleSet:
                 f"directory, here {self.project_dir}"
             )
         for stack, rows in zip(stacks.tolist(), groups, strict=True):
-            header = read_stack_header(self.stack_paths[stack])
+            header = read_mrc_header(self.stack_paths[stack])
             self._check_stack(self.stack_paths[stack], header, rows)
 
-    def _check_stack(self, path: Path, header: StackHeader, rows: npt.NDArray[np.intp]) -> None:
+    def _check_stack(self, path: Path, header: MrcHeader, rows: npt.NDArray[np.intp]) -> None:
         last = int(rows[np.argmax(self.stack_index[rows])])
         wanted = int(self.stack_index[last]) + 1
-        if wanted > header.n_images:
+        if wanted > header.nz:
             raise InputError(
-                f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.n_images} images"
+                f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images"
             )
         if wanted > header.n_complete:
             raise InputError(
-                f"{self.describe_row(last)}: {path} is truncated: its header promises {header.n_images} images, the "
+                f"{self.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
                 f"file ends after {header.n_complete}"
             )
-        if header.width != header.height:
-            raise InputError(f"{path}: its images have {header.width} x {header.height} pixels, but must be square")
+        if header.nx != header.ny:
+            raise InputError(f"{path}: its images have {header.nx} x {header.ny} pixels, but must be square")
         _, first = np.unique(self.optics_index[rows], return_index=True)
         for row in rows[first].tolist():
             group = self.optics[self.optics_index[row]]
-            if group.box_size is not None and group.box_size != header.width:
+            if group.box_size is not None and group.box_size != header.nx:
                 raise InputError(
-                    f"{self.describe_row(row)}: {path} has images of {header.width} pixels, but its optics group "
+                    f"{self.describe_row(row)}: {path} has images of {header.nx} pixels, but its optics group "
                     f"{group.name} has {group.box_size}"
                 )
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.image_files import find_project_directory, read_stack_header
+from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, unique_ids
+from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
 from cryodrgn_ext.metadata.star import StarFile, read_star
@@ -220,5 +221,5 @@ def _with_box_sizes(
     for index, row in zip(used.tolist(), first.tolist(), strict=True):
         path = stack_paths[references.stack_id[row]]
         if groups[index].box_size is None and os.path.isfile(path):
-            groups[index] = replace(groups[index], box_size=read_stack_header(path).width)
+            groups[index] = replace(groups[index], box_size=read_mrc_header(path).nx)
     return tuple(groups)

@@ -253,8 +253,8 @@ def test_headers_are_read_once_per_stack(
     from cryodrgn_ext.metadata import particle_set
 
     seen: list[Path] = []
-    original = particle_set.read_stack_header
-    monkeypatch.setattr(particle_set, "read_stack_header", lambda path: seen.append(path) or original(path))
+    original = particle_set.read_mrc_header
+    monkeypatch.setattr(particle_set, "read_mrc_header", lambda path: seen.append(path) or original(path))
     particles = with_images()
     particles.check_images()
     assert seen == list(particles.stack_paths)
@@ -268,8 +268,8 @@ def test_headers_are_read_once_per_stack(
         (lambda write, path: write(path, 4, cut=10), "row 8 * is truncated: its header promises 4 images * after 3"),
         (lambda write, path: write(path, 4, box=18), "row 5 * images of 18 pixels, but * opticsGroup1 has 16"),
         (lambda write, path: write(path, 4, height=20), "have 16 x 20 pixels, but must be square"),
-        (lambda write, path: write(path, 4, mode=4), "MRC mode 4 is not supported"),
-        (lambda write, path: path.write_bytes(b"x" * 10), "is no MRC stack"),
+        (lambda write, path: write(path, 4, mode=4), "mode 4 (complex float32), which is not supported"),
+        (lambda write, path: path.write_bytes(b"x" * 10), "is not an MRC file"),
     ],
 )
 def test_images_that_cannot_be_right(

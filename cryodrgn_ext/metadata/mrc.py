@@ -6,6 +6,7 @@ mrcfile writes our files and is the witness of this parser in the tests.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class MrcHeader:
         Bytes before the first pixel (header and extended header).
     pixel_size_A : float
         Along x; 0 when the header does not say.
+    n_complete : int
+        How many sections the file is long enough for: less than ``nz`` when it is truncated.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class MrcHeader:
     dtype: np.dtype[np.generic]
     offset: int
     pixel_size_A: float
+    n_complete: int
 
     @property
     def section_bytes(self) -> int:
@@ -53,18 +57,28 @@ class MrcHeader:
         return self.nx * self.ny * self.dtype.itemsize
 
     def memory_map(self) -> NDArray[np.generic]:
-        """(nz, ny, nx) read-only memory map of the pixels."""
+        """(nz, ny, nx) read-only memory map of the pixels.
+
+        Raises
+        ------
+        InputError
+            When the file is truncated.
+        """
+        if self.n_complete < self.nz:
+            raise InputError(
+                f"{self.path} is truncated: its header promises {self.nz} images of {self.nx} x {self.ny} px, the file "
+                f"has {self.n_complete} whole images; copy it again"
+            )
         return np.memmap(self.path, self.dtype, "r", self.offset, (self.nz, self.ny, self.nx))
 
 
 def read_mrc_header(path: str | os.PathLike[str]) -> MrcHeader:
-    """Read and check the header of an MRC file.
+    """Read and check the header of an MRC file; whether the file is long enough is left to the caller.
 
     Raises
     ------
     InputError
-        When the file cannot be read, is not an MRC file, has a pixel type that we do not read, or is shorter than
-        its header promises.
+        When the file cannot be read, is not an MRC file, or has a pixel type that we do not read.
     """
     file = Path(path)
     try:
@@ -74,41 +88,27 @@ def read_mrc_header(path: str | os.PathLike[str]) -> MrcHeader:
     except FileNotFoundError:
         raise InputError(f"{file} does not exist: check the path, or that the project directory is right") from None
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}): check that it is a readable MRC file") from None
+        raise InputError(f"{file} cannot be read: {error.strerror}; check that it is a readable MRC file") from None
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{file} is not an MRC file: it has {len(raw)} bytes, less than the header of {HEADER_BYTES}")
-    order = _byte_order(raw)
-    nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
-    extended = struct.unpack_from(f"{order}i", raw, 92)[0]
-    if min(nx, ny, nz) < 1 or max(nx, ny) > 1 << 20 or not 0 <= extended < 1 << 31:
-        raise InputError(f"{file} is not an MRC file: its header says {nx} x {ny} x {nz} pixels of mode {mode}")
-    if mode in UNSUPPORTED_MODES:
+    for order in "<>":
+        nx, ny, nz, mode = struct.unpack_from(f"{order}4i", raw, 0)
+        extended = struct.unpack_from(f"{order}i", raw, 92)[0]
+        # The machine stamp is often wrong in old files; numbers read in the wrong order are absurd.
+        if 0 <= mode <= 1024 and 0 < nx < 1 << 20 and 0 < ny < 1 << 20 and nz > 0 and extended >= 0:
+            break
+    else:
+        raise InputError(f"{file} is not an MRC file: its header holds no sensible dimensions")
+    if mode not in PIXEL_TYPES:
+        what = UNSUPPORTED_MODES.get(mode, "unknown")
         raise InputError(
-            f"{file} holds {UNSUPPORTED_MODES[mode]} pixels (mode {mode}): convert it to float32 (mode 2), "
+            f"{file} has pixels of MRC mode {mode} ({what}), which is not supported: convert it to float32 (mode 2), "
             "for instance with relion_image_handler"
         )
-    if mode not in PIXEL_TYPES:
-        raise InputError(f"{file} is not an MRC file that we can read: unknown pixel mode {mode}")
     dtype = np.dtype(order + PIXEL_TYPES[mode])
     offset = HEADER_BYTES + extended
-    needed = offset + nx * ny * nz * dtype.itemsize
-    if size < needed:
-        whole = max(0, size - offset) // (nx * ny * dtype.itemsize)
-        raise InputError(
-            f"{file} is truncated: its header promises {nz} images of {nx} x {ny} px ({needed} bytes), "
-            f"the file has {size} bytes ({whole} whole images); copy it again"
-        )
     intervals = struct.unpack_from(f"{order}i", raw, 28)[0]
     length = struct.unpack_from(f"{order}f", raw, 40)[0]
-    pixel_size = length / intervals if intervals > 0 and np.isfinite(length) and length > 0 else 0.0
-    return MrcHeader(file, nx, ny, nz, dtype, offset, pixel_size)
-
-
-def _byte_order(raw: bytes) -> str:
-    """Little-endian unless the machine stamp, or failing that the mode, says otherwise."""
-    if raw[212] == 0x11:
-        return ">"
-    if raw[212] == 0x44:
-        return "<"
-    little = struct.unpack_from("<i", raw, 12)[0]
-    return "<" if little in PIXEL_TYPES or little in UNSUPPORTED_MODES else ">"
+    pixel_size = length / intervals if intervals > 0 and math.isfinite(length) and length > 0 else 0.0
+    complete = max(0, min(nz, (size - offset) // (nx * ny * dtype.itemsize)))
+    return MrcHeader(file, nx, ny, nz, dtype, offset, pixel_size, complete)
