@@ -18,7 +18,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings
 
 RECORD_NAME = "job.yaml"
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "starfile", "mrcfile", "safetensors")
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "mrcfile", "safetensors")
 
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
