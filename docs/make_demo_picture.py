@@ -16,10 +16,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import starfile
 from matplotlib.figure import Figure
 
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.metadata.star import read_star
 from cryodrgn_ext.simulate import load_truth
 
 COLOURS = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -72,10 +72,10 @@ def draw(project: Path, target: Path) -> None:
         count = np.bincount(truth.state[label == number], minlength=truth.n_states)
         angles.bar(steps, count, width=0.9 * (steps[1] - steps[0]), bottom=stacked, color=COLOURS[number % 10])
         stacked = stacked + count
-        fsc = starfile.read(folders[number] / "fsc.star")
+        (table,) = read_star(folders[number] / "fsc.star").blocks.values()
+        fsc = table.floats(next(name for name in table.columns if "FourierShellCorrelation" in name))
         spatial = np.arange(len(fsc)) / (2 * (len(fsc) - 1) * maps[number].pixel_size_A)
-        column = next(name for name in fsc.columns if "FourierShellCorrelation" in name)
-        curves.plot(spatial, fsc[column], color=COLOURS[number % 10])
+        curves.plot(spatial, fsc, color=COLOURS[number % 10])
     angles.set(xlabel="true angle (degrees)", ylabel="particles", title="what the states contain")
     curves.axhline(0.143, color="gray", linewidth=0.8, linestyle="--")
     curves.set(xlabel="spatial frequency (1/Å)", ylabel="half-map FSC", title="the evidence", ylim=(-0.1, 1.03))
