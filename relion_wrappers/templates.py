@@ -82,9 +82,9 @@ def job_star(job: Job, given: Mapping[str, str], queue: Queue | None = None, exe
     rows = {"fn_exe": executable or executable_path(job.relion_program)}
     for name, option in JOB_FIELDS.items():
         if name in fields:
-            # RELION needs at least one thread; 0 and 1 both mean that the wrapper decides little.
             text = values.get(name, text_of(fields[name]))
-            rows[option] = max(text, "1", key=int) if name == "j" else text
+            # RELION always passes a number of threads: where the user leaves it open, all cores of this machine.
+            rows[option] = str(os.cpu_count() or 1) if name == "j" and int(text) == 0 else text
     order = {name: rank for rank, name in enumerate(job.shown)}
     eligible = [field for field in fields.values() if field.name not in JOB_FIELDS and field.name != "o"]
     shown, other = _split_fields(sorted(eligible, key=lambda field: order.get(field.name, len(order))), values)

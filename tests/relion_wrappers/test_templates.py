@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def test_a_template_is_filled_with_defaults(tmp_path: Path) -> None:
     assert values["zdim"] == str(defaults.zdim)
     assert values["box"] == ""
     assert rows["do_queue"] == "No"
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, os.cpu_count()), ({"j": "0"}, os.cpu_count()), ({"j": "3"}, 3)])
+def test_threads_left_open_are_all_cores(given: dict[str, str], threads: int, tmp_path: Path) -> None:
+    assert options(job_star(JOBS["train"], given, executable="/bin/x"), tmp_path)["nr_threads"] == str(threads)
 
 
 def test_what_has_no_field_goes_into_the_other_arguments(tmp_path: Path) -> None:
