@@ -99,7 +99,7 @@ def test_the_real_pipeliner_builds_a_command_that_the_wrapper_understands(
     settings = parse_arguments(JOBS[name].settings_class, words)
     assert settings.to_mapping()["o"] == "External/job001"
     if isinstance(settings, TrainSettings):
-        assert (settings.zdim, settings.beta, settings.box, settings.j) == (3, 0.5, None, 1)
+        assert (settings.zdim, settings.beta, settings.box, settings.j) == (3, 0.5, None, os.cpu_count())
     else:
         assert isinstance(settings, SelectSettings)
         assert (settings.state, settings.clusters, settings.invert) == ((1, 2), None, False)
