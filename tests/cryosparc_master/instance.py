@@ -182,8 +182,9 @@ class Instance:
                 raise Refusal(422, f"passthrough input {spec.passthrough} does not exist")
             if inputs[spec.passthrough].type != spec.type:
                 raise Refusal(422, f"input {spec.passthrough} is not of type {spec.type}")
-        job.model.spec.outputs.root[name] = Output(type=spec.type, title=spec.title, description=spec.description,
-                                                   slots=slots, passthrough=spec.passthrough, results=results)  # fmt: skip
+        output = Output(type=spec.type, title=spec.title, description=spec.description, slots=slots,
+                        passthrough=spec.passthrough, results=results)  # fmt: skip
+        job.model.spec.outputs.root[name] = output
         return job.model
 
     def connect(self, job: JobState, name: str, source_uid: str, source_output: str) -> Job:
@@ -272,8 +273,8 @@ class Instance:
         self._write_results(job, name, dataset, list(slots), slots, passthrough=False)
         if handed_on is not None:
             rest = [slot for slot in handed_on.prefixes() if slot not in slots]
-            dtypes = {result.result: result.dtype for one in job.model.spec.inputs.root[output.passthrough or ""].connections
-                      for result in one.results}  # fmt: skip
+            connections = job.model.spec.inputs.root[str(output.passthrough)].connections
+            dtypes = {result.result: result.dtype for one in connections for result in one.results}
             joined = Dataset({"uid": dataset["uid"]}).innerjoin(handed_on.filter_prefixes(rest))
             self._write_results(job, name, joined, rest, dtypes, passthrough=True)
         output.num_items = len(dataset)
@@ -459,6 +460,8 @@ class Instance:
         metafile = f"{uid}/{uid}_{'passthrough_' if passthrough else ''}{name}.cs"
         dataset.filter_prefixes(names, copy=True).save(self.project(job.model.project_uid).directory / metafile)
         output = job.model.spec.outputs.root[name]
-        output.results += [OutputResult(name=slot, dtype=slots[slot], versions=[0], metafiles=[f">{metafile}"],
-                                        num_items=[len(dataset)], passthrough=passthrough) for slot in names]  # fmt: skip
+        for slot in names:
+            result = OutputResult(name=slot, dtype=slots[slot], versions=[0], metafiles=[f">{metafile}"],
+                                  num_items=[len(dataset)], passthrough=passthrough)  # fmt: skip
+            output.results.append(result)
         output.num_items = len(dataset)

@@ -27,7 +27,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tests.cryosparc_master.faults import Faults
 from tests.cryosparc_master.instance import Instance, JobState, Refusal
-from tests.cryosparc_master.operations import DATASET, FORM, JSON, OCTETS, OPEN_TO_ALL, TEXT, Operation, openapi, route
+from tests.cryosparc_master.operations import JSON, OPEN_TO_ALL, TEXT, Operation, openapi, route
 
 EMAIL = "user@example.org"
 PASSWORD = "correct horse"
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer()
         except (_Dropped, ConnectionError):
             self.close_connection = True
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the test must see it and the client get an answer
             self.server.master.unexpected.append(traceback.format_exc())
             self._send(500, JSON, b'{"detail": "fault of the imitation"}')
 
