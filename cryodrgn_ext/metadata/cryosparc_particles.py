@@ -145,10 +145,10 @@ def class_index(table: CsTable) -> npt.NDArray[np.int64] | None:
         if field in table and table.column(field).ndim == 1:
             return table.integers(field)
     if f"{MULTI}/class_posterior" in table:
-        best = np.argmax(table.floats(f"{MULTI}/class_posterior"), axis=1)
+        best: npt.NDArray[np.int64] = np.argmax(table.floats(f"{MULTI}/class_posterior"), axis=1).astype(np.int64)
         if f"{MULTI}/class" in table and table.column(f"{MULTI}/class").ndim == 2:
-            return table.integers(f"{MULTI}/class")[np.arange(len(best)), best]
-        return best.astype(np.int64)
+            best = table.integers(f"{MULTI}/class")[np.arange(len(best)), best]
+        return best
     return None
 
 

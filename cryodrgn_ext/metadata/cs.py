@@ -109,7 +109,9 @@ class CsTable:
         if values.dtype.kind not in "SU" or values.ndim != 1:
             raise InputError(f"{self.path}: {field} has the type {values.dtype}, but text is expected")
         # Neighbours mostly share a stack: only the first row of every run has to be sorted.
-        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.empty(0, int)
+        begins = np.ones(len(values), bool)
+        begins[1:] = values[1:] != values[:-1]
+        starts = np.flatnonzero(begins)
         distinct, first, inverse = np.unique(values[starts], return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))
         code = np.repeat(rank[inverse], np.diff(starts, append=len(values)))
@@ -182,8 +184,8 @@ def find_uids(table: CsTable, uid: UidArray, whose: str) -> npt.NDArray[np.intp]
     if len(missing):
         row = int(missing[0])
         raise InputError(
-            f"{table.path}: lacks the uid {uid[row]} (row {row + 1} {whose}) and {len(missing) - 1} more; the two files "
-            "do not belong together"
+            f"{table.path}: lacks the uid {uid[row]} (row {row + 1} {whose}) and {len(missing) - 1} more; the two "
+            "files do not belong together"
         )
     return found
 
@@ -221,15 +223,15 @@ def write_cs(
     try:
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (len(chosen),)}
-            np.lib.format.write_array_header_2_0(handle, header) if len(str(header)) > 60_000 else (
-                np.lib.format.write_array_header_1_0(handle, header)
-            )
+            long_header = len(str(header)) > 60_000  # the first layout holds 65,535 bytes
+            write_header = np.lib.format.write_array_header_2_0 if long_header else np.lib.format.write_array_header_1_0
+            write_header(handle, header)
             for begin in range(0, len(chosen), _CHUNK_ROWS):
                 part = chosen[begin : begin + _CHUNK_ROWS]
                 record = np.empty(len(part), dtype)
                 for name in names:
                     record[name] = new[name][begin : begin + len(part)] if name in new else table.columns[name][part]
-                handle.write(memoryview(record).cast("B") if dtype.itemsize else b"")
+                handle.write(record.tobytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -302,7 +304,7 @@ def _read_numpy(handle: IO[bytes], path: Path) -> dict[str, AnyArray]:
             "again with cryosparc-tools (Dataset.save)"
         )
     if dtype.names is None or len(shape) != 1:
-        raise InputError(f"{path}: is a plain numpy array of the shape {shape}, but the table of a .cs file is expected")
+        raise InputError(f"{path}: is a plain numpy array of the shape {shape}, but a table with fields is expected")
     n = shape[0]
     columns = {name: np.empty((n, *dtype[name].shape), dtype[name].base) for name in dtype.names}
     for begin in range(0, n, _CHUNK_ROWS):
