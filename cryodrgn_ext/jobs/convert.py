@@ -54,7 +54,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     if settings.reference is not None:
         particles, columns = _restored(settings, particles, monitor)
     if suffix == ".star":
-        _write_star(settings.o, particles, columns, monitor)
+        _write_star(settings, particles, columns, monitor)
     else:
         _write_group(outputs, particles, columns, settings, monitor)
     monitor.message(f"Wrote {particles.n} particles: {outputs[0]}")
@@ -88,11 +88,19 @@ def _restored(
     return restored.particles, restored.columns
 
 
-def _write_star(path: Path, particles: ParticleSet, columns: dict[str, AnyArray], monitor: Monitor) -> None:
+def _write_star(
+    settings: ConvertSettings, particles: ParticleSet, columns: dict[str, AnyArray], monitor: Monitor
+) -> None:
     if not isinstance(particles.source, CsTable):
-        particles.write_star(path, columns)
+        particles.write_star(settings.o, columns)
         return
-    conversion = star_from_cs(particles)
+    conversion = star_from_cs(particles, columns, carry=settings.carry)
+    along = [field for field in conversion.foreign if field not in conversion.not_carried]
+    if along:
+        monitor.message(
+            f"RELION has no columns for these fields; they go along in columns cdxCs..., which the way back to a .cs "
+            f"reads: {', '.join(along)}"
+        )
     _list_lost(conversion.not_carried, "a STAR file", monitor)
     dark = _dark_particles(particles, particles.source)
     if dark:
@@ -100,7 +108,7 @@ def _write_star(path: Path, particles: ParticleSet, columns: dict[str, AnyArray]
             f"Note: {dark} particles are dark on light (blob/sign -1), which a STAR file cannot say and RELION does "
             "not expect: invert the images (relion_image_handler --multiply_constant -1) before RELION refines them."
         )
-    write_star(path, conversion.star)
+    write_star(settings.o, conversion.star)
 
 
 def _write_group(

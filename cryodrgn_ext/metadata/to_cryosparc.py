@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.image_files import is_missing, read_stack_header
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.metadata.poses import pose_from_rotation
+from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
 from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
 
 _CARRIED = frozenset({
@@ -29,6 +30,18 @@ _CARRIED = frozenset({
     "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10",
     "rlnMagMat11", "rlnMagnification", "rlnDetectorPixelSize",
 })  # fmt: skip
+# Statistics of an alignment that CryoSPARC did not make: the neutral values.
+_STATISTICS = {
+    "error": 0, "error_min": 0, "resid_pow": 0, "slice_pow": 0, "image_pow": 0, "cross_cor": 0, "alpha": 1,
+    "alpha_min": 0, "weight": 0, "pose_ess": 0, "shift_ess": 0, "class_posterior": 1, "class_ess": 1,
+}  # fmt: skip
+# What a STAR file does not tell: fields that a conversion from a .cs carried along go before these.
+_NEUTRAL = frozenset({
+    "blob/sign", "blob/import_sig", "ctf/type", "ctf/scale_const", "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A",
+    "location/micrograph_uid", *(f"{ALIGNMENTS}/{name}" for name in _STATISTICS),
+})  # fmt: skip
+# Rotations that agree so well are the same: six decimals of a degree in the STAR file, float32 in the .cs.
+_SAME_ROTATION = 1e-6
 _LOCATION = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
 
 
@@ -75,15 +88,12 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     columns: dict[str, AnyArray] = {"uid": particles.uid}
     columns |= _blob(particles, dark)
     columns |= _ctf(particles)
-    location = _location(particles)
+    carried = fields_of_columns(particles.table, particles.row_id)
+    location = _location(particles, carried.get("location/micrograph_shape"))
     columns |= location
     if particles.has_poses:
-        columns |= pose_fields(particles)
-        # Statistics of an alignment that CryoSPARC did not make: the neutral values.
-        columns |= {f"{ALIGNMENTS}/{name}": np.full(n, value, np.float32) for name, value in (
-            ("error", 0), ("error_min", 0), ("resid_pow", 0), ("slice_pow", 0), ("image_pow", 0), ("cross_cor", 0),
-            ("alpha", 1), ("alpha_min", 0), ("weight", 0), ("pose_ess", 0), ("shift_ess", 0), ("class_posterior", 1),
-            ("class_ess", 1))}  # fmt: skip
+        columns |= _pose_fields(particles, carried.get(f"{ALIGNMENTS}/psize_A"), carried.get(f"{ALIGNMENTS}/pose"))
+        columns |= {f"{ALIGNMENTS}/{name}": np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
         columns[f"{ALIGNMENTS}/class"] = _classes(particles).astype(np.uint32)
         if particles.half_set.all():
             columns[f"{ALIGNMENTS}/split"] = (particles.half_set - 1).astype(np.uint32)
@@ -97,19 +107,36 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
             "positions on micrographs are not carried: CryoSPARC wants them as fractions of the micrograph, and "
             "its size is not known (the micrographs are not found from the project directory, or have no name)"
         )
-    notes.append(
-        f"blob/sign is {'-1: particles taken to be dark on light' if dark else '1: particles light on dark, as RELION'}"
-        f"{'' if dark else ' has them'}"
-    )
+    columns |= {field: values for field, values in carried.items() if field not in columns or field in _NEUTRAL}
+    if "blob/sign" not in carried:
+        notes.append(
+            "blob/sign is -1: the particles are taken to be dark on light"
+            if dark
+            else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
+        )
     return CsConversion(CsTable(particles.path, columns), _not_carried(particles, bool(location)), tuple(notes))
 
 
 def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     """Return alignments3D/pose (N, 3), shift (N, 2) in pixels of psize_A, and psize_A (N,) of the set's poses."""
-    table = particles.source
-    pixel_A = shift_pixel_A(table)[particles.row_id] if isinstance(table, CsTable) else particles.pixel_size_A
+    table, rows = particles.source, particles.row_id
+    if not isinstance(table, CsTable):
+        return _pose_fields(particles, None, None)
+    old = table.columns.get(f"{ALIGNMENTS}/pose")
+    return _pose_fields(particles, shift_pixel_A(table)[rows], None if old is None else old[rows])
+
+
+def _pose_fields(
+    particles: ParticleSet, pixel_A: AnyArray | None, old_pose: AnyArray | None
+) -> dict[str, AnyArray]:
+    """As :func:`pose_fields`; where ``old_pose`` (N, 3) is the same rotation, its vector is kept."""
+    pixel_A = particles.pixel_size_A if pixel_A is None else pixel_A.astype(np.float64)
+    pose = pose_from_rotation(particles.rotation).astype(np.float32)
+    if old_pose is not None and old_pose.shape == pose.shape:
+        deviation = np.abs(rotation_from_pose(old_pose) - particles.rotation).max(axis=(1, 2))
+        pose = np.where(deviation[:, None] < _SAME_ROTATION, old_pose, pose).astype(np.float32)
     return {
-        f"{ALIGNMENTS}/pose": pose_from_rotation(particles.rotation).astype(np.float32),
+        f"{ALIGNMENTS}/pose": pose,
         f"{ALIGNMENTS}/shift": (0.0 - particles.shift_A / pixel_A[:, None]).astype(np.float32),
         f"{ALIGNMENTS}/psize_A": pixel_A.astype(np.float32),
     }
@@ -175,20 +202,15 @@ def _classes(particles: ParticleSet) -> AnyArray:
     return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
 
 
-def _location(particles: ParticleSet) -> dict[str, AnyArray]:
-    """Return location/* when every micrograph has a readable header, else nothing."""
+def _location(particles: ParticleSet, known_shape: AnyArray | None) -> dict[str, AnyArray]:
+    """Return location/* when the micrographs' shape (N, 2) is known, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
     if any(label not in table for label in _LOCATION):
         return {}
     distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
-    sizes = []
-    for name in distinct.tolist():
-        path = Path(os.path.normpath(particles.project_dir / name))
-        if path.suffix.lower() not in (".mrc", ".mrcs") or is_missing(path):
-            return {}
-        header = read_stack_header(path)
-        sizes.append((header.height, header.width))
-    shape = np.array(sizes)[code]
+    shape = known_shape if known_shape is not None else _micrograph_shapes(particles, distinct.tolist(), code)
+    if shape is None:
+        return {}
     uid = np.array([int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
                     for name in distinct.tolist()], np.uint64)  # fmt: skip
     x, y = table.floats("rlnCoordinateX")[rows], table.floats("rlnCoordinateY")[rows]
@@ -202,6 +224,18 @@ def _location(particles: ParticleSet) -> dict[str, AnyArray]:
     }
 
 
+def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray) -> AnyArray | None:
+    """Return (N, 2) rows and columns of the micrographs from their headers; None when one has no readable header."""
+    sizes = []
+    for name in names:
+        path = Path(os.path.normpath(particles.project_dir / name))
+        if path.suffix.lower() not in (".mrc", ".mrcs") or is_missing(path):
+            return None
+        header = read_stack_header(path)
+        sizes.append((header.height, header.width))
+    return np.array(sizes)[code]
+
+
 def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
     carried = set(_CARRIED) | (set(_LOCATION) if has_location else set())
     if not particles.has_poses:
@@ -211,5 +245,5 @@ def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
     if isinstance(source, CsTable):
         return ()
     lost = [label for name, table in source.blocks.items() if name in ("optics", particles.table_name)
-            for label in table.columns if label not in carried]  # fmt: skip
+            for label in table.columns if label not in carried and not label.startswith(PREFIX)]  # fmt: skip
     return tuple(dict.fromkeys(lost))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.carried_fields import columns_of_fields
 from cryodrgn_ext.metadata.cryosparc_particles import UNCONVERTED_ABERRATIONS, class_index
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.optics import OpticsGroup
@@ -27,6 +28,9 @@ _CARRIED = frozenset({
     "location/exp_group_id",
     "alignments3D/split", "alignments3D/shift", "alignments3D/pose", "alignments3D/psize_A", "alignments3D/class",
 })  # fmt: skip
+# They go along although RELION's columns say the same, so that the way back finds the size of the micrograph, the pixel
+# of the shift, and which of the many vectors of one rotation CryoSPARC had (its poses may be longer than pi).
+_COMPANIONS = ("location/micrograph_shape", "alignments3D/pose", "alignments3D/psize_A")
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,20 @@ class StarConversion:
     Attributes
     ----------
     star : StarFile
+    foreign : tuple of str
+        Fields of the .cs for which RELION has no column.
     not_carried : tuple of str
-        Fields of the .cs whose values the STAR file does not hold.
+        Those of them whose values the STAR file does not hold in columns of ours either.
     """
 
     star: StarFile
+    foreign: tuple[str, ...]
     not_carried: tuple[str, ...]
 
 
-def star_from_cs(particles: ParticleSet, extra_columns: Mapping[str, Values] | None = None) -> StarConversion:
+def star_from_cs(
+    particles: ParticleSet, extra_columns: Mapping[str, Values] | None = None, *, carry: bool = True
+) -> StarConversion:
     """Convert particles of a .cs, with the poses that the set has now.
 
     Stacks called ``.mrc`` get the ending ``:mrcs``, without which RELION takes them for three-dimensional maps. The
@@ -56,6 +65,8 @@ def star_from_cs(particles: ParticleSet, extra_columns: Mapping[str, Values] | N
         From a .cs.
     extra_columns : mapping of str to (N,) values, optional
         To append or replace.
+    carry : bool
+        Put fields that RELION has no column for into columns of ours (:mod:`cryodrgn_ext.metadata.carried_fields`).
 
     Returns
     -------
@@ -92,12 +103,19 @@ def star_from_cs(particles: ParticleSet, extra_columns: Mapping[str, Values] | N
     numbers = np.array([group.number for group in particles.optics])
     columns["rlnOpticsGroup"] = numbers[particles.optics_index]
     columns[UID_COLUMN] = particles.uid
+    foreign = _foreign_fields(table, particles)
+    lost = foreign
+    if carry:
+        companions = [field for field in _COMPANIONS if field in table and table.columns[field].ndim <= 2]
+        carried, lost = columns_of_fields(table, [*foreign, *companions], particles.row_id)
+        lost = tuple(field for field in lost if field not in companions)
+        columns |= carried
     columns |= dict(extra_columns or {})
     for label, values in columns.items():
         if len(values) != particles.n:
             raise InputError(f"the column {label} has {len(values)} values for {particles.n} particles")
     star = new_star([_optics_table(particles), new_table("particles", columns)])
-    return StarConversion(star, _not_carried(table, particles))
+    return StarConversion(star, foreign, lost)
 
 
 def _image_names(particles: ParticleSet) -> list[str]:
@@ -163,7 +181,7 @@ def _aberrations(groups: list[OpticsGroup]) -> dict[str, Values]:
     return columns
 
 
-def _not_carried(table: CsTable, particles: ParticleSet) -> tuple[str, ...]:
+def _foreign_fields(table: CsTable, particles: ParticleSet) -> tuple[str, ...]:
     carried = set(_CARRIED)
     if not has_coordinates(table):
         carried -= {"location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"}

@@ -21,6 +21,9 @@ class ConvertSettings(Settings):
     project: Path | None = setting(
         None, help="Directory to which the paths of images are relative; found by itself when not given"
     )
+    carry: bool = setting(
+        True, help="Take fields that RELION has no column for along in columns cdxCs..., for the way back to a .cs"
+    )
     contrast: str = setting(
         "white", choices=("white", "black"), help="Contrast of the particles in a STAR file that becomes a .cs"
     )
