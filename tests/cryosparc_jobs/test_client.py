@@ -135,7 +135,7 @@ def test_saved_rows_are_whole_in_the_end(lab: Lab, job: ExternalJob, kind: str) 
 def test_rows_that_are_never_kept_are_an_error(lab: Lab, job: ExternalJob) -> None:
     rows = job.allocate("state_0", lab.particles["uid"])
     lab.master.faults.add(Fault("jobs.save_output", "empty", times=-1))
-    with pytest.raises(MasterError, match="did not keep the 20 rows of output state_0 .* holds 0"):
+    with pytest.raises(MasterError, match=r"did not keep the 20 rows of output state_0 .* holds 0"):
         job.save_output("state_0", rows)
 
 
@@ -165,7 +165,7 @@ def test_error_is_cut_and_never_empty(lab: Lab, job: ExternalJob) -> None:
 
 def test_master_that_is_gone_is_one_sentence(lab: Lab, job: ExternalJob) -> None:
     lab.master.faults.add(Fault("jobs.get_status", "drop", times=-1))
-    with pytest.raises(MasterError, match="^Job P1-J2 could not tell its status: ") as caught:
+    with pytest.raises(MasterError, match=r"^Job P1-J2 could not tell its status: ") as caught:
         job.status()
     assert caught.value.transient
     assert "\n" not in str(caught.value)

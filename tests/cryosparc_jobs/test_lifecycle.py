@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -228,7 +229,7 @@ def test_log_is_posted_at_a_human_rate(lab: Lab, job: ExternalJob, tmp_path: Pat
     assert lab.state(job.uid).log_text().splitlines() == [f"line {line}" for line in range(2000)]
     posts = [call.when for call in lab.master.calls if call.operation == "jobs.add_event_log"]
     assert len(posts) <= 6
-    assert all(later - earlier > 0.4 for earlier, later in zip(posts, posts[1:-1], strict=False))
+    assert all(later - earlier > 0.4 for earlier, later in itertools.pairwise(posts[:-1]))
 
 
 def test_progress_replaces_the_last_report_of_its_kind(lab: Lab, job: ExternalJob) -> None:
