@@ -1,13 +1,16 @@
 """CryoSPARC's .cs files in both of their forms: read, joined by uid, and written without changing a value.
 
 The numpy form (a structured array in the .npy layout, text as fixed-width bytes) is read by numpy itself, so that the
-types stay those of the file; the stream form (CSDAT, optionally compressed) is read by ``cryosparc.dataset.Dataset`` of
-cryosparc-tools. What is written is the numpy form, which every version of CryoSPARC and of its tools reads. Nothing is
-ever unpickled.
+types stay those of the file; the stream form (CSDAT, optionally compressed) by :mod:`cryodrgn_ext.metadata.cs_stream`
+with the decoder of cryosparc-tools. What is written is the numpy form, which every version of CryoSPARC and of its
+tools reads. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import os
+import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +21,13 @@ import numpy.typing as npt
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs_stream import MAGIC as STREAM_MAGIC
+from cryodrgn_ext.metadata.cs_stream import read_stream
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 UidArray: TypeAlias = npt.NDArray[np.uint64]
 
-_NUMPY_MAGIC, _STREAM_MAGIC = b"\x93NUMPY", b"\x95CSDAT"
+_NUMPY_MAGIC = b"\x93NUMPY"
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -264,8 +269,8 @@ def _read_one(path: Path) -> CsTable:
             handle.seek(0)
             if magic == _NUMPY_MAGIC:
                 columns = _read_numpy(handle, path)
-            elif magic == _STREAM_MAGIC:
-                columns = _read_stream(path)
+            elif magic == STREAM_MAGIC:
+                columns = read_stream(handle, path)
             else:
                 raise InputError(f"{path}: is no .cs file of CryoSPARC (neither its numpy form nor its stream form)")
     except FileNotFoundError:
@@ -295,40 +300,24 @@ def _checked(table: CsTable) -> CsTable:
 def _read_numpy(handle: IO[bytes], path: Path) -> dict[str, AnyArray]:
     try:
         version = np.lib.format.read_magic(handle)
-        shape, _, dtype = _HEADER_READERS[version](handle, max_header_size=_MAX_HEADER_BYTES)
-    except (ValueError, KeyError) as error:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about headers that Python 2 wrote
+            shape, _, dtype = _HEADER_READERS[version](handle, max_header_size=_MAX_HEADER_BYTES)
+    except (ValueError, KeyError, TypeError, SyntaxError, tokenize.TokenError) as error:
         raise InputError(f"{path}: is damaged: its header cannot be read ({str(error).splitlines()[0]})") from None
     if dtype.hasobject:
         raise InputError(
             f"{path}: holds pickled Python objects, which are never loaded because that could run any program; save it "
             "again with cryosparc-tools (Dataset.save)"
         )
-    if dtype.names is None or len(shape) != 1:
+    if dtype.names is None or len(shape) != 1 or shape[0] < 0:
         raise InputError(f"{path}: is a plain numpy array of the shape {shape}, but a table with fields is expected")
     n = shape[0]
+    if os.fstat(handle.fileno()).st_size - handle.tell() < n * dtype.itemsize:
+        raise InputError(f"{path}: is truncated: it ends before the last of its {n} rows")
     columns = {name: np.empty((n, *dtype[name].shape), dtype[name].base) for name in dtype.names}
     for begin in range(0, n, _CHUNK_ROWS):
         count = min(_CHUNK_ROWS, n - begin)
-        rows = np.frombuffer(_exactly(handle, count * dtype.itemsize, path, n), dtype, count)
+        rows = np.frombuffer(handle.read(count * dtype.itemsize), dtype, count)
         for name, column in columns.items():
             column[begin : begin + count] = rows[name]
     return columns
-
-
-def _exactly(handle: IO[bytes], size: int, path: Path, n: int) -> bytes:
-    data = handle.read(size)
-    if len(data) < size:
-        raise InputError(f"{path}: is truncated: it ends before the last of its {n} rows")
-    return data
-
-
-def _read_stream(path: Path) -> dict[str, AnyArray]:
-    from cryosparc.dataset import Dataset
-    from cryosparc.errors import DatasetLoadError
-
-    try:
-        dataset = Dataset.load(path)
-    except DatasetLoadError as error:
-        cause = error.__cause__ or error
-        raise InputError(f"{path}: is damaged or truncated ({str(cause).splitlines()[:1]})") from None
-    return {field: as_column(np.array(dataset[field])) for field in dataset.fields()}
