@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,9 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryosparc_particles import class_index
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
 from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, image_hashes, stack_file, unique_ids
-from cryodrgn_ext.metadata.particle_set import Float64Array, ParticleSet
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
+from cryodrgn_ext.metadata.star_table import format_values
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -68,8 +69,9 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
         chosen = chosen.with_poses(particles.rotation, particles.shift_A)
         updated.append("poses")
     columns: dict[str, AnyArray] = {}
-    if _ctf_differs(particles, chosen):
-        columns |= _ctf_columns(particles, chosen)
+    ctf_changed = _ctf_changes(particles, chosen)
+    if ctf_changed.any():
+        columns |= _ctf_columns(particles, chosen, ctf_changed)
         updated.append("CTF")
     if particles.half_set.any() and not np.array_equal(particles.half_set, chosen.half_set):
         is_cs = isinstance(chosen.source, CsTable)
@@ -155,37 +157,48 @@ def _poses_differ(particles: ParticleSet, chosen: ParticleSet) -> bool:
     )
 
 
-def _ctf_differs(particles: ParticleSet, chosen: ParticleSet) -> bool:
+def _ctf_changes(particles: ParticleSet, chosen: ParticleSet) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether defocus or phase shift differ."""
     mine, theirs = particles.ctf, chosen.ctf
-
-    def distance(a: Float64Array, b: Float64Array) -> float:
-        return float(np.abs(a - b).max())
-
     turn = np.remainder(mine.defocus_angle_rad - theirs.defocus_angle_rad + np.pi / 2, np.pi) - np.pi / 2
-    return (
-        distance(mine.defocus_u_A, theirs.defocus_u_A) > DEFOCUS_TOLERANCE_A
-        or distance(mine.defocus_v_A, theirs.defocus_v_A) > DEFOCUS_TOLERANCE_A
-        or float(np.abs(turn).max()) > ANGLE_TOLERANCE_RAD
-        or distance(mine.phase_shift_rad, theirs.phase_shift_rad) > ANGLE_TOLERANCE_RAD
+    changed: npt.NDArray[np.bool_] = (
+        (np.abs(mine.defocus_u_A - theirs.defocus_u_A) > DEFOCUS_TOLERANCE_A)
+        | (np.abs(mine.defocus_v_A - theirs.defocus_v_A) > DEFOCUS_TOLERANCE_A)
+        | (np.abs(turn) > ANGLE_TOLERANCE_RAD)
+        | (np.abs(mine.phase_shift_rad - theirs.phase_shift_rad) > ANGLE_TOLERANCE_RAD)
     )
+    return changed
 
 
-def _ctf_columns(particles: ParticleSet, chosen: ParticleSet) -> dict[str, AnyArray]:
-    ctf = particles.ctf
+def _ctf_columns(
+    particles: ParticleSet, chosen: ParticleSet, changed: npt.NDArray[np.bool_]
+) -> dict[str, AnyArray]:
+    """Return the reference's columns with the rows written anew that have changed."""
+    ctf, rows = particles.ctf, chosen.row_id
     if isinstance(chosen.source, CsTable):
-        return {
-            "ctf/df1_A": ctf.defocus_u_A.astype(np.float32),
-            "ctf/df2_A": ctf.defocus_v_A.astype(np.float32),
-            "ctf/df_angle_rad": ctf.defocus_angle_rad.astype(np.float32),
-            "ctf/phase_shift_rad": ctf.phase_shift_rad.astype(np.float32),
+        fields = {
+            "ctf/df1_A": ctf.defocus_u_A,
+            "ctf/df2_A": ctf.defocus_v_A,
+            "ctf/df_angle_rad": ctf.defocus_angle_rad,
+            "ctf/phase_shift_rad": ctf.phase_shift_rad,
         }
-    columns: dict[str, npt.NDArray[Any]] = {
+        old = chosen.source.columns
+        return {
+            field: np.where(changed, new.astype(np.float32), old[field][rows] if field in old else np.float32(0))
+            for field, new in fields.items()
+        }
+    labels = {
         "rlnDefocusU": ctf.defocus_u_A,
         "rlnDefocusV": ctf.defocus_v_A,
         "rlnDefocusAngle": np.degrees(ctf.defocus_angle_rad),
     }
     if ctf.phase_shift_rad.any() or "rlnPhaseShift" in chosen.table:
-        columns["rlnPhaseShift"] = np.degrees(ctf.phase_shift_rad)
+        labels["rlnPhaseShift"] = np.degrees(ctf.phase_shift_rad)
+    columns: dict[str, AnyArray] = {}
+    for label, new in labels.items():
+        written = np.array(format_values(new, "%.6f", label))
+        before = chosen.table.raw(label)[rows] if label in chosen.table else np.full(len(rows), b"0.000000")
+        columns[label] = np.where(changed, written, before)
     return columns
 
 
