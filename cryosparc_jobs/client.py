@@ -159,6 +159,19 @@ def find_output(cs: Any, project: str, job_uid: str, name: str) -> SourceOutput:
     return outputs[name]
 
 
+def project_directory(cs: Any, project: str) -> Path:
+    """Return a project's directory as the master names it; it need not be visible here.
+
+    Raises
+    ------
+    MasterError
+        When there is no such project, or the master cannot be reached.
+    """
+    with _asking(f"say where project {project} is"):
+        found = cs.find_project(project)
+        return Path(str(found.dir if _is_v5(cs) else found.dir()))
+
+
 def create_external_job(cs: Any, project: str, workspace: str, title: str, description: str = "") -> ExternalJob:
     """Make an External job.
 
