@@ -87,9 +87,10 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     n, notes = particles.n, []
     columns: dict[str, AnyArray] = {"uid": particles.uid}
     columns |= _blob(particles, dark)
-    columns |= _ctf(particles)
     carried = fields_of_columns(particles.table, particles.row_id)
-    location = _location(particles, carried.get("location/micrograph_shape"))
+    exposure = _exposure_ids(particles, carried.get("ctf/exp_group_id"))
+    columns |= _ctf(particles, exposure)
+    location = _location(particles, exposure, carried.get("location/micrograph_shape"))
     columns |= location
     if particles.has_poses:
         columns |= _pose_fields(particles, carried.get(f"{ALIGNMENTS}/psize_A"), carried.get(f"{ALIGNMENTS}/pose"))
@@ -163,11 +164,16 @@ def _blob(particles: ParticleSet, dark: bool) -> dict[str, AnyArray]:
     }
 
 
-def _exposure_ids(particles: ParticleSet) -> AnyArray:
+def _exposure_ids(particles: ParticleSet, known: AnyArray | None) -> AnyArray:
+    """Return (N,) ids: the known ones unless groups were merged since, else the optics group's number minus 1."""
+    if known is not None:
+        _, first, inverse = np.unique(particles.optics_index, return_index=True, return_inverse=True)
+        if np.array_equal(known[first][inverse], known):
+            return known.astype(np.uint32)
     return np.array([max(group.number - 1, 0) for group in particles.optics], np.uint32)[particles.optics_index]
 
 
-def _ctf(particles: ParticleSet) -> dict[str, AnyArray]:
+def _ctf(particles: ParticleSet, exposure: AnyArray) -> dict[str, AnyArray]:
     ctf, index, n = particles.ctf, particles.optics_index, particles.n
 
     def per_group(values: list[Any]) -> AnyArray:
@@ -177,7 +183,7 @@ def _ctf(particles: ParticleSet) -> dict[str, AnyArray]:
     matrix = [np.asarray(group.mag_matrix) - np.eye(2) for group in groups]
     return {
         "ctf/type": np.full(n, b"imported"),
-        "ctf/exp_group_id": _exposure_ids(particles),
+        "ctf/exp_group_id": exposure,
         "ctf/accel_kv": per_group([group.voltage_kV for group in groups]),
         "ctf/cs_mm": per_group([group.cs_mm for group in groups]),
         "ctf/amp_contrast": per_group([group.amplitude_contrast for group in groups]),
@@ -202,7 +208,9 @@ def _classes(particles: ParticleSet) -> AnyArray:
     return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
 
 
-def _location(particles: ParticleSet, known_shape: AnyArray | None) -> dict[str, AnyArray]:
+def _location(
+    particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None
+) -> dict[str, AnyArray]:
     """Return location/* when the micrographs' shape (N, 2) is known, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
     if any(label not in table for label in _LOCATION):
@@ -216,7 +224,7 @@ def _location(particles: ParticleSet, known_shape: AnyArray | None) -> dict[str,
     x, y = table.floats("rlnCoordinateX")[rows], table.floats("rlnCoordinateY")[rows]
     return {
         "location/micrograph_uid": uid[code],
-        "location/exp_group_id": _exposure_ids(particles),
+        "location/exp_group_id": exposure,
         "location/micrograph_path": as_column(distinct)[code],
         "location/micrograph_shape": shape.astype(np.uint32),
         "location/center_x_frac": (x / shape[:, 1]).astype(np.float32),

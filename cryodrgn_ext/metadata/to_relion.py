@@ -29,8 +29,9 @@ _CARRIED = frozenset({
     "alignments3D/split", "alignments3D/shift", "alignments3D/pose", "alignments3D/psize_A", "alignments3D/class",
 })  # fmt: skip
 # They go along although RELION's columns say the same, so that the way back finds the size of the micrograph, the pixel
-# of the shift, and which of the many vectors of one rotation CryoSPARC had (its poses may be longer than pi).
-_COMPANIONS = ("location/micrograph_shape", "alignments3D/pose", "alignments3D/psize_A")
+# of the shift, which of the many vectors of one rotation CryoSPARC had (its poses may be longer than pi), and the
+# number of the exposure group (RELION numbers groups anew).
+_COMPANIONS = ("location/micrograph_shape", "alignments3D/pose", "alignments3D/psize_A", "ctf/exp_group_id")
 
 
 @dataclass(frozen=True)
