@@ -120,15 +120,13 @@ def _write_group(
 ) -> None:
     path, group_path = outputs
     if isinstance(particles.source, CsTable):
-        particles.write_cs(path, columns)
-        fields = [*particles.source.columns, *columns]
+        fields = particles.write_cs(path, columns)
     else:
         conversion = cs_from_star(particles, dark=settings.contrast == "black")
         _list_lost(conversion.not_carried, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")
-        write_cs(path, conversion.table, None, columns)
-        fields = list(conversion.table.columns)
+        fields = write_cs(path, conversion.table, None, columns)
     write_csg(group_path, path, fields, particles.n, description="Particles written by cryodrgn-ext")
 
 

@@ -200,7 +200,7 @@ def write_cs(
     table: CsTable,
     rows: npt.NDArray[np.integer[Any]] | None = None,
     columns: Mapping[str, AnyArray] | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write the numpy form of a .cs file atomically, a few thousand rows at a time.
 
     Parameters
@@ -213,6 +213,11 @@ def write_cs(
     columns : mapping of str to (n, ...) array, optional
         New values of fields: a field that the table has is replaced in its place and keeps its type, others are
         appended. Text may be given as str or bytes arrays.
+
+    Returns
+    -------
+    tuple of str
+        The fields that the file has, in order.
 
     Raises
     ------
@@ -239,6 +244,7 @@ def write_cs(
                 handle.write(record.tobytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    return tuple(names)
 
 
 def as_column(values: AnyArray) -> AnyArray:

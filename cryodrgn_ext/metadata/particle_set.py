@@ -381,7 +381,7 @@ class ParticleSet:
         extra_columns: Mapping[str, AnyArray] | None = None,
         *,
         keep_original_poses: bool = False,
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Write these particles as a .cs file, in the order of this set.
 
         Particles of a .cs keep every field, type and value; alignments3D/pose, shift (in pixels of
@@ -397,6 +397,11 @@ class ParticleSet:
         keep_original_poses : bool
             Write the original poses also after :meth:`with_poses`.
 
+        Returns
+        -------
+        tuple of str
+            The fields that the file has, in order.
+
         Raises
         ------
         InputError
@@ -408,11 +413,10 @@ class ParticleSet:
             raise InputError(f"{path}: there are no particles to write")
         columns = dict(extra_columns or {})
         if not isinstance(self.source, CsTable):
-            write_cs(path, cs_from_star(self).table, None, columns)
-            return
+            return write_cs(path, cs_from_star(self).table, None, columns)
         if self.poses_changed and not keep_original_poses:
             columns = pose_fields(self) | columns
-        write_cs(path, self.source, self.row_id, columns)
+        return write_cs(path, self.source, self.row_id, columns)
 
     def _pose_columns(self) -> dict[str, Float64Array]:
         columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), self.euler_deg.T, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,13 @@ from cryodrgn_ext.cli import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
+from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import OutputKind
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.jobs.select import select
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from tests.jobs.conftest import SETTINGS
+from tests.jobs.fake_engine import FakeEngine
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import particles_record, save
 from tests.metadata.test_csg import make_job
@@ -107,6 +113,27 @@ def test_command_line() -> None:
     failed = CliRunner().invoke(main, ["convert", "none.cs", "c.star"])
     assert failed.exit_code == 2
     assert failed.stderr == "ERROR: none.cs: this .cs file does not exist\n"
+
+
+def test_selection_goes_back_as_the_rows_of_the_users_cs(project: Path, engine: FakeEngine) -> None:
+    converted("particles.star", "refined.cs")
+    record = np.load("refined.cs", allow_pickle=False)
+    shuffled = save(Path("refined2.cs"), record[np.random.default_rng(0).permutation(len(record))])
+    given = np.load(shuffled, allow_pickle=False)
+    train(replace(SETTINGS, in_parts=shuffled), SilentMonitor())
+    with np.load("out/latents.npz") as latents, np.load("out/states.npz") as states:
+        assert np.array_equal(latents["uid"], given["uid"])
+        rows = np.flatnonzero(states["label"] == 1)
+    select(SelectSettings(in_parts=Path("out"), o=Path("state1.cs"), state=(1,)), SilentMonitor())
+    subset = np.load("state1.cs", allow_pickle=False)
+    assert subset.dtype == given.dtype
+    assert np.array_equal(subset, given[rows])
+    group = yaml.safe_load(Path("state1.csg").read_text())
+    assert {one["num_items"] for one in group["results"].values()} == {len(rows)}
+    # Also when the original is gone: the STAR file in the result carries the uids.
+    shuffled.unlink()
+    select(SelectSettings(in_parts=Path("out"), o=Path("again.cs"), state=(1,)), SilentMonitor())
+    assert np.array_equal(np.load("again.cs", allow_pickle=False)["uid"], subset["uid"])
 
 
 @pytest.mark.relion
