@@ -361,7 +361,13 @@ class ParticleSet:
         if isinstance(self.source, CsTable):
             from cryodrgn_ext.metadata.to_relion import star_from_cs
 
-            write_star(path, star_from_cs(self, extra_columns or {}).star)
+            particles = self
+            if self.poses_changed and keep_original_poses:
+                from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
+
+                original = particles_from_cs(self.source, self.project_dir, require_poses=False)
+                particles = original.subset(self.row_id)
+            write_star(path, star_from_cs(particles, extra_columns or {}).star)
             return
         columns: dict[str, list[bytes]] = {}
         if self.poses_changed and not keep_original_poses:

@@ -217,7 +217,7 @@ def _location(
         return {}
     distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
     shape = known_shape if known_shape is not None else _micrograph_shapes(particles, distinct.tolist(), code)
-    if shape is None:
+    if shape is None or np.any(shape == 0):
         return {}
     uid = np.array([int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
                     for name in distinct.tolist()], np.uint64)  # fmt: skip

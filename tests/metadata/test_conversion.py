@@ -102,6 +102,15 @@ def test_poses_changed_in_relion_win_over_what_was_carried(cs_particles: Particl
     np.testing.assert_allclose(again.shift_A, star.shift_A + 1, atol=1e-5)
 
 
+def test_original_poses_can_be_kept(cs_particles: ParticleSet, tmp_path: Path) -> None:
+    cs_particles.subset(np.array([4, 2])).write_star(tmp_path / "a.star")
+    turned = cs_particles.with_poses(np.swapaxes(cs_particles.rotation, 1, 2), cs_particles.shift_A)
+    turned.subset(np.array([4, 2])).write_star(tmp_path / "b.star", keep_original_poses=True)
+    assert (tmp_path / "b.star").read_bytes() == (tmp_path / "a.star").read_bytes()
+    turned.subset(np.array([4, 2])).write_star(tmp_path / "c.star")
+    assert (tmp_path / "c.star").read_bytes() != (tmp_path / "a.star").read_bytes()
+
+
 @pytest.mark.parametrize("style", ["3.0", "3.1", "5.0"])
 def test_star_as_cs(style: str, star_builder: type[StarBuilder], tmp_path: Path) -> None:
     builder = star_builder(style)
