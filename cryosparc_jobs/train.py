@@ -16,7 +16,7 @@ from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import describe, from_values, unknown_option
 from cryosparc_jobs.client import ExternalJob, create_external_job, find_output, project_directory
-from cryosparc_jobs.lifecycle import run_external_job
+from cryosparc_jobs.lifecycle import POLL_S, run_external_job
 from cryosparc_jobs.particles import wanted_slots, write_particles
 from cryosparc_jobs.publish import INPUT, publish_states
 
@@ -99,7 +99,7 @@ def train(
 
     result_directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(result_directory):
-        result = run_external_job(job, result_directory, f"cryosparc train {project}-{job.uid}", work)
+        result = run_external_job(job, result_directory, f"cryosparc train {project}-{job.uid}", work, POLL_S)
     return FinishedJob(project, job.uid, result)
 
 
