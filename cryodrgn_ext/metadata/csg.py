@@ -128,20 +128,23 @@ def read_group_table(group: CsGroup) -> CsTable:
     Raises
     ------
     InputError
-        When a file is missing or has not ``num_items`` rows, a slot has no columns in its file, or uids do not match.
+        When a file is missing or has not ``num_items`` rows (a file that only accompanies may have more), a slot has
+        no columns in its file, or uids do not match.
     """
     leading = next((slot for slot in _LEADING_SLOTS if slot in group.results), next(iter(group.results)))
+    first_path = group.metafile_path(leading)
     files: dict[Path, CsTable] = {}
     for slot, result in group.results.items():
         path = group.metafile_path(slot)
         table = files.setdefault(path, read_cs(path)) if path not in files else files[path]
-        if result.num_items != table.n_rows:
+        # Several groups may share a passthrough file, which then has more rows; the join by uid takes the right ones.
+        if result.num_items > table.n_rows or (path == first_path and result.num_items < table.n_rows):
             raise InputError(
                 f"{group.path}: says that {slot} has {result.num_items} items, but {path} has {table.n_rows} rows"
             )
         if not any(field.startswith(slot + "/") for field in table.columns):
             raise InputError(f"{group.path}: names {path} for {slot}, but that file has no field {slot}/...")
-    first = files[group.metafile_path(leading)]
+    first = files[first_path]
     elsewhere = {slot for slot in group.results if files[group.metafile_path(slot)] is not first}
     own = {field: one for field, one in first.columns.items() if field.split("/")[0] not in elsewhere}
     table = CsTable(first.path, own)

@@ -92,6 +92,17 @@ def test_group_that_disagrees(changed: dict[str, object], complaint: str, tmp_pa
         read_particles(path)
 
 
+def test_groups_may_share_a_passthrough_file(tmp_path: Path) -> None:
+    path = make_job(tmp_path / "J9", num_items=15)
+    record = particles_record()
+    save(tmp_path / "J9/J9_005_particles.cs", only(record, "alignments3D", "ctf")[5:20])
+    assert np.array_equal(read_particles(path).uid, record["uid"][5:20])
+    make_job(tmp_path / "J9")  # says 40
+    save(tmp_path / "J9/J9_passthrough_particles.cs", only(record, "blob", "location")[:39])
+    with pytest.raises(InputError, match=r"says that blob has 40 items, but .* has 39 rows"):
+        read_particles(path)
+
+
 def test_group_of_something_else(tmp_path: Path) -> None:
     path = make_job(tmp_path / "J9")
     path.write_text(path.read_text().replace("type: particle\n", "type: volume\n", 1))
