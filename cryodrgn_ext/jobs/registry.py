@@ -65,6 +65,8 @@ JOBS: dict[str, Job] = {
                    "seed")),
         Job("select", "SelectSettings", "Return the original particles of chosen states, clusters or latent regions.",
             positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False),
+        Job("convert", "ConvertSettings", "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
+            positional=("in_parts", "o"), has_directory=False),
         Job("volumes", "VolumesSettings", "Decode volumes at given latent positions.", positional=("in_result",)),
         Job("fsc", "FscSettings", "Fourier shell correlation of two maps.", positional=("map1", "map2"),
             has_directory=False),

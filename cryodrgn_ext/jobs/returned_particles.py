@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 
@@ -41,7 +42,15 @@ def write_particles(
     indices: NDArray[np.integer] | None,
     columns: Mapping[str, NDArray[np.generic]],
 ) -> None:
-    """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,)."""
+    """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,).
+
+    A ``.cs`` gets no extra columns, which CryoSPARC would not take, but a .csg beside it.
+    """
+    if path.suffix == ".cs":
+        chosen = np.arange(particles.n) if indices is None else np.sort(indices)
+        fields = particles.subset(chosen).write_cs(path)
+        write_csg(path.with_suffix(".csg"), path, fields, len(chosen))
+        return
     if indices is None:
         particles.write_star(path, extra_columns=columns)
         return

@@ -57,7 +57,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     Returns
     -------
     JobResult
-        One STAR file: the user's rows in their order, every original column as it was.
+        One STAR or .cs file: the user's rows in their order, every original column as it was.
 
     Raises
     ------
@@ -86,8 +86,8 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
 
 
 def output_file(given: Path) -> Path:
-    """File to write for ``--o``: itself when it ends in .star, else particles.star in it."""
-    return given if given.suffix == ".star" and not given.is_dir() else given / "particles.star"
+    """File to write for ``--o``: itself when it ends in .star or .cs, else particles.star in it."""
+    return given if given.suffix in (".star", ".cs") and not given.is_dir() else given / "particles.star"
 
 
 def read_train_result(given: Path) -> TrainResult:

@@ -118,13 +118,22 @@ def mixed(numbers: npt.NDArray[Any]) -> UInt64Array:
         return x ^ (x >> np.uint64(31))
 
 
+def stack_file(name: str) -> str:
+    """Return the file that a stack's name means.
+
+    CryoSPARC may put a ``>`` in front; RELION takes ``a.mrc:mrcs`` for a stack of images that is called ``a.mrc``.
+    """
+    return name.removeprefix(">").removesuffix(":mrcs")
+
+
 def image_hashes(references: ImageReferences) -> UInt64Array:
     """Return (N,) hashes of the images: equal for rows of one image, the same in every file that names it alike.
 
-    The stack's name counts as written but for redundant separators (``./a//b.mrcs`` is ``a/b.mrcs``).
+    The stack's name counts as written but for redundant separators (``./a//b.mrcs`` is ``a/b.mrcs``) and what only
+    one suite writes (:func:`stack_file`).
     """
     stacks = [
-        int.from_bytes(blake2b(os.path.normpath(name).encode(), digest_size=8).digest(), "little")
+        int.from_bytes(blake2b(os.path.normpath(stack_file(name)).encode(), digest_size=8).digest(), "little")
         for name in references.stack_names
     ]
     return mixed(np.array(stacks, np.uint64)[references.stack_id] ^ mixed(references.stack_index))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import mixed
 from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
@@ -55,10 +56,10 @@ class ParticleSet:
 
     Attributes
     ----------
-    source : StarFile
+    source : StarFile or CsTable
         The file as it was read, shared by all subsets.
     table_name : str
-        The block of ``source`` that holds the particles.
+        The block of a STAR file that holds the particles; "" for a .cs.
     project_dir : Path
         What relative image references are relative to.
     stack_names : tuple of str
@@ -84,13 +85,14 @@ class ParticleSet:
     image_hash : (N,) uint64
         Equal for rows of one image, different for different images; made from the image name.
     uid : (N,) uint64
-        Identifier made from the image name and its occurrence: the same in every file that has the particle.
+        CryoSPARC's identifier where the file has one, else made from the image name and its occurrence: the same in
+        every file that has the particle.
     has_poses : bool
     poses_changed : bool
         True after :meth:`with_poses`.
     """
 
-    source: StarFile
+    source: StarFile | CsTable
     table_name: str
     project_dir: Path
     stack_names: tuple[str, ...]
@@ -127,28 +129,44 @@ class ParticleSet:
 
     @property
     def table(self) -> StarTable:
-        """The original table, all rows of it."""
-        return self.source.blocks[self.table_name]
+        """The original table of a STAR file, all rows of it."""
+        return self._star.blocks[self.table_name]
+
+    @property
+    def _star(self) -> StarFile:
+        if isinstance(self.source, CsTable):
+            raise InputError(f"{self.path}: is no STAR file; convert it first")
+        return self.source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the file was understood, one sentence each."""
+        return self.source.notes if isinstance(self.source, CsTable) else ()
 
     @property
     def version(self) -> str:
-        """Which RELION's conventions the file follows: "3.0", "3.1" (3.1 and 4) or "5.0".
+        """Which RELION's conventions the file follows: "3.0", "3.1" (3.1 and 4, and what is made of a .cs) or "5.0".
 
         RELION 3.0 stops at columns that it does not know: give files of version "3.0" no ``extra_columns`` when they
         go back to that version.
         """
-        return self.source.version
+        return "3.1" if isinstance(self.source, CsTable) else self.source.version
 
     @cached_property
     def rotation(self) -> Float64Array:
         """(N, 3, 3) float64: rotations R from the model frame to the image frame (computed on first use)."""
         if not self.has_poses:
-            raise InputError(f"{self.path}: has no orientations (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi)")
+            raise InputError(
+                f"{self.path}: has no orientations (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi, or alignments3D/pose)"
+            )
         return rotation_from_euler(self.euler_deg)
 
     @cached_property
     def image_name(self) -> npt.NDArray[np.str_]:
         """(N,) strings: rlnImageName as written (read on first use; four bytes a letter, so large for large N)."""
+        if isinstance(self.source, CsTable):
+            number = np.char.mod("%06d@", self.stack_index + 1)
+            return np.char.add(number, np.array(self.stack_names)[self.stack_id])
         return self.table.text("rlnImageName")[self.row_id]
 
     @property
@@ -301,8 +319,11 @@ class ParticleSet:
                 )
 
     def describe_row(self, index: int) -> str:
-        """Name particle ``index`` for a message: file, 1-based row of the original table, line, image."""
+        """Name particle ``index`` for a message: file, 1-based row of the original table, line or uid, image."""
         row = int(self.row_id[index])
+        if isinstance(self.source, CsTable):
+            image = f"{self.stack_index[index] + 1}@{self.stack_names[self.stack_id[index]]}"
+            return f"{self.source.describe_row(row)}, image {image}"
         return f"{self.table.describe_row(row)}, image {self.table.value('rlnImageName', row)}"
 
     def write_star(
@@ -312,11 +333,12 @@ class ParticleSet:
         *,
         keep_original_poses: bool = False,
     ) -> None:
-        """Write these particles as the file they came from, in the order of this set.
+        """Write these particles as the STAR file they came from, in the order of this set.
 
         Every row, column, block and comment is written with the characters that were read. Poses are written only
         after :meth:`with_poses`: rlnAngleRot, Tilt, Psi and the origins in the file's own convention (pixels for
-        RELION 3.0, Å later), with six decimals.
+        RELION 3.0, Å later), with six decimals. Particles of a .cs are written as RELION 3.1 has them
+        (:func:`cryodrgn_ext.metadata.to_relion.star_from_cs`).
 
         Parameters
         ----------
@@ -337,6 +359,17 @@ class ParticleSet:
         """
         if self.n == 0:
             raise InputError(f"{path}: there are no particles to write")
+        if isinstance(self.source, CsTable):
+            from cryodrgn_ext.metadata.to_relion import star_from_cs
+
+            particles = self
+            if self.poses_changed and keep_original_poses:
+                from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
+
+                original = particles_from_cs(self.source, self.project_dir, require_poses=False)
+                particles = original.subset(self.row_id)
+            write_star(path, star_from_cs(particles, extra_columns or {}).star)
+            return
         columns: dict[str, list[bytes]] = {}
         if self.poses_changed and not keep_original_poses:
             columns |= {label: format_values(values, "%.6f", label) for label, values in self._pose_columns().items()}
@@ -347,7 +380,50 @@ class ParticleSet:
                 raise InputError(f"the column {label} has {len(columns[label])} values for {self.n} particles")
         unchanged = self.n == self.table.n_rows and bool(np.all(self.row_id == np.arange(self.n)))
         edits = {} if unchanged and not columns else {self.table_name: TableEdit(self.row_id, columns)}
-        write_star(path, self.source, edits)
+        write_star(path, self._star, edits)
+
+    def write_cs(
+        self,
+        path: str | Path,
+        extra_columns: Mapping[str, AnyArray] | None = None,
+        *,
+        keep_original_poses: bool = False,
+    ) -> tuple[str, ...]:
+        """Write these particles as a .cs file, in the order of this set.
+
+        Particles of a .cs keep every field, type and value; alignments3D/pose, shift (in pixels of
+        alignments3D/psize_A) and psize_A are written anew only after :meth:`with_poses`. Particles of a STAR file are
+        converted (:func:`cryodrgn_ext.metadata.to_cryosparc.cs_from_star`).
+
+        Parameters
+        ----------
+        path : path-like
+            The new file; its directory must exist.
+        extra_columns : mapping of str to (N, ...) values, optional
+            Fields to replace or to append.
+        keep_original_poses : bool
+            Write the original poses also after :meth:`with_poses`.
+
+        Returns
+        -------
+        tuple of str
+            The fields that the file has, in order.
+
+        Raises
+        ------
+        InputError
+            For columns of the wrong length, a set without particles, or when the file cannot be written.
+        """
+        from cryodrgn_ext.metadata.to_cryosparc import cs_from_star, pose_fields
+
+        if self.n == 0:
+            raise InputError(f"{path}: there are no particles to write")
+        columns = dict(extra_columns or {})
+        if not isinstance(self.source, CsTable):
+            return write_cs(path, cs_from_star(self).table, None, columns)
+        if self.poses_changed and not keep_original_poses:
+            columns = pose_fields(self) | columns
+        return write_cs(path, self.source, self.row_id, columns)
 
     def _pose_columns(self) -> dict[str, Float64Array]:
         columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), self.euler_deg.T, strict=True))

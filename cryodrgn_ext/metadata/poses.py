@@ -1,4 +1,4 @@
-"""RELION's Euler angles to rotation matrices and back, and origins to shifts.
+"""RELION's Euler angles and CryoSPARC's rotation vectors to rotation matrices and back, and origins to shifts.
 
 Conventions (the same everywhere in this package): the rotation R maps the model frame to the image frame, a model
 point p lands on the image at ``(R p)[:2]``; the shift t (x, y) is the displacement of the particle from the box
@@ -69,6 +69,38 @@ def euler_from_rotation(rotation: npt.NDArray[np.floating[Any]]) -> FloatArray:
         back = cosine[:, None] * part[:, 1, :2] + minus_sine[:, None] * part[:, 0, :2]
         rot = np.arctan2(-back[:, 0], back[:, 1])
         out[begin : begin + _CHUNK] = np.degrees(np.stack([rot, tilt, psi], axis=1))
+    return out
+
+
+def rotation_from_pose(pose: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Return rotation matrices R from CryoSPARC's poses.
+
+    RELION's matrix A of the same particle is ``exp([pose]x)^T``, so R is that.
+
+    Parameters
+    ----------
+    pose : (N, 3) array
+        alignments3D/pose: rotation vectors (axis times angle in radians).
+
+    Returns
+    -------
+    (N, 3, 3) float64
+    """
+    pose = np.asarray(pose, np.float64).reshape(-1, 3)
+    out = np.empty((len(pose), 3, 3))
+    for begin in range(0, len(pose), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        out[part] = np.swapaxes(Rotation.from_rotvec(pose[part]).as_matrix(), -1, -2)
+    return out
+
+
+def pose_from_rotation(rotation: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Return CryoSPARC's poses (N, 3), of length 0..π, of rotation matrices R (N, 3, 3)."""
+    rotation = np.asarray(rotation, np.float64).reshape(-1, 3, 3)
+    out = np.empty((len(rotation), 3))
+    for begin in range(0, len(rotation), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        out[part] = Rotation.from_matrix(np.swapaxes(rotation[part], -1, -2)).as_rotvec()
     return out
 
 

@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_files import find_project_directory
-from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, unique_ids
+from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, stack_file, unique_ids
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
 from cryodrgn_ext.metadata.star import StarFile, read_star
 from cryodrgn_ext.metadata.star_table import StarTable
 
+# The column in which particles of a .cs carry their uid through RELION.
+UID_COLUMN = "cdxUid"
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -29,8 +31,8 @@ def read_relion_particles(
     _refuse_tomography(star)
     table = _particles_table(star)
     references = parse_image_names(table)
-    project = find_project_directory(star.path, references.stack_names[0], project_dir)
-    stack_paths = tuple(Path(os.path.normpath(project / name)) for name in references.stack_names)
+    project = find_project_directory(star.path, stack_file(references.stack_names[0]), project_dir)
+    stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in references.stack_names)
     if "optics" in star.blocks:
         optics = read_optics_table(star.blocks["optics"])
         optics_index = _optics_index(table, optics)
@@ -60,7 +62,7 @@ def read_relion_particles(
         half_set=half_set,
         row_id=np.arange(table.n_rows),
         image_hash=image_hash,
-        uid=unique_ids(image_hash),
+        uid=_uids(table, image_hash),
         has_poses=has_poses,
     )
 
@@ -174,6 +176,17 @@ def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDAr
             f"not defined in data_optics, which has {', '.join(map(str, defined.tolist()))}"
         )
     return index.astype(np.int32)
+
+
+def _uids(table: StarTable, image_hash: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return CryoSPARC's identifiers where a conversion noted them and they are unique, else our own."""
+    if UID_COLUMN in table:
+        text = table.raw(UID_COLUMN)
+        if all(value.isdigit() and int(value) < 1 << 64 for value in text.tolist()):
+            uid = np.array([int(value) for value in text.tolist()], np.uint64)
+            if len(np.unique(uid)) == len(uid):  # symmetry expansion in RELION repeats them
+                return uid
+    return unique_ids(image_hash)
 
 
 def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:

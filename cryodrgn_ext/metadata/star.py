@@ -28,6 +28,7 @@ from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, for
 
 _BOM = b"\xef\xbb\xbf"
 _VERSION = re.compile(rb"^#\s*version\s+(\d+)\s*$", re.MULTILINE)
+_ROWS_AT_A_TIME = 1 << 14
 _TOKEN = re.compile(rb"\"[^\n]*?\"(?=\s|$)|'[^\n]*?'(?=\s|$)|\S+")
 
 
@@ -191,20 +192,31 @@ def new_table(name: str, columns: Mapping[str, Values], *, is_loop: bool = True)
     InputError
         For columns of different lengths, bad labels, or values that are not finite.
     """
-    written = {label: format_values(values, "%.6f", label) for label, values in columns.items()}
-    lengths = {label: len(values) for label, values in written.items()}
+    lengths = {label: len(values) for label, values in columns.items()}
     if not columns or len(set(lengths.values())) != 1 or (not is_loop and set(lengths.values()) != {1}):
         raise InputError(f"data_{name}: the columns must have equal lengths (1 for a list), got {lengths}")
     for label in columns:
         check_label(label)
     if is_loop:
         labels = "".join(f"_{label} #{number} \n" for number, label in enumerate(columns, 1))
-        lines = (b" ".join(row) + b" \n" for row in zip(*written.values(), strict=True))
-        text = f"data_{name}\n\nloop_ \n{labels}".encode() + b"".join(lines)
+        text = f"data_{name}\n\nloop_ \n{labels}".encode() + b"".join(_written_rows(columns, max(lengths.values())))
     else:
+        written = {label: format_values(values, "%.6f", label) for label, values in columns.items()}
         text = f"data_{name}\n\n".encode()
         text += b"".join(b"_%-50s %s\n" % (label.encode(), values[0]) for label, values in written.items())
     return parse_star(text + b" \n", Path(f"<new data_{name}>")).blocks[name]
+
+
+def _written_rows(columns: Mapping[str, Values], n: int) -> Iterator[bytes]:
+    """Yield the text of rows, some ten thousand at a time: values as objects take many times the memory of the text."""
+    for label, values in columns.items():
+        array = np.asarray(values)
+        if array.ndim != 1 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            format_values(array, "%.6f", label)  # raises, and counts from the first row
+    for begin in range(0, n, _ROWS_AT_A_TIME):
+        part = slice(begin, begin + _ROWS_AT_A_TIME)
+        written = [format_values(values[part], "%.6f", label) for label, values in columns.items()]
+        yield b"".join(b" ".join(row) + b" \n" for row in zip(*written, strict=True))
 
 
 def new_star(tables: Sequence[StarTable], version: int | None = 30001) -> StarFile:

@@ -47,8 +47,8 @@ def star_in_utf16(project: TinyProject) -> None:
     project.star.write_bytes(project.text().encode("utf-16"))
 
 
-@case("train", r"particles\.cs", r"\.star|STAR")
-def star_that_is_a_cryosparc_dataset(project: TinyProject) -> list[str]:
+@case("train", r"particles\.cs", r"no \.cs file")
+def star_that_is_no_cryosparc_dataset(project: TinyProject) -> list[str]:
     project.write()
     (project.root / "particles.cs").write_bytes(b"\x94CSDAT" + os.urandom(512))
     return ["--in_parts", "particles.cs"]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.malformed.argument_cases import ARGUMENTS
+from tests.malformed.cs_cases import CS
 from tests.malformed.doors import MARKERS, Outcome, knock, leftovers
 from tests.malformed.result_cases import RESULTS, TRACE
 from tests.malformed.stack_cases import STACKS
 from tests.malformed.star_cases import STAR
 from tests.malformed.tiny_project import Case, TinyProject
 
-FILES = [*STAR.cases, *STACKS.cases]
+FILES = [*STAR.cases, *CS.cases, *STACKS.cases]
 TRAIN_FILES = [case for case in FILES if case.door == "train"]
 LONGEST_SENTENCE = 500  # two long paths and the words around them
 ORDINARY = ("--in_parts", "particles.star")

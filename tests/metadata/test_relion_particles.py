@@ -242,7 +242,7 @@ def test_files_without_particles(text: str, complaint: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("a.cs", "CryoSPARC are not supported yet"),
+        ("a.cs", "does not exist"),
         ("a.mrcs", "is no particles file"),
         ("a.pkl", "is no particles file"),
         ("none.star", "does not exist"),

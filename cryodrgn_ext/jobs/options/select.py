@@ -13,7 +13,7 @@ class SelectSettings(Settings):
     """What ``select`` can be told; several conditions are all to be met."""
 
     in_parts: Path = setting(help="particles.star of a train job, or its result directory")
-    o: Path = setting(help="Output: a STAR file, or a directory that gets particles.star")
+    o: Path = setting(help="Output: a .star or .cs file, or a directory that gets particles.star")
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
     cluster: tuple[int, ...] = setting((), low=0, help="Clusters to keep, by number (from 0), when --clusters is given")
     clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents anew into so many clusters")

@@ -1,0 +1,144 @@
+"""The job that converts particles between RELION and CryoSPARC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.options.convert import ConvertSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
+from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.reference import restore
+from cryodrgn_ext.metadata.star import write_star
+from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
+from cryodrgn_ext.metadata.to_relion import star_from_cs
+from cryodrgn_ext.progress import Monitor
+
+FORMATS = (".star", ".cs", ".csg")
+
+
+def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
+    """Write particles in the format that the suffix of the output names; say what it cannot carry.
+
+    Parameters
+    ----------
+    settings : ConvertSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        The STAR file, or the .cs file.
+
+    Raises
+    ------
+    InputError
+        When a file is wrong, an output would overwrite an input, or a particle is not in the reference.
+    """
+    suffix = settings.o.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"--o is {settings.o}, but must end in .star, .cs or .csg: the suffix names the format.")
+    if not settings.o.parent.is_dir():
+        raise InputError(f"--o is {settings.o}, but the directory {settings.o.parent} does not exist.")
+    outputs = (settings.o,) if suffix == ".star" else (settings.o.with_suffix(".cs"), settings.o.with_suffix(".csg"))
+    particles = read_particles(settings.in_parts, settings.project, require_poses=False,
+                               passthroughs=settings.passthrough)  # fmt: skip
+    _protect_inputs(outputs, settings, particles)
+    for note in particles.notes:
+        monitor.message(f"Note: {note}")
+    columns: dict[str, AnyArray] = {}
+    if settings.reference is not None:
+        particles, columns = _restored(settings, particles, monitor)
+    if suffix == ".star":
+        _write_star(settings, particles, columns, monitor)
+    else:
+        _write_group(outputs, particles, columns, settings, monitor)
+    monitor.message(f"Wrote {particles.n} particles: {outputs[0]}")
+    return JobResult(settings.o.parent, (Output(outputs[0], OutputKind.PARTICLES),))
+
+
+def _protect_inputs(outputs: tuple[Path, ...], settings: ConvertSettings, particles: ParticleSet) -> None:
+    inputs = [settings.in_parts, particles.path, *map(Path, settings.passthrough)]
+    if isinstance(particles.source, CsTable):
+        inputs += particles.source.joined
+    if settings.reference is not None:
+        inputs.append(settings.reference)
+    taken = {path.resolve() for path in inputs}
+    for output in outputs:
+        if output.resolve() in taken:
+            raise InputError(f"{output} would be overwritten, but is an input: inputs are never overwritten.")
+
+
+def _restored(
+    settings: ConvertSettings, particles: ParticleSet, monitor: Monitor
+) -> tuple[ParticleSet, dict[str, AnyArray]]:
+    reference = read_particles(settings.reference or "", settings.project, require_poses=False)
+    wants_star = settings.o.suffix.lower() == ".star"
+    if isinstance(reference.source, CsTable) is wants_star:
+        kind = "STAR file" if wants_star else ".cs or .csg file"
+        raise InputError(f"--reference is {settings.reference}, but must be a {kind} as the output is.")
+    restored = restore(particles, reference)
+    monitor.message(f"Matched {particles.n} particles with {reference.path} by {restored.joined_by}.")
+    taken = f"but for {', '.join(restored.updated)}, which differ" if restored.updated else "nothing has changed"
+    monitor.message(f"All columns are those of the reference ({taken}).")
+    return restored.particles, restored.columns
+
+
+def _write_star(
+    settings: ConvertSettings, particles: ParticleSet, columns: dict[str, AnyArray], monitor: Monitor
+) -> None:
+    if not isinstance(particles.source, CsTable):
+        particles.write_star(settings.o, columns)
+        return
+    conversion = star_from_cs(particles, columns, carry=settings.carry)
+    along = [field for field in conversion.foreign if field not in conversion.not_carried]
+    if along:
+        monitor.message(
+            f"RELION has no columns for these fields; they go along in columns cdxCs..., which the way back to a .cs "
+            f"reads: {', '.join(along)}"
+        )
+    _list_lost(conversion.not_carried, "a STAR file", monitor)
+    dark = _dark_particles(particles, particles.source)
+    if dark:
+        monitor.message(
+            f"Note: {dark} particles are dark on light (blob/sign -1), which a STAR file cannot say and RELION does "
+            "not expect: invert the images (relion_image_handler --multiply_constant -1) before RELION refines them."
+        )
+    write_star(settings.o, conversion.star)
+
+
+def _write_group(
+    outputs: tuple[Path, ...],
+    particles: ParticleSet,
+    columns: dict[str, AnyArray],
+    settings: ConvertSettings,
+    monitor: Monitor,
+) -> None:
+    path, group_path = outputs
+    if isinstance(particles.source, CsTable):
+        fields = particles.write_cs(path, columns)
+    else:
+        conversion = cs_from_star(particles, dark=settings.contrast == "black")
+        _list_lost(conversion.not_carried, "a .cs file", monitor)
+        for note in conversion.notes:
+            monitor.message(f"Note: {note}.")
+        fields = write_cs(path, conversion.table, None, columns)
+    write_csg(group_path, path, fields, particles.n, description="Particles written by cryodrgn-ext")
+
+
+def _list_lost(fields: tuple[str, ...], target: str, monitor: Monitor) -> None:
+    if fields:
+        monitor.message(
+            f"Not carried ({target} has no place for them; --reference restores them on the way back): "
+            f"{', '.join(fields)}"
+        )
+
+
+def _dark_particles(particles: ParticleSet, table: CsTable) -> int:
+    if "blob/sign" not in table:
+        return 0
+    return int(np.count_nonzero(table.columns["blob/sign"][particles.row_id] < 0))

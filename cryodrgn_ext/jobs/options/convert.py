@@ -1,0 +1,29 @@
+"""Settings of the job that converts particles between the suites."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class ConvertSettings(Settings):
+    """What ``convert`` can be told."""
+
+    in_parts: Path = setting(help="Particles: a .star, .cs or .csg file, or the directory of a CryoSPARC job")
+    o: Path = setting(help="Output: .star, .cs or .csg; the last two write the .csg beside the .cs")
+    reference: Path | None = setting(
+        None, help="Original file in the format of the output: all of its columns are restored by uid or image"
+    )
+    passthrough: tuple[str, ...] = setting((), help="Passthrough .cs files of the input, joined by uid")
+    project: Path | None = setting(
+        None, help="Directory to which the paths of images are relative; found by itself when not given"
+    )
+    carry: bool = setting(
+        True, help="Take fields that RELION has no column for along in columns cdxCs..., for the way back to a .cs"
+    )
+    contrast: str = setting(
+        "white", choices=("white", "black"), help="Contrast of the particles in a STAR file that becomes a .cs"
+    )

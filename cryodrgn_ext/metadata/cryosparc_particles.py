@@ -1,0 +1,208 @@
+"""Particles of CryoSPARC (.cs, .csg, job directory) as a ParticleSet.
+
+Fields and conventions: alignments3D/pose is a rotation vector (:func:`rotation_from_pose`); alignments3D/shift counts
+pixels of alignments3D/psize_A, and times that it is RELION's origin, minus our shift; ctf/tilt_A is Cs times the sine
+of the beam tilt; ctf/anisomag is RELION's magnification matrix minus the identity; blob/sign -1 marks dark particles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cryosparc_files import with_missing_slots
+from cryodrgn_ext.metadata.cryosparc_optics import box_sizes, exposure_groups
+from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.image_files import find_project_directory
+from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
+from cryodrgn_ext.metadata.particle_set import Float64Array, ParticleCtf, ParticleSet
+from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
+
+ALIGNMENTS, MULTI = "alignments3D", "alignments3D_multi"
+# Aberrations of CryoSPARC whose conversion to RELION's Zernike coefficients nobody has published or verified.
+UNCONVERTED_ABERRATIONS = ("ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A")
+
+
+def read_cryosparc_particles(
+    path: str | Path,
+    project_dir: str | Path | None = None,
+    require_poses: bool = True,
+    passthroughs: Sequence[str | Path] = (),
+) -> ParticleSet:
+    """Read particles of CryoSPARC; see :func:`cryodrgn_ext.metadata.particles.read_particles`."""
+    return particles_from_cs(with_missing_slots(Path(path), passthroughs), project_dir, require_poses)
+
+
+def particles_from_cs(
+    table: CsTable, project_dir: str | Path | None = None, require_poses: bool = True
+) -> ParticleSet:
+    """Return the ParticleSet of a dataset; parameters and errors as :func:`read_cryosparc_particles`."""
+    if table.n_rows == 0:
+        raise InputError(f"{table.path}: is empty, but at least one particle is expected")
+    names, stack_id = table.coded_text("blob/path")
+    references = ImageReferences(names, stack_id.astype(np.int32), table.integers("blob/idx"))
+    project = find_project_directory(table.path, stack_file(names[0]), project_dir)
+    stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in names)
+    optics, optics_index = exposure_groups(table, box_sizes(table, stack_paths, references.stack_id))
+    table = replace(table, notes=(*table.notes, *_aberration_notes(table), *_sign_notes(table)))
+    table, pose, shift_px = _alignments(table, require_poses)
+    n = table.n_rows
+    euler_deg, shift_A = np.full((n, 3), np.nan), np.zeros((n, 2))
+    if pose is not None and shift_px is not None:
+        euler_deg = euler_from_rotation(rotation_from_pose(pose))
+        shift_A = 0.0 - shift_px * shift_pixel_A(table)[:, None]
+    image_hash = image_hashes(references)
+    half_set = _half_sets(table)
+    _refuse_split_images(table, image_hash, half_set)
+    return ParticleSet(
+        source=table,
+        table_name="",
+        project_dir=project,
+        stack_names=names,
+        stack_paths=stack_paths,
+        stack_id=references.stack_id,
+        stack_index=references.stack_index,
+        euler_deg=euler_deg,
+        shift_A=shift_A,
+        ctf=_ctf(table),
+        optics=optics,
+        optics_index=optics_index,
+        half_set=half_set,
+        row_id=np.arange(n),
+        image_hash=image_hash,
+        uid=table.uid,
+        has_poses=pose is not None,
+    )
+
+
+def shift_pixel_A(table: CsTable) -> Float64Array:
+    """Return (N,) the pixel size in which alignments3D/shift counts: its own, else that of the images."""
+    for field in (f"{ALIGNMENTS}/psize_A", f"{MULTI}/psize_A"):
+        if field in table:
+            size = table.floats(field)
+            size = size[:, 0] if size.ndim == 2 else size
+            if np.any(size <= 0):
+                row = int(np.argmax(size <= 0))
+                raise InputError(f"{table.describe_row(row)}: {field} is {size[row]:g}, but must be above 0")
+            return size
+    return table.floats("blob/psize_A")
+
+
+def _alignments(table: CsTable, require_poses: bool) -> tuple[CsTable, Float64Array | None, Float64Array | None]:
+    """Return poses (N, 3) and shifts (N, 2), or None, and the table with a note on where they come from."""
+    if f"{ALIGNMENTS}/pose" in table:
+        pose, shift = table.floats(f"{ALIGNMENTS}/pose"), table.floats(f"{ALIGNMENTS}/shift")
+        for field, found, width in (("pose", pose, 3), ("shift", shift, 2)):
+            if found.shape != (table.n_rows, width):
+                raise InputError(
+                    f"{table.path}: {ALIGNMENTS}/{field} has the shape {found.shape}, but ({table.n_rows}, {width}) is "
+                    "expected"
+                )
+        return table, pose, shift
+    if f"{MULTI}/pose" in table:
+        return _best_class(table)
+    if require_poses:
+        raise InputError(
+            f"{table.path}: has no orientations (alignments3D/pose); particles of a 3D refinement are expected, with "
+            "the passthrough file if that holds them"
+        )
+    return table, None, None
+
+
+def _best_class(table: CsTable) -> tuple[CsTable, Float64Array, Float64Array]:
+    """Take from alignments3D_multi the pose of every particle's most probable class."""
+    pose, shift = table.floats(f"{MULTI}/pose"), table.floats(f"{MULTI}/shift")
+    if f"{MULTI}/class_posterior" not in table:
+        raise InputError(
+            f"{table.path}: has poses of several classes (alignments3D_multi) without class_posterior, so none can be "
+            "chosen; give the particles of one class, which have alignments3D"
+        )
+    posterior = table.floats(f"{MULTI}/class_posterior")
+    if pose.ndim != 3 or posterior.shape != pose.shape[:2] or shift.shape != (*pose.shape[:2], 2):
+        raise InputError(
+            f"{table.path}: {MULTI} has poses of the shape {pose.shape}, shifts {shift.shape} and class_posterior "
+            f"{posterior.shape}, but (N, K, 3), (N, K, 2) and (N, K) are expected"
+        )
+    best = np.argmax(posterior, axis=1)
+    rows = np.arange(table.n_rows)
+    counts = ", ".join(str(count) for count in np.bincount(best, minlength=pose.shape[1]).tolist())
+    note = (
+        f"{table.path}: has poses of {pose.shape[1]} classes (alignments3D_multi); of each particle the pose of its "
+        f"most probable class is used ({counts} particles)"
+    )
+    return replace(table, notes=(*table.notes, note)), pose[rows, best], shift[rows, best]
+
+
+def class_index(table: CsTable) -> npt.NDArray[np.int64] | None:
+    """Return (N,) the class of every particle, from 0; None when the file has no single classes."""
+    for field in (f"{ALIGNMENTS}/class", "alignments2D/class"):
+        if field in table and table.column(field).ndim == 1:
+            return table.integers(field)
+    if f"{MULTI}/class_posterior" in table:
+        best: npt.NDArray[np.int64] = np.argmax(table.floats(f"{MULTI}/class_posterior"), axis=1).astype(np.int64)
+        if f"{MULTI}/class" in table and table.column(f"{MULTI}/class").ndim == 2:
+            best = table.integers(f"{MULTI}/class")[np.arange(len(best)), best]
+        return best
+    return None
+
+
+def _ctf(table: CsTable) -> ParticleCtf:
+    def column(field: str, default: float | None = None) -> Float64Array:
+        if field not in table and default is not None:
+            return np.full(table.n_rows, default)
+        return table.floats(field)
+
+    return ParticleCtf(
+        defocus_u_A=column("ctf/df1_A"),
+        defocus_v_A=column("ctf/df2_A"),
+        defocus_angle_rad=column("ctf/df_angle_rad"),
+        phase_shift_rad=column("ctf/phase_shift_rad", 0.0),
+        b_factor_A2=column("ctf/bfactor", 0.0),
+        scale=column("ctf/scale", 1.0),
+    )
+
+
+def _half_sets(table: CsTable) -> npt.NDArray[np.int8]:
+    field = f"{ALIGNMENTS}/split"
+    if field not in table:
+        return np.zeros(table.n_rows, np.int8)
+    split = table.integers(field)
+    wrong = np.flatnonzero(split > 1)
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(f"{table.describe_row(row)}: {field} is {split[row]}, but 0 or 1 is expected")
+    return (split + 1).astype(np.int8)
+
+
+def _refuse_split_images(table: CsTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
+    if not half_set.any():
+        return
+    order = np.argsort(image_hash, kind="stable")
+    same = image_hash[order[1:]] == image_hash[order[:-1]]
+    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
+    if len(split):
+        one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
+        raise InputError(
+            f"{table.describe_row(other)}: its image is in split {half_set[other] - 1}, but in row {one + 1} in split "
+            f"{half_set[one] - 1}; rows of one image must share it"
+        )
+
+
+def _aberration_notes(table: CsTable) -> list[str]:
+    used = [field for field in UNCONVERTED_ABERRATIONS if field in table and np.any(table.floats(field) != 0)]
+    if not used:
+        return []
+    return [f"{table.path}: {', '.join(used)} is not 0 and has no verified counterpart: it is not applied to the CTF"]
+
+
+def _sign_notes(table: CsTable) -> list[str]:
+    if "blob/sign" not in table:
+        return []
+    dark = int(np.count_nonzero(table.floats("blob/sign") < 0))
+    return [f"{table.path}: blob/sign is -1 in {dark} rows: their particles are dark on light"] if dark else []

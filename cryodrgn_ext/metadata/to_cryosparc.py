@@ -1,0 +1,258 @@
+"""Particles of a STAR file as a .cs dataset, and what such a file cannot carry."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
+from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
+from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS, shift_pixel_A
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
+from cryodrgn_ext.metadata.image_files import is_missing
+from cryodrgn_ext.metadata.mrc import read_mrc_header
+from cryodrgn_ext.metadata.image_names import stack_file
+from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
+from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
+
+_CARRIED = frozenset({
+    "rlnImageName", "rlnOpticsGroup", "rlnOpticsGroupName",
+    "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor",
+    "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY",
+    "rlnClassNumber", "rlnRandomSubset", UID_COLUMN,
+    "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize",
+    "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10",
+    "rlnMagMat11", "rlnMagnification", "rlnDetectorPixelSize",
+})  # fmt: skip
+# Statistics of an alignment that CryoSPARC did not make: the neutral values.
+_STATISTICS = {
+    "error": 0, "error_min": 0, "resid_pow": 0, "slice_pow": 0, "image_pow": 0, "cross_cor": 0, "alpha": 1,
+    "alpha_min": 0, "weight": 0, "pose_ess": 0, "shift_ess": 0, "class_posterior": 1, "class_ess": 1,
+}  # fmt: skip
+# What a STAR file does not tell: fields that a conversion from a .cs carried along go before these.
+_NEUTRAL = frozenset({
+    "blob/sign", "blob/import_sig", "ctf/type", "ctf/scale_const", "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A",
+    "location/micrograph_uid", *(f"{ALIGNMENTS}/{name}" for name in _STATISTICS),
+})  # fmt: skip
+# Rotations that agree so well are the same: six decimals of a degree in the STAR file, float32 in the .cs.
+_SAME_ROTATION = 1e-6
+_LOCATION = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
+
+
+@dataclass(frozen=True)
+class CsConversion:
+    """A converted file.
+
+    Attributes
+    ----------
+    table : CsTable
+    not_carried : tuple of str
+        Columns of the STAR file whose values the .cs does not hold.
+    notes : tuple of str
+        What had to be assumed; one sentence each.
+    """
+
+    table: CsTable
+    not_carried: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
+    """Convert particles of a STAR file, with the poses that the set has now.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+        From a STAR file.
+    dark : bool
+        Whether the particles are dark on light (blob/sign -1); RELION's are light on dark.
+
+    Returns
+    -------
+    CsConversion
+
+    Raises
+    ------
+    InputError
+        When the image size is unknown.
+    """
+    if isinstance(particles.source, CsTable):
+        raise InputError(f"{particles.path}: is a .cs file already")
+    n, notes = particles.n, []
+    columns: dict[str, AnyArray] = {"uid": particles.uid}
+    columns |= _blob(particles, dark)
+    carried = fields_of_columns(particles.table, particles.row_id)
+    exposure = _exposure_ids(particles, carried.get("ctf/exp_group_id"))
+    columns |= _ctf(particles, exposure)
+    location = _location(particles, exposure, carried.get("location/micrograph_shape"))
+    columns |= location
+    if particles.has_poses:
+        columns |= _pose_fields(particles, carried.get(f"{ALIGNMENTS}/psize_A"), carried.get(f"{ALIGNMENTS}/pose"))
+        columns |= {f"{ALIGNMENTS}/{name}": np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
+        columns[f"{ALIGNMENTS}/class"] = _classes(particles).astype(np.uint32)
+        if particles.half_set.all():
+            columns[f"{ALIGNMENTS}/split"] = (particles.half_set - 1).astype(np.uint32)
+        else:
+            notes.append("the particles have no half-sets: alignments3D/split is left out")
+    elif particles.half_set.any():
+        notes.append("half-sets are not carried, because without orientations there is no alignments3D/split")
+    present = [label for label in _LOCATION if label in particles.table]
+    if present and not location:
+        notes.append(
+            "positions on micrographs are not carried: CryoSPARC wants them as fractions of the micrograph, and "
+            "its size is not known (the micrographs are not found from the project directory, or have no name)"
+        )
+    columns |= {field: values for field, values in carried.items() if field not in columns or field in _NEUTRAL}
+    if "blob/sign" not in carried:
+        notes.append(
+            "blob/sign is -1: the particles are taken to be dark on light"
+            if dark
+            else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
+        )
+    return CsConversion(CsTable(particles.path, columns), _not_carried(particles, bool(location)), tuple(notes))
+
+
+def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return alignments3D/pose (N, 3), shift (N, 2) in pixels of psize_A, and psize_A (N,) of the set's poses."""
+    table, rows = particles.source, particles.row_id
+    if not isinstance(table, CsTable):
+        return _pose_fields(particles, None, None)
+    old = table.columns.get(f"{ALIGNMENTS}/pose")
+    return _pose_fields(particles, shift_pixel_A(table)[rows], None if old is None else old[rows])
+
+
+def _pose_fields(
+    particles: ParticleSet, pixel_A: AnyArray | None, old_pose: AnyArray | None
+) -> dict[str, AnyArray]:
+    """As :func:`pose_fields`; where ``old_pose`` (N, 3) is the same rotation, its vector is kept."""
+    pixel_A = particles.pixel_size_A if pixel_A is None else pixel_A.astype(np.float64)
+    pose = pose_from_rotation(particles.rotation).astype(np.float32)
+    if old_pose is not None and old_pose.shape == pose.shape:
+        deviation = np.abs(rotation_from_pose(old_pose) - particles.rotation).max(axis=(1, 2))
+        pose = np.where(deviation[:, None] < _SAME_ROTATION, old_pose, pose).astype(np.float32)
+    return {
+        f"{ALIGNMENTS}/pose": pose,
+        f"{ALIGNMENTS}/shift": (0.0 - particles.shift_A / pixel_A[:, None]).astype(np.float32),
+        f"{ALIGNMENTS}/psize_A": pixel_A.astype(np.float32),
+    }
+
+
+def _blob(particles: ParticleSet, dark: bool) -> dict[str, AnyArray]:
+    boxes = [group.box_size for group in particles.optics]
+    used = sorted(set(particles.optics_index.tolist()))
+    unknown = [particles.optics[index].name for index in used if boxes[index] is None]
+    if unknown:
+        raise InputError(
+            f"{particles.path}: the image size of {unknown[0]} is unknown (no rlnImageSize, and its stack is not found "
+            f"from {particles.project_dir}): give the project directory"
+        )
+    box = np.array([one or 0 for one in boxes], np.uint32)[particles.optics_index]
+    names = as_column(np.array([stack_file(name) for name in particles.stack_names], object))
+    return {
+        "blob/path": names[particles.stack_id],
+        "blob/idx": particles.stack_index.astype(np.uint32),
+        "blob/shape": np.stack([box, box], axis=1),
+        "blob/psize_A": particles.pixel_size_A.astype(np.float32),
+        "blob/sign": np.full(particles.n, -1 if dark else 1, np.float32),
+        "blob/import_sig": np.zeros(particles.n, np.uint64),
+    }
+
+
+def _exposure_ids(particles: ParticleSet, known: AnyArray | None) -> AnyArray:
+    """Return (N,) ids: the known ones unless groups were merged since, else the optics group's number minus 1."""
+    if known is not None:
+        _, first, inverse = np.unique(particles.optics_index, return_index=True, return_inverse=True)
+        if np.array_equal(known[first][inverse], known):
+            return known.astype(np.uint32)
+    return np.array([max(group.number - 1, 0) for group in particles.optics], np.uint32)[particles.optics_index]
+
+
+def _ctf(particles: ParticleSet, exposure: AnyArray) -> dict[str, AnyArray]:
+    ctf, index, n = particles.ctf, particles.optics_index, particles.n
+
+    def per_group(values: list[Any]) -> AnyArray:
+        return np.array(values, np.float32)[index]
+
+    groups = particles.optics
+    matrix = [np.asarray(group.mag_matrix) - np.eye(2) for group in groups]
+    return {
+        "ctf/type": np.full(n, b"imported"),
+        "ctf/exp_group_id": exposure,
+        "ctf/accel_kv": per_group([group.voltage_kV for group in groups]),
+        "ctf/cs_mm": per_group([group.cs_mm for group in groups]),
+        "ctf/amp_contrast": per_group([group.amplitude_contrast for group in groups]),
+        "ctf/df1_A": ctf.defocus_u_A.astype(np.float32),
+        "ctf/df2_A": ctf.defocus_v_A.astype(np.float32),
+        "ctf/df_angle_rad": ctf.defocus_angle_rad.astype(np.float32),
+        "ctf/phase_shift_rad": ctf.phase_shift_rad.astype(np.float32),
+        "ctf/scale": ctf.scale.astype(np.float32),
+        "ctf/scale_const": np.zeros(n, np.float32),
+        "ctf/shift_A": np.zeros((n, 2), np.float32),
+        "ctf/tilt_A": per_group([beam_tilt_to_cs(group.beam_tilt_mrad, group.cs_mm) for group in groups]),
+        "ctf/trefoil_A": np.zeros((n, 2), np.float32),
+        "ctf/tetra_A": np.zeros((n, 4), np.float32),
+        "ctf/anisomag": per_group([one.ravel() for one in matrix]),
+        "ctf/bfactor": ctf.b_factor_A2.astype(np.float32),
+    }
+
+
+def _classes(particles: ParticleSet) -> AnyArray:
+    if "rlnClassNumber" not in particles.table:
+        return np.zeros(particles.n, np.int64)
+    return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
+
+
+def _location(
+    particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None
+) -> dict[str, AnyArray]:
+    """Return location/* when the micrographs' shape (N, 2) is known, or all have readable headers; else nothing."""
+    table, rows = particles.table, particles.row_id
+    if any(label not in table for label in _LOCATION):
+        return {}
+    distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
+    shape = known_shape if known_shape is not None else _micrograph_shapes(particles, distinct.tolist(), code)
+    if shape is None or np.any(shape == 0):
+        return {}
+    uid = np.array([int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+                    for name in distinct.tolist()], np.uint64)  # fmt: skip
+    x, y = table.floats("rlnCoordinateX")[rows], table.floats("rlnCoordinateY")[rows]
+    return {
+        "location/micrograph_uid": uid[code],
+        "location/exp_group_id": exposure,
+        "location/micrograph_path": as_column(distinct)[code],
+        "location/micrograph_shape": shape.astype(np.uint32),
+        "location/center_x_frac": (x / shape[:, 1]).astype(np.float32),
+        "location/center_y_frac": (1.0 - y / shape[:, 0]).astype(np.float32),
+    }
+
+
+def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray) -> AnyArray | None:
+    """Return (N, 2) rows and columns of the micrographs from their headers; None when one has no readable header."""
+    sizes = []
+    for name in names:
+        path = Path(os.path.normpath(particles.project_dir / name))
+        if path.suffix.lower() not in (".mrc", ".mrcs") or is_missing(path):
+            return None
+        header = read_mrc_header(path)
+        sizes.append((header.ny, header.nx))
+    return np.array(sizes)[code]
+
+
+def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
+    carried = set(_CARRIED) | (set(_LOCATION) if has_location else set())
+    if not particles.has_poses:
+        carried -= {"rlnClassNumber", "rlnRandomSubset", "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
+                    "rlnOriginYAngst"}  # fmt: skip
+    source = particles.source
+    if isinstance(source, CsTable):
+        return ()
+    lost = [label for name, table in source.blocks.items() if name in ("optics", particles.table_name)
+            for label in table.columns if label not in carried and not label.startswith(PREFIX)]  # fmt: skip
+    return tuple(dict.fromkeys(lost))

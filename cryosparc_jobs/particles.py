@@ -1,0 +1,68 @@
+"""Particles of a parent job as a file that our jobs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.errors import InputError
+from cryosparc_jobs.client import Slot, SourceOutput
+
+NEEDED = ("blob", "ctf", "alignments3D")
+WELCOME = ("location",)
+
+
+def wanted_slots(source: SourceOutput) -> list[Slot]:
+    """Return the slots to connect, explicitly: those that a job needs, and what more the particles have.
+
+    Raises
+    ------
+    InputError
+        When the output is not of particles with orientations.
+    """
+    name = f"{source.job_uid} {source.name}"
+    if source.type != "particle":
+        raise InputError(f"{name} is an output of type {source.type}; particles of a 3D refinement are needed.")
+    missing = [slot for slot in NEEDED if slot not in source.slots]
+    if missing:
+        raise InputError(
+            f"{name} has no {', '.join(missing)}; particles of a finished 3D refinement are needed, which have "
+            f"{', '.join(NEEDED)}."
+        )
+    slots = [Slot(slot, source.slots[slot]) for slot in NEEDED]
+    return slots + [Slot(slot, source.slots[slot], required=False) for slot in WELCOME if slot in source.slots]
+
+
+def write_particles(path: Path, rows: Any, project: Path) -> None:
+    """Write rows as a .cs in numpy's form whose stacks are found from anywhere.
+
+    Parameters
+    ----------
+    path : Path
+    rows : cryosparc.dataset.Dataset
+        Left as it is.
+    project : Path
+        The project's directory, to which the stacks are relative.
+
+    Raises
+    ------
+    InputError
+        When there are no rows, or the stacks cannot be seen on this machine.
+    """
+    if len(rows) == 0:
+        raise InputError("The connected output has no particles.")
+    names, which = np.unique(np.asarray(rows["blob/path"]).astype(str), return_inverse=True)
+    absolute = np.array([str(project / name.removeprefix(">")) for name in names], dtype=object)
+    missing = [name for name in absolute if not Path(name).exists()]
+    if missing:
+        raise InputError(
+            f"{missing[0]} is not visible on this machine ({len(missing)} of {len(names)} stacks): run where "
+            f"{project} is mounted under the same path as on the CryoSPARC master."
+        )
+    copy = rows.copy()
+    copy["blob/path"] = absolute[which]
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        copy.save(file)

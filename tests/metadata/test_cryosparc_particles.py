@@ -1,0 +1,222 @@
+"""ParticleSet from CryoSPARC's files: conventions of the contract, bad values, subsets, new poses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.particles import read_particles
+from tests.metadata.cs_data import DTYPE, Record, only, particles_record, save
+
+
+def test_canonical_columns(tmp_path: Path) -> None:
+    record = particles_record()
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    assert np.array_equal(particles.uid, record["uid"])
+    assert particles.image_name[17] == "000002@J7/extract/mic1_particles.mrc"
+    assert particles.stack_names == tuple(f"J7/extract/mic{i}_particles.mrc" for i in range(3))
+    # Å per pixel of the alignment, not of the images; the shift is the displacement, so minus RELION's origin.
+    np.testing.assert_allclose(particles.shift_A, -record["alignments3D/shift"] * np.float64(np.float32(2.2)))
+    np.testing.assert_allclose(particles.pixel_size_A, 1.1)
+    assert np.array_equal(particles.half_set, record["alignments3D/split"] + 1)
+    fields = {"defocus_u_A": "df1_A", "defocus_v_A": "df2_A", "b_factor_A2": "bfactor", "scale": "scale"}
+    fields |= {"defocus_angle_rad": "df_angle_rad", "phase_shift_rad": "phase_shift_rad"}
+    for ours, field in fields.items():
+        assert np.array_equal(getattr(particles.ctf, ours), record[f"ctf/{field}"].astype(np.float64))
+    active = Rotation.from_rotvec(record["alignments3D/pose"].astype(np.float64)).as_matrix()
+    np.testing.assert_allclose(particles.rotation, np.swapaxes(active, 1, 2), atol=1e-12)
+
+
+def test_exposure_groups_become_optics_groups(tmp_path: Path) -> None:
+    particles = read_particles(save(tmp_path / "a.cs", particles_record()))
+    assert [group.number for group in particles.optics] == [4, 5]
+    assert np.array_equal(particles.optics_index, np.arange(40) // 16 % 2)
+    plain, tilted = particles.optics
+    assert (plain.voltage_kV, plain.cs_mm, plain.amplitude_contrast, plain.box_size) == (300.0, 2.7, 0.1, 64)
+    assert plain.beam_tilt_mrad == (0.0, 0.0)
+    assert plain.mag_matrix == ((1.0, 0.0), (0.0, 1.0))
+    # 2.7 mm are 2.7e7 Å: 5400 Å are 0.2 mrad.
+    np.testing.assert_allclose(tilted.beam_tilt_mrad, (0.2, -0.1), rtol=1e-6)
+    np.testing.assert_allclose(tilted.mag_matrix, ((1.01, -0.002), (-0.002, 0.99)), rtol=1e-6)
+
+
+def test_exposure_group_with_two_optics_is_split(tmp_path: Path) -> None:
+    record = particles_record()
+    record["blob/shape"][20] = 32
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    assert [group.number for group in particles.optics] == [1, 2, 3]
+    assert sorted(group.box_size or 0 for group in particles.optics) == [32, 64, 64]
+    assert particles.optics[particles.optics_index[20]].box_size == 32
+
+
+def _pose_of_nothing(record: Record) -> None:
+    record["alignments3D/pose"][5, 1] = np.nan
+
+
+def _defocus(record: Record) -> None:
+    record["ctf/df1_A"][2] = np.inf
+
+
+def _split(record: Record) -> None:
+    record["alignments3D/split"][3] = 2
+
+
+def _oblong(record: Record) -> None:
+    record["blob/shape"][4, 1] = 65
+
+
+def _tilt(record: Record) -> None:
+    record["ctf/cs_mm"] = 0
+
+
+def _pixel(record: Record) -> None:
+    record["alignments3D/psize_A"][6] = 0
+
+
+def _twice(record: Record) -> None:
+    record["blob/idx"][1] = 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (_pose_of_nothing, r"row 6 \(uid \d+\): alignments3D/pose is .*nan.*finite"),
+        (_defocus, r"row 3 \(uid \d+\): ctf/df1_A is inf"),
+        (_split, r"row 4 .*alignments3D/split is 2, but 0 or 1"),
+        (_oblong, r"row 5 .*must be square"),
+        (_tilt, r"no beam tilt at a spherical aberration of 0 mm"),
+        (_pixel, r"row 7 .*psize_A is 0, but must be above 0"),
+        (_twice, r"row 2 .*in split 1, but in row 1 in split 0"),
+    ],
+)
+def test_bad_values_are_named(spoil: Callable[[Record], None], complaint: str, tmp_path: Path) -> None:
+    record = particles_record()
+    spoil(record)
+    with pytest.raises(InputError, match=complaint):
+        read_particles(save(tmp_path / "a.cs", record))
+
+
+def test_negative_index(tmp_path: Path) -> None:
+    record = particles_record()
+    types: list[Any] = [("blob/idx", "<i4") if one[0] == "blob/idx" else one for one in DTYPE]
+    signed = record.astype(types)
+    signed["blob/idx"][8] = -1
+    with pytest.raises(InputError, match=r"row 9 .*blob/idx is -1, but must not be negative"):
+        read_particles(save(tmp_path / "a.cs", signed))
+
+
+def test_missing_fields(tmp_path: Path) -> None:
+    record = particles_record()
+    path = save(tmp_path / "a.cs", only(record, "blob", "ctf"))
+    with pytest.raises(InputError, match=r"no orientations \(alignments3D/pose\)"):
+        read_particles(path)
+    without = read_particles(path, require_poses=False)
+    assert not without.has_poses
+    with pytest.raises(InputError, match="no orientations"):
+        without.rotation  # noqa: B018
+    alone = save(tmp_path / "b.cs", only(record, "alignments3D"))
+    with pytest.raises(InputError, match="no field blob/path, ctf/df1_A; the passthrough file of its job is needed"):
+        read_particles(alone)
+    other = save(tmp_path / "other.cs", only(record, "blob", "ctf"))
+    assert read_particles(alone, passthroughs=[other]).n == 40
+
+
+def test_images_that_do_not_exist(tmp_path: Path, write_stack: Callable[..., Path]) -> None:
+    particles = read_particles(save(tmp_path / "J9.cs", particles_record()), tmp_path)
+    with pytest.raises(InputError, match=r"row 1 \(uid \d+\), image 1@J7/extract/mic0.* does not exist \(3 of 3"):
+        particles.check_images()
+    for i in range(3):
+        write_stack(tmp_path / f"J7/extract/mic{i}_particles.mrc", 16 if i < 2 else 7, 64)
+    with pytest.raises(InputError, match=r"row 40 .*asks for image 8, but .* holds 7 images"):
+        particles.check_images()
+    write_stack(tmp_path / "J7/extract/mic2_particles.mrc", 8, 64)
+    particles.check_images()
+    found = read_particles(tmp_path / "J9.cs")  # the project is found upward from the file
+    assert found.project_dir == tmp_path
+
+
+def test_subset_is_written_with_every_field(tmp_path: Path) -> None:
+    record = particles_record()
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    rows = np.array([30, 2, 17])
+    particles.subset(rows).write_cs(tmp_path / "b.cs")
+    written = np.load(tmp_path / "b.cs", allow_pickle=False)
+    assert written.dtype == record.dtype
+    assert np.array_equal(written, record[rows])
+
+
+def test_new_poses_change_poses_alone(tmp_path: Path) -> None:
+    record = particles_record()
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    new = Rotation.random(40, random_state=1).as_matrix()
+    shift_A = np.random.default_rng(2).uniform(-9, 9, (40, 2))
+    new[0], shift_A[0] = particles.rotation[0], particles.shift_A[0]
+    changed = particles.with_poses(new, shift_A)
+    changed.write_cs(tmp_path / "b.cs")
+    written = np.load(tmp_path / "b.cs", allow_pickle=False)
+    assert written.dtype == record.dtype
+    again = read_particles(tmp_path / "b.cs")
+    np.testing.assert_allclose(again.rotation, new, atol=1e-6)
+    np.testing.assert_allclose(again.shift_A, shift_A, atol=1e-5)
+    # A rotation has many vectors; CryoSPARC's own is kept where it still holds.
+    assert np.array_equal(written["alignments3D/pose"][0], record["alignments3D/pose"][0])
+    for name in record.dtype.names or ():
+        if name not in ("alignments3D/pose", "alignments3D/shift"):
+            assert np.array_equal(written[name], record[name]), name
+    changed.write_cs(tmp_path / "c.cs", keep_original_poses=True)
+    assert np.array_equal(np.load(tmp_path / "c.cs", allow_pickle=False), record)
+
+
+def test_poses_of_several_classes(tmp_path: Path) -> None:
+    record = particles_record()
+    rng = np.random.default_rng(0)
+    multi = [("alignments3D_multi/pose", "<f4", (3, 3)), ("alignments3D_multi/shift", "<f4", (3, 2)),
+             ("alignments3D_multi/class_posterior", "<f4", (3,)), ("alignments3D_multi/psize_A", "<f4")]  # fmt: skip
+    base = only(record, "blob", "ctf")
+    wide = np.empty(40, base.dtype.descr + multi)
+    for name in base.dtype.names or ():
+        wide[name] = base[name]
+    wide["alignments3D_multi/pose"] = rng.normal(size=(40, 3, 3))
+    wide["alignments3D_multi/shift"] = rng.normal(size=(40, 3, 2))
+    wide["alignments3D_multi/class_posterior"] = rng.dirichlet(np.ones(3), 40)
+    wide["alignments3D_multi/psize_A"] = 4
+    particles = read_particles(save(tmp_path / "a.cs", wide))
+    best = wide["alignments3D_multi/class_posterior"].argmax(axis=1)
+    pose = wide["alignments3D_multi/pose"][np.arange(40), best].astype(np.float64)
+    expected = np.swapaxes(Rotation.from_rotvec(pose).as_matrix(), 1, 2)
+    np.testing.assert_allclose(particles.rotation, expected, atol=1e-12)
+    shift = wide["alignments3D_multi/shift"][np.arange(40), best]
+    np.testing.assert_allclose(particles.shift_A, -4.0 * shift, rtol=1e-6)
+    counts = ", ".join(map(str, np.bincount(best, minlength=3)))
+    assert any("3 classes" in note and f"({counts} particles)" in note for note in particles.notes)
+    without = np.empty(40, [one for one in wide.dtype.descr if "posterior" not in one[0]])
+    for name in without.dtype.names or ():
+        without[name] = wide[name]
+    with pytest.raises(InputError, match=r"several classes .* without class_posterior"):
+        read_particles(save(tmp_path / "b.cs", without))
+
+
+def test_what_is_not_understood_is_said(tmp_path: Path) -> None:
+    record = particles_record()
+    record["ctf/trefoil_A"][3] = 10
+    notes = read_particles(save(tmp_path / "a.cs", record)).notes
+    assert any("ctf/trefoil_A is not 0" in note and "tetra" not in note for note in notes)
+    assert any("blob/sign is -1 in 40 rows" in note for note in notes)
+    record["ctf/trefoil_A"], record["blob/sign"] = 0, 1
+    assert read_particles(save(tmp_path / "b.cs", record)).notes == ()
+
+
+def test_source_is_shared_by_subsets(tmp_path: Path) -> None:
+    particles = read_particles(save(tmp_path / "a.cs", particles_record()))
+    subset = particles.subset(np.arange(3))
+    assert isinstance(subset.source, CsTable)
+    assert subset.source is particles.source
+    with pytest.raises(InputError, match="is no STAR file"):
+        particles.table  # noqa: B018
