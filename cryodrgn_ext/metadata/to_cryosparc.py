@@ -16,8 +16,8 @@ from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.image_files import is_missing
-from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.image_names import stack_file
+from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
 from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
