@@ -118,7 +118,13 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
         arguments |= {"host": parts.hostname, "base_port": parts.port or 39000}
     try:
         return tools.CryoSPARC(**arguments)
-    except (ValueError, TypeError, AssertionError) as error:
+    except AssertionError:
+        # 4.7 puts the license ID itself into the message: it must not reach a screen or a log.
+        raise InputError(
+            "CryoSPARC cannot be asked: CRYOSPARC_LICENSE_ID, CRYOSPARC_EMAIL or CRYOSPARC_PASSWORD is missing or "
+            "malformed in the environment."
+        ) from None
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"CryoSPARC cannot be asked: {_sentence(error)} Run 'python -m cryosparc.tools login' once."
         ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from cryosparc import auth
 from cryosparc.dataset import Dataset
 
 from cryodrgn_ext.errors import InputError
@@ -42,15 +45,12 @@ def picture(tmp_path: Path) -> Path:
 def test_login_takes_credentials_from_the_token_store_only(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryosparc import auth
-
     store = tmp_path / "auth.json"
     monkeypatch.setattr(auth, "get_default_auth_config_path", lambda: store)
     with pytest.raises(InputError, match=r"python -m cryosparc\.tools login"):
         client.connect(lab.master.url)
-    token = lab.cs.api.login(grant_type="password", username=EMAIL, password=sha256(PASSWORD))
-    from datetime import UTC, datetime, timedelta
-
+    hashed = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    token = lab.cs.api.login(grant_type="password", username=EMAIL, password=hashed)
     sessions = auth.InstanceAuthSessions({})
     sessions.insert(lab.master.url, EMAIL, token, datetime.now(UTC) + timedelta(days=1))
     sessions.save(store)
@@ -62,10 +62,16 @@ def test_login_takes_credentials_from_the_token_store_only(
         client.connect(lab.master.url)
 
 
-def sha256(text: str) -> str:
-    import hashlib
+def test_license_of_4_7_does_not_reach_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    class CryoSPARC:
+        def __init__(self, license: str = "secret-license", host: str = "", base_port: int = 0) -> None:
+            raise AssertionError(f"Invalid or unspecified CryoSPARC license ID {license}")
 
-    return hashlib.sha256(text.encode()).hexdigest()
+    monkeypatch.setattr("cryosparc.tools.CryoSPARC", CryoSPARC)
+    with pytest.raises(InputError, match="CRYOSPARC_LICENSE_ID") as caught:
+        client.connect("http://host:39000")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_parent_is_described_with_its_passthrough_slots(lab: Lab) -> None:

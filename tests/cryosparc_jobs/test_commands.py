@@ -1,0 +1,66 @@
+"""The command line reaches the same job, with a saved login, and fails with one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cryodrgn_ext.cli.main import main
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.settings import describe
+from cryosparc_jobs import commands
+from cryosparc_jobs.train import OURS, FinishedJob
+
+WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--particles", "J42", "particles"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+
+    def train(cs: Any, **arguments: Any) -> FinishedJob:
+        made.append({"cs": cs, **arguments})
+        return FinishedJob("P1", "J43", JobResult(tmp_path, ()))
+
+    monkeypatch.setattr(commands, "connect", lambda url, email: (url, email))
+    monkeypatch.setattr(commands, "train", train)
+    return made
+
+
+def test_every_setting_of_the_job_is_an_option() -> None:
+    shown = CliRunner().invoke(main, ["cryosparc", "train", "--help"])
+    assert shown.exit_code == 0
+    for field in describe(TrainSettings):
+        assert (field.option in shown.output) == (field.name not in OURS), field.name
+    assert "password" not in shown.output
+
+
+def test_words_become_typed_settings(calls: list[dict[str, Any]]) -> None:
+    words = [*WORDS, "--url", "http://host:39000", "--zdim", "4", "--mask-diameter-A", "150"]
+    shown = CliRunner().invoke(main, words)
+    assert shown.exit_code == 0, shown.output
+    assert "P1-J43 is completed" in shown.output
+    assert calls == [{"cs": ("http://host:39000", None), "project": "P1", "workspace": "W2",
+                      "particles": ("J42", "particles"), "directory": None, "zdim": 4,
+                      "mask_diameter_A": 150.0}]  # fmt: skip
+
+
+def test_wrong_value_and_failed_login_are_one_sentence(
+    calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = CliRunner().invoke(main, [*WORDS, "--zdim", "many"])
+    assert shown.exit_code == 2
+    assert shown.output.startswith("ERROR: ")
+    assert "zdim" in shown.output
+
+    def refuse(url: str | None, email: str | None) -> None:
+        raise InputError("CryoSPARC cannot be asked: no login.")
+
+    monkeypatch.setattr(commands, "connect", refuse)
+    shown = CliRunner().invoke(main, WORDS)
+    assert shown.output == "ERROR: CryoSPARC cannot be asked: no login.\n"
+    assert calls == []
