@@ -3,3 +3,10 @@
 Credentials are never taken as arguments, written or logged: the client finds them in its own token store (``python -m
 cryosparc.tools login``) or in its environment variables.
 """
+
+from __future__ import annotations
+
+from cryosparc_jobs.client import MasterError, connect
+from cryosparc_jobs.training import FinishedJob, train
+
+__all__ = ["FinishedJob", "MasterError", "connect", "train"]

@@ -12,7 +12,7 @@ from cryodrgn_ext.jobs.failure import explain
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.settings import describe, from_mapping
 from cryosparc_jobs.client import connect
-from cryosparc_jobs.train import OURS, train
+from cryosparc_jobs.training import OURS, train
 
 
 @click.group()

@@ -13,7 +13,7 @@ from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.settings import describe
 from cryosparc_jobs import commands
-from cryosparc_jobs.train import OURS, FinishedJob
+from cryosparc_jobs.training import OURS, FinishedJob
 
 WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--particles", "J42", "particles"]
 
