@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryodrgn_ext.progress import Monitor
 
 STATE_COLUMN = "cdxState"
 LATENT_COLUMN = "cdxLatent"
+OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|{LATENT_COLUMN}[0-9]+")
 
 
 def wants_columns(particles: ParticleSet, choice: str) -> bool:
@@ -41,12 +43,17 @@ def write_particles(
     indices: NDArray[np.integer] | None,
     columns: Mapping[str, NDArray[np.generic]],
 ) -> None:
-    """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,)."""
+    """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,).
+
+    Latents and states of an earlier job in the input's columns are left out: mixed with ours they would mislead.
+    """
+    stale = [label for label in particles.table.columns if OUR_COLUMN.fullmatch(label)]
     if indices is None:
-        particles.write_star(path, extra_columns=columns)
+        particles.write_star(path, extra_columns=columns, dropped_columns=stale)
         return
     chosen = np.sort(indices)
-    particles.subset(chosen).write_star(path, extra_columns={name: values[chosen] for name, values in columns.items()})
+    some = {name: values[chosen] for name, values in columns.items()}
+    particles.subset(chosen).write_star(path, extra_columns=some, dropped_columns=stale)
 
 
 def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:
