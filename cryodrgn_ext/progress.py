@@ -45,11 +45,17 @@ class Monitor:
         self._stream = sys.stdout if stream is None else stream
         self._abort_requested = abort_requested
         self._last_poll = 0.0
+        self.warnings: list[str] = []
 
     def message(self, text: str) -> None:
         """Write one line and flush, so that a suite that tails the log shows it at once."""
         self._stream.write(text + "\n")
         self._stream.flush()
+
+    def warn(self, text: str) -> None:
+        """Write a line that the user should see again in the report: it is kept in ``warnings``."""
+        self.warnings.append(text)
+        self.message(text)
 
     def poll(self) -> None:
         """Raise :class:`JobAborted` if the user asked to stop. Cheap enough for inner loops."""

@@ -157,7 +157,7 @@ def report_figures(content: ReportContent) -> list[ReportFigure]:
     curves = {} if content.consensus_fsc is None else {"consensus": content.consensus_fsc}
     curves |= {state.label: state.fsc for state in content.states if state.fsc is not None}
     if curves:
-        caption = "Gold-standard FSC between half-maps from original images; the dashed line is 0.143."
+        caption = "FSC between half-maps from original images, within the mask; the dashed line is 0.143."
         figures.append(ReportFigure("Resolution", caption, plots.fsc_curves(curves, content.pixel_size_A)))
     if content.z is not None:
         figures += _latent_figures(content, content.z)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.measurement import measure
+from cryodrgn_ext.images.measurement import decide_contrast, measure
 from cryodrgn_ext.images.particle_images import GroupOptics, ImageBatch, ParticleImages
 from cryodrgn_ext.images.pipeline import Pipeline, assemble
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -69,15 +69,11 @@ def _wanted_header(pipeline: Pipeline) -> StoreHeader:
     )
 
 
-def _build(
-    pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes: int, monitor: Monitor
-) -> StoreHeader:
+def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes: int, monitor: Monitor) -> StoreHeader:
     """Write what is missing of a store, in the order of the files."""
     sigma = torch.tensor(header.measured["noise_sigma"])
     shell = pipeline.frame.plane.shell
-    gains = [
-        header.measured["contrast_sign"] * group.sign / sigma[g][shell] for g, group in enumerate(pipeline.groups)
-    ]
+    gains = [header.measured["contrast_sign"] * group.sign / sigma[g][shell] for g, group in enumerate(pipeline.groups)]
     writer = StoreWriter(directory, header, pipeline.table)
     try:
         chunks = pipeline.chunks(np.arange(header.images_done, header.n_images), chunk_bytes)
@@ -160,8 +156,12 @@ def open_images(
     if header is None:
         measured = measure(pipeline, chunk_bytes, monitor)
         header = StoreHeader(**{**wanted.__dict__, "measured": measured})
-    elif header.complete:
-        monitor.message(f"Reusing the preprocessed images in {directory}.")
+    else:
+        if header.complete:
+            monitor.message(f"Reusing the preprocessed images in {directory}.")
+        decide_contrast(
+            settings, header.measured["contrast_score"], header.measured["contrast_images"], monitor
+        )  # said again: it belongs into the report of this run
     if not header.complete:
         header = _build(pipeline, header, directory, chunk_bytes, monitor)
     source = open_store(directory, header, rows[pipeline.table.row_of_particle])

@@ -86,6 +86,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         "noise_sigma": sigma.tolist(),
         "window_power": window_power.tolist(),
         "contrast_score": total,
+        "contrast_images": int(weight),
         "contrast_sign": decide_contrast(pipeline.settings, total, int(weight), monitor),
     }
 
@@ -117,21 +118,21 @@ def decide_contrast(settings: PreprocessSettings, score: float, n_images: int, m
     look = {1: "white", -1: "black", 0: "unclear"}[found]
     if settings.contrast == "auto":
         if found == 0:
-            monitor.message(
+            monitor.warn(
                 f"Contrast: the images do not tell whether particles are white or black {evidence}; taken as white, "
                 "RELION's convention. Set the contrast if that is wrong."
             )
         elif found == 1:
             monitor.message(f"Contrast: particles are white {evidence}, as RELION's convention has it.")
         else:
-            monitor.message(
+            monitor.warn(
                 f"Warning: particles are black in the images {evidence}, against RELION's convention (white, after "
                 "extraction with inverted contrast); they are inverted here, so that maps come out white."
             )
         return found or 1
     sign = 1 if settings.contrast == "white" else -1
     if found == -sign:
-        monitor.message(
+        monitor.warn(
             f"Warning: contrast was set to {settings.contrast}, but the images look {look} {evidence}; "
             "the setting is obeyed, and maps will come out inverted if it is wrong."
         )

@@ -76,7 +76,7 @@ def make_consensus(
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2)):
             write_map(temporary / f"{name}.mrc", data, pixel_size_A)
         write_map(temporary / "mask.mrc", mask.numpy(), pixel_size_A)
-        write_fsc_star(temporary / "fsc.star", curve, pixel_size_A, box)
+        write_fsc_star(temporary / "fsc.star", curve, pixel_size_A, box, masked=True)
         (temporary / DESCRIPTION_NAME).write_text(json.dumps(description), encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output
 from cryodrgn_ext.jobs.record import write_record
-from cryodrgn_ext.jobs.simulate import make_project
+from cryodrgn_ext.jobs.simulate import make_project, refuse_project_in_use
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import GroundTruth, load_truth
@@ -56,6 +56,7 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
         When the project cannot be made.
     """
     begin = time.monotonic()
+    refuse_project_in_use(settings.o, "demo")
     monitor.message(f"Simulating {settings.particles} particles of a protein with a moving domain in {settings.o}")
     project = make_project(
         SimulateSettings(

@@ -46,7 +46,7 @@ def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
         raise InputError(f"{settings.map1} and {settings.map2} have no pixel size in their headers: set it first.")
     curve = shell_correlation(torch.from_numpy(first.data), torch.from_numpy(second.data), mask)
     if settings.o is not None:
-        write_fsc_star(settings.o, curve, pixel_size_A, first.box_size)
+        write_fsc_star(settings.o, curve, pixel_size_A, first.box_size, mask is not None)
     for shell in range(1, len(curve)):
         monitor.message(f"{shell:5d}  {first.box_size * pixel_size_A / shell:9.3f} A  {curve[shell]:8.5f}")
     for threshold in THRESHOLDS:
@@ -64,8 +64,10 @@ def _check_alike(path1: Path, map1: VolumeMap, path2: Path, map2: VolumeMap) -> 
         raise InputError(f"{path1} has voxels of {sizes[0]:.4f} Å, but {path2} of {sizes[1]:.4f} Å.")
 
 
-def write_fsc_star(path: Path, curve: NDArray[np.floating], pixel_size_A: float, box_size: int) -> None:
+def write_fsc_star(path: Path, curve: NDArray[np.floating], pixel_size_A: float, box_size: int, masked: bool) -> None:
     """Write an FSC curve as RELION's postprocessing does (data_fsc), atomically.
+
+    The column says what was correlated, masked or unmasked maps: "corrected" means by phase randomisation in RELION.
 
     Parameters
     ----------
@@ -75,9 +77,12 @@ def write_fsc_star(path: Path, curve: NDArray[np.floating], pixel_size_A: float,
     pixel_size_A : float
     box_size : int
         Of the maps, in voxels.
+    masked : bool
+        Whether the maps were multiplied by a mask.
     """
+    column = f"_rlnFourierShellCorrelation{'Masked' if masked else 'Unmasked'}Maps #4"
     lines = ["", "# version 30001", "", "data_fsc", "", "loop_", "_rlnSpectralIndex #1", "_rlnResolution #2",
-             "_rlnAngstromResolution #3", "_rlnFourierShellCorrelationCorrected #4"]  # fmt: skip
+             "_rlnAngstromResolution #3", column]  # fmt: skip
     for shell, value in enumerate(curve.tolist()):
         per_A = shell / (box_size * pixel_size_A)
         angstrom = 999.0 if shell == 0 else 1 / per_A

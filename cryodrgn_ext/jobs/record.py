@@ -107,6 +107,13 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     return record
 
 
+def refuse_other_results(directory: Path, job: str) -> None:
+    """Raise InputError when ``directory`` holds the results of another job, whose files this one would overwrite."""
+    record = read_record(directory)
+    if record is not None and record["job"] != job:
+        raise InputError(f"{directory} holds the results of a {record['job']} job: give another directory with --o.")
+
+
 def require_record(directory: Path, job: str) -> dict[str, Any]:
     """Read job.yaml of a result directory of a certain job.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.progress import Monitor
 
 STATE_COLUMN = "cdxState"
 LATENT_COLUMN = "cdxLatent"
+OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|{LATENT_COLUMN}[0-9]+")
 
 
 def wants_columns(particles: ParticleSet, choice: str) -> bool:
@@ -44,18 +47,23 @@ def write_particles(
 ) -> None:
     """Write all particles, or those of ``indices`` in increasing order, with extra ``columns`` (N,).
 
-    A ``.cs`` gets no extra columns, which CryoSPARC would not take, but a .csg beside it.
+    Latents and states of an earlier job in the input's columns are left out: mixed with ours they would mislead. A
+    ``.cs`` gets no extra columns, which CryoSPARC would not take, but a .csg beside it.
     """
     if path.suffix == ".cs":
         chosen = np.arange(particles.n) if indices is None else np.sort(indices)
         fields = particles.subset(chosen).write_cs(path)
         write_csg(path.with_suffix(".csg"), path, fields, len(chosen))
         return
+    stale: list[str] = []
+    if isinstance(particles.source, StarFile):
+        stale = [label for label in particles.table.columns if OUR_COLUMN.fullmatch(label)]
     if indices is None:
-        particles.write_star(path, extra_columns=columns)
+        particles.write_star(path, extra_columns=columns, dropped_columns=stale)
         return
     chosen = np.sort(indices)
-    particles.subset(chosen).write_star(path, extra_columns={name: values[chosen] for name, values in columns.items()})
+    some = {name: values[chosen] for name, values in columns.items()}
+    particles.subset(chosen).write_star(path, extra_columns=some, dropped_columns=stale)
 
 
 def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:

@@ -21,7 +21,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.layout import Layout, find_result_directory
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, require_record, write_record
+from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, require_record, write_record
 from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable, read_latent_table, read_state_table
 from cryodrgn_ext.jobs.returned_particles import (
     latent_star_columns,
@@ -38,12 +38,16 @@ IndexArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What select needs of a train job's result directory; either table is missing after a homogeneous one."""
+    """What select needs of a train job's result directory; either table is missing after a homogeneous one.
+
+    ``only_state`` is the state whose folder or particles were given as the input; None for the whole result.
+    """
 
     directory: Path
     particles: ParticleSet
     latents: LatentTable | None
     states: StateTable | None
+    only_state: int | None = None
 
 
 def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
@@ -68,8 +72,13 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     selected = choose(settings, result)
     require_particles(selected, "the combination of conditions")
     output = output_file(settings.o)
-    if output.resolve() in (result.particles.path.resolve(), Layout(result.directory).particles.resolve()):
+    layout = Layout(result.directory)
+    if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
         raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")
+    if output.resolve().is_relative_to(layout.states.resolve()):
+        raise InputError(f"--o is {output}, but {layout.states} belongs to the train job: write to another folder.")
+    if output.parent == settings.o:
+        refuse_other_results(settings.o, "select")
     output.parent.mkdir(parents=True, exist_ok=True)
     columns = {}
     if wants_columns(result.particles, settings.star_columns):
@@ -96,7 +105,7 @@ def read_train_result(given: Path) -> TrainResult:
     Parameters
     ----------
     given : Path
-        The result directory, or any STAR file in it.
+        The result directory, or any STAR file in it; that of a state stands for the particles of this state.
 
     Raises
     ------
@@ -125,7 +134,15 @@ def read_train_result(given: Path) -> TrainResult:
     if latents is not None and not np.array_equal(latents.uid, particles.uid):
         row = int(np.argmin(latents.uid == particles.uid))
         raise InputError(f"{layout.latents} and {path} name different images from row {row + 1} on.")
-    return TrainResult(directory, particles, latents, states)
+    return TrainResult(directory, particles, latents, states, _state_given(given, layout, states))
+
+
+def _state_given(given: Path, layout: Layout, states: StateTable | None) -> int | None:
+    """Which state's folder ``given`` is, or lies in; None when it means the whole result."""
+    for number in range(0 if states is None else len(states.center_index)):
+        if given.resolve().is_relative_to(layout.state(number).resolve()):
+            return number
+    return None
 
 
 def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
@@ -148,7 +165,12 @@ def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
         raise InputError("nothing to select by: give --state, --cluster with --clusters, --z_range, --z_norm_max or "
                          "--indices.")  # fmt: skip
     chosen = combine(conditions, "intersection")
-    return complement(chosen, result.particles.n) if settings.invert else chosen
+    if settings.invert:
+        chosen = complement(chosen, result.particles.n)
+    if result.only_state is None or result.states is None:
+        return chosen
+    # RELION offers the particles of every state as an input: a selection from them must not bring others back.
+    return combine([chosen, select_labels(result.states.label, [result.only_state], "state")], "intersection")
 
 
 def _latent_conditions(settings: SelectSettings, result: TrainResult) -> list[IndexArray]:

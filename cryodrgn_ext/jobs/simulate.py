@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import write_record
+from cryodrgn_ext.jobs.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.simulate import RelionProject, simulate_particles, two_domain_protein, write_relion_project
+from cryodrgn_ext.simulate import (
+    EMPTY_PIPELINE,
+    RelionProject,
+    simulate_particles,
+    two_domain_protein,
+    write_relion_project,
+)
 
 
 def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
@@ -20,6 +29,15 @@ def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
         seed=settings.seed,
     )
     return write_relion_project(settings.o, particles, monitor=monitor)
+
+
+def refuse_project_in_use(directory: Path, job: str) -> None:
+    """Raise InputError when a simulation would replace files of another job, or of somebody's RELION project."""
+    refuse_other_results(directory, job)
+    pipeline = directory / "default_pipeline.star"
+    if read_record(directory) is None and pipeline.exists() and pipeline.read_bytes() != EMPTY_PIPELINE.encode():
+        raise InputError(f"{directory} is a RELION project with jobs, whose files a simulation could replace: give a "
+                         "new directory with --o.")  # fmt: skip
 
 
 def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
@@ -40,6 +58,7 @@ def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
     InputError
         When the box is too small for the specimen, or the project cannot be written.
     """
+    refuse_project_in_use(settings.o, "simulate")
     project = make_project(settings, monitor)
     write_record(settings.o, "simulate", "finished", settings, {}, {"particles": settings.particles})
     monitor.message(f"Project: {project.directory}")

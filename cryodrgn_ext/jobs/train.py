@@ -95,6 +95,12 @@ class _TrainJob:
         begin = time.monotonic()
         settings, layout = self.settings, self.layout
         images = self._open_images()
+        self.notes += self.monitor.warnings
+        if not self.inputs.particles.half_set.all():
+            self._note(
+                "The particles have no half-sets (rlnRandomSubset): they are split at random, and as their poses were "
+                "not refined in these halves, the resolutions may be too good."
+            )
         self._record("running", {})
         mask_sum = self.inputs.record.get("in_mask", {}).get("sha256")
         key = fingerprint(image_key(settings, self.inputs), mask_sum)
@@ -207,7 +213,13 @@ class _TrainJob:
         latents = None if self.settings.zdim == 0 else read_latent_table(self.layout.latents)
         history = load_heterogeneity(self.layout.model).loss_history
         self.monitor.poll()
-        if len(states) > 1 and not any(state.verdict == "distinct" for state in states):
+        verdicts = {state.verdict for state in states}
+        if len(states) > 1 and verdicts == {"not tested"}:
+            self._note(
+                "No state could be tested against random subsets: there are too few particles to tell whether the "
+                "states differ."
+            )
+        elif len(states) > 1 and "distinct" not in verdicts:
             self._note(
                 "No state differs from random subsets of its size: these data show no heterogeneity that this job "
                 "can prove. Treat the states as one."

@@ -35,7 +35,7 @@ class TrainInputs:
     record : dict
         Fingerprints of the files, for job.yaml.
     native_box : int
-        Box of the images on disk (the largest, where optics groups differ).
+        Box of the images on disk (of the optics group with most particles, where groups differ).
     box : int
         Working box.
     mask, reference : VolumeMap or None
@@ -87,8 +87,13 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
 
 
 def _native_box(particles: ParticleSet) -> int:
-    boxes = [group.box_size for group in particles.optics if group.box_size is not None]
-    return max(boxes) if boxes else read_mrc_header(particles.stack_paths[0]).nx
+    """Box of the optics group with most particles, which sets the extent of the model (see images.pipeline)."""
+    largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
+    box = particles.optics[largest].box_size
+    if box is not None:
+        return box
+    row = int(np.argmax(particles.optics_index == largest))
+    return read_mrc_header(particles.stack_paths[int(particles.stack_id[row])]).nx
 
 
 def _working_box(settings: TrainSettings, native: int) -> int:

@@ -79,11 +79,19 @@ def write_reports(
         consensus_fsc=consensus.fsc,
         consensus_resolution_A=consensus.resolution_A,
         messages=messages,
-        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
+        files=_files(layout, z is not None),
         elapsed_s=elapsed_s,
     )
     write_report_html(layout.report, content)
     write_logfile_pdf(layout.logfile, content)
+
+
+def _files(layout: Layout, with_latents: bool) -> dict[str, str]:
+    """What lies in the result directory; a homogeneous model has no latents."""
+    found = {name: what for name, what in FILES.items() if (layout.root / name).exists()}
+    if not with_latents:
+        found |= {"particles.star": "all particles", "volumes/": "the decoded volume", "model/": "the trained model"}
+    return found
 
 
 def _summary(layout: Layout, state: StateResult) -> StateSummary:

@@ -101,7 +101,7 @@ def _write_state(directory: Path, state: State, key: str) -> None:
     with atomic_directory(directory) as temporary:
         for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
             write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
-        write_fsc_star(temporary / "fsc.star", state.fsc, state.pixel_size_A, len(state.map))
+        write_fsc_star(temporary / "fsc.star", state.fsc, state.pixel_size_A, len(state.map), masked=True)
         (temporary / DESCRIPTION_NAME).write_text(json.dumps(asdict(result)), encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.layout import Layout, find_result_directory
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, require_record, write_record
+from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, require_record, write_record
 from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.progress import Monitor
 
@@ -43,6 +43,7 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     require_record(directory, "train")
     model = load_heterogeneity(Layout(directory).model)
     z = read_latents(settings.z, model.z.shape[1])
+    refuse_other_results(settings.o, "volumes")
     settings.o.mkdir(parents=True, exist_ok=True)
     paths = write_volumes(model, z, settings.o, monitor)
     inputs = {"z": fingerprint_file(settings.z), "in_result": str(directory)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -299,9 +299,7 @@ class ParticleSet:
         last = int(rows[np.argmax(self.stack_index[rows])])
         wanted = int(self.stack_index[last]) + 1
         if wanted > header.nz:
-            raise InputError(
-                f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images"
-            )
+            raise InputError(f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images")
         if wanted > header.n_complete:
             raise InputError(
                 f"{self.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
@@ -332,6 +330,7 @@ class ParticleSet:
         extra_columns: Mapping[str, Values] | None = None,
         *,
         keep_original_poses: bool = False,
+        dropped_columns: Sequence[str] = (),
     ) -> None:
         """Write these particles as the STAR file they came from, in the order of this set.
 
@@ -350,6 +349,8 @@ class ParticleSet:
             at them.
         keep_original_poses : bool
             Write the original poses also after :meth:`with_poses`.
+        dropped_columns : sequence of str
+            Columns of the file to leave out, unless ``extra_columns`` replaces them.
 
         Raises
         ------
@@ -379,7 +380,9 @@ class ParticleSet:
             if len(columns[label]) != self.n:
                 raise InputError(f"the column {label} has {len(columns[label])} values for {self.n} particles")
         unchanged = self.n == self.table.n_rows and bool(np.all(self.row_id == np.arange(self.n)))
-        edits = {} if unchanged and not columns else {self.table_name: TableEdit(self.row_id, columns)}
+        dropped = tuple(label for label in dropped_columns if label in self.table and label not in columns)
+        changed = not unchanged or columns or dropped
+        edits = {self.table_name: TableEdit(self.row_id, columns, dropped)} if changed else {}
         write_star(path, self._star, edits)
 
     def write_cs(

@@ -73,10 +73,13 @@ class TableEdit:
     columns : dict of str to list of bytes
         New values (n of them) by label, already formatted (:func:`format_values`): a label that the table has is
         replaced in its place, others are appended behind the last column.
+    dropped : tuple of str
+        Labels of columns to leave out; the others keep their text.
     """
 
     rows: IntArray | None = None
     columns: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
 
 def read_star(path: str | Path) -> StarFile:
@@ -169,7 +172,9 @@ def star_text(star: StarFile, edits: Mapping[str, TableEdit] | None = None) -> I
                 raise InputError(f"{table.path}: data_{name} is a list, not a loop_ table, and cannot be edited")
             replaced = {table.columns.index(label): v for label, v in edit.columns.items() if label in table}
             appended = {label: values for label, values in edit.columns.items() if label not in table}
-            yield _head_with_labels(table, list(appended))
+            n = table.n_rows if edit.rows is None else len(edit.rows)
+            replaced |= {table.columns.index(label): [b""] * n for label in edit.dropped if label in table}
+            yield _head_with_labels(table, list(appended), edit.dropped)
             yield from table.rows.written(edit.rows, replaced, list(appended.values()))
         yield table.tail
 
@@ -341,14 +346,30 @@ def _list_block(
     return StarTable(name, tuple(columns), False, path, text[begin : body[0]], text[body[1] : end], body, rows)
 
 
-def _head_with_labels(table: StarTable, labels: Sequence[str]) -> bytes:
-    """Return the head with labels added behind the last one, in the style of the file."""
+def _head_with_labels(table: StarTable, labels: Sequence[str], dropped: Sequence[str] = ()) -> bytes:
+    """Return the head with labels added behind the last one, in the style of the file, and others taken out."""
     lines = table.head.splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if line.lstrip().startswith(b"_"))
     style = re.fullmatch(rb"\s*_\S+(\s*#\d+)?(\s*)", lines[last])
     numbered, ending = (style[1] is not None, style[2]) if style else (True, b" \n")
+    kept = [label for label in table.columns if label not in dropped]
     added = [
         f"_{label} #{number}".encode() + ending if numbered else f"_{label}".encode() + ending
-        for number, label in enumerate(labels, len(table.columns) + 1)
+        for number, label in enumerate(labels, len(kept) + 1)
     ]
+    if len(kept) < len(table.columns):
+        out = {b"_" + label.encode() for label in dropped}
+        labelled = [line for line in lines[: last + 1] if not out & set(line.split()[:1])]
+        return _renumbered([*labelled, *added, *lines[last + 1 :]])
     return b"".join([*lines[: last + 1], *added, *lines[last + 1 :]])
+
+
+def _renumbered(lines: Sequence[bytes]) -> bytes:
+    """Join the lines of a head, the labels that carry numbers numbered anew from 1."""
+    text, number = [], 0
+    for line in lines:
+        if line.lstrip().startswith(b"_"):
+            number += 1
+            line = re.sub(rb"^(\s*_\S+\s*#)\d+", rb"\g<1>%d" % number, line)
+        text.append(line)
+    return b"".join(text)

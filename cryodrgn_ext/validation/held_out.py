@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -64,8 +65,9 @@ class HeldOutCoordinates:
         self._sets = [chosen.to(device) for chosen in disjoint_sets(images.plane.kxy[: self._count])]
         rng = np.random.default_rng([seed, 6])
         self._samples: dict[int, _Sample] = {}
+        independent = _one_row_per_image(images, rng)
         for half in (1, 2):
-            rows = np.flatnonzero(images.half_set.cpu().numpy() == half)
+            rows = np.flatnonzero(independent & (images.half_set.cpu().numpy() == half))
             chosen = np.sort(rng.choice(rows, min(len(rows), IMAGES_PER_HALF), replace=False))
             self._samples[half] = self._take(images, torch.from_numpy(chosen), 3 - half)
 
@@ -115,6 +117,17 @@ class HeldOutCoordinates:
         if a.std() == 0 or b.std() == 0:
             return 0.0
         return float(np.corrcoef(a, b)[0, 1])
+
+
+def _one_row_per_image(images: ParticleImages, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(N,) True for one random row of each image: the copies of a symmetry expansion share its noise."""
+    keep = np.ones(images.n, bool)
+    if images.particles is not None:
+        order = rng.permutation(images.n)
+        _, first = np.unique(images.particles.image_hash[order], return_index=True)
+        keep = np.zeros(images.n, bool)
+        keep[order[first]] = True
+    return keep
 
 
 def disjoint_sets(kxy: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import starfile
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.jobs.demo import demo
 from cryodrgn_ext.jobs.fsc import fsc
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.demo import DemoSettings
 from cryodrgn_ext.jobs.options.fsc import FscSettings
 from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.jobs.select import select
+from cryodrgn_ext.jobs.simulate import simulate
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.volumes import volumes
 from cryodrgn_ext.progress import Monitor, SilentMonitor
@@ -89,6 +94,42 @@ def test_the_result_may_be_named_by_any_of_its_particle_files(trained: Path, giv
     assert Path("new/dir/job.yaml").exists()
 
 
+@pytest.mark.parametrize("given", ["out/states/state01", "out/states/state01/particles.star"])
+def test_a_state_given_as_input_stands_for_its_own_particles(trained: Path, given: str) -> None:
+    members = np.flatnonzero(labels() == 1)
+    Path("rows.txt").write_text(f"{members[0]} {members[1]} {np.flatnonzero(labels() == 2)[0]}\n")
+    for invert, expected in ((False, members[:2]), (True, members[2:])):
+        settings = SelectSettings(in_parts=Path(given), o=Path("s.star"), indices=Path("rows.txt"), invert=invert)
+        select(settings, SilentMonitor())
+        original = data_rows(Path("particles.star"))
+        assert [row[2] for row in data_rows(Path("s.star"))] == [original[i][2] for i in expected]
+
+
+def test_results_of_another_job_are_not_overwritten(trained: Path) -> None:
+    shutil.copytree("out", "other")
+    np.save("z.npy", np.zeros((1, 2), np.float32))
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    for o in ("other", "out/states/state00", "out/states/state00/particles.star", "out/states/state02/new.star"):
+        with pytest.raises(InputError, match=r"another (folder|directory)"):
+            select(SelectSettings(in_parts=Path("out"), o=Path(o), state=(1,)), SilentMonitor())
+    with pytest.raises(InputError, match="holds the results of a train job"):
+        volumes(VolumesSettings(in_result=Path("out"), z=Path("z.npy"), o=Path("out")), SilentMonitor())
+    with pytest.raises(InputError, match="holds the results of a train job"):
+        simulate(SimulateSettings(o=Path("out"), particles=10), SilentMonitor())
+    with pytest.raises(InputError, match="holds the results of a train job"):
+        demo(DemoSettings(o=Path("out"), particles=100), SilentMonitor())
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_relion_project_with_jobs_is_not_simulated_over(project: Path) -> None:
+    pipeline = Path("default_pipeline.star")
+    pipeline.write_text(pipeline.read_text().replace("Counter                       1", "Counter 42"))
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="is a RELION project with jobs"):
+        simulate(SimulateSettings(o=Path(), particles=10), SilentMonitor())
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
 def test_the_original_may_be_gone(trained: Path) -> None:
     before = selected(state=(1,))
     text = Path("particles.star").read_text()
@@ -97,6 +138,15 @@ def test_the_original_may_be_gone(trained: Path) -> None:
     Path("particles.star").write_text(text)
     original = data_rows(Path("particles.star"))
     assert [row[: len(original[0])] for row in data_rows(Path("b.star"))] == [original[i] for i in before]
+
+
+def test_without_columns_also_when_the_original_is_gone(trained: Path) -> None:
+    original = data_rows(Path("particles.star"))
+    Path("particles.star").unlink()
+    settings = SelectSettings(in_parts=Path("out"), o=Path("b.star"), state=(1,), star_columns="no")
+    select(settings, SilentMonitor())
+    assert "cdx" not in Path("b.star").read_text()
+    assert data_rows(Path("b.star")) == [original[i] for i in np.flatnonzero(labels() == 1)]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +210,7 @@ def test_fsc_of_a_map_with_itself_and_with_a_filtered_copy(project: Path, engine
     settings = FscSettings(map1=Path("reference.mrc"), map2=Path("half.mrc"), o=Path("curve.star"))
     fsc(settings, Monitor(stream))
     table = starfile.read("curve.star")
-    curve = table["rlnFourierShellCorrelationCorrected"].to_numpy()
+    curve = table["rlnFourierShellCorrelationUnmaskedMaps"].to_numpy()
     assert np.all(curve[1:5] > 0.999)
     assert np.all(np.abs(curve[7:]) < 0.4)
     np.testing.assert_allclose(table["rlnAngstromResolution"][8], BOX * PIXEL_SIZE_A / 8, rtol=1e-4)

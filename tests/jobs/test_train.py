@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
+import starfile
 import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
@@ -226,3 +230,61 @@ def test_evidence_of_every_state_is_recorded(finished: FinishedProject) -> None:
         assert len(description["fsc"]) == BOX // 2 + 1
     # The fake's latents are random numbers: no state can differ from random subsets.
     assert "show no heterogeneity" in finished.said
+
+
+def test_states_too_small_to_test_are_not_called_alike(project: Path, engine: FakeEngine) -> None:
+    lines = Path("particles.star").read_text().splitlines(keepends=True)
+    images = [line for line in lines if "@" in line]
+    Path("few.star").write_text("".join([line for line in lines if line not in images[30:]]))
+    said = messages(replace(SETTINGS, in_parts=Path("few.star"), o=Path("few")))
+    assert "could be tested" in said
+    assert "show no heterogeneity" not in said
+
+
+def test_warnings_are_in_the_report_of_every_run(project: Path, engine: FakeEngine) -> None:
+    with mrcfile.open("Particles/particles.mrcs", "r+") as stack:
+        stack.data[...] *= -1
+    lines = Path("particles.star").read_text()
+    number = int(re.search(r"_rlnRandomSubset #(\d+)", lines)[1]) - 1  # type: ignore[index]
+    table = [line.split() for line in lines.splitlines() if "@" in line]
+    for row in table:
+        row[number] = "0"
+    head = lines[: lines.index("\n", lines.index("_rlnRandomSubset")) + 1]
+    Path("black.star").write_text(head + "\n".join(" ".join(row) for row in table) + "\n")
+    for _ in range(2):
+        messages(replace(SETTINGS, in_parts=Path("black.star")))
+        report = LAYOUT.report.read_text()
+        assert "particles are black in the images" in report
+        assert "have no half-sets" in report
+
+
+def test_columns_of_an_earlier_job_are_not_mixed_with_ours(finished: FinishedProject, engine: FakeEngine) -> None:
+    settings = replace(SETTINGS, in_parts=LAYOUT.particles, o=Path("second"), zdim=1)
+    train(settings, SilentMonitor())
+    table = starfile.read("second/particles.star", always_dict=True)["particles"]
+    assert [name for name in table.columns if name.startswith("cdx")] == ["cdxLatent1", "cdxState"]
+    original = data_rows(Path("particles.star"))
+    assert [row[: len(original[0])] for row in data_rows(Path("second/particles.star"))] == original
+    with np.load("second/latents.npz") as arrays:
+        np.testing.assert_allclose(table["cdxLatent1"], arrays["z"][:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_commonest_optics_group_sets_box_and_mask(project: Path, engine: FakeEngine) -> None:
+    """Two thirds of the particles have a smaller box than the others: the model, and maps given, have theirs."""
+    with mrcfile.open("Particles/particles.mrcs") as stack:
+        small = stack.data[40:, 2:-2, 2:-2].copy()
+    with mrcfile.new("Particles/small.mrcs") as stack:
+        stack.set_data(small)
+    star = starfile.read("particles.star", always_dict=True)
+    optics, particles = star["optics"], star["particles"]
+    optics = pd.concat([optics, optics.assign(rlnOpticsGroup=2, rlnImageSize=BOX - 4)])
+    particles.loc[40:, "rlnOpticsGroup"] = 2
+    particles.loc[40:, "rlnImageName"] = [f"{i + 1:06d}@Particles/small.mrcs" for i in range(N - 40)]
+    starfile.write({"optics": optics, "particles": particles}, "mixed.star")
+    mask = read_map("mask.mrc").data
+    write_map("small_mask.mrc", mask[2:-2, 2:-2, 2:-2].copy(), PIXEL_SIZE_A)
+    train(replace(SETTINGS, in_parts=Path("mixed.star"), in_mask=Path("small_mask.mrc")), SilentMonitor())
+    assert read_map(LAYOUT.consensus / "map.mrc").data.shape == (BOX - 4,) * 3
+    wrong = replace(SETTINGS, in_parts=Path("mixed.star"), in_mask=Path("mask.mrc"), o=Path("wrong"))
+    with pytest.raises(InputError, match=f"box of {BOX} voxels, but the particles have {BOX - 4}"):
+        train(wrong, SilentMonitor())

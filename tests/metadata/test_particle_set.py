@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,3 +290,22 @@ def test_images_that_cannot_be_right(
         assert part in rest, message
         rest = rest[rest.index(part) :]
     particles.subset([0, 1, 2, 3]).check_images()  # the other stack is sound
+
+
+@pytest.mark.parametrize("version", ["3.0", "3.1"])
+def test_dropped_columns_leave_the_others_as_they_were(
+    star_builder: type[StarBuilder], tmp_path: Path, version: str
+) -> None:
+    particles = read_particles(star_builder(version).write(tmp_path / "in.star"))
+    columns = particles.table.columns
+    dropped = [columns[0], columns[3], columns[-1], "notThere"]
+    particles.write_star(tmp_path / "out.star", {"cdxState": np.arange(8), columns[3]: np.ones(8)},
+                         dropped_columns=dropped)  # fmt: skip
+    table = read_star(tmp_path / "out.star").blocks[particles.table_name]
+    assert table.columns == (*columns[1:-1], "cdxState")
+    for name in columns[1:-1]:
+        if name != columns[3]:
+            assert table.text(name).tolist() == particles.table.text(name).tolist()
+    assert table.integers("cdxState").tolist() == list(range(8))
+    numbers = re.findall(r"#(\d+)", table.head.decode())
+    assert numbers == [str(i + 1) for i in range(len(numbers))]

@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
 from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.validation.held_out import GUARD, disjoint_sets
+from cryodrgn_ext.reconstruction.backprojection import backproject
+from cryodrgn_ext.validation.differences import ConsensusComparison
+from cryodrgn_ext.validation.held_out import GUARD, HeldOutCoordinates, disjoint_sets
+from cryodrgn_ext.validation.states import consensus_mask
+
+from .conftest import Case
 
 
 def test_sets_of_coefficients_are_disjoint_balanced_and_apart() -> None:
@@ -16,3 +24,16 @@ def test_sets_of_coefficients_are_disjoint_balanced_and_apart() -> None:
     a, b = kxy[even].double(), kxy[odd].double()
     apart = torch.cdist(torch.cat([a, -a]), b).min()  # Friedel partners carry the same noise
     assert float(apart) >= 2 * GUARD * np.cos(np.pi / 8)
+
+
+def test_copies_of_an_image_count_once(rigid: Case) -> None:
+    """A symmetry-expanded set holds no more noise than its images: its standard error must not shrink."""
+    half_set = torch.as_tensor(rigid.particles.half_set)
+    sums = [backproject(rigid.images, (half_set == half).nonzero()[:, 0], radius=8) for half in (1, 2)]
+    comparison = ConsensusComparison(*sums, consensus_mask(rigid.consensus))
+    every = torch.arange(rigid.images.n)
+    expanded = rigid.images.subset(torch.cat([every, every, every]))
+    named = SimpleNamespace(image_hash=np.tile(np.arange(rigid.images.n, dtype=np.uint64), 3))
+    expanded = dataclasses.replace(expanded, particles=named)
+    found = HeldOutCoordinates(expanded, comparison, seed=0)
+    assert found.standard_error == HeldOutCoordinates(rigid.images, comparison, seed=0).standard_error

@@ -12,7 +12,7 @@ from cryodrgn_ext.settings import Settings, setting
 class SelectSettings(Settings):
     """What ``select`` can be told; several conditions are all to be met."""
 
-    in_parts: Path = setting(help="particles.star of a train job, or its result directory")
+    in_parts: Path = setting(help="particles.star of a train job or of one of its states, or its result directory")
     o: Path = setting(help="Output: a .star or .cs file, or a directory that gets particles.star")
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
     cluster: tuple[int, ...] = setting((), low=0, help="Clusters to keep, by number (from 0), when --clusters is given")
