@@ -64,6 +64,12 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             f"{settings.in_parts} has {particles.n} particles, too few to learn from and to cut into "
             f"{settings.states} states."
         )
+    if particles.half_set.any() and len(np.unique(particles.half_set)) == 1:
+        raise InputError(
+            f"{settings.in_parts}: all {particles.n} particles are in half-set {particles.half_set[0]} "
+            "(rlnRandomSubset), but two half-maps need particles in both: give the particles of both halves, or a file "
+            "without that column."
+        )
     particles.check_images()
     record = {"in_parts": fingerprint_file(settings.in_parts) | {"particles": particles.n}}
     native = _native_box(particles)

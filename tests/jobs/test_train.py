@@ -195,6 +195,7 @@ def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) ->
     ("change", "says"),
     [
         ({"in_parts": Path("nowhere.star")}, "nowhere.star"),
+        ({"in_parts": Path("half.star")}, "are in half-set 2"),
         ({"box": 64}, "--box is 64, but the images have only 20 pixels"),
         ({"box": 17}, "--box must be even"),
         ({"states": 100}, "too few to learn from"),
@@ -211,6 +212,9 @@ def test_wrong_inputs_are_refused_and_leave_nothing(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     write_map("small.mrc", np.ones((16, 16, 16), np.float32), PIXEL_SIZE_A)
+    star = starfile.read("particles.star", always_dict=True)
+    half = star["particles"].query("rlnRandomSubset == 2")
+    starfile.write({"optics": star["optics"], "particles": half}, "half.star")
     with pytest.raises(InputError) as caught:
         train(replace(SETTINGS, **change), SilentMonitor())  # type: ignore[arg-type]
     assert says in str(caught.value)
