@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
-from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.engines.linear_set import LinearSet, make_linear_set
 
 T = TypeVar("T")
@@ -131,6 +132,14 @@ def test_more_epochs_continue_from_a_finished_run(linear_set: LinearSet, tmp_pat
     longer = fit(linear_set, replace(settings, epochs=2), tmp_path)
     assert longer.loss_history["total"][0] == first.loss_history["total"][0]
     assert len(longer.loss_history["total"]) == 2
+
+
+def test_fewer_epochs_than_done_are_said(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=2, dec_dim=16)
+    fit(linear_set, settings, tmp_path)
+    said = io.StringIO()
+    train(linear_set.images, linear_set.base_map, replace(settings, epochs=1), tmp_path, Monitor(said))
+    assert "Warning: the model has been trained for 2 passes already" in said.getvalue()
 
 
 def test_damaged_checkpoint_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:

@@ -120,10 +120,14 @@ def _summary(
     parameters = sum(p.numel() for p in model.parameters())
     return (
         f"Neural engine ({recipe.architecture}, preset {recipe.preset}): {images.n} images of {images.box_size} px, "
-        f"{recipe.zdim} latent dimensions, {parameters} parameters, {recipe.epochs} passes; latents from data to "
+        f"{recipe.zdim} latent dimensions, {parameters} parameters, {_passes(recipe.epochs)}; latents from data to "
         f"{resolution(bands.latent_radius)}, training to {resolution(bands.train_radius)}; {device.type}, "
         f"{str(precision).removeprefix('torch.')}."
     )
+
+
+def _passes(count: int) -> str:
+    return f"{count} pass" if count == 1 else f"{count} passes"
 
 
 class _Trainer:
@@ -160,7 +164,12 @@ class _Trainer:
             found = checkpoint.restore(self.directory, self.key, self.model, self.optimizer, self.generator)
             if found is not None:
                 progress = found
-                self.monitor.message(f"Continuing from the checkpoint after {progress.epoch} finished passes.")
+                self.monitor.message(f"Continuing from the checkpoint after {_passes(progress.epoch)}.")
+                if progress.epoch > self.recipe.epochs:
+                    self.monitor.message(
+                        f"Warning: the model has been trained for {_passes(progress.epoch)} already, more than --epochs "
+                        f"{self.recipe.epochs}: it is taken as it is."
+                    )
         self.model.train()
         last_saved = time.monotonic()
         n, batch = self.source.images.n, self.recipe.batch
