@@ -164,11 +164,11 @@ class _Trainer:
             found = checkpoint.restore(self.directory, self.key, self.model, self.optimizer, self.generator)
             if found is not None:
                 progress = found
-                self.monitor.message(f"Continuing from the checkpoint after {_passes(progress.epoch)}.")
+                self.monitor.message(f"Continuing from the checkpoint after {progress.epoch} finished passes.")
                 if progress.epoch > self.recipe.epochs:
                     self.monitor.message(
-                        f"Warning: the model has been trained for {_passes(progress.epoch)} already, more than --epochs "
-                        f"{self.recipe.epochs}: it is taken as it is."
+                        f"Warning: the model has been trained for {_passes(progress.epoch)} already, more than "
+                        f"--epochs {self.recipe.epochs}: it is taken as it is."
                     )
         self.model.train()
         last_saved = time.monotonic()
