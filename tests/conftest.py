@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Set
 
 import matplotlib
@@ -13,6 +14,14 @@ matplotlib.use("Agg")
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
 # Tests start programs beside themselves: threads that wait must not keep the cores busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Tests send signals to themselves and to their children. A run in the background of a script, or under nohup, starts
+# with some of them ignored, and children inherit that.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL),
+):  # fmt: skip
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def stage(marks: Set[str]) -> int:
