@@ -20,7 +20,7 @@ from cryodrgn_ext.metadata.cryosparc_files import with_missing_slots
 from cryodrgn_ext.metadata.cryosparc_optics import box_sizes, exposure_groups
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.image_files import find_project_directory
-from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
+from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, split_image, stack_file
 from cryodrgn_ext.metadata.particle_set import Float64Array, ParticleCtf, ParticleSet
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
 
@@ -181,13 +181,9 @@ def _half_sets(table: CsTable) -> npt.NDArray[np.int8]:
 
 
 def _refuse_split_images(table: CsTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
-    if not half_set.any():
-        return
-    order = np.argsort(image_hash, kind="stable")
-    same = image_hash[order[1:]] == image_hash[order[:-1]]
-    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
-    if len(split):
-        one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
+    found = split_image(image_hash, half_set)
+    if found is not None:
+        one, other = found
         raise InputError(
             f"{table.describe_row(other)}: its image is in split {half_set[other] - 1}, but in row {one + 1} in split "
             f"{half_set[one] - 1}; rows of one image must share it"

@@ -153,3 +153,19 @@ def unique_ids(image_hash: UInt64Array) -> UInt64Array:
     occurrence[order] = np.arange(len(order)) - run_start
     with np.errstate(over="ignore"):
         return mixed(image_hash + occurrence * _GOLDEN)
+
+
+def split_image(image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> tuple[int, int] | None:
+    """Return two rows of one image (lower first) that are in different half-sets; None when there are none.
+
+    An image in both half-sets (a symmetry expansion gone wrong) makes them depend on each other.
+    """
+    if not half_set.any():
+        return None
+    order = np.argsort(image_hash, kind="stable")
+    same = image_hash[order[1:]] == image_hash[order[:-1]]
+    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
+    if not len(split):
+        return None
+    one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
+    return one, other

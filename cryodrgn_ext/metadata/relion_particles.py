@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_files import find_project_directory
-from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, parse_image_names, stack_file, unique_ids
+from cryodrgn_ext.metadata.image_names import (
+    ImageReferences,
+    image_hashes,
+    parse_image_names,
+    split_image,
+    stack_file,
+    unique_ids,
+)
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
@@ -208,14 +215,9 @@ def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:
 
 
 def _refuse_split_images(table: StarTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
-    """An image in both half-sets (a symmetry expansion gone wrong) makes them depend on each other."""
-    if not half_set.any():
-        return
-    order = np.argsort(image_hash, kind="stable")
-    same = image_hash[order[1:]] == image_hash[order[:-1]]
-    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
-    if len(split):
-        one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
+    found = split_image(image_hash, half_set)
+    if found is not None:
+        one, other = found
         raise InputError(
             f"{table.describe_row(other)}: the image {table.value('rlnImageName', other)} is in half-set "
             f"{half_set[other]}, but in row {one + 1} in half-set {half_set[one]}; rows of one image must share it"
