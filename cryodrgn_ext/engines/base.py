@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,40 @@ class Heterogeneity(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write the model (safetensors, JSON; no pickle) into an existing directory."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """Volumes as sums over fixed maps: V(z) = mean + sum over c of weights(z)[c] component_c.
+
+    Whatever is linear in volumes (projections onto eigenvolumes, distances under a mask) then follows for all
+    particles from one product per component, exactly and without rendering a volume.
+
+    Attributes
+    ----------
+    mean : (D, D, D) float32
+        Real-space map, axes z, y, x.
+    n_components : int
+        Number m of component maps.
+    components : callable
+        () -> iterator over the m component maps, (D, D, D) float32 each, in the order of the weights.
+    weights : callable
+        (P, q) float32 latents -> (P, m) float32.
+    """
+
+    mean: NDArray[np.float32]
+    n_components: int
+    components: Callable[[], Iterator[NDArray[np.float32]]]
+    weights: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """An engine's result whose volumes have a linear form."""
+
+    def linear_form(self) -> LinearForm:
+        """Return the volumes as sums over fixed maps."""
         ...
 
 
