@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.engines.base import Linear, get_engine, load_heterogeneity
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
@@ -84,6 +84,23 @@ def test_saved_model_gives_the_same_volumes(fitted: NeuralHeterogeneity, tmp_pat
         assert np.array_equal(before, after)
     assert np.array_equal(loaded.z, fitted.z)
     assert loaded.loss_history == fitted.loss_history
+
+
+def test_linear_form_gives_the_same_volumes(fitted: NeuralHeterogeneity) -> None:
+    assert isinstance(fitted, Linear)
+    form = fitted.linear_form()
+    z = fitted.z[:3]
+    weights = form.weights(z)
+    assert weights.shape == (3, form.n_components)
+    maps = np.stack(list(form.components()))
+    assert maps.shape == (form.n_components, 32, 32, 32)
+    for row, volume in zip(weights, fitted.volumes(z), strict=True):
+        assert np.allclose(form.mean + np.tensordot(row, maps, 1), volume, atol=1e-4 * np.abs(volume).max())
+
+
+def test_a_vae_has_no_linear_form(linear_set: LinearSet) -> None:
+    result = fit(linear_set, replace(QUICK, epochs=1, architecture="vae", enc_dim=16, dec_dim=16))
+    assert not isinstance(result, Linear)
 
 
 class InterruptAfter(SilentMonitor):

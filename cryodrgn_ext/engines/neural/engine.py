@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
-from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load
+from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
 from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource, choose_bands, signal_envelope
 from cryodrgn_ext.engines.neural.settings import Recipe, resolve
@@ -66,7 +66,7 @@ def train(
     trainer = _Trainer(recipe, source, model, checkpoint_dir, monitor)
     history = trainer.run(60.0 * getattr(settings, "checkpoint_minutes", 5.0))
     z, z_cov = trainer.latents()
-    return NeuralHeterogeneity(
+    return result_class(recipe)(
         model=model.eval(),
         recipe=recipe,
         box_size=images.box_size,

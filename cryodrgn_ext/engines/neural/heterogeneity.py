@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,23 +75,27 @@ class NeuralHeterogeneity:
         if not np.isfinite(z).all():
             row = int(np.argmin(np.isfinite(z).all(axis=1)))
             raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
-        device = self.model.envelope.device
+        base_map = None if self.consensus is None else torch.as_tensor(self.consensus)
         grid = FourierGrid(self.box_size, self.train_radius, 1)
+        for rows in torch.as_tensor(z).split(max(1, BYTES_OF_VOLUMES // (8 * math.prod(grid.shape)))):
+            spectrum = partial(self.model.spectrum, z=rows.to(self.model.envelope.device))
+            for volume in self._maps(grid, len(rows), spectrum):
+                yield (volume if base_map is None else volume + base_map).numpy()
+
+    def _maps(self, grid: FourierGrid, count: int, spectrum: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        """Real maps (D, D, D) of ``count`` spectra, given as a function (P, 3) points -> (count, P) complex64."""
+        device = self.model.envelope.device
         zs, ys, xs = (torch.arange(n, device=device) for n in grid.shape)
         coordinates = torch.stack(torch.meshgrid(xs, ys - grid.half, zs - grid.half, indexing="ij"), -1)
         coordinates = coordinates.permute(2, 1, 0, 3).reshape(-1, 3)
         inside = ((coordinates**2).sum(1) <= self.train_radius**2).nonzero()[:, 0]
         points = coordinates[inside].float()
-        at_once = max(1, BYTES_OF_VOLUMES // (8 * len(coordinates)))
-        base_map = None if self.consensus is None else torch.as_tensor(self.consensus)
-        for rows in torch.as_tensor(z).split(at_once):
-            half = torch.zeros(len(rows), len(coordinates), dtype=torch.complex64, device=device)
-            for start in range(0, len(points), POINTS_PER_CHUNK):
-                part = slice(start, start + POINTS_PER_CHUNK)
-                half[:, inside[part]] = self.model.spectrum(points[part], rows.to(device))
-            for values in half:
-                volume = grid_to_map(values.reshape(grid.shape), grid).cpu()
-                yield (volume if base_map is None else volume + base_map).numpy()
+        half = torch.zeros(count, len(coordinates), dtype=torch.complex64, device=device)
+        for start in range(0, len(points), POINTS_PER_CHUNK):
+            part = slice(start, start + POINTS_PER_CHUNK)
+            half[:, inside[part]] = spectrum(points[part])
+        for values in half:
+            yield grid_to_map(values.reshape(grid.shape), grid).cpu()
 
     def save(self, directory: Path) -> None:
         """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
@@ -111,6 +117,38 @@ class NeuralHeterogeneity:
         base.write_description(directory, "neural", description)
 
 
+@dataclass(frozen=True)
+class SeparableHeterogeneity(NeuralHeterogeneity):
+    """Result of the separable architecture, whose volumes are sums over fixed maps (:class:`base.Linear`)."""
+
+    model: SeparableModel
+
+    def linear_form(self) -> base.LinearForm:
+        """V(z) = consensus + sum over c of u_c(z) component_c: first the real parts' maps, then the imaginary ones'."""
+        d, width = self.box_size, self.model.width
+        mean = np.zeros((d, d, d), np.float32) if self.consensus is None else self.consensus
+        return base.LinearForm(mean, 2 * width, self._components, self._weights)
+
+    def _components(self) -> Iterator[NDArray[np.float32]]:
+        """Component maps, a block of them at a time: the trunk is evaluated anew for each block."""
+        grid = FourierGrid(self.box_size, self.train_radius, 1)
+        for block in torch.arange(2 * self.model.width).split(max(1, BYTES_OF_VOLUMES // (8 * math.prod(grid.shape)))):
+            spectrum = partial(self.model.components, which=block.to(self.model.envelope.device))
+            for volume in self._maps(grid, len(block), spectrum):
+                yield volume.numpy()
+
+    def _weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(P, q) latents -> (P, 2 w) weights of the components."""
+        rows = torch.as_tensor(np.asarray(z, np.float32), device=self.model.envelope.device)
+        with torch.no_grad():
+            return self.model.weights(rows).cpu().numpy()
+
+
+def result_class(recipe: Recipe) -> type[NeuralHeterogeneity]:
+    """Class of the result of a recipe: only the separable architecture has a linear form."""
+    return SeparableHeterogeneity if recipe.architecture == "separable" else NeuralHeterogeneity
+
+
 def load(directory: Path) -> NeuralHeterogeneity:
     """Read what :meth:`NeuralHeterogeneity.save` wrote.
 
@@ -127,7 +165,7 @@ def load(directory: Path) -> NeuralHeterogeneity:
         state = {name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")}
         model = build_model(recipe, description["box_size"], state["envelope"], description["n_encoder"])
         model.load_state_dict(state)
-        return NeuralHeterogeneity(
+        return result_class(recipe)(
             model=model.eval(),
             recipe=recipe,
             box_size=description["box_size"],

@@ -50,6 +50,7 @@ class SeparableModel(VolumeModel):
     ) -> None:
         super().__init__(zdim, envelope)
         self.kl_weight = kl_weight
+        self.width = width
         features = FourierFeatures(frequencies)
         self.trunk = nn.Sequential(
             features, nn.Linear(features.width, width), nn.ReLU(), *[ResidualLayer(width) for _ in range(layers)]
@@ -171,6 +172,22 @@ class SeparableModel(VolumeModel):
         u = self._mixing(z, False)
         w = h.shape[-1]
         return torch.complex(u[:, :w] @ h.T, (u[:, w:] @ h.T) * sign)
+
+    def weights(self, z: Tensor) -> Tensor:
+        """Mixing weights u (K, 2 w) of latents (K, q): of the real parts, then of the imaginary parts."""
+        return self._mixing(z, False)
+
+    @torch.no_grad()
+    def components(self, points: Tensor, which: Tensor) -> Tensor:
+        """Spectra (C, P) complex64 of the components ``which`` (C,) int64 in 0..2 w - 1, at points (P, 3).
+
+        The spectrum of a latent is the sum over all of them, weighted by :meth:`weights`.
+        """
+        h, sign = self._components(points, self.magnitude(points))
+        chosen = h[:, which % self.width].T
+        imaginary = (which >= self.width)[:, None]
+        zero = torch.zeros((), device=h.device)
+        return torch.complex(torch.where(imaginary, zero, chosen), torch.where(imaginary, chosen * sign, zero))
 
 
 def _silu_slope(x: Tensor) -> Tensor:
