@@ -72,8 +72,8 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
         )
     particles.check_images()
     record = {"in_parts": fingerprint_file(settings.in_parts) | {"particles": particles.n}}
-    native = _native_box(particles)
-    box = _working_box(settings, native)
+    native = native_box(particles)
+    box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     maps: dict[str, VolumeMap | None] = {}
     for name in ("in_mask", "in_3dref"):
         path: Path | None = getattr(settings, name)
@@ -82,7 +82,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             record[name] = fingerprint_file(path)
     mask = maps["in_mask"]
     if mask is not None:
-        _check_mask(mask, settings, native)
+        check_mask(mask, settings.in_mask, native)
     reference = maps["in_3dref"]
     if reference is not None and reference.box_size != native:
         raise InputError(
@@ -92,8 +92,8 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     return TrainInputs(particles, record, native, box, mask, reference)
 
 
-def _native_box(particles: ParticleSet) -> int:
-    """Box of the optics group with most particles, which sets the extent of the model (see images.pipeline)."""
+def native_box(particles: ParticleSet) -> int:
+    """Return the box of the optics group with most particles, which sets the model's extent (see images.pipeline)."""
     largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
     box = particles.optics[largest].box_size
     if box is not None:
@@ -102,26 +102,34 @@ def _native_box(particles: ParticleSet) -> int:
     return read_mrc_header(particles.stack_paths[int(particles.stack_id[row])]).nx
 
 
-def _working_box(settings: TrainSettings, native: int) -> int:
-    if settings.box is None:
-        return min(native - native % 2, LARGEST_DEFAULT_BOX)
-    if settings.box > native:
-        raise InputError(f"--box is {settings.box}, but the images have only {native} pixels.")
-    if settings.box % 2:
-        raise InputError(f"--box must be even, not {settings.box}.")
-    return settings.box
+def working_box(given: int | None, native: int, largest_default: int) -> int:
+    """Return the box to work in: as given, or that of the images, even and at most ``largest_default``.
+
+    Raises
+    ------
+    InputError
+        When the given one is odd or exceeds the images.
+    """
+    if given is None:
+        return min(native - native % 2, largest_default)
+    if given > native:
+        raise InputError(f"--box is {given}, but the images have only {native} pixels.")
+    if given % 2:
+        raise InputError(f"--box must be even, not {given}.")
+    return given
 
 
-def _check_mask(mask: VolumeMap, settings: TrainSettings, native: int) -> None:
+def check_mask(mask: VolumeMap, path: Path | None, native: int) -> None:
+    """Raise InputError when a map read from ``path`` is no mask for images of ``native`` pixels."""
     if mask.box_size != native:
         raise InputError(
-            f"{settings.in_mask} has a box of {mask.box_size} voxels, but the particles have {native} pixels: give a "
+            f"{path} has a box of {mask.box_size} voxels, but the particles have {native} pixels: give a "
             "mask of the refinement of these particles."
         )
     low, high = float(mask.data.min()), float(mask.data.max())
     if low < -1e-3 or high > 1 + 1e-3 or not np.any(mask.data > 0.5):
         raise InputError(
-            f"{settings.in_mask} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
+            f"{path} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
             f"{low:.4g} to {high:.4g}."
         )
 

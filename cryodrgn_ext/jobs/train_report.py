@@ -19,7 +19,7 @@ from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.record import versions
 from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable
 from cryodrgn_ext.jobs.train_states import StateResult
-from cryodrgn_ext.settings import describe, text_of
+from cryodrgn_ext.settings import Settings, describe, text_of
 
 UMAP_FROM_DIMENSIONS = 3
 FILES = {
@@ -34,9 +34,9 @@ FILES = {
 }
 
 
-def train_command(settings: TrainSettings) -> str:
-    """Command line that repeats the job: every setting that differs from its default."""
-    words = ["cryodrgn-ext", "train"]
+def command_line(job: str, settings: Settings) -> str:
+    """Command line that repeats a job: every setting that differs from its default."""
+    words = ["cryodrgn-ext", job]
     for field in describe(type(settings)):
         value = getattr(settings, field.name)
         if field.required or value != field.default:
@@ -64,7 +64,7 @@ def write_reports(
             embedding = umap_embedding(z, seed=settings.seed)
     content = ReportContent(
         title="Heterogeneity" if z is not None else "Homogeneous reconstruction",
-        command=train_command(settings),
+        command=command_line("train", settings),
         z=z,
         settings=settings.to_mapping(),
         versions=versions(),

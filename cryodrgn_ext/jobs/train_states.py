@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryodrgn_ext.atomic import atomic_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.consensus import Consensus
-from cryodrgn_ext.jobs.fsc import write_fsc_star
+from cryodrgn_ext.jobs.fsc import MASKED, write_fsc_table
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.result_tables import StateTable
 from cryodrgn_ext.progress import Monitor
@@ -81,7 +84,7 @@ def make_states(
             shutil.rmtree(folder)  # of an earlier cut into more states
     missing = []
     for number in numbers:
-        found = _read_state(layout.state(number))
+        found = read_state(layout.state(number))
         if found is None or found.key != key:
             missing.append(number)
     if not missing:
@@ -91,21 +94,36 @@ def make_states(
     )
     for state in states:
         monitor.poll()
-        _write_state(layout.state(state.label), state, key)
+        write_state(layout.state(state.label), state, key)
 
 
-def _write_state(directory: Path, state: State, key: str) -> None:
+def write_state(
+    directory: Path, state: State, key: str, curves: Mapping[str, NDArray[np.floating]] | None = None
+) -> None:
+    """Write the folder of a state, atomically: maps, mask, FSC, and what :func:`read_state` reads.
+
+    Parameters
+    ----------
+    directory : Path
+    state : State
+    key : str
+        Fingerprint of what it was made of.
+    curves : mapping, optional
+        Columns of fsc.star; the state's own FSC, of masked maps, when omitted.
+    """
     result = StateResult(
         state.label, state.n, state.resolution_A, state.fsc.tolist(), state.verdict, state.evidence.sentence(), key
     )
     with atomic_directory(directory) as temporary:
         for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
             write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
-        write_fsc_star(temporary / "fsc.star", state.fsc, state.pixel_size_A, len(state.map), masked=True)
+        columns = {MASKED: state.fsc} if curves is None else curves
+        write_fsc_table(temporary / "fsc.star", columns, state.pixel_size_A, len(state.map))
         (temporary / DESCRIPTION_NAME).write_text(json.dumps(asdict(result)), encoding="utf-8")
 
 
-def _read_state(directory: Path) -> StateResult | None:
+def read_state(directory: Path) -> StateResult | None:
+    """Read what :func:`write_state` wrote of a state; None when it is missing or damaged."""
     try:
         return StateResult(**json.loads((directory / DESCRIPTION_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -122,7 +140,7 @@ def read_states(layout: Layout, table: StateTable) -> list[StateResult]:
     """
     states = []
     for number in range(len(table.center_index)):
-        state = _read_state(layout.state(number))
+        state = read_state(layout.state(number))
         if state is None:
             raise InputError(f"{layout.state(number)} is missing or damaged: delete {layout.states} and continue.")
         states.append(state)

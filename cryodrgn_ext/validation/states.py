@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from cryodrgn_ext.validation.held_out import HeldOutCoordinates
 
 MIN_RANDOM_SUBSETS = 12
 MIN_PARTICLES_PER_HALF = 10
+MaskMaker = Callable[[NDArray[np.float32], Tensor], Tensor]
 
 
 class Consensus(Protocol):
@@ -59,7 +60,7 @@ class State:
     half1, half2 : ndarray
         (D, D, D) float32 unfiltered.
     mask : ndarray
-        (D, D, D) float32, in which the FSC was computed; the same for all states.
+        (D, D, D) float32, in which the FSC was computed.
     fsc : ndarray
         (D // 2 + 1,) between the halves.
     resolution_A : float
@@ -111,6 +112,8 @@ def iterate_states(
     *,
     mask: NDArray[np.floating] | None = None,
     only: Collection[int] | None = None,
+    random_subsets: int = MIN_RANDOM_SUBSETS,
+    state_mask: MaskMaker | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     monitor: Monitor | None = None,
@@ -136,6 +139,11 @@ def iterate_states(
         (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (thesis 4.4.4).
     only : collection of int, optional
         Yield these states only (a job that continues); the comparison is the same as for all.
+    random_subsets : int
+        How many random subsets to compare with, at least.
+    state_mask : callable, optional
+        Makes the mask of a state from its map (D, D, D), filtered with the FSC in the common mask, and that mask: for
+        the state's FSC, map and ``mask``. The comparison uses the common mask for all states.
     seed : int
         Of the random subsets.
     device : torch.device or str
@@ -168,7 +176,7 @@ def iterate_states(
     comparison = ConsensusComparison(whole[0], whole[1], around)
     tester = _Tester(comparison, HeldOutCoordinates(images, comparison, seed, device))
     if len(names) > 1 or (labels < 0).any():
-        tester.measure_random_subsets(images, labels, names, half_set, seed, device, monitor)
+        tester.measure_random_subsets(images, labels, names, half_set, random_subsets, seed, device, monitor)
     for name in names:
         if only is not None and int(name) not in only:
             continue
@@ -178,13 +186,17 @@ def iterate_states(
             for half in (1, 2)
         ]
         maps = combine_halves(sums[0], sums[1], images.pixel_size_A, around)
+        own = around
+        if state_mask is not None:
+            own = state_mask(maps.map, around)
+            maps = combine_halves(sums[0], sums[1], images.pixel_size_A, own)
         yield State(
             label=int(name),
             indices=members,
             map=maps.map,
             half1=maps.half1,
             half2=maps.half2,
-            mask=around.numpy(),
+            mask=own.numpy(),
             fsc=maps.fsc,
             resolution_A=maps.resolution_A,
             pixel_size_A=images.pixel_size_A,
@@ -213,13 +225,14 @@ class _Tester:
         labels: NDArray[np.integer],
         names: NDArray[np.integer],
         half_set: NDArray[np.int8],
+        count: int,
         seed: int,
         device: torch.device | str,
         monitor: Monitor,
     ) -> None:
-        """At least twelve random subsets of the sizes of the states, by as many shuffles of the labels as it takes."""
+        """At least ``count`` random subsets of the states' sizes, by as many shuffles of the labels as it takes."""
         rng = np.random.default_rng([seed, 5])
-        for _ in range(math.ceil(MIN_RANDOM_SUBSETS / len(names))):
+        for _ in range(math.ceil(count / len(names))):
             shuffled = labels.copy()
             for half in (1, 2):
                 rows = np.flatnonzero(half_set == half)

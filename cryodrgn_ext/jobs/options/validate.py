@@ -1,0 +1,40 @@
+"""Settings of the job that re-reconstructs and tests states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.settings import Settings, setting
+
+
+@dataclass(frozen=True)
+class ValidateSettings(Settings):
+    """What ``validate`` can be told."""
+
+    in_parts: Path = setting(help="Result directory of a train job, or particles.star of it or of one of its states")
+    o: Path = setting(help="Result directory")
+    state: tuple[int, ...] = setting((), low=0, help="States to validate, by number (from 0); all if not given")
+    indices: tuple[str, ...] = setting(
+        (),
+        help="Your own sets of particles instead of states, one file each: a .star or .cs of some of the particles, or "
+        "row numbers from 0 as .txt, .npy or .pkl",
+    )
+    in_mask: Path | None = setting(
+        None, help="Solvent mask for all sets; each set gets one of its own, made from its map, if not given"
+    )
+    box: int | None = setting(
+        None, low=16, high=1024, unit="px", help="Box of the maps; that of the images, at most 256, if not given"
+    )
+    mask_diameter_A: float | None = setting(
+        None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; as in training if not given"
+    )
+    random_subsets: int = setting(36, low=12, high=10_000, help="Random subsets that each set is compared with")
+    keep_images: bool = setting(
+        False, help="Keep the preprocessed images in checkpoint/, for another run in the same directory"
+    )
+    device: str = setting(
+        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
+    )
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the random subsets and phases")
+    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

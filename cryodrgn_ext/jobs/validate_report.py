@@ -1,0 +1,85 @@
+"""report.html and logfile.pdf of a validate job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cryodrgn_ext.analysis.plots import central_slices
+from cryodrgn_ext.analysis.report import ReportContent, StateSummary
+from cryodrgn_ext.analysis.report_html import write_report_html
+from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.consensus import Consensus
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.validate import ValidateSettings
+from cryodrgn_ext.jobs.record import versions
+from cryodrgn_ext.jobs.train_report import command_line
+from cryodrgn_ext.jobs.train_states import StateResult
+
+FILES = {
+    "states/": "particles, map, half-maps, mask and FSC (corrected, unmasked, masked) of each set",
+    "consensus/": "map, half-maps, mask and FSC of all particles",
+    "job.yaml": "settings, versions, seed, inputs",
+    "run.log": "everything that the run said",
+}
+CAUTION = (
+    "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
+    "choice of particles is not."
+)
+
+
+def write_validation_reports(
+    layout: Layout,
+    settings: ValidateSettings,
+    states: Mapping[str, StateResult],
+    consensus: Consensus,
+    n_particles: int,
+    messages: Sequence[str],
+    elapsed_s: float,
+) -> None:
+    """Write report.html and logfile.pdf.
+
+    Parameters
+    ----------
+    layout : Layout
+    settings : ValidateSettings
+    states : mapping
+        Name of a set to its result.
+    consensus : Consensus
+    n_particles : int
+        Of all sets and the rest.
+    messages : sequence of str
+        Shown on top.
+    elapsed_s : float
+    """
+    content = ReportContent(
+        title="Validation of states",
+        command=command_line("validate", settings),
+        settings=settings.to_mapping(),
+        versions=versions(),
+        seed=settings.seed,
+        n_particles=n_particles,
+        box_size=len(consensus.map),
+        pixel_size_A=consensus.pixel_size_A,
+        states=[_summary(layout, name, state) for name, state in states.items()],
+        consensus_fsc=consensus.fsc,
+        consensus_resolution_A=consensus.resolution_A,
+        messages=[*messages, CAUTION],
+        files=FILES,
+        elapsed_s=elapsed_s,
+    )
+    write_report_html(layout.report, content)
+    write_logfile_pdf(layout.logfile, content)
+
+
+def _summary(layout: Layout, name: str, state: StateResult) -> StateSummary:
+    return StateSummary(
+        label=name,
+        n=state.particles,
+        resolution_A=state.resolution_A,
+        fsc=np.array(state.fsc),
+        slices=central_slices(read_map(layout.state(state.number) / "map.mrc").data),
+        verdict=state.evidence,
+    )

@@ -1,0 +1,93 @@
+"""Which sets of particles a validate job tests: states of a train job, or sets that the user names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.selection import read_index_file
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.options.validate import ValidateSettings
+from cryodrgn_ext.jobs.select import TrainResult
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+
+TABLES = (".star", ".cs", ".csg")
+
+
+@dataclass(frozen=True)
+class ValidatedSets:
+    """Disjoint sets of particles.
+
+    Attributes
+    ----------
+    label : ndarray
+        (N,) int32 number of the set that each particle is in; negative for none.
+    names : dict of int to str
+        Number to name of the sets to test; ``label`` may hold more sets, which count in the statistics only.
+    """
+
+    label: NDArray[np.int32]
+    names: dict[int, str]
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of who is in which set."""
+        return hashlib.sha256(self.label.tobytes()).hexdigest()
+
+
+def choose_sets(settings: ValidateSettings, result: TrainResult) -> ValidatedSets:
+    """Find the sets that the settings name.
+
+    Raises
+    ------
+    InputError
+        When a state or file does not exist, a file names other particles, or two files name the same one.
+    """
+    if settings.indices:
+        if settings.state:
+            raise InputError("give --state or --indices, not both: sets to test must not overlap.")
+        return _given_sets([Path(name) for name in settings.indices], result.particles)
+    if result.states is None:
+        if settings.state:
+            raise InputError(f"{result.directory} has no states: it is a homogeneous reconstruction.")
+        return ValidatedSets(np.zeros(result.particles.n, np.int32), {0: "all particles"})
+    wanted = settings.state
+    if not wanted and result.only_state is not None:
+        wanted = (result.only_state,)
+    present = np.unique(result.states.label[result.states.label >= 0]).tolist()
+    missing = sorted(set(wanted) - set(present))
+    if missing:
+        raise InputError(f"{result.directory} has no state {missing[0]}; it has {', '.join(map(str, present))}.")
+    return ValidatedSets(
+        result.states.label, {number: f"state {number:02d}" for number in present if not wanted or number in wanted}
+    )
+
+
+def _given_sets(paths: Sequence[Path], particles: ParticleSet) -> ValidatedSets:
+    label = np.full(particles.n, -1, np.int32)
+    for number, path in enumerate(paths):
+        rows = _rows(path, particles)
+        if len(rows) == 0:
+            raise InputError(f"{path} names no particles.")
+        taken = rows[label[rows] >= 0]
+        if len(taken):
+            raise InputError(
+                f"particle {taken[0]} (from 0) is in {paths[label[taken[0]]]} and in {path}: sets to test must not "
+                "overlap; validate them in two jobs."
+            )
+        label[rows] = number
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return ValidatedSets(label, dict(enumerate(names)))
+
+
+def _rows(path: Path, particles: ParticleSet) -> NDArray[np.int64]:
+    if path.suffix.lower() not in TABLES:
+        return read_index_file(path, particles.n)
+    return np.unique(particles.find_uids(read_particles(path, require_poses=False).uid))
