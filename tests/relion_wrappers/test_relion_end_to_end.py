@@ -152,6 +152,26 @@ def test_select_returns_a_subset_that_reconstruct_and_class3d_accept(project: Pr
     assert set(classified["cdxState"]) == {1}
 
 
+def test_validate_gives_full_size_maps_that_relion_reconstructs_alike(project: Project, trained: str) -> None:
+    job = project.add_external("validate", "--in_parts", trained + "particles.star", "--random_subsets", "12")
+    assert project.run_job(job) == SUCCESS, (project.root / job / "run.err").read_text()
+    nodes = project.nodes()
+    expected = {"states/state00/particles.star": PARTICLES, "states/state01/map.mrc": MAP, "logfile.pdf": PDF,
+                "states/state01/half1.mrc": HALF_MAP, "states/state00/mask.mrc": MASK}  # fmt: skip
+    for name, kind in expected.items():
+        assert nodes[job + name] == kind
+    report = (project.root / job / "report.html").read_text()
+    assert report.count("distinct: its difference") == 2
+    state = job + "states/state00/"
+    project.run("relion_reconstruct", "--i", state + "particles.star", "--o", "checked.mrc", "--ctf")
+    with (
+        mrcfile.open(project.root / "checked.mrc") as file,
+        mrcfile.open(project.root / state / "map.mrc") as ours,
+    ):
+        assert file.data.shape == ours.data.shape == (BOX, BOX, BOX)
+        assert np.corrcoef(low_pass(file.data), low_pass(ours.data))[0, 1] > 0.95
+
+
 def test_abort_from_relion_is_honoured_within_seconds(project: Project, imported: str) -> None:
     job = project.add_external("train", "--in_parts", imported, *QUICK[:2], "--epochs", "9999", "--device", "cpu")
     pipeliner = project.start("relion_pipeliner", "--sec_wait_after", "1", "--RunJobs", job)
