@@ -32,8 +32,11 @@ COEFFICIENTS_PER_BATCH = 1 << 19
 #: Grid points per step of a solution; bounds its temporaries to about 200 MB.
 VOXELS_PER_BLOCK = 1 << 22
 #: Least denominator, as a fraction of its mean over the shell. Places that few images touched would else be divided by
-#: next to nothing; sets of tens of particles gain a tenth in FSC by it, well-filled shells are not changed.
+#: next to nothing; sets of tens of particles gain a tenth in FSC by it.
 WEIGHT_FLOOR = 0.1
+#: The floor is no higher than the weight of this many average images, however many there are: in well-filled shells
+#: small weights are right (all images may share a zero of the CTF there), and a higher floor would bend the spectrum.
+FLOOR_IMAGES = 0.3
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,13 @@ class BackprojectionSums:
             count += torch.bincount(flat, minlength=len(total))
         return (total / count.clamp_min(1))[:-1].cpu()
 
+    def _floor(self) -> Tensor:
+        """(radius + 1,) float64: least denominator as a fraction of its mean over each shell."""
+        shell = torch.arange(self.grid.radius + 1, dtype=torch.float64)
+        # A ring of 2 pi k coefficients per image, over the 4 pi k^2 oversampling^3 grid points of the shell.
+        images_per_point = self.n_particles / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
+        return (FLOOR_IMAGES / images_per_point.clamp_min(1e-30)).clamp_max(WEIGHT_FLOOR)
+
     def solve(self, prior_precision: Tensor | None = None) -> Tensor:
         """Map with the densities of V, Wiener-filtered when a prior is given.
 
@@ -102,7 +112,7 @@ class BackprojectionSums:
             (D, D, D) float32, axes z, y, x. 0 when nothing was inserted.
         """
         outside = torch.full((1,), torch.inf, dtype=torch.float64)
-        least = WEIGHT_FLOOR * self.shell_weight()
+        least = self._floor() * self.shell_weight()
         least[:3] *= 0.01  # next to the origin the CTF rises within a shell, and every image has measured every point
         prior = torch.zeros_like(least) if prior_precision is None else prior_precision.double()
         least = torch.cat([least.clamp_min(torch.finfo(torch.float32).tiny), outside]).float().to(self.weight.device)
