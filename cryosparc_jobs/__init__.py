@@ -6,7 +6,8 @@ cryosparc.tools login``) or in its environment variables.
 
 from __future__ import annotations
 
-from cryosparc_jobs.client import MasterError, connect
+from cryosparc_jobs.client import connect
+from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.training import FinishedJob, train
 
 __all__ = ["FinishedJob", "MasterError", "connect", "train"]

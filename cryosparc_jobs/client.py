@@ -1,86 +1,22 @@
-"""One small adapter over cryosparc-tools 4.7 and 5, with every upload and every save verified.
+"""The way to the master: logging in, looking around, making a job; one small adapter over cryosparc-tools 4.7 and 5.
 
-What the versions call differently is in :class:`ExternalJob` (5) and :class:`ExternalJobV4` (4.7); nothing else
+What the versions call differently is here and in :mod:`external_job` (5) and :mod:`external_job_v4` (4.7); nothing else
 in this package knows the client. Errors of the client and of the network leave as :class:`MasterError`, one sentence.
-
-The client repeats a request whose connection broke, but with a stream that is already used up: nothing, or only the
-rest of a file, arrives, and success is reported. So what was sent is compared with what is there, and sent again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import importlib
 import inspect
-import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from cryodrgn_ext.errors import CryodrgnExtError, InputError
-
-ATTEMPTS = 3
-# The client puts the sentence into an address, whose length is limited to 64 KiB: this is at most 9 bytes a character.
-LONGEST_ERROR = 1500
-LONGEST_EVENT = 20_000
-
-
-class MasterError(CryodrgnExtError):
-    """The CryoSPARC master cannot be reached, refuses a request, or did not keep what it was sent.
-
-    Attributes
-    ----------
-    transient : bool
-        Whether the same request may succeed later: False for what the master refused.
-    """
-
-    def __init__(self, sentence: str, transient: bool = True) -> None:
-        super().__init__(sentence)
-        self.transient = transient
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One low-level result of an input or an output.
-
-    Attributes
-    ----------
-    name : str
-        Prefix of its columns.
-    dtype : str
-        CryoSPARC's name of its type; the name itself when empty.
-    required : bool
-        Whether an input refuses a source without it.
-    """
-
-    name: str
-    dtype: str = ""
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class SourceOutput:
-    """An output of a finished job that can be connected to ours.
-
-    Attributes
-    ----------
-    job_uid, name : str
-    type : str
-        ``particle``, ``volume``, ...
-    slots : dict of str to str
-        Name and type of every low-level result that it has, own or passed through.
-    """
-
-    job_uid: str
-    name: str
-    type: str
-    slots: dict[str, str]
+from cryodrgn_ext.errors import InputError
+from cryosparc_jobs.errors import MasterError, asking, client_errors, sentence_of
+from cryosparc_jobs.external_job import ExternalJob
+from cryosparc_jobs.external_job_v4 import ExternalJobV4
+from cryosparc_jobs.slots import SourceOutput
 
 
 def connect(url: str | None = None, email: str | None = None) -> Any:
@@ -126,10 +62,10 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
         ) from None
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"CryoSPARC cannot be asked: {_sentence(error)} Run 'python -m cryosparc.tools login' once."
+            f"CryoSPARC cannot be asked: {sentence_of(error)} Run 'python -m cryosparc.tools login' once."
         ) from None
-    except _client_errors() as error:
-        raise MasterError(f"CryoSPARC at {url or 'the address of the environment'}: {_sentence(error)}") from None
+    except client_errors() as error:
+        raise MasterError(f"CryoSPARC at {url or 'the address of the environment'}: {sentence_of(error)}") from None
 
 
 def find_output(cs: Any, project: str, job_uid: str, name: str) -> SourceOutput:
@@ -142,9 +78,9 @@ def find_output(cs: Any, project: str, job_uid: str, name: str) -> SourceOutput:
     MasterError
         When there is no such project or job, or the master cannot be reached.
     """
-    with _asking(f"look up job {job_uid} of project {project}"):
+    with asking(f"look up job {job_uid} of project {project}"):
         job = cs.find_job(project, job_uid)
-        if _is_v5(cs):
+        if is_v5(cs):
             outputs = {
                 key: SourceOutput(job_uid, key, output.type, {one.name: one.dtype for one in output.results})
                 for key, output in job.outputs.items()
@@ -173,9 +109,9 @@ def project_directory(cs: Any, project: str) -> Path:
     MasterError
         When there is no such project, or the master cannot be reached.
     """
-    with _asking(f"say where project {project} is"):
+    with asking(f"say where project {project} is"):
         found = cs.find_project(project)
-        return Path(str(found.dir if _is_v5(cs) else found.dir()))
+        return Path(str(found.dir if is_v5(cs) else found.dir()))
 
 
 def create_external_job(cs: Any, project: str, workspace: str, title: str, description: str = "") -> ExternalJob:
@@ -186,345 +122,11 @@ def create_external_job(cs: Any, project: str, workspace: str, title: str, descr
     MasterError
         When there is no such workspace, or the master cannot be reached.
     """
-    with _asking(f"create a job in workspace {workspace} of project {project}"):
+    with asking(f"create a job in workspace {workspace} of project {project}"):
         made = cs.create_external_job(project, workspace, title=title, desc=description)
-    return (ExternalJob if _is_v5(cs) else ExternalJobV4)(cs, made)
+    return (ExternalJob if is_v5(cs) else ExternalJobV4)(cs, made)
 
 
-class ExternalJob:
-    """An External job, driven through cryosparc-tools 5.
-
-    Attributes
-    ----------
-    project, uid : str
-    trust_shared_files : bool
-        Verify an upload by the size of the file where the job's directory is visible here; else by downloading it.
-    """
-
-    def __init__(self, cs: Any, job: Any) -> None:
-        self._cs = cs
-        self._job = job
-        self.project: str = job.project_uid
-        self.uid: str = job.uid
-        self.trust_shared_files = True
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.project}-{self.uid})"
-
-    @functools.cached_property
-    def directory(self) -> Path:
-        """The job's directory as the master names it; it need not be visible here."""
-        with self._asking("say where its directory is"):
-            return Path(self._directory())
-
-    def status(self) -> str:
-        """Ask the master for the job's status."""
-        with self._asking("tell its status"):
-            return str(self._status())
-
-    def start(self) -> None:
-        """Mark the job as running."""
-        with self._asking("start"):
-            self._job.start("running")
-
-    def complete(self) -> None:
-        """Mark the job as completed."""
-        with self._asking("be marked as completed"):
-            self._job.stop()
-
-    def fail(self, sentence: str) -> None:
-        """Mark the job as failed, with a sentence that is cut to a safe length."""
-        # An empty error would mark the job as completed.
-        text = cut(" ".join(sentence.split()), LONGEST_ERROR) or "the job failed"
-        with self._asking("be marked as failed"):
-            self._fail(text)
-
-    def connect(self, name: str, source: SourceOutput, slots: Sequence[Slot]) -> None:
-        """Add an input with explicit slots and connect a parent's output to it."""
-        with self._asking(f"connect {source.job_uid} {source.name}"):
-            self._job.connect(name, source.job_uid, source.name, slots=[self._input_slot(slot) for slot in slots])
-
-    def load_input(self, name: str, slots: Sequence[str]) -> Any:
-        """Return the connected rows as a ``cryosparc.dataset.Dataset``."""
-        with self._asking(f"load its input {name}"):
-            return self._job.load_input(name, slots=list(slots))
-
-    def add_output(
-        self, kind: str, name: str, slots: Sequence[Slot], passthrough: str | None = None, title: str = ""
-    ) -> None:
-        """Declare an output.
-
-        Parameters
-        ----------
-        kind : str
-            CryoSPARC's type of the output: ``particle``, ``volume``, ``mask``.
-        name : str
-        slots : sequence of Slot
-            What we fill.
-        passthrough : str, optional
-            Input from which all other slots are handed on.
-        title : str, optional
-        """
-        with self._asking(f"add the output {name}"):
-            self._job.add_output(
-                kind, name, slots=[self._output_slot(slot) for slot in slots], passthrough=passthrough,
-                title=title or name,
-            )  # fmt: skip
-
-    def allocate(self, name: str, uids: Any) -> Any:
-        """Return an empty Dataset for an output, with the columns that the master wants and these uids.
-
-        ``uids`` is a count, or an array of uint64.
-        """
-        with self._asking(f"describe its output {name}"):
-            return self._job.alloc_output(name, uids)
-
-    def save_output(self, name: str, dataset: Any) -> None:
-        """Save the rows of an output, and see that they are there.
-
-        Raises
-        ------
-        MasterError
-            When the master refuses them, or does not keep them in three attempts.
-        """
-        refusal: MasterError | None = None
-        for _ in range(ATTEMPTS):
-            refusal = None
-            try:
-                with self._asking(f"save its output {name}"):
-                    self._job.save_output(name, dataset)
-                with self._asking(f"load back its output {name}"):
-                    kept = self._load_back(name, sorted(dataset.prefixes()))
-                if _same_rows(dataset, kept):
-                    return
-            except MasterError as error:  # also what becomes of a request that was repeated without its rows
-                refusal = error
-        if refusal is not None:
-            raise refusal
-        raise MasterError(
-            f"CryoSPARC did not keep the {len(dataset)} rows of output {name} of job {self.uid} in {ATTEMPTS} attempts "
-            f"(it holds {len(kept)}): the connection to it is not reliable."
-        )
-
-    def upload(self, source: Path, target: str) -> str:
-        """Upload a file into the job's directory, and see that all of it arrived.
-
-        Parameters
-        ----------
-        source : Path
-        target : str
-            Path in the job's directory.
-
-        Returns
-        -------
-        str
-            Path relative to the project, for ``path`` columns.
-
-        Raises
-        ------
-        MasterError
-            When the master refuses it, or does not keep it in three attempts.
-        OSError
-            When ``source`` cannot be read.
-        """
-        folder = str(PurePosixPath(target).parent)
-        if folder != ".":
-            with self._asking(f"make the folder {folder}"):
-                self._job.mkdir(folder, parents=True, exist_ok=True)
-        refusal: MasterError | None = None
-        for _ in range(ATTEMPTS):
-            refusal = None
-            with open(source, "rb") as file:
-                try:
-                    # Our own job, our own names: a part that an earlier attempt left is overwritten.
-                    with self._asking(f"take the file {target}"):
-                        self._job.upload(target, file, overwrite=True)
-                except MasterError as error:
-                    refusal = error
-            if refusal is None and self._arrived(source, target):
-                return f"{self.uid}/{target}"
-        if refusal is not None:
-            raise refusal
-        raise MasterError(
-            f"The file {target} of job {self.uid} did not arrive whole at CryoSPARC ({source.stat().st_size} bytes) in "
-            f"{ATTEMPTS} attempts: the connection to it is not reliable."
-        )
-
-    def log(self, text: str, level: str = "text", name: str = "") -> None:
-        """Add to the event log; with ``name``, replace the event of that name."""
-        with self._asking("log"):
-            self._log(cut(text, LONGEST_EVENT), level, name)
-
-    def checkpoint(self) -> None:
-        """Add a checkpoint to the event log; named events begin anew."""
-        with self._asking("log a checkpoint"):
-            self._job.log_checkpoint()
-
-    def plot(self, image: Path, text: str) -> None:
-        """Show an image file (png, jpg, gif, svg, pdf) in the event log."""
-        kind = image.suffix[1:].lower()
-        self._verified_asset(image, text, "show a plot", lambda file: self._job.log_plot(file, text, formats=[kind]))
-
-    def set_output_image(self, name: str, image: Path) -> None:
-        """Give an output its picture (a png), where this version of CryoSPARC can."""
-        if hasattr(self._job, "set_output_image"):
-            self._verified_asset(image, name, "set an image", lambda file: self._job.set_output_image(name, file))
-
-    def set_tile_image(self, image: Path) -> None:
-        """Give the job's card its picture (a png), where this version of CryoSPARC can."""
-        if hasattr(self._job, "set_tile_image"):
-            self._verified_asset(image, "tile0", "set its card", self._job.set_tile_image)
-
-    # What the versions do differently.
-
-    def _directory(self) -> str:
-        return str(self._job.dir)
-
-    def _status(self) -> str:
-        # Not through the controller: this is also called from the thread that watches.
-        return str(self._cs.api.jobs.get_status(self.project, self.uid))
-
-    def _fail(self, text: str) -> None:
-        self._job.stop(error=text)
-
-    def _log(self, text: str, level: str, name: str) -> None:
-        self._job.log(text, level=level, name=name or None)
-
-    def _assets(self) -> list[tuple[str, int]]:
-        return [(one.filename, one.length) for one in self._job.list_assets()]
-
-    def _load_back(self, name: str, slots: list[str]) -> Any:
-        return self._job.load_output(name, slots=slots)
-
-    @staticmethod
-    def _input_slot(slot: Slot) -> dict[str, Any]:
-        return {"name": slot.name, "dtype": slot.dtype or slot.name, "required": slot.required}
-
-    @staticmethod
-    def _output_slot(slot: Slot) -> dict[str, Any]:
-        return {"name": slot.name, "dtype": slot.dtype or slot.name}
-
-    # Inside.
-
-    def _asking(self, what: str) -> contextlib.AbstractContextManager[None]:
-        return _asking(what, f"Job {self.project}-{self.uid}")
-
-    def _arrived(self, source: Path, target: str) -> bool:
-        size = source.stat().st_size
-        shared = self.directory / target
-        # A mismatch may be the delay of a network file system.
-        if self.trust_shared_files and shared.is_file() and shared.stat().st_size == size:
-            return True
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / "copy"
-            with self._asking(f"give back the file {target}"):
-                self._job.download_file(target, copy)
-            return copy.stat().st_size == size and _checksum(copy) == _checksum(source)
-
-    def _verified_asset(self, image: Path, name: str, what: str, send: Callable[[IO[bytes]], object]) -> None:
-        """Send an image until the newest asset of its name has its size."""
-        size, filename = image.stat().st_size, f"{name}{image.suffix.lower()}"
-        for _ in range(ATTEMPTS):
-            with open(image, "rb") as file, self._asking(what):
-                send(file)
-                found = [length for other, length in self._assets() if other == filename]
-            if found and found[-1] == size:
-                return
-        raise MasterError(f"The image {image.name} did not arrive whole at CryoSPARC in {ATTEMPTS} attempts.")
-
-
-class ExternalJobV4(ExternalJob):
-    """An External job, driven through cryosparc-tools 4.7."""
-
-    def _directory(self) -> str:
-        return str(self._job.dir())
-
-    def _status(self) -> str:
-        return str(self._cs.cli.get_job(self.project, self.uid, "status")["status"])
-
-    def _fail(self, text: str) -> None:
-        # stop() takes no sentence there.
-        self._job.log(text, level="error")
-        self._job.stop(error=True)
-
-    def _log(self, text: str, level: str, name: str) -> None:
-        # No events that can be replaced: every report is a line of its own.
-        self._job.log(text, level=level)
-
-    def _assets(self) -> list[tuple[str, int]]:
-        return [(one["filename"], one["length"]) for one in self._job.list_assets()]
-
-    def _load_back(self, name: str, slots: list[str]) -> Any:
-        try:
-            return self._job.load_output(name, slots=slots)
-        except (TypeError, ValueError):  # its words for: nothing was saved
-            return importlib.import_module("cryosparc.dataset").Dataset()
-
-    @staticmethod
-    def _input_slot(slot: Slot) -> dict[str, Any]:
-        return {"prefix": slot.name, "dtype": slot.dtype or slot.name, "required": slot.required}
-
-    @staticmethod
-    def _output_slot(slot: Slot) -> dict[str, Any]:
-        return {"prefix": slot.name, "dtype": slot.dtype or slot.name, "required": True}
-
-
-def cut(text: str, longest: int) -> str:
-    """Shorten a text to ``longest`` characters, marking the cut."""
-    return text if len(text) <= longest else text[: longest - 4] + " ..."
-
-
-def _is_v5(cs: Any) -> bool:
+def is_v5(cs: Any) -> bool:
+    """Whether a client is of version 5."""
     return hasattr(cs, "api")
-
-
-@functools.cache
-def _client_errors() -> tuple[type[Exception], ...]:
-    """Everything that the client, of either version, raises when the master or the network fails."""
-    errors = importlib.import_module("cryosparc.errors")
-    names = ("APIError", "CommandError", "InvalidSlotsError", "ExternalJobError", "DatasetLoadError")
-    found = [getattr(errors, name) for name in names if hasattr(errors, name)]
-    with contextlib.suppress(ImportError):
-        httpx = importlib.import_module("httpx")
-        found += [httpx.HTTPError, httpx.InvalidURL]
-    # The rest is what the client makes of answers that it does not expect, or of functions that an older master lacks:
-    # nothing but calls of the client stands in the blocks that this guards.
-    return (*found, OSError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-@contextlib.contextmanager
-def _asking(what: str, who: str = "CryoSPARC") -> Iterator[None]:
-    """Turn whatever the client raises into one sentence."""
-    try:
-        yield
-    except _client_errors() as error:
-        code = getattr(error, "code", 0)
-        refused = isinstance(code, int) and 400 <= code < 500
-        raise MasterError(f"{who} could not {what}: {_sentence(error)}", transient=not refused) from error
-
-
-def _sentence(error: Exception) -> str:
-    """What went wrong, in one line: the master's own words where it gave any."""
-    data = getattr(error, "data", None)
-    detail = data.get("detail") if isinstance(data, dict) else None
-    text = detail if isinstance(detail, str) else str(error) or type(error).__name__
-    return cut(" ".join(text.split()).rstrip(".") + ".", 500)
-
-
-def _same_rows(sent: Any, kept: Any) -> bool:
-    """Whether a saved dataset came back with the same rows, in any order, in every column that was sent."""
-    if len(sent) != len(kept) or not set(sent.fields()) <= set(kept.fields()):
-        return False
-    order, kept_order = np.argsort(sent["uid"]), np.argsort(kept["uid"])
-    return all(
-        np.array_equal(
-            np.asarray(sent[name])[order], np.asarray(kept[name])[kept_order],
-            equal_nan=np.asarray(sent[name]).dtype.kind == "f",
-        )
-        for name in sent.fields()
-    )  # fmt: skip
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

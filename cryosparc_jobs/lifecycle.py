@@ -24,7 +24,8 @@ from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.jobs.failure import explain
 from cryodrgn_ext.jobs.run_log import logged_run
 from cryodrgn_ext.progress import Monitor
-from cryosparc_jobs.client import ExternalJob, MasterError
+from cryosparc_jobs.errors import MasterError
+from cryosparc_jobs.external_job import ExternalJob
 
 T = TypeVar("T")
 POLL_S = 10.0
@@ -36,6 +37,7 @@ RUNNING = ("running", "waiting")
 # minutes in all, about what a restart of the master takes.
 END_ATTEMPTS = 8
 END_PAUSE_S = 2.0
+RUN_AGAIN = "run it again in its result directory (directory=, --directory) to go on from its last checkpoint"
 # Lines that wait for a master that does not answer.
 LONGEST_BACKLOG = 2000
 _PROGRESS = re.compile(r"^(?P<what>.+): \d+/\d+ \(\d+ %\), .+ left$")
@@ -249,7 +251,7 @@ def run_external_job(
 
 def _end_early(job: ExternalJob, watch: Watch, error: BaseException) -> None:
     """Mark the job as failed, unless it was given another status from outside; never raises for the network's sake."""
-    sentence = watch.reason() if watch() or isinstance(error, KeyboardInterrupt) else explain(error).sentence
+    sentence = watch.reason() if watch() or isinstance(error, KeyboardInterrupt) else explain(error, RUN_AGAIN).sentence
     try:
         if not watch.started:  # it could not be marked as running: the page shall say why
             job.log(sentence, level="error")

@@ -9,7 +9,7 @@ import numpy as np
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
-from cryosparc_jobs.client import Slot, SourceOutput
+from cryosparc_jobs.slots import Slot, SourceOutput
 
 NEEDED = ("blob", "ctf", "alignments3D")
 WELCOME = ("location",)

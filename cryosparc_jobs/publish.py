@@ -17,7 +17,9 @@ from cryodrgn_ext.jobs.pictures import Pictures, draw_pictures
 from cryodrgn_ext.jobs.record import require_record
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.progress import Monitor
-from cryosparc_jobs.client import ExternalJob, MasterError, Slot
+from cryosparc_jobs.errors import MasterError
+from cryosparc_jobs.external_job import ExternalJob
+from cryosparc_jobs.slots import Slot
 
 INPUT = "particles"
 # The one slot that an output must fill itself; it is the parent's, value for value.

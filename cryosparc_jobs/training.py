@@ -15,7 +15,8 @@ from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import describe, from_values, unknown_option
-from cryosparc_jobs.client import ExternalJob, create_external_job, find_output, project_directory
+from cryosparc_jobs.client import create_external_job, find_output, project_directory
+from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.lifecycle import POLL_S, run_external_job
 from cryosparc_jobs.particles import wanted_slots, write_particles
 from cryosparc_jobs.publish import INPUT, publish_states

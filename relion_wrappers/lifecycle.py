@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.jobs.directory_lock import directory_lock
-from cryodrgn_ext.jobs.failure import EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.jobs.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
@@ -89,7 +89,7 @@ def run_external_job(arguments: Sequence[str], work: Work) -> int:
         _complain(str(error))
         return EXIT_INPUT_ERROR
     except OSError as error:
-        failure = explain(error)
+        failure = explain(error, CONTINUE)
         _complain(f"the job's directory cannot be used: {failure.sentence}")
         with contextlib.suppress(OSError):
             write_marker(directory, FAILURE)
@@ -125,7 +125,7 @@ class _Supervisor:
             status = self._wait(child)
             marker, code = self._judge(status)
         except OSError as error:
-            failure = explain(error)
+            failure = explain(error, CONTINUE)
             _complain(failure.sentence)
             code = failure.exit_code
         finally:
@@ -187,7 +187,7 @@ class _Supervisor:
                 return SUCCESS, 0
             return (ABORTED if code == EXIT_ABORTED else FAILURE), code
         if self.stop_reason:
-            _complain("the job was aborted; Continue resumes it from its last checkpoint.")
+            _complain(f"the job was aborted; {CONTINUE}.")
             return ABORTED, EXIT_ABORTED
         number = os.WTERMSIG(status)
         if number == signal.SIGKILL:
@@ -230,7 +230,7 @@ def _run_child(parent: int, arguments: Sequence[str], work: Work) -> None:
             code = 0
         except BaseException as error:  # noqa: BLE001 - the last door: whatever it is becomes a sentence and a marker
             # A library may have wrapped the abort in an error of its own.
-            failure = explain(JobAborted() if abort.raised else error)
+            failure = explain(JobAborted() if abort.raised else error, CONTINUE)
             code = failure.exit_code
             _complain(failure.sentence)
         sys.stdout.flush()

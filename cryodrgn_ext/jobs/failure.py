@@ -26,6 +26,11 @@ _ADVICE = {
 }
 
 
+# How a job goes on, on the command line and in RELION.
+RUN_AGAIN = "the same command resumes from its last checkpoint"
+CONTINUE = "Continue resumes it from its last checkpoint"
+
+
 @dataclass(frozen=True)
 class Failure:
     """What to tell the user, and the exit status of the process."""
@@ -34,22 +39,29 @@ class Failure:
     exit_code: int
 
 
-def explain(error: BaseException) -> Failure:
+def explain(error: BaseException, going_on: str = RUN_AGAIN) -> Failure:
     """Turn any exception into one line of text and an exit status.
 
+    Parameters
+    ----------
+    error : BaseException
+    going_on : str
+        How the user continues an interrupted job, in the words of the suite: a main clause without a full stop.
+
+    Notes
+    -----
     Errors that this package raises on purpose speak for themselves; those of the operating system get the file
     and what to do; anything else is named as unexpected, with a pointer to the traceback in run.log.
     """
     if isinstance(error, (JobAborted, KeyboardInterrupt)):
-        return Failure("the job was aborted; Continue resumes it from its last checkpoint.", EXIT_ABORTED)
+        return Failure(f"the job was aborted; {going_on}.", EXIT_ABORTED)
     if isinstance(error, InputError):
         return Failure(_one_line(str(error)), EXIT_INPUT_ERROR)
     if isinstance(error, CryodrgnExtError):
         return Failure(_one_line(str(error)), EXIT_FAILURE)
     if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
         return Failure(
-            "out of memory: use a smaller --box or --batch, or a machine with more memory; "
-            "Continue resumes from the last checkpoint.",
+            f"out of memory: use a smaller --box or --batch, or a machine with more memory; {going_on}.",
             EXIT_FAILURE,
         )
     if isinstance(error, OSError) and error.errno is not None:

@@ -17,7 +17,11 @@ from cryosparc.dataset import Dataset
 
 from cryodrgn_ext.errors import InputError
 from cryosparc_jobs import client
-from cryosparc_jobs.client import ExternalJob, ExternalJobV4, MasterError, Slot, create_external_job, find_output
+from cryosparc_jobs.client import create_external_job, find_output
+from cryosparc_jobs.errors import MasterError
+from cryosparc_jobs.external_job import LONGEST_ERROR, ExternalJob
+from cryosparc_jobs.external_job_v4 import ExternalJobV4
+from cryosparc_jobs.slots import Slot
 from tests.cryosparc_jobs.conftest import Lab
 from tests.cryosparc_master import EMAIL, PASSWORD, Fault
 
@@ -164,7 +168,7 @@ def test_error_is_cut_and_never_empty(lab: Lab, job: ExternalJob) -> None:
     job.fail("Å" * 100_000)
     assert lab.state(job.uid).model.status == "failed"
     assert lab.state(job.uid).log_text().endswith("Å ...")
-    assert len(lab.state(job.uid).log_text()) == client.LONGEST_ERROR
+    assert len(lab.state(job.uid).log_text()) == LONGEST_ERROR
     job.fail(" \n")
     assert lab.state(job.uid).history[-2:] == ["failed", "failed"], "an empty error would mean: completed"
 

@@ -16,8 +16,11 @@ import pytest
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs import lifecycle
-from cryosparc_jobs.client import ExternalJob, MasterError, Slot, create_external_job, find_output
+from cryosparc_jobs.client import create_external_job, find_output
+from cryosparc_jobs.errors import MasterError
+from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.lifecycle import EventLog, run_external_job
+from cryosparc_jobs.slots import Slot
 from tests.cryosparc_jobs.conftest import Lab
 from tests.cryosparc_master import Fault
 

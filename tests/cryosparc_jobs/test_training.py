@@ -33,7 +33,7 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from cryosparc_jobs import lifecycle, publish
 from cryosparc_jobs import training as train_module
-from cryosparc_jobs.client import MasterError
+from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.training import FinishedJob, train
 from tests.cryosparc_jobs.conftest import Lab
 from tests.cryosparc_master import EMAIL, PASSWORD, Fault, Master, ParentOutput

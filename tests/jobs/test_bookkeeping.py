@@ -98,7 +98,7 @@ def test_a_directory_without_record(tmp_path: Path) -> None:
     [
         (InputError("row 3\n is wrong."), EXIT_INPUT_ERROR, "row 3 is wrong."),
         (ResumeError("changed"), EXIT_FAILURE, "changed"),
-        (JobAborted("x"), EXIT_ABORTED, "Continue resumes"),
+        (JobAborted("x"), EXIT_ABORTED, "the same command resumes"),
         (KeyboardInterrupt(), EXIT_ABORTED, "aborted"),
         (MemoryError(), EXIT_FAILURE, "out of memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), EXIT_FAILURE, "out of memory"),
