@@ -68,6 +68,31 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
         raise MasterError(f"CryoSPARC at {url or 'the address of the environment'}: {sentence_of(error)}") from None
 
 
+def outputs_of(cs: Any, project: str, job_uid: str) -> dict[str, SourceOutput]:
+    """Look up all outputs of a job, by name.
+
+    Raises
+    ------
+    MasterError
+        When there is no such project or job, or the master cannot be reached.
+    """
+    with asking(f"look up job {job_uid} of project {project}"):
+        job = cs.find_job(project, job_uid)
+        if is_v5(cs):
+            return {
+                key: SourceOutput(job_uid, key, output.type, {one.name: one.dtype for one in output.results})
+                for key, output in job.outputs.items()
+            }
+        return {
+            group["name"]: SourceOutput(
+                job_uid, group["name"], group["type"],
+                {one["name"]: one["type"].rpartition(".")[2] for one in job.doc["output_results"]
+                 if one["group_name"] == group["name"]},
+            )
+            for group in job.doc["output_result_groups"]
+        }  # fmt: skip
+
+
 def find_output(cs: Any, project: str, job_uid: str, name: str) -> SourceOutput:
     """Look up an output of a job of the same project.
 
@@ -78,27 +103,24 @@ def find_output(cs: Any, project: str, job_uid: str, name: str) -> SourceOutput:
     MasterError
         When there is no such project or job, or the master cannot be reached.
     """
-    with asking(f"look up job {job_uid} of project {project}"):
-        job = cs.find_job(project, job_uid)
-        if is_v5(cs):
-            outputs = {
-                key: SourceOutput(job_uid, key, output.type, {one.name: one.dtype for one in output.results})
-                for key, output in job.outputs.items()
-            }
-        else:
-            outputs = {
-                group["name"]: SourceOutput(
-                    job_uid, group["name"], group["type"],
-                    {one["name"]: one["type"].rpartition(".")[2] for one in job.doc["output_results"]
-                     if one["group_name"] == group["name"]},
-                )
-                for group in job.doc["output_result_groups"]
-            }  # fmt: skip
+    outputs = outputs_of(cs, project, job_uid)
     if name not in outputs:
         raise InputError(
             f"Job {project}-{job_uid} has no output {name!r}; it has {', '.join(map(repr, outputs)) or 'none'}."
         )
     return outputs[name]
+
+
+def load_output(cs: Any, project: str, source: SourceOutput) -> Any:
+    """Return all rows and slots of an output, own and passed through, as a ``cryosparc.dataset.Dataset``.
+
+    Raises
+    ------
+    MasterError
+        When the master cannot be reached, or has no rows.
+    """
+    with asking(f"load {source.job_uid} {source.name} of project {project}"):
+        return cs.find_job(project, source.job_uid).load_output(source.name, slots=list(source.slots))
 
 
 def project_directory(cs: Any, project: str) -> Path:

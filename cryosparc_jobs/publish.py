@@ -1,10 +1,13 @@
-"""The results of a train job as outputs of an External job: on the parent's uids, files before the rows that name them.
+"""The states of a finished train or validate job as outputs of an External job.
 
-Per state: particles (the parent's own rows, the rest passed through), a volume with both half-maps, and a mask.
+Per state: particles (the parent's own rows, the rest passed through), a volume with both half-maps, and a mask; of a
+train job also all particles with their latents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +16,30 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.pictures import Pictures, draw_pictures
-from cryodrgn_ext.jobs.record import require_record
+from cryodrgn_ext.jobs.pictures import draw_pictures, draw_validation_pictures
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
+from cryodrgn_ext.jobs.validated_sets import read_set_table
 from cryodrgn_ext.progress import Monitor
-from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
-from cryosparc_jobs.slots import Slot
+from cryosparc_jobs.publication import Publication
 
-INPUT = "particles"
-# The one slot that an output must fill itself; it is the parent's, value for value.
-COPIED = "alignments3D"
+ALL_PARTICLES = "particles_all"
 VOLUME_FILES = {"map": "map.mrc", "map_half_A": "half1.mrc", "map_half_B": "half2.mrc"}
 MASK_FILES = {"mask": "mask.mrc"}
-EXTRA_FILES = ("report.html", "job.yaml", "latents.npz", "states.npz")
+EXTRA_FILES = ("report.html", "logfile.pdf", "job.yaml", "latents.npz", "states.npz", "sets.npz")
 
 
-def publish_states(job: ExternalJob, rows: Any, result: Path, monitor: Monitor) -> None:
-    """Give the states of a finished train job back to CryoSPARC.
+@dataclass(frozen=True)
+class _Members:
+    """Who is in which state: ``uid`` (N,), ``label`` (N,), and the titles of the states to publish by number."""
 
-    All outputs are declared and all files uploaded before the first row is saved, so that what can fail fails while
-    nothing is there yet.
+    uid: NDArray[np.uint64]
+    label: NDArray[np.int32]
+    titles: Mapping[int, str]
+
+
+def publish_training(job: ExternalJob, rows: Any, result: Path, monitor: Monitor) -> tuple[str, ...]:
+    """Give the states and latents of a finished train job to CryoSPARC.
 
     Parameters
     ----------
@@ -45,84 +51,81 @@ def publish_states(job: ExternalJob, rows: Any, result: Path, monitor: Monitor) 
         Its result directory.
     monitor : Monitor
 
+    Returns
+    -------
+    tuple of str
+        Names of the outputs.
+
     Raises
     ------
     InputError
         When the result is not of these particles.
+    JobAborted
+        When the job no longer runs.
     MasterError
         When CryoSPARC refuses something, or does not keep it.
     """
     layout = Layout(result)
-    results = require_record(result, "train")["results"]
     table = read_state_table(layout.states_table)
-    _check_rows(layout, rows, table.n)
-    pending: list[tuple[str, Any]] = []
-    uploads: list[tuple[Path, str]] = [(result / name, f"{job.uid}_{name}") for name in EXTRA_FILES]
-    for number in range(len(table.center_index)):
-        title = f"State {number:02d}"
-        particles = f"particles_state_{number:02d}"
-        job.add_output("particle", particles, [Slot(COPIED)], passthrough=INPUT, title=f"{title}: particles")
-        pending.append((particles, _copied_rows(job, particles, rows, table.label == number)))
-        for name, kind, files in ((f"volume_state_{number:02d}", "volume", VOLUME_FILES),
-                                  (f"mask_state_{number:02d}", "mask", MASK_FILES)):  # fmt: skip
-            targets = {slot: f"states/{job.uid}_state_{number:02d}_{file}" for slot, file in files.items()}
-            uploads += [(layout.state(number) / files[slot], target) for slot, target in targets.items()]
-            job.add_output(kind, name, [Slot(slot, "blob") for slot in files], title=f"{title}: {kind}")
-            pending.append((name, _map_row(job, name, targets, results)))
-    monitor.message(f"Uploading {len(uploads)} files")
-    for source, target in monitor.track(uploads, "Uploading", total=len(uploads)):
-        if source.exists():  # a homogeneous result has no latents
-            job.upload(source, target)
-    for name, dataset in monitor.track(pending, "Saving outputs", total=len(pending)):
-        job.save_output(name, dataset)
-    monitor.poll()
-    _show(job, draw_pictures(result, result / "pictures"), monitor)
-
-
-def _check_rows(layout: Layout, rows: Any, n: int) -> None:
-    if n != len(rows):
-        raise InputError(f"{layout.states_table} is of {n} particles, but {len(rows)} are connected.")
-    if layout.latents.exists():
-        uid = read_latent_table(layout.latents).uid
-        wrong = np.flatnonzero(uid != np.asarray(rows["uid"]))
+    uid = np.asarray(rows["uid"], np.uint64)
+    if table.n != len(uid):
+        raise InputError(f"{layout.states_table} is of {table.n} particles, but {len(uid)} are connected.")
+    latents = read_latent_table(layout.latents) if layout.latents.exists() else None
+    if latents is not None:
+        wrong = np.flatnonzero(latents.uid != uid)
         if len(wrong):
             raise InputError(
-                f"{layout.latents}: row {wrong[0] + 1} is of particle {uid[wrong[0]]}, but the connected one is "
-                f"{rows['uid'][wrong[0]]}: the result is of other particles."
+                f"{layout.latents}: row {wrong[0] + 1} is of particle {latents.uid[wrong[0]]}, but the connected one "
+                f"is {uid[wrong[0]]}: the result is of other particles."
             )
+    titles = {number: f"State {number:02d}" for number in range(len(table.center_index))}
+    publication = Publication(job, rows, monitor)
+    _add_states(publication, job, layout, _Members(uid, table.label, titles))
+    z = None if latents is None else latents.z
+    publication.add_particles(ALL_PARTICLES, "All particles, with latents", uid, z)
+    pictures = draw_pictures(result, result / "pictures")
+    if pictures.latents is not None:
+        publication.add_plot(pictures.latents, "Particles in latent space, by state")
+        publication.add_output_image(ALL_PARTICLES, pictures.latents)
+    else:
+        publication.add_output_image(ALL_PARTICLES, pictures.states)
+    publication.add_plot(pictures.states, "Central slices of the states")
+    publication.add_tile(pictures.states)
+    for number, picture in enumerate(pictures.state):
+        _add_images(publication, number, picture)
+    publication.commit()
+    return publication.names
 
 
-def _copied_rows(job: ExternalJob, name: str, rows: Any, chosen: NDArray[np.bool_]) -> Any:
-    """Rows of an output with the parent's uids and values, in the columns that the master wants."""
-    dataset = job.allocate(name, np.asarray(rows["uid"])[chosen])
-    known = set(rows.fields())
-    for column in dataset.fields(exclude_uid=True):
-        if column in known:
-            dataset[column] = np.asarray(rows[column])[chosen]
-        elif column == "alignments3D/psize_A":  # without it, shifts would count pixels of no size
-            dataset[column] = np.asarray(rows["blob/psize_A"])[chosen]
-    return dataset
+def publish_validation(job: ExternalJob, rows: Any, result: Path, monitor: Monitor) -> tuple[str, ...]:
+    """Give the re-reconstructed states of a finished validate job to CryoSPARC; see :func:`publish_training`."""
+    layout = Layout(result)
+    table = read_set_table(layout.root)
+    titles = {number: name[:1].upper() + name[1:] for number, name in table.names.items()}
+    publication = Publication(job, rows, monitor)
+    _add_states(publication, job, layout, _Members(table.uid, table.label, titles))
+    pictures = draw_validation_pictures(result, table.names, result / "pictures")
+    publication.add_plot(pictures.fsc, "FSC between half-maps, corrected for the mask")
+    publication.add_plot(pictures.states, "Central slices of the maps")
+    publication.add_tile(pictures.states)
+    for number, picture in zip(table.names, pictures.state, strict=True):
+        _add_images(publication, number, picture)
+    publication.commit()
+    return publication.names
 
 
-def _map_row(job: ExternalJob, name: str, targets: dict[str, str], results: dict[str, Any]) -> Any:
-    dataset = job.allocate(name, 1)
-    box = int(results["box"])
-    for slot, target in targets.items():
-        dataset[f"{slot}/path"] = [f"{job.uid}/{target}"]
-        dataset[f"{slot}/shape"] = np.full((1, 3), box, np.uint32)
-        dataset[f"{slot}/psize_A"] = np.array([results["pixel_size_A"]], np.float32)
-    return dataset
+def _add_states(publication: Publication, job: ExternalJob, layout: Layout, members: _Members) -> None:
+    for name in EXTRA_FILES:
+        publication.add_file(layout.root / name, f"{job.uid}_{name}")
+    for number, title in members.titles.items():
+        folder, stem = layout.state(number), f"state_{number:02d}"
+        chosen = members.uid[members.label == number]
+        publication.add_particles(f"particles_{stem}", f"{title}: particles", chosen)
+        for kind, files in (("volume", VOLUME_FILES), ("mask", MASK_FILES)):
+            paths = {slot: folder / file for slot, file in files.items()}
+            publication.add_map(kind, f"{kind}_{stem}", f"{title}: {kind}", paths, stem)
 
 
-def _show(job: ExternalJob, pictures: Pictures, monitor: Monitor) -> None:
-    """Plots and thumbnails; they are no reason for a finished job to fail."""
-    try:
-        if pictures.latents is not None:
-            job.plot(pictures.latents, "Particles in latent space, by state")
-        job.plot(pictures.states, "Central slices of the states")
-        job.set_tile_image(pictures.states)
-        for number, picture in enumerate(pictures.state):
-            for kind in ("particles", "volume", "mask"):
-                job.set_output_image(f"{kind}_state_{number:02d}", picture)
-    except MasterError as error:
-        monitor.message(f"Note: some pictures are missing in CryoSPARC: {error}")
+def _add_images(publication: Publication, number: int, picture: Path) -> None:
+    for kind in ("particles", "volume", "mask"):
+        publication.add_output_image(f"{kind}_state_{number:02d}", picture)

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.directory_lock import directory_lock
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import describe, from_values, unknown_option
-from cryosparc_jobs.client import create_external_job, find_output, project_directory
-from cryosparc_jobs.external_job import ExternalJob
-from cryosparc_jobs.lifecycle import POLL_S, run_external_job
+from cryosparc_jobs.client import create_external_job, project_directory
+from cryosparc_jobs.job_settings import all_settings, checked_settings, description
+from cryosparc_jobs.parents import find_map, find_particles, map_path
 from cryosparc_jobs.particles import wanted_slots, write_particles
-from cryosparc_jobs.publish import INPUT, publish_states
+from cryosparc_jobs.publication import INPUT
+from cryosparc_jobs.publish import publish_training
+from cryosparc_jobs.running import FinishedJob, result_directory, run_job
 
 TITLE = "cryodrgn-ext: train"
-# Decided by the particles' origin, not by the user.
-OURS = ("in_parts", "o")
-
-
-@dataclass(frozen=True)
-class FinishedJob:
-    """A completed External job.
-
-    Attributes
-    ----------
-    project, uid : str
-        Of the job in CryoSPARC.
-    result : JobResult
-        The result directory on this machine.
-    """
-
-    project: str
-    uid: str
-    result: JobResult
+OURS = {
+    "in_parts": "the particles come from the parent job (particles=, --particles)",
+    "o": "the result directory is directory= (--directory)",
+}
+# Arguments that name a map of another job, and the settings that take its file.
+MAP_SETTINGS = {"mask": "in_mask", "volume": "in_3dref"}
 
 
 def train(
@@ -48,7 +32,9 @@ def train(
     *,
     project: str,
     workspace: str,
-    particles: Sequence[str],
+    particles: Any,
+    mask: Any = None,
+    volume: Any = None,
     directory: str | Path | None = None,
     title: str = TITLE,
     **settings: Any,
@@ -61,8 +47,13 @@ def train(
         A client that is logged in; see :func:`cryosparc_jobs.client.connect`.
     project, workspace : str
         Uids, as ``P1`` and ``W1``.
-    particles : pair of str
-        Uid of the parent job and name of its output, as ``("J42", "particles")``.
+    particles : str, job, or pair
+        The parent job and its output, as ``("J42", "particles")``. The job may be what ``cs.find_job`` returned, and
+        the output may be left out where only one has orientations.
+    mask : str, job, or pair, optional
+        Solvent mask of a job, as ``("J12", "mask")``; a file goes into ``in_mask`` instead.
+    volume : str, job, or pair, optional
+        Map of the refinement, as ``("J42", "volume")``, to be compared with our consensus.
     directory : path-like, optional
         Result directory on this machine; ``<project>_<job>`` in the working directory when omitted. That of an
         interrupted run of the same particles and settings continues it.
@@ -84,61 +75,32 @@ def train(
     MasterError
         When CryoSPARC cannot be reached, refuses something, or does not keep what it was sent.
     """
-    checked = _checked_settings(settings)
-    if isinstance(particles, str) or len(particles) != 2:  # a notebook's user has no type checker
-        raise InputError(f'particles must be a job and an output, as ("J42", "particles"), not {particles!r}.')
-    source = find_output(cs, project, *particles)
+    maps = {what: given for what, given in (("mask", mask), ("volume", volume)) if given is not None}
+    taken = {MAP_SETTINGS[what]: f"the file comes from {what}= (--{what})" for what in maps}
+    checked = checked_settings(TrainSettings, settings, OURS | taken)
+    source = find_particles(cs, project, particles)
     slots = wanted_slots(source)
+    map_sources = {what: find_map(cs, project, given, what) for what, given in maps.items()}
     root = project_directory(cs, project)
-    job = create_external_job(cs, project, workspace, title, _description(checked))
+    job = create_external_job(
+        cs, project, workspace, title, description("Heterogeneity of a refinement.", checked, OURS)
+    )
     job.connect(INPUT, source, slots)
-    result_directory = Path(f"{project}_{job.uid}" if directory is None else directory).absolute()
+    for what, (map_source, slot) in map_sources.items():
+        job.connect(what, map_source, [slot])
+    where = result_directory(job, directory)
 
-    def work(monitor: Monitor) -> JobResult:
-        return _work(job, replace(checked, in_parts=result_directory / "input_particles.cs", o=result_directory),
-                     root, [slot.name for slot in slots], monitor)  # fmt: skip
+    def work(monitor: Monitor) -> tuple[JobResult, tuple[str, ...]]:
+        monitor.message(f"Results on the machine where it runs: {where}")
+        monitor.message(all_settings(checked, OURS))
+        files = {MAP_SETTINGS[what]: map_path(job.load_input(what, [slot.name]), slot.name, root)
+                 for what, (_, slot) in map_sources.items()}  # fmt: skip
+        complete = replace(checked, in_parts=where / "input_particles.cs", o=where, **files)  # type: ignore[arg-type]
+        rows = job.load_input(INPUT, [slot.name for slot in slots])
+        write_particles(complete.in_parts, rows, root)
+        monitor.poll()
+        result = JOBS["train"].load()(complete, monitor)
+        job.checkpoint()
+        return result, publish_training(job, rows, result.directory, monitor)
 
-    result_directory.mkdir(parents=True, exist_ok=True)
-    with directory_lock(result_directory):
-        result = run_external_job(job, result_directory, f"cryosparc train {project}-{job.uid}", work, POLL_S)
-    return FinishedJob(project, job.uid, result)
-
-
-def _work(job: ExternalJob, settings: TrainSettings, root: Path, slots: list[str], monitor: Monitor) -> JobResult:
-    monitor.message(f"Results on the machine where it runs: {settings.o}")
-    monitor.message(_parameters(settings))
-    rows = job.load_input(INPUT, slots)
-    write_particles(settings.in_parts, rows, root)
-    monitor.poll()
-    result = JOBS["train"].load()(settings, monitor)
-    job.checkpoint()
-    publish_states(job, rows, result.directory, monitor)
-    return result
-
-
-def _checked_settings(given: Mapping[str, Any]) -> TrainSettings:
-    known = {field.name for field in describe(TrainSettings)} - set(OURS)
-    for name in given:
-        if name in OURS:
-            raise InputError(f"{name} cannot be given: the particles come from the parent job.")
-        if name not in known:
-            raise unknown_option(TrainSettings, f"--{name}")
-    return from_values(TrainSettings, {**given, "in_parts": Path("particles.cs"), "o": Path("result")})
-
-
-def _given(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that differ from their defaults: an External job has no parameters of its own to show them."""
-    plain = settings.to_mapping()
-    return {field.name: plain[field.name] for field in describe(TrainSettings)
-            if field.name not in OURS and getattr(settings, field.name) != field.default}  # fmt: skip
-
-
-def _description(settings: TrainSettings) -> str:
-    given = _given(settings)
-    words = ", ".join(f"{name} = {json.dumps(value)}" for name, value in given.items())
-    return f"Heterogeneity of a refinement. Settings: {words or 'defaults'}."
-
-
-def _parameters(settings: TrainSettings) -> str:
-    plain = {name: value for name, value in settings.to_mapping().items() if name not in OURS}
-    return "Settings: " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in plain.items())
+    return run_job(job, where, "train", work)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import principal_components
-from cryodrgn_ext.analysis.plots import central_slices, latent_by_label, latent_histogram, map_slices
+from cryodrgn_ext.analysis.plots import central_slices, fsc_curves, latent_by_label, latent_histogram, map_slices
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
+from cryodrgn_ext.jobs.train_states import read_state
 
 DOTS_PER_INCH = 110
 
@@ -70,6 +75,60 @@ def draw_pictures(result: Path, folder: Path) -> Pictures:
             figure = latent_by_label(plane, table.label, ("PC 1", "PC 2"), plane[table.center_index], what="state")
         latents = _save(figure, folder / "latents.png")
     return Pictures(latents, _save(map_slices(slices), folder / "states.png"), each)
+
+
+@dataclass(frozen=True)
+class ValidationPictures:
+    """Files in png form: FSC curves of all sets, slices of all maps side by side, and slices of each."""
+
+    fsc: Path
+    states: Path
+    state: tuple[Path, ...]
+
+
+def draw_validation_pictures(result: Path, names: Mapping[int, str], folder: Path) -> ValidationPictures:
+    """Draw the pictures of a validate job.
+
+    Parameters
+    ----------
+    result : Path
+        Its result directory.
+    names : mapping
+        Number to name of the sets.
+    folder : Path
+        Where the pictures go; made when missing.
+
+    Raises
+    ------
+    InputError
+        When the directory is not what a validate job left.
+    """
+    layout = Layout(result)
+    folder.mkdir(parents=True, exist_ok=True)
+    slices, curves, pixel_size_A = {}, {}, 1.0
+    for number, name in names.items():
+        volume, state = read_map(layout.state(number) / "map.mrc"), read_state(layout.state(number))
+        if state is None:
+            raise InputError(f"{layout.state(number)} is missing or damaged: run the validate job again.")
+        slices[name], curves[name], pixel_size_A = central_slices(volume.data), np.array(state.fsc), volume.pixel_size_A
+    each = tuple(
+        _save(map_slices({name: slices[name]}), folder / f"state_{number:02d}.png") for number, name in names.items()
+    )
+    return ValidationPictures(
+        _save(fsc_curves(curves, pixel_size_A), folder / "fsc.png"),
+        _save(map_slices(slices), folder / "states.png"),
+        each,
+    )
+
+
+def draw_selection(z: NDArray[np.floating], label: NDArray[np.integer], folder: Path) -> Path:
+    """Draw latents (N, q) coloured by the group that each particle was selected into; ``label`` (N,) from 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if z.shape[1] == 1:
+        figure = latent_histogram(z[:, 0], "latent 1")
+    else:
+        figure = latent_by_label(principal_components(z).projections[:, :2], label, ("PC 1", "PC 2"), what="group")
+    return _save(figure, folder / "selection.png")
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -36,7 +36,7 @@ from cryodrgn_ext.jobs.threads import choose_device, use_threads
 from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
 from cryodrgn_ext.jobs.train_states import StateResult, read_state, write_state
 from cryodrgn_ext.jobs.validate_report import write_validation_reports
-from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets
+from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import fingerprint
@@ -130,6 +130,7 @@ class _ValidateJob:
         stages.run("sets", fingerprint(key, sorted(self.sets.names)), self.monitor, "Reconstructing the sets",
                    lambda: self._reconstruct(consensus, key), folders)  # fmt: skip
         self._write_particles()
+        write_set_table(layout.root, self.sets, self.result.particles.uid)
         states = {number: self._read(number) for number in self.sets.names}
         for number, state in states.items():
             self._say(self.sets.names[number], state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.selection import read_index_file
+from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import TrainResult
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 
 TABLES = (".star", ".cs", ".csg")
+TABLE_NAME = "sets.npz"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,51 @@ class ValidatedSets:
     def digest(self) -> str:
         """Fingerprint of who is in which set."""
         return hashlib.sha256(self.label.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SetTable:
+    """What a validate job leaves in its directory of who is in which set.
+
+    Attributes
+    ----------
+    uid : ndarray
+        (N,) uint64 identifiers of all particles.
+    label : ndarray
+        (N,) int32 number of each particle's set; negative for none.
+    names : dict of int to str
+        Number to name of the sets that were tested.
+    """
+
+    uid: NDArray[np.uint64]
+    label: NDArray[np.int32]
+    names: dict[int, str]
+
+
+def write_set_table(directory: Path, sets: ValidatedSets, uid: NDArray[np.uint64]) -> None:
+    """Write sets.npz into a result directory, atomically."""
+    number = np.array(list(sets.names), np.int32)
+    with atomic_path(directory / TABLE_NAME) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, allow_pickle=False, uid=uid, label=sets.label, number=number,
+                 name=np.array(list(sets.names.values())))  # fmt: skip
+
+
+def read_set_table(directory: Path) -> SetTable:
+    """Read sets.npz of a result directory.
+
+    Raises
+    ------
+    InputError
+        When it is missing or damaged.
+    """
+    path = directory / TABLE_NAME
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            names = dict(zip(arrays["number"].tolist(), arrays["name"].tolist(), strict=True))
+            return SetTable(arrays["uid"], arrays["label"], names)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}): run the validate job again.") from None
 
 
 def choose_sets(settings: ValidateSettings, result: TrainResult) -> ValidatedSets:

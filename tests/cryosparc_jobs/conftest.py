@@ -1,67 +1,92 @@
-"""A running imitation of the master with a finished refinement in it, and the real client connected to it."""
+"""Running imitations of the master with a finished refinement in them, and the real client connected."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from cryosparc.dataset import Dataset
-from cryosparc.tools import CryoSPARC
 
-from tests.cryosparc_master import EMAIL, PASSWORD, Master, ParentOutput
-from tests.cryosparc_master.fields import columns_of
-
-SLOTS = {"blob": "blob", "ctf": "ctf", "alignments3D": "alignments3D", "location": "location"}
-
-
-def refined_particles(count: int, seed: int = 0) -> Dataset:
-    """Return particles as a refinement leaves them, with random values in every column."""
-    random = np.random.default_rng(seed)
-    columns = [one for slot, dtype in SLOTS.items() for one in columns_of("particle", slot, dtype)]
-    particles = Dataset.allocate(count, columns)
-    particles["uid"] = random.integers(1, 2**63, count, dtype=np.uint64)
-    for name, kind, *_ in particles.descr(exclude_uid=True):
-        if name == "blob/path":
-            particles[name] = [f">J1/extract/stack_{row % 3}.mrcs" for row in range(count)]
-        elif name == "location/micrograph_path":
-            particles[name] = [f"J1/micrographs/{row % 5}.mrc" for row in range(count)]
-        elif np.dtype(kind).kind == "f":
-            particles[name] = random.normal(size=particles[name].shape).astype(np.float32)
-        elif np.dtype(kind).kind == "u":
-            particles[name] = random.integers(0, 7, particles[name].shape).astype(kind)
-    return particles
-
-
-@dataclass
-class Lab:
-    """A master, a client of it, and a project with a finished refinement."""
-
-    master: Master
-    cs: Any
-    project: str
-    parent: str
-    particles: Dataset
-
-    def state(self, job_uid: str) -> Any:
-        return self.master.instance.job(self.project, job_uid)
-
-    @property
-    def directory(self) -> Path:
-        return self.master.instance.project(self.project).directory
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.pictures import Pictures, draw_pictures
+from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.jobs.train import train as train_job
+from cryodrgn_ext.progress import SilentMonitor
+from cryosparc_jobs import lifecycle, publish, running
+from tests.cryosparc_jobs.imitated_project import (
+    BOX,
+    SETTINGS,
+    SLOTS,
+    Lab,
+    N,
+    QuickJob,
+    connected,
+    project_with,
+    refined_particles,
+    simulate_refinement,
+)
+from tests.cryosparc_master import ParentOutput
+from tests.jobs.fake_engine import FakeEngine, install
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Master(tmp_path / "projects") as master:
+    """A project with a refinement whose particles have random values and no images."""
+    with connected(tmp_path / "projects") as (master, cs):
         project = master.instance.add_project()
         particles = refined_particles(20)
         output = ParentOutput("particle", particles, SLOTS, passthrough=("location",))
         parent = master.instance.add_finished_job(project, "nonuniform_refine_new", {"particles": output})
-        cs = CryoSPARC(base_url=master.url, host=None, base_port=None, email=EMAIL, password=PASSWORD, timeout=20)
         yield Lab(master, cs, project, parent, particles)
-        cs.api._client.close()
-    assert master.unexpected == []
+
+
+@pytest.fixture(scope="session")
+def refinement(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated project as files: particles.cs and its stack."""
+    folder = tmp_path_factory.mktemp("refinement")
+    simulate_refinement(folder, N, box_size=BOX, pixel_size_A=12.0, snr=1.0)
+    return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Short pauses; the working directory is elsewhere."""
+    monkeypatch.setattr(lifecycle, "END_PAUSE_S", 0.01)
+    monkeypatch.setattr(running, "POLL_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def real(refinement: Path, tmp_path: Path, impatient: None) -> Iterator[Lab]:
+    """A lab whose parent has particles with images."""
+    with project_with(refinement, tmp_path / "projects") as made:
+        yield made
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    return install(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished_once(refinement: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[JobResult, Pictures]:
+    """What the real job leaves, once, and its pictures."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = TrainSettings(in_parts=refinement / "particles.cs", o=folder / "result", **SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        result = train_job(settings, SilentMonitor())
+    return result, draw_pictures(result.directory, folder / "pictures")
+
+
+@pytest.fixture
+def quick(finished_once: tuple[JobResult, Pictures], monkeypatch: pytest.MonkeyPatch) -> QuickJob:
+    """Training that takes no time."""
+    job = QuickJob(finished_once[0])
+    true = JOBS["train"]
+    stand_in = SimpleNamespace(load=lambda: job, settings_class=true.settings_class)
+    monkeypatch.setitem(JOBS, "train", stand_in)  # type: ignore[arg-type]
+    monkeypatch.setattr(publish, "draw_pictures", lambda result, folder: finished_once[1])
+    return job

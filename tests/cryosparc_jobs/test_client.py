@@ -22,7 +22,7 @@ from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import LONGEST_ERROR, ExternalJob
 from cryosparc_jobs.external_job_v4 import ExternalJobV4
 from cryosparc_jobs.slots import Slot
-from tests.cryosparc_jobs.conftest import Lab
+from tests.cryosparc_jobs.imitated_project import Lab
 from tests.cryosparc_master import EMAIL, PASSWORD, Fault
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")

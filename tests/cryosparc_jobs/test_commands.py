@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +11,10 @@ from click.testing import CliRunner
 
 from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.settings import describe
-from cryosparc_jobs import commands
-from cryosparc_jobs.training import OURS, FinishedJob
+from cryosparc_jobs import commands, selecting, training, validating
+from cryosparc_jobs.running import FinishedJob
 
 WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--particles", "J42", "particles"]
 
@@ -27,16 +28,32 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[dict[str, Any]
         return FinishedJob("P1", "J43", JobResult(tmp_path, ()))
 
     monkeypatch.setattr(commands, "connect", lambda url, email: (url, email))
-    monkeypatch.setattr(commands, "train", train)
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(selecting, "select", train)
+    monkeypatch.setattr(validating, "validate", train)
     return made
 
 
-def test_every_setting_of_the_job_is_an_option() -> None:
-    shown = CliRunner().invoke(main, ["cryosparc", "train", "--help"])
+@pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)
+def test_every_setting_of_the_job_is_an_option(command: commands.ExternalCommand) -> None:
+    shown = CliRunner().invoke(main, ["cryosparc", command.name, "--help"])
     assert shown.exit_code == 0
-    for field in describe(TrainSettings):
-        assert (field.option in shown.output) == (field.name not in OURS), field.name
+    for field in describe(command.settings):
+        assert bool(re.search(rf"{field.option}\b", shown.output)) == (field.name not in command.ours), field.name
     assert "password" not in shown.output
+
+
+def test_lists_of_words_and_bare_flags(calls: list[dict[str, Any]]) -> None:
+    project = ["--project", "P1", "--workspace", "W2", "--result", "J43"]
+    shown = CliRunner().invoke(main, ["cryosparc", "select", *project, "--state", "0", "2", "--z-range", "z1:-0.5:2",
+                                      "pc1::0", "--invert", "--directory", "here"])  # fmt: skip
+    assert shown.exit_code == 0, shown.output
+    assert calls[0] == {"cs": (None, None), "project": "P1", "workspace": "W2", "result": "J43", "state": (0, 2),
+                        "z_range": ("z1:-0.5:2", "pc1::0"), "invert": True, "directory": Path("here")}  # fmt: skip
+    shown = CliRunner().invoke(main, ["cryosparc", "validate", *project, "--mask", "J12", "mask", "--state=1,3"])
+    assert shown.exit_code == 0, shown.output
+    assert calls[1]["mask"] == ("J12", "mask")
+    assert calls[1]["state"] == (1, 3)
 
 
 def test_words_become_typed_settings(calls: list[dict[str, Any]]) -> None:

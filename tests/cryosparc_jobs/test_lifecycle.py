@@ -21,7 +21,7 @@ from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.lifecycle import EventLog, run_external_job
 from cryosparc_jobs.slots import Slot
-from tests.cryosparc_jobs.conftest import Lab
+from tests.cryosparc_jobs.imitated_project import Lab
 from tests.cryosparc_master import Fault
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")

@@ -15,7 +15,7 @@ from cryosparc.dataset import Dataset
 from cryosparc.errors import APIError
 from cryosparc.tools import CryoSPARC
 
-from tests.cryosparc_jobs.conftest import Lab, refined_particles
+from tests.cryosparc_jobs.imitated_project import Lab, refined_particles
 from tests.cryosparc_master import EMAIL, PASSWORD, Fault, Master
 
 RETRIED = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")

@@ -6,126 +6,31 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from cryosparc.dataset import Dataset
-from cryosparc.tools import CryoSPARC
 from numpy.testing import assert_array_equal
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult
-from cryodrgn_ext.jobs.pictures import Pictures, draw_pictures
-from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.result_tables import read_state_table
-from cryodrgn_ext.jobs.train import train as train_job
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
-from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
-from cryosparc_jobs import lifecycle, publish
-from cryosparc_jobs import training as train_module
 from cryosparc_jobs.errors import MasterError
-from cryosparc_jobs.training import FinishedJob, train
-from tests.cryosparc_jobs.conftest import Lab
-from tests.cryosparc_master import EMAIL, PASSWORD, Fault, Master, ParentOutput
-from tests.jobs.fake_engine import FakeEngine, install
+from cryosparc_jobs.external_job import ExternalJob
+from cryosparc_jobs.fetching import fetch
+from cryosparc_jobs.publication import Publication
+from cryosparc_jobs.training import train
+from tests.cryosparc_jobs.imitated_project import SETTINGS, Lab, N, QuickJob, run, saved_outputs
+from tests.cryosparc_master import PASSWORD, Fault, ParentOutput, fields
+from tests.jobs.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")
-N = 120
-BOX = 20
-SETTINGS: dict[str, Any] = {"zdim": 2, "states": 3, "volumes": 2, "device": "cpu"}
-
-
-@pytest.fixture(scope="session")
-def refinement(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated project as files: particles.cs and its stack."""
-    folder = tmp_path_factory.mktemp("refinement")
-    particles = simulate_particles(N, motion=two_domain_protein(), box_size=BOX, pixel_size_A=12.0, snr=1.0,
-                                   max_shift_px=1.0, seed=1)  # fmt: skip
-    write_relion_project(folder, particles)
-    convert(ConvertSettings(in_parts=folder / "particles.star", o=folder / "particles.cs"), SilentMonitor())
-    return folder
-
-
-@pytest.fixture
-def real(refinement: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A lab whose parent has particles with images; the working directory is elsewhere."""
-    monkeypatch.setattr(lifecycle, "END_PAUSE_S", 0.01)
-    monkeypatch.setattr(train_module, "POLL_S", 0.1)
-    monkeypatch.chdir(tmp_path)
-    with Master(tmp_path / "projects") as master:
-        project = master.instance.add_project()
-        particles = Dataset.load(refinement / "particles.cs")
-        stacks = np.unique(particles["blob/path"])
-        slots = {slot: slot for slot in particles.prefixes()}
-        particles["blob/path"] = [f">J1/{Path(name).name}" for name in particles["blob/path"]]
-        output = ParentOutput("particle", particles, slots, passthrough=("ctf",))
-        parent = master.instance.add_finished_job(project, "homo_refine_new", {"particles": output})
-        (stack,) = refinement.rglob(Path(stacks[0]).name)
-        shutil.copyfile(stack, tmp_path / "projects" / project / parent / stack.name)
-        cs = CryoSPARC(base_url=master.url, host=None, base_port=None, email=EMAIL, password=PASSWORD, timeout=20)
-        yield Lab(master, cs, project, parent, particles)
-        cs.api._client.close()
-    assert master.unexpected == []
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    return install(monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def finished_once(refinement: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[JobResult, Pictures]:
-    """What the real job leaves, once, and its pictures."""
-    folder = tmp_path_factory.mktemp("finished")
-    settings = TrainSettings(in_parts=refinement / "particles.cs", o=folder / "result", **SETTINGS)
-    with pytest.MonkeyPatch.context() as patch:
-        install(patch)
-        result = train_job(settings, SilentMonitor())
-    return result, draw_pictures(result.directory, folder / "pictures")
-
-
-@dataclass
-class QuickJob:
-    """Stands for the train job: leaves what the real one left for the same particles, after ``first``."""
-
-    result: JobResult
-    first: Callable[[Monitor], None] | None = None
-
-    def __call__(self, settings: TrainSettings, monitor: Monitor) -> JobResult:
-        assert read_particles(settings.in_parts).n == N
-        monitor.message("Training")
-        if self.first is not None:
-            self.first(monitor)
-        shutil.copytree(self.result.directory, settings.o, dirs_exist_ok=True)
-        return JobResult(settings.o, ())
-
-
-@pytest.fixture
-def quick(finished_once: tuple[JobResult, Pictures], monkeypatch: pytest.MonkeyPatch) -> QuickJob:
-    job = QuickJob(finished_once[0])
-    monkeypatch.setitem(JOBS, "train", SimpleNamespace(load=lambda: job))  # type: ignore[arg-type]
-    monkeypatch.setattr(publish, "draw_pictures", lambda result, folder: finished_once[1])
-    return job
-
-
-def run(lab: Lab, **settings: Any) -> FinishedJob:
-    source = (lab.parent, "particles")
-    return train(lab.cs, project=lab.project, workspace="W1", particles=source, **{**SETTINGS, **settings})
-
-
-def saved_outputs(lab: Lab, uid: str) -> list[str]:
-    outputs = lab.state(uid).model.spec.outputs.root
-    return [name for name, output in outputs.items() if any(result.metafiles for result in output.results)]
 
 
 def test_states_return_to_the_project_on_the_parents_particles(real: Lab, engine: FakeEngine) -> None:
@@ -190,7 +95,7 @@ def test_files_come_before_the_rows_that_name_them(real: Lab, quick: QuickJob) -
         ({"epoch": 3}, "epoch"),
         ({"epochs": 0}, "epochs"),
         ({"o": "elsewhere"}, "o cannot be given"),
-        ({"particles": "J1"}, "must be a job and an output"),
+        ({"particles": 42}, "must be a job, or a job and its output"),
         ({"particles": ("J1", "volume")}, "has no output 'volume'"),
     ],
 )
@@ -229,7 +134,7 @@ def test_interrupted_run_goes_on_in_its_directory(real: Lab, engine: FakeEngine)
     engine.error = None
     assert run(real, directory="here").uid == "J3"
     assert real.state("J3").model.status == "completed"
-    assert len(saved_outputs(real, "J3")) == 9
+    assert len(saved_outputs(real, "J3")) == 10
     said = real.state("J3").log_text()
     assert "Consensus of all particles" in said
     assert "Consensus by backprojection ..." not in said, "the consensus was finished by the first run"
@@ -279,13 +184,187 @@ def test_fault_that_passes_costs_nothing(real: Lab, quick: QuickJob, fault: Faul
     finished = run(real)
     state = real.state(finished.uid)
     assert state.model.status == "completed"
-    assert len(saved_outputs(real, finished.uid)) == 9
+    assert len(saved_outputs(real, finished.uid)) == 10
     counts = {name: output.num_items for name, output in state.model.spec.outputs.root.items()}
-    assert sum(count for name, count in counts.items() if name.startswith("particles")) == N
+    assert sum(count for name, count in counts.items() if name.startswith("particles_state")) == N
+    assert counts["particles_all"] == N
     sources = finished.result.directory / "states"
     for number in range(3):
         arrived = real.directory / finished.uid / "states" / f"{finished.uid}_state_{number:02d}_map.mrc"
         assert arrived.read_bytes() == (sources / f"state{number:02d}" / "map.mrc").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["error", "drop", "empty"])
+def test_fault_among_the_saves_names_what_is_complete(real: Lab, quick: QuickJob, kind: str) -> None:
+    real.master.faults.add(Fault("jobs.save_output", kind, times=-1, skip=4))  # type: ignore[arg-type]
+    with pytest.raises(MasterError) as caught:
+        run(real, directory="here")
+    state = real.state("J2")
+    assert state.history == ["building", "running", "failed"]
+    complete = ["particles_state_00", "volume_state_00", "mask_state_00", "particles_state_01"]
+    expected = (
+        f"Complete are {', '.join(complete)}; do not use volume_state_01; mask_state_01, particles_state_02, "
+        "volume_state_02, mask_state_02, particles_all were not begun."
+    )
+    assert expected in str(caught.value)
+    assert expected in state.log_text()
+    label = read_state_table(quick.result.directory / "states.npz").label
+    rows = real.cs.find_job(real.project, "J2").load_output("particles_state_01")
+    assert rows["uid"].tolist() == real.particles["uid"][label == 1].tolist()
+    real.master.faults.clear()
+    again = run(real, directory="here")
+    assert len(saved_outputs(real, again.uid)) == 10
+
+
+def test_job_killed_among_the_saves_says_what_is_complete(real: Lab, quick: QuickJob) -> None:
+    def kill_after_two(publication: Publication, *_: Any) -> None:
+        save = publication._job.save_output
+
+        def save_or_kill(name: str, dataset: Any) -> None:
+            if name == "mask_state_00":
+                real.master.instance.kill(real.project, "J2")
+            save(name, dataset)
+
+        publication._job.save_output = save_or_kill  # type: ignore[method-assign]
+        show(publication)
+
+    show = Publication._show
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Publication, "_show", kill_after_two)
+        with pytest.raises(JobAborted):
+            run(real)
+    assert real.state("J2").history == ["building", "running", "killed"]
+    assert saved_outputs(real, "J2") == ["particles_state_00", "volume_state_00"]
+
+
+def test_ctrl_c_among_the_saves_says_what_is_complete(real: Lab, quick: QuickJob) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        save = ExternalJob.save_output
+
+        def save_or_stop(job: ExternalJob, name: str, dataset: Any) -> None:
+            if name == "mask_state_00":
+                raise KeyboardInterrupt
+            save(job, name, dataset)
+
+        patch.setattr(ExternalJob, "save_output", save_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(real)
+    assert real.state("J2").history == ["building", "running", "failed"]
+    assert "Complete are particles_state_00, volume_state_00; do not use mask_state_00;" in real.state("J2").log_text()
+    assert "interrupted on the machine" in real.state("J2").log_text()
+
+
+def test_latents_return_as_components_of_all_particles(real: Lab, quick: QuickJob) -> None:
+    finished = run(real)
+    rows = real.cs.find_job(real.project, finished.uid).load_output("particles_all")
+    assert rows["uid"].tolist() == real.particles["uid"].tolist() == finished.latents.uid.tolist()
+    for mode in range(2):
+        assert_array_equal(rows[f"components_mode_{mode}/value"], finished.latents.z[:, mode])
+        assert set(rows[f"components_mode_{mode}/component"]) == {mode}
+    assert finished.outputs[-1] == "particles_all"
+
+
+def test_master_that_knows_no_components_gets_the_particles_without(
+    real: Lab, quick: QuickJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(fields._BY_DTYPE, "components")
+    finished = run(real)
+    rows = real.cs.find_job(real.project, finished.uid).load_output("particles_all")
+    assert len(rows) == N
+    assert "takes no latents as components" in real.state(finished.uid).log_text()
+
+
+@pytest.mark.parametrize("how", ["uid", "job", "pair with job"])
+def test_parent_may_be_named_by_its_job(real: Lab, quick: QuickJob, how: str) -> None:
+    job = real.cs.find_job(real.project, real.parent)
+    given = {"uid": real.parent, "job": job, "pair with job": (job, "particles")}[how]
+    assert run(real, particles=given).uid == "J2"
+
+
+def add_maps(lab: Lab, quick: QuickJob) -> str:
+    """A job with the consensus mask and map of the particles; returns its uid."""
+    folder = lab.directory / "J2"
+    outputs = {}
+    for name, slot in (("mask", "mask"), ("volume", "map")):
+        row = Dataset.allocate(1, fields.columns_of(name, slot, "blob"))
+        row[f"{slot}/path"] = [f">J2/{name}.mrc"]
+        outputs[name] = ParentOutput(name, row, {slot: "blob"})
+    uid = lab.master.instance.add_finished_job(lab.project, "volume_tools", outputs)
+    for name, file in (("mask", "mask.mrc"), ("volume", "map.mrc")):
+        shutil.copyfile(quick.result.directory / "consensus" / file, folder / f"{name}.mrc")
+    return uid
+
+
+def test_mask_and_volume_come_from_jobs(real: Lab, quick: QuickJob) -> None:
+    maps = add_maps(real, quick)
+    run(real, mask=(maps, "mask"), volume=maps)
+    assert quick.settings is not None
+    assert quick.settings.in_mask == real.directory / "J2/mask.mrc"
+    assert quick.settings.in_3dref == real.directory / "J2/volume.mrc"
+    connected = real.state("J3").model.spec.inputs.root
+    assert {name: one.connections[0].job_uid for name, one in connected.items()} == {
+        "particles": "J1", "mask": maps, "volume": maps,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mask": ("J2", "volume")}, "is an output of type volume with map; for mask one of type mask with mask"),
+        ({"mask": ("J2", "masks")}, "has no output 'masks'"),
+        ({"mask": ("J2", "mask"), "in_mask": "mask.mrc"}, r"in_mask cannot be given: the file comes from mask="),
+        ({"volume": 7}, "volume must be a job"),
+    ],
+)
+def test_wrong_maps_are_refused_before_a_job_is_made(
+    real: Lab, quick: QuickJob, settings: dict[str, Any], sentence: str
+) -> None:
+    add_maps(real, quick)
+    with pytest.raises(InputError, match=sentence):
+        run(real, **settings)
+    assert "jobs.create" not in real.master.names()
+
+
+def test_mask_that_is_not_here_fails_the_job(real: Lab, quick: QuickJob) -> None:
+    maps = add_maps(real, quick)
+    (real.directory / "J2/mask.mrc").unlink()
+    with pytest.raises(InputError, match=r"mask\.mrc is not visible on this machine"):
+        run(real, mask=(maps, "mask"))
+    assert real.state("J3").model.status == "failed"
+
+
+def test_poses_of_several_classes_are_refused_with_the_remedy(real: Lab) -> None:
+    one = ParentOutput("particle", real.particles, {slot: slot for slot in real.particles.prefixes()})
+    rows = real.particles.filter_prefixes(["blob", "ctf"], copy=True)
+    rows.add_fields(["alignments3D_multi/pose"], ["6f4"])
+    several = ParentOutput("particle", rows, {"blob": "blob", "ctf": "ctf", "alignments3D_multi": "alignments3D_multi"})
+    outputs = {"particles_all_classes": several, "particles_class_0": one}
+    parent = real.master.instance.add_finished_job(real.project, "hetero_refine", outputs)
+    with pytest.raises(InputError, match=r"several references.*or give one of its classes \(particles_class_0\)"):
+        run(real, particles=(parent, "particles_all_classes"))
+    assert "jobs.create" not in real.master.names()
+
+
+def test_abort_speaks_of_this_suite(real: Lab, quick: QuickJob) -> None:
+    def run_out(_: Monitor) -> None:
+        raise MemoryError
+
+    quick.first = run_out
+    with pytest.raises(MemoryError):
+        run(real)
+    assert "run it again in its result directory (directory=" in real.state("J2").log_text()
+    assert "Continue" not in real.state("J2").log_text()
+
+
+def test_live_particles_become_a_file(real: Lab, tmp_path: Path) -> None:
+    fetched = fetch(real.cs, project=real.project, particles=real.parent, path=tmp_path / "live.cs")
+    assert fetched.uid.tolist() == real.particles["uid"].tolist()
+    fetched.check_images()
+    assert (tmp_path / "live.csg").exists()
+    convert(ConvertSettings(in_parts=tmp_path / "live.cs", o=tmp_path / "live.star"), SilentMonitor())
+    assert read_particles(tmp_path / "live.star").n == N
+    with pytest.raises(InputError, match=r"must end in \.cs"):
+        fetch(real.cs, project=real.project, particles=real.parent, path=tmp_path / "live.star")
 
 
 def test_read_only_project_fails_the_job(real: Lab, quick: QuickJob) -> None:

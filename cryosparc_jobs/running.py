@@ -1,0 +1,85 @@
+"""What all our External jobs share: a result directory on this machine, the run itself, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.jobs.directory_lock import directory_lock
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.result_tables import LatentTable, read_latent_table
+from cryodrgn_ext.progress import Monitor
+from cryosparc_jobs.external_job import ExternalJob
+from cryosparc_jobs.lifecycle import POLL_S, run_external_job
+
+# In a result directory: which job of which project it belongs to.
+ORIGIN_NAME = "cryosparc_job.json"
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """A completed External job.
+
+    Attributes
+    ----------
+    project, uid : str
+        Of the job in CryoSPARC.
+    result : JobResult
+        The result directory on this machine.
+    outputs : tuple of str
+        Names of the job's outputs.
+    """
+
+    project: str
+    uid: str
+    result: JobResult
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def latents(self) -> LatentTable:
+        """Latents ``z`` (N, q) of a train job, and ``uid`` (N,) of the particles, in the order of the parent's rows.
+
+        Raises
+        ------
+        InputError
+            When the job has none: it was another than train, or homogeneous.
+        """
+        return read_latent_table(Layout(self.result.directory).latents)
+
+
+def result_directory(job: ExternalJob, given: str | Path | None) -> Path:
+    """Directory of a job's results on this machine: as given, or P1_J43 in the working directory; absolute."""
+    return Path(f"{job.project}_{job.uid}" if given is None else given).absolute()
+
+
+def run_job(
+    job: ExternalJob, directory: Path, name: str, work: Callable[[Monitor], tuple[JobResult, tuple[str, ...]]]
+) -> FinishedJob:
+    """Run the work of a created and connected job, alone in its result directory.
+
+    Parameters
+    ----------
+    job : ExternalJob
+    directory : Path
+        Made when missing.
+    name : str
+        Of the kind of job, for run.log.
+    work : callable
+        Returns the result and the names of the outputs.
+
+    Raises
+    ------
+    BaseException
+        See :func:`cryosparc_jobs.lifecycle.run_external_job`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with directory_lock(directory):
+        origin = {"project": job.project, "job": job.uid}
+        atomic_write_text(directory / ORIGIN_NAME, json.dumps(origin))
+        title = f"cryosparc {name} {job.project}-{job.uid}"
+        result, outputs = run_external_job(job, directory, title, work, POLL_S)
+    return FinishedJob(job.project, job.uid, result, outputs)

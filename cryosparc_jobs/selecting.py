@@ -1,0 +1,127 @@
+"""Selecting as an External job of CryoSPARC: groups of the parent's particles, chosen by what a train job learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.pictures import draw_selection
+from cryodrgn_ext.jobs.select import TrainResult, read_train_result
+from cryodrgn_ext.jobs.selected_groups import choose_groups, left_over
+from cryodrgn_ext.progress import Monitor
+from cryosparc_jobs.client import create_external_job
+from cryosparc_jobs.job_settings import all_settings, checked_settings, description
+from cryosparc_jobs.particles import wanted_slots
+from cryosparc_jobs.publication import INPUT, Publication
+from cryosparc_jobs.running import FinishedJob, result_directory, run_job
+from cryosparc_jobs.train_results import find_result
+
+TITLE = "cryodrgn-ext: select"
+OURS = {
+    "in_parts": "what was learned comes from result= (--result)",
+    "o": "the particles return to the project",
+    "star_columns": "there is no STAR file",
+}
+REST = "particles_rest"
+
+
+def select(
+    cs: Any,
+    *,
+    project: str,
+    workspace: str,
+    result: Any,
+    particles: Any = None,
+    directory: str | Path | None = None,
+    title: str = TITLE,
+    **settings: Any,
+) -> FinishedJob:
+    """Return particles by state, cluster, latent range or index, one output per state or cluster.
+
+    Parameters
+    ----------
+    cs : cryosparc.tools.CryoSPARC
+    project, workspace : str
+        Uids, as ``P1`` and ``W1``.
+    result : str, path, or job
+        The train job, as ``"J43"``, or its result directory on this machine.
+    particles : str, job, or pair, optional
+        The particles of the project that these are; those of the train job when omitted.
+    directory : path-like, optional
+        Where run.log goes; ``<project>_<job>`` in the working directory when omitted.
+    title : str
+        Of the job's card.
+    **settings
+        Fields of :class:`cryodrgn_ext.jobs.options.select.SelectSettings`, such as ``state=(0, 2)``, except for
+        ``in_parts``, ``o`` and ``star_columns``.
+
+    Returns
+    -------
+    FinishedJob
+        Its outputs are ``particles_state_00``, ``particles_cluster_03`` or ``particles_selected``, and
+        ``particles_rest`` with what was not chosen.
+
+    Raises
+    ------
+    InputError
+        When a setting, the result or the particles cannot be used, or a group is empty; before a job is created.
+    JobAborted
+        When the job was killed in the web page, or otherwise no longer runs.
+    MasterError
+        When CryoSPARC cannot be reached, refuses something, or does not keep what it was sent.
+    """
+    checked = checked_settings(SelectSettings, settings, OURS)
+    trained_in, source = find_result(cs, project, result, particles)
+    if directory is not None and Path(directory).resolve() == trained_in.resolve():
+        raise InputError(f"{directory} holds the train job's results: give another directory.")
+    slots = wanted_slots(source)
+    trained = read_train_result(trained_in)
+    groups = choose_groups(checked, trained)
+    job = create_external_job(
+        cs, project, workspace, title, description(f"Particles chosen by the result in {trained_in}.", checked, OURS)
+    )
+    job.connect(INPUT, source, slots)
+    where = result_directory(job, directory)
+
+    def work(monitor: Monitor) -> tuple[JobResult, tuple[str, ...]]:
+        monitor.message(all_settings(checked, OURS))
+        monitor.message(f"Latents and states from {trained_in}")
+        rows = job.load_input(INPUT, [slot.name for slot in slots])
+        publication = Publication(job, rows, monitor)
+        rest = left_over(groups, trained.particles.n)
+        everything = {f"particles_{name}": chosen for name, chosen in groups.items()}
+        if len(rest):
+            everything[REST] = rest
+        for name, chosen in everything.items():
+            words = name.removeprefix("particles_").replace("_", " ")
+            heading = "Rest: not selected" if name == REST else f"{words[:1].upper()}{words[1:]}"
+            publication.add_particles(name, heading, trained.particles.uid[chosen])
+            monitor.message(f"{heading}: {len(chosen)} of {trained.particles.n} particles")
+        if trained.latents is not None:
+            _add_picture(publication, trained, list(everything.values()), list(everything), where)
+        publication.commit()
+        return JobResult(where, ()), publication.names
+
+    return run_job(job, where, "select", work)
+
+
+def _add_picture(
+    publication: Publication, trained: TrainResult, groups: list[Any], names: list[str], where: Path
+) -> None:
+    """Latents by group, in the log, on the card and on every output."""
+    if trained.latents is None:
+        return
+    label = np.zeros(trained.particles.n, np.int32)
+    for number, rows in enumerate(groups):
+        label[rows] = number
+    picture = draw_selection(trained.latents.z, label, where / "pictures")
+    key = ", ".join(f"{number}: {name.removeprefix('particles_')}" for number, name in enumerate(names))
+    publication.add_plot(picture, f"Particles in latent space, by group ({key})")
+    publication.add_tile(picture)
+    for name in names:
+        publication.add_output_image(name, picture)
