@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.directory_lock import directory_lock
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.outputs import JobResult
+from cryodrgn_ext.jobs.record import read_record
 from cryodrgn_ext.jobs.result_tables import LatentTable, read_latent_table
 from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs.external_job import ExternalJob
@@ -54,6 +56,13 @@ class FinishedJob:
 def result_directory(job: ExternalJob, given: str | Path | None) -> Path:
     """Directory of a job's results on this machine: as given, or P1_J43 in the working directory; absolute."""
     return Path(f"{job.project}_{job.uid}" if given is None else given).absolute()
+
+
+def refuse_results_of_others(directory: str | Path | None, name: str) -> None:
+    """Raise InputError when a given directory holds the results of another kind of job."""
+    record = None if directory is None else read_record(Path(directory))
+    if record is not None and record["job"] != name:
+        raise InputError(f"{directory} holds the results of a {record['job']} job: give another directory.")
 
 
 def run_job(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.pictures import draw_selection
@@ -18,7 +17,7 @@ from cryosparc_jobs.client import create_external_job
 from cryosparc_jobs.job_settings import all_settings, checked_settings, description
 from cryosparc_jobs.particles import wanted_slots
 from cryosparc_jobs.publication import INPUT, Publication
-from cryosparc_jobs.running import FinishedJob, result_directory, run_job
+from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 from cryosparc_jobs.train_results import find_result
 
 TITLE = "cryodrgn-ext: select"
@@ -77,8 +76,7 @@ def select(
     """
     checked = checked_settings(SelectSettings, settings, OURS)
     trained_in, source = find_result(cs, project, result, particles)
-    if directory is not None and Path(directory).resolve() == trained_in.resolve():
-        raise InputError(f"{directory} holds the train job's results: give another directory.")
+    refuse_results_of_others(directory, "select")
     slots = wanted_slots(source)
     trained = read_train_result(trained_in)
     groups = choose_groups(checked, trained)

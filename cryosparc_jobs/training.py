@@ -16,7 +16,7 @@ from cryosparc_jobs.parents import find_map, find_particles, map_path
 from cryosparc_jobs.particles import wanted_slots, write_particles
 from cryosparc_jobs.publication import INPUT
 from cryosparc_jobs.publish import publish_training
-from cryosparc_jobs.running import FinishedJob, result_directory, run_job
+from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 
 TITLE = "cryodrgn-ext: train"
 OURS = {
@@ -78,6 +78,7 @@ def train(
     maps = {what: given for what, given in (("mask", mask), ("volume", volume)) if given is not None}
     taken = {MAP_SETTINGS[what]: f"the file comes from {what}= (--{what})" for what in maps}
     checked = checked_settings(TrainSettings, settings, OURS | taken)
+    refuse_results_of_others(directory, "train")
     source = find_particles(cs, project, particles)
     slots = wanted_slots(source)
     map_sources = {what: find_map(cs, project, given, what) for what, given in maps.items()}

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
@@ -17,7 +16,7 @@ from cryosparc_jobs.parents import find_map, map_path
 from cryosparc_jobs.particles import wanted_slots
 from cryosparc_jobs.publication import INPUT
 from cryosparc_jobs.publish import publish_validation
-from cryosparc_jobs.running import FinishedJob, result_directory, run_job
+from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 from cryosparc_jobs.train_results import find_result
 
 TITLE = "cryodrgn-ext: validate"
@@ -77,8 +76,7 @@ def validate(
     ours = OURS if mask is None else OURS | {"in_mask": "the file comes from mask= (--mask)"}
     checked = checked_settings(ValidateSettings, settings, ours)
     trained_in, source = find_result(cs, project, result, particles)
-    if directory is not None and Path(directory).resolve() == trained_in.resolve():
-        raise InputError(f"{directory} holds the train job's results: give another directory.")
+    refuse_results_of_others(directory, "validate")
     slots = wanted_slots(source)
     found = None if mask is None else find_map(cs, project, mask, "mask")
     root = project_directory(cs, project)

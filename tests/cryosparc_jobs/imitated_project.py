@@ -115,6 +115,8 @@ class QuickJob:
         if self.first is not None:
             self.first(monitor)
         shutil.copytree(self.result.directory, settings.o, dirs_exist_ok=True)
+        record = settings.o / "job.yaml"
+        record.write_text(record.read_text().replace(str(self.result.directory), str(settings.o)))
         return JobResult(settings.o, ())
 
 
