@@ -22,7 +22,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "m
 
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of an input file.
+    """Name, size and SHA-256 of an input file; of a job's directory, of all the .cs files in it.
 
     Raises
     ------
@@ -30,11 +30,13 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
         When it cannot be read.
     """
     digest = hashlib.sha256()
+    size = 0
     try:
-        with open(path, "rb") as handle:
-            while block := handle.read(1 << 22):
-                digest.update(block)
-        size = path.stat().st_size
+        for file in sorted(path.glob("*.cs")) if path.is_dir() else [path]:
+            with open(file, "rb") as handle:
+                while block := handle.read(1 << 22):
+                    digest.update(block)
+            size += file.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
     return {"path": str(path), "absolute_path": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}

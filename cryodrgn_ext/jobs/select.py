@@ -119,7 +119,7 @@ def read_train_result(given: Path) -> TrainResult:
         raise InputError(f"the train job in {directory} is not finished: continue it first.")
     original = record["inputs"]["in_parts"]
     path = Path(original["absolute_path"])
-    if not path.is_file() or fingerprint_file(path)["sha256"] != original["sha256"]:
+    if not path.exists() or fingerprint_file(path)["sha256"] != original["sha256"]:
         path = layout.particles
     particles = read_particles(path)
     homogeneous = record["settings"].get("zdim") == 0

@@ -13,7 +13,7 @@ import starfile
 import torch
 import yaml
 
-from cryodrgn_ext.errors import InputError, JobAborted
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -144,6 +144,21 @@ def test_everything_works_from_a_cs(project: Path, engine: FakeEngine) -> None:
     uid = read_particles("particles.cs").uid
     assert read_particles(CHECKED.state(2) / "particles.cs").uid.tolist() == uid[labels() == 2].tolist()
     assert (CHECKED.state(2) / "particles.csg").exists()
+
+
+def test_a_directory_of_a_cryosparc_job_is_an_input(project: Path, engine: FakeEngine) -> None:
+    Path("J7").mkdir()
+    convert(ConvertSettings(in_parts=Path("particles.star"), o=Path("J7/J7_particles.cs")), SilentMonitor())
+    settings = replace(SETTINGS, in_parts=Path("J7"))
+    train(settings, SilentMonitor())
+    validate(replace(VALIDATE, state=(0,)), SilentMonitor())
+    original = read_particles("J7/J7_particles.cs")
+    checked = read_particles(CHECKED.state(0) / "particles.cs")
+    assert checked.uid.tolist() == original.uid[labels() == 0].tolist()
+    Path("J7/J7_particles.csg").unlink()
+    original.subset(np.arange(100)).write_cs("J7/J7_particles.cs")
+    with pytest.raises(ResumeError, match="J7, which has changed or is another file"):
+        train(settings, SilentMonitor())
 
 
 def test_homogeneous_result_is_reconstructed_and_not_tested(project: Path, engine: FakeEngine) -> None:
