@@ -14,7 +14,7 @@ class TrainSettings(NeuralSettings):
     """What ``train`` can be told: inputs, states and outputs, and the options of the engine."""
 
     in_parts: Path = setting(
-        help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5, or a .cs, .csg or job directory of CryoSPARC"
+        help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC"
     )
     o: Path = setting(help="Result directory")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
