@@ -215,14 +215,14 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) 
     else:
         fit = KMeans(n_clusters, random_state=seed, n_init=3).fit(z)
     label, present = np.unique(fit.labels_, return_inverse=True)  # mini-batches may leave a cluster empty
-    order = _order_of_centers(fit.cluster_centers_[label].astype(np.float64))
+    order = order_of_centers(fit.cluster_centers_[label].astype(np.float64))
     number_of = np.empty(len(order), np.int32)
     number_of[order] = np.arange(len(order), dtype=np.int32)
     center_index = _nearest_members(z, present, fit.cluster_centers_[label])[order]
     return Clustering(number_of[present], center_index, z[center_index])
 
 
-def _order_of_centers(center: FloatArray) -> IndexArray:
+def order_of_centers(center: FloatArray) -> IndexArray:
     """Permutation of the centres along the leaves of their average-linkage tree, beginning at the low end of PC 1."""
     if len(center) < 3:
         order = np.arange(len(center))

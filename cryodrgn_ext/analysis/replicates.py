@@ -1,0 +1,143 @@
+"""Replicate runs on the same particles: do their clusterings agree, and filters across them (thesis 4.4.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from cryodrgn_ext.analysis.selection import combine
+from cryodrgn_ext.errors import InputError
+
+IndexArray = NDArray[np.int64]
+IdentifierArray = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Agreement of two clusterings of the same particles.
+
+    Attributes
+    ----------
+    confusion : ndarray
+        (K1, K2) number of particles in each pair of clusters, before matching.
+    partner : ndarray
+        (K1,) cluster of the second that each cluster of the first is matched with; -1 for those left over.
+    percentage : float
+        Particles in matched pairs, in percent.
+    adjusted_rand : float
+        Adjusted Rand index (Hubert & Arabie 1985): 1 for the same partition, about 0 for unrelated ones. It needs no
+        matching.
+    """
+
+    confusion: IndexArray
+    partner: IndexArray
+    percentage: float
+    adjusted_rand: float
+
+    def relabel(self, second: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Labels of the second clustering in the numbers of the first; clusters without a partner follow after."""
+        n_first, n_second = self.confusion.shape
+        number = np.full(n_second, -1, np.int32)
+        matched = np.flatnonzero(self.partner >= 0)
+        number[self.partner[matched]] = matched
+        left = np.flatnonzero(number < 0)
+        number[left] = n_first + np.arange(len(left), dtype=np.int32)
+        renamed: NDArray[np.int32] = number[second]
+        return renamed
+
+
+def compare_clusterings(first: NDArray[np.integer], second: NDArray[np.integer]) -> Consistency:
+    """Match the clusters of two clusterings one to one, so that most particles agree.
+
+    The matching is the best possible (Hungarian algorithm; Kuhn 1955), for any two numbers of clusters.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        (N,) labels from 0 of the same particles in the same order.
+
+    Raises
+    ------
+    InputError
+        When the lengths differ, there are no particles, or a label is negative.
+    """
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise InputError(
+            f"two clusterings of the same particles expected, got labels of the shapes {first.shape} and {second.shape}"
+        )
+    if min(first.min(), second.min()) < 0:
+        raise InputError("a clustering has negative labels: leave particles without a cluster out of both")
+    shape = int(first.max()) + 1, int(second.max()) + 1
+    pair = first.astype(np.int64) * shape[1] + second
+    confusion = np.bincount(pair, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+    rows, columns = linear_sum_assignment(confusion, maximize=True)
+    partner = np.full(shape[0], -1, np.int64)
+    partner[rows] = columns
+    agreeing = int(confusion[rows, columns].sum())
+    return Consistency(confusion, partner, 100.0 * agreeing / len(first), _adjusted_rand(confusion))
+
+
+def _adjusted_rand(confusion: IndexArray) -> float:
+    def pairs(counts: IndexArray) -> float:
+        many = counts.astype(np.float64)
+        return float((many * (many - 1) / 2).sum())
+
+    together, rows, columns = pairs(confusion), pairs(confusion.sum(1)), pairs(confusion.sum(0))
+    n = confusion.sum()
+    expected = rows * columns / max(n * (n - 1) / 2, 1)
+    highest = (rows + columns) / 2
+    return 1.0 if highest == expected else (together - expected) / (highest - expected)
+
+
+def common_particles(first: IdentifierArray, second: IdentifierArray) -> tuple[IndexArray, IndexArray]:
+    """Rows of the particles that two runs share, by identifier, in the order of the first run.
+
+    Raises
+    ------
+    InputError
+        When an identifier repeats within a run, or the runs share no particle.
+    """
+    for number, uid in enumerate((first, second), 1):
+        if len(np.unique(uid)) != len(uid):
+            raise InputError(f"particles of run {number} repeat an identifier: runs cannot be matched by it")
+    _, in_first, in_second = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    if len(in_first) == 0:
+        raise InputError("the two runs have no particle in common: they are not replicates of each other")
+    order = np.argsort(in_first)
+    return in_first[order].astype(np.int64), in_second[order].astype(np.int64)
+
+
+def combine_across_runs(
+    selections: Sequence[tuple[IdentifierArray, IndexArray]], how: str = "intersection"
+) -> IdentifierArray:
+    """Combine selections from runs whose particles need not be the same or in the same order.
+
+    Parameters
+    ----------
+    selections : sequence of (uid, indices)
+        Identifiers (N,) of a run's particles, and the selected rows.
+    how : str
+        ``union``, ``intersection`` or ``difference`` (the first without all others).
+
+    Returns
+    -------
+    ndarray
+        Identifiers, increasing; :func:`rows_of` finds their rows in any run.
+
+    Raises
+    ------
+    InputError
+        When there is nothing to combine or ``how`` is unknown.
+    """
+    # Bits of the identifiers as signed numbers: sets do not mind, and the order of the result is restored below.
+    chosen = [np.unique(uid[rows]).view(np.int64) for uid, rows in selections]
+    return np.sort(combine([np.sort(uids) for uids in chosen], how).view(np.uint64))
+
+
+def rows_of(uid: IdentifierArray, wanted: IdentifierArray) -> IndexArray:
+    """Rows of a run's particles (N,) whose identifiers are ``wanted``, increasing."""
+    return np.flatnonzero(np.isin(uid, wanted))

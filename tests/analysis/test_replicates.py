@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score, confusion_matrix
+
+from cryodrgn_ext.analysis.replicates import combine_across_runs, common_particles, compare_clusterings, rows_of
+from cryodrgn_ext.errors import InputError
+
+
+def test_renumbered_clusters_agree_fully() -> None:
+    label = np.random.default_rng(0).integers(0, 5, 400)
+    other = np.array([3, 0, 4, 1, 2])[label]
+    consistency = compare_clusterings(label, other)
+    assert consistency.percentage == 100.0
+    assert consistency.adjusted_rand == 1.0
+    assert np.array_equal(consistency.partner, [3, 0, 4, 1, 2])
+    assert np.array_equal(consistency.relabel(other), label)
+
+
+@pytest.mark.parametrize(("first_k", "second_k"), [(4, 4), (3, 5), (5, 3)])
+def test_the_matching_is_the_best_of_all(first_k: int, second_k: int) -> None:
+    rng = np.random.default_rng(first_k)
+    first = rng.integers(0, first_k, 300)
+    second = np.where(rng.random(300) < 0.6, first % second_k, rng.integers(0, second_k, 300))
+    consistency = compare_clusterings(first, second)
+    confusion = consistency.confusion
+    square = confusion_matrix(first, second)[:first_k, :second_k]
+    assert np.array_equal(confusion, square)
+    wide = confusion if first_k <= second_k else confusion.T
+    best = max(
+        sum(wide[row, column] for row, column in enumerate(columns))
+        for columns in itertools.permutations(range(wide.shape[1]), wide.shape[0])
+    )
+    assert consistency.percentage == pytest.approx(100 * best / 300)
+    assert consistency.adjusted_rand == pytest.approx(adjusted_rand_score(first, second))
+    renamed = consistency.relabel(second)
+    assert 100 * np.mean(renamed == first) == pytest.approx(consistency.percentage)
+    assert len(np.unique(renamed)) == len(np.unique(second))
+
+
+def test_unrelated_clusterings_have_no_rand_index() -> None:
+    rng = np.random.default_rng(1)
+    consistency = compare_clusterings(rng.integers(0, 6, 5000), rng.integers(0, 6, 5000))
+    assert abs(consistency.adjusted_rand) < 0.01
+    assert consistency.percentage < 22
+
+
+def test_one_cluster_in_both() -> None:
+    consistency = compare_clusterings(np.zeros(7, np.int32), np.zeros(7, np.int32))
+    assert (consistency.percentage, consistency.adjusted_rand) == (100.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [([0, 1], [0], "shapes"), ([], [], "shapes"), ([0, -1], [0, 0], "negative")],
+)
+def test_what_cannot_be_compared(first: list[int], second: list[int], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        compare_clusterings(np.array(first, np.int64), np.array(second, np.int64))
+
+
+def test_filters_across_runs_with_other_rows_and_order() -> None:
+    rng = np.random.default_rng(2)
+    everything = rng.integers(0, 2**64, 50, dtype=np.uint64)
+    first, second = everything[:40], rng.permutation(everything[10:])
+    in_first, in_second = common_particles(first, second)
+    assert np.array_equal(first[in_first], second[in_second])
+    assert np.array_equal(in_first, np.arange(10, 40))
+    keep_first, keep_second = np.arange(5, 30), np.flatnonzero(np.isin(second, everything[20:45]))
+    sets = {"first": set(everything[5:30].tolist()), "second": set(everything[20:45].tolist())}
+    expected = {
+        "union": sets["first"] | sets["second"],
+        "intersection": sets["first"] & sets["second"],
+        "difference": sets["first"] - sets["second"],
+    }
+    for how, uids in expected.items():
+        found = combine_across_runs([(first, keep_first), (second, keep_second)], how)
+        assert set(found.tolist()) == uids
+        assert np.all(np.diff(found.astype(object)) > 0)
+    common = combine_across_runs([(first, keep_first), (second, keep_second)])
+    assert np.array_equal(rows_of(first, common), np.arange(20, 30))
+
+
+def test_runs_that_are_no_replicates() -> None:
+    with pytest.raises(InputError, match="no particle in common"):
+        common_particles(np.arange(5, dtype=np.uint64), np.arange(5, 9, dtype=np.uint64))
+    with pytest.raises(InputError, match="repeat an identifier"):
+        common_particles(np.array([1, 1], np.uint64), np.array([1], np.uint64))
