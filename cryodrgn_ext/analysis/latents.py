@@ -218,7 +218,7 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) 
     order = order_of_centers(fit.cluster_centers_[label].astype(np.float64))
     number_of = np.empty(len(order), np.int32)
     number_of[order] = np.arange(len(order), dtype=np.int32)
-    center_index = _nearest_members(z, present, fit.cluster_centers_[label])[order]
+    center_index = nearest_members(z, present, fit.cluster_centers_[label])[order]
     return Clustering(number_of[present], center_index, z[center_index])
 
 
@@ -232,7 +232,7 @@ def order_of_centers(center: FloatArray) -> IndexArray:
     return order if along[order[0]] <= along[order[-1]] else order[::-1].copy()
 
 
-def _nearest_members(z: NDArray[np.float32], label: NDArray[np.int64], center: NDArray[np.float32]) -> IndexArray:
+def nearest_members(z: NDArray[np.float32], label: NDArray[np.int64], center: NDArray[np.float32]) -> IndexArray:
     """(K,) member of each cluster that is nearest to its centre."""
     distance = ((z - center[label]) ** 2).sum(axis=1)
     by_cluster_then_distance = np.lexsort((distance, label))
