@@ -147,7 +147,8 @@ def _bandwidth(column: FloatArray, n: int, d: int) -> float:
     spread = min(deviation, float(high - low) / IQR_TO_SD) or deviation
     if not spread > 0:
         raise InputError("all particles have the same position along a volume component: there is no density to show")
-    return spread * float(n) ** (-1 / (d + 4))
+    width: float = spread * float(n) ** (-1 / (d + 4))
+    return width
 
 
 def _maxima(
