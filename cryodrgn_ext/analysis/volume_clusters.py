@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from cryodrgn_ext.errors import InputError
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
+ALREADY_FOUND = 0.8
 LINKAGES = ("average", "ward", "complete")
 
 
@@ -130,23 +132,49 @@ def cut_tree(
     member = best[:, None] == kept[None, :]
     mean_distance = distances @ member / member.sum(axis=0)
     label = np.where(stray, mean_distance.argmin(axis=1), np.searchsorted(kept, best))
-    label = _in_order_of_leaves(label, leaves_list(tree)[~stray[leaves_list(tree)]])
-    medoid = np.empty(len(kept), np.int64)
-    for number in range(len(kept)):
+    return _numbered(label, stray, tree, distances, size)
+
+
+def split_off(
+    clusters: VolumeClusters, groups: Sequence[IndexArray], distances: FloatArray, size: NDArray[np.integer]
+) -> VolumeClusters:
+    """Make groups of volumes clusters of their own, unless they already are.
+
+    A group is left as it is when it goes through several clusters, or holds at least four fifths of the particles of
+    the one that it is in.
+    """
+    label, stray = clusters.label.astype(np.int64), clusters.stray.copy()
+    for group in groups:
+        inside = np.unique(label[group])
+        if len(inside) != 1 or size[group].sum() >= ALREADY_FOUND * size[label == inside[0]].sum():
+            continue
+        label[group] = label.max() + 1
+        stray[group] = False
+    return _numbered(label, stray, clusters.tree, distances, size)
+
+
+def _numbered(
+    label: IndexArray, stray: NDArray[np.bool_], tree: FloatArray, distances: FloatArray, size: NDArray[np.integer]
+) -> VolumeClusters:
+    """Number clusters by where their volumes first appear among the leaves, and describe them."""
+    leaves = leaves_list(tree)
+    label = _in_order_of_leaves(label, leaves[~stray[leaves]])
+    n_clusters = int(label.max()) + 1
+    medoid = np.empty(n_clusters, np.int64)
+    for number in range(n_clusters):
         members = np.flatnonzero((label == number) & ~stray)
         medoid[number] = members[distances[np.ix_(members, members)].mean(axis=1).argmin()]
     return VolumeClusters(
         label=label.astype(np.int32),
         medoid=medoid,
-        n_volumes=np.bincount(label, minlength=len(kept)).astype(np.int64),
-        n_particles=np.bincount(label, weights=size, minlength=len(kept)).astype(np.int64),
+        n_volumes=np.bincount(label, minlength=n_clusters).astype(np.int64),
+        n_particles=np.bincount(label, weights=size, minlength=n_clusters).astype(np.int64),
         stray=stray,
         tree=tree,
     )
 
 
 def _in_order_of_leaves(label: IndexArray, leaves: IndexArray) -> IndexArray:
-    """Number clusters by where they first appear among the leaves."""
     names, first = np.unique(label[leaves], return_index=True)
     number = np.empty(len(names), np.int64)
     number[names[np.argsort(first)]] = np.arange(len(names))
