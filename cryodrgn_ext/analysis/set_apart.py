@@ -17,7 +17,8 @@ IndexArray = NDArray[np.int64]
 NEIGHBORS = 10
 MOST = 0.05  # of the particles, in a group that is called small
 # Of the neighbours, within the group. In few dimensions chance leaves gaps in a continuum, and groups are clean.
-WITHIN = ((2.0, 1.0), (4.0, 0.65))  # (dimensions, share): straight between, constant beyond
+WITHIN = (1.0, 0.65)  # in these dimensions; between them in proportion
+WITHIN_DIMENSIONS = (2.0, 4.0)
 SEPARATION = 1.5  # from the sibling, in mean distances within the group
 LARGEST_QUANTILE = 0.25  # of a group may be particles that do not belong to it
 AT_MOST = 200_000  # particles looked at
@@ -72,7 +73,7 @@ def groups_set_apart(
         return []
     distance, neighbor = KDTree(x).query(x, k=NEIGHBORS + 1, workers=workers)
     dimension = _intrinsic_dimension(distance[:, 1:])
-    needed = np.interp(dimension, *zip(*WITHIN, strict=True))
+    needed = np.interp(dimension, WITHIN_DIMENSIONS, WITHIN)
     # A branch is an interval of the leaves, so that membership is two comparisons.
     leaves = leaves_list(tree).astype(np.int64)
     rank = np.empty(n_volumes, np.int64)

@@ -43,14 +43,14 @@ def landscape_labels(z: np.ndarray, seed: int, folder: Path, n_points: int = 500
     return clusters.label[nearest]
 
 
-@pytest.mark.parametrize("bulk", ["continuous", "blurred"])
-def test_a_state_of_three_in_a_thousand_particles_is_a_cluster(bulk: str, tmp_path: Path) -> None:
+def test_a_state_of_three_in_a_thousand_particles_is_a_cluster(tmp_path: Path) -> None:
+    """Beside a long continuum for even seeds, a cloud for odd ones."""
     found = 0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        spread = np.array([1, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5]) * (1.0 if bulk == "blurred" else 0.5)
+        spread = np.array([1, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5]) * (1.0 if seed % 2 else 0.5)
         z = rng.normal(size=(20_000, 8)) * spread
-        if bulk == "continuous":
+        if seed % 2 == 0:
             z[:, 0] = rng.uniform(-3, 3, len(z))
         z[:60] = rng.normal(size=(60, 8)) * 0.3
         z[:60, 3] += 3.0
