@@ -343,6 +343,27 @@ class ParticleImages:
                 transfers[members.to(device)], points[members.to(device)] = transfer, group_points
         return ImageBatch(indices.to(device), coefficients, transfers, points)
 
+    def planes(self, rows: Tensor) -> Tensor:
+        """Central sections (B, 2, 3) float32: image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1].
+
+        The same points as in :class:`ImageBatch`, in cycles per box of the model.
+        """
+        plane = self.rotation[rows.to(self.rotation.device)][:, :2].contiguous()
+        group_of = self.optics_index[rows.cpu()]
+        for g in group_of.unique().tolist():
+            matrix = self._group_matrix(g)
+            if matrix is not None:
+                members = (group_of == g).nonzero()[:, 0].to(plane.device)
+                plane[members] = matrix.to(plane).mT @ plane[members]
+        return plane
+
+    def _group_matrix(self, g: int) -> Tensor | None:
+        """(2, 2) applied to the image frequencies of an optics group, None for the identity."""
+        scale, magnification = self.frame.groups[g].frequency_scale, self.optics[g].mag_matrix
+        if magnification is not None:
+            return magnification * scale
+        return None if scale == 1.0 else torch.eye(2) * scale
+
     def _group_batch(self, g: int, rows: Tensor, kxy: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """CTF / sigma (B, M'), what to multiply the coefficients by (or None), and points (B, M', 3)."""
         device, count = kxy.device, len(kxy)
@@ -351,9 +372,7 @@ class ParticleImages:
         gain = (1.0 / self.noise_sigma[g][shell]).to(device)
         factor = None if self.stored_sigma is None else self.stored_sigma[g][shell].to(device) * gain
         gain[self.plane.prefix(group.max_radius) :] = 0.0
-        matrix = None if optics.mag_matrix is None else optics.mag_matrix * group.frequency_scale
-        if matrix is None and group.frequency_scale != 1.0:
-            matrix = torch.eye(2) * group.frequency_scale
+        matrix = self._group_matrix(g)
         rotation = self.rotation[rows].to(device)
         points = slice_points(kxy, rotation, None if matrix is None else matrix.to(device))
         if self.ctf_parameters is None:

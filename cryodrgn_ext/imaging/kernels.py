@@ -32,7 +32,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _threads_of_torch() -> Iterator[int]:
+def threads_of_torch() -> Iterator[int]:
     """Run numba on as many threads as torch uses, one caller at a time, and leave torch its number of threads.
 
     Starting numba's OpenMP pool sets the number of threads of the whole process; with another number torch would add
@@ -135,7 +135,7 @@ def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: flo
     out = torch.empty(len(flat), dtype=torch.complex64)
     data = half_volume.detach().to(torch.complex64).contiguous()
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
-    with _threads_of_torch():
+    with threads_of_torch():
         _slice(data.resolve_conj().numpy(), flat.numpy(), scale, limit2, out.numpy())
     return out.reshape(points.shape[:-1])
 
@@ -158,7 +158,7 @@ def insert_cpu(
     value = values.detach().reshape(-1).to(torch.complex64).resolve_conj().contiguous()
     mass = weights.detach().reshape(-1).to(torch.float32).contiguous()
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
-    with _threads_of_torch() as threads:
+    with threads_of_torch() as threads:
         bounds = _slabs(flat, oversampling, weight.shape[0], threads)
         sums = torch.view_as_real(numerator).numpy()
         _insert(sums, weight.numpy(), flat.numpy(), value.numpy(), mass.numpy(), scale, limit2, bounds)

@@ -1,0 +1,1 @@
+"""Linear subspaces of volumes by expectation maximisation, and a curved decoder on their latents."""

@@ -1,0 +1,92 @@
+"""Which nodes of latent space an image may belong to: a sparse posterior over nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.equations import Equations
+from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.progress import Monitor
+
+KEPT = 16  # most likely nodes of each image
+ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Posterior over nodes of some images.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (n,) int64 particle rows, ascending.
+    node : Tensor
+        (n, T) int32, the likeliest first.
+    probability : Tensor
+        (n, T) float32, adds up to 1.
+    contrast : Tensor
+        (n,) float32 of each image.
+    """
+
+    rows: Tensor
+    node: Tensor
+    probability: Tensor
+    contrast: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
+    """Probability (B, K) float64 of each node for Gaussian posteriors (B, d) mean and (B, d, d) or (d, d) covariance.
+
+    A quarter of the squared distance between neighbouring nodes is added to the covariance: where posteriors are
+    narrower than the nodes are apart, images still blend from one to the next.
+    """
+    d = nodes.centres.shape[1]
+    factor = torch.linalg.cholesky(covariance.double() + (0.25 * nodes.cell + 1e-12) * torch.eye(d, dtype=torch.float64))
+    offset = nodes.centres[None] - x.double()[:, None]
+    whitened = torch.linalg.solve_triangular(factor, offset.mT, upper=False)
+    return torch.softmax(nodes.weight.log() - 0.5 * whitened.square().sum(1), dim=1)
+
+
+def assign(rows: Tensor, x: Tensor, covariance: Tensor, contrast: Tensor, nodes: Nodes) -> Assignment:
+    """Assign images ``rows`` (n,) by the Gaussian posteriors (n, d), (n, d, d) of their latents."""
+    count = min(KEPT, len(nodes.centres))
+    node, probability = torch.zeros(len(x), count, dtype=torch.int32), torch.zeros(len(x), count)
+    for here in torch.arange(len(x)).split(ROWS):
+        best, index = node_probabilities(x[here], covariance[here], nodes).topk(count, dim=1)
+        node[here], probability[here] = index.int(), (best / best.sum(1, keepdim=True)).float()
+    return Assignment(rows, node, probability, contrast)
+
+
+def feature_pass(
+    band: Band, values: Tensor, features: Features, assigned: Assignment, monitor: Monitor, label: str | None = None
+) -> Equations:
+    """Equations of the features' components, from images assigned to nodes, linearised at ``values`` (V, 2, Qp)."""
+    table = features.at_nodes()
+    q = table.shape[1]
+    outer = (table[:, :, None] * table[:, None, :]).float()
+    equations = Equations.empty(band, q)
+    half_set = (band.images.half_set == 2).long()
+    start = 0
+    chunks = band.chunks(assigned.rows)
+    if label is not None:
+        chunks = monitor.track(chunks, label, len(assigned.rows), band.chunk_size)
+    for chunk in chunks:
+        monitor.poll()
+        here = slice(start, start + len(chunk.rows))
+        start += len(chunk.rows)
+        node, probability = assigned.node[here].long(), assigned.probability[here]
+        moments = torch.zeros(len(chunk.rows), q, q)
+        for t in range(node.shape[1]):
+            moments += probability[:, t, None, None] * outer[node[:, t]]
+        contrast = assigned.contrast[here].to(band.device)
+        equations.add(values, chunk, contrast, half_set[chunk.rows].to(band.device), moments.to(band.device))
+    equations.complete()
+    return equations

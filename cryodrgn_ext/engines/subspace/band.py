@@ -1,0 +1,78 @@
+"""The images at a band, in chunks: resident in memory where they fit, else made anew from the store in every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.slices import FourierVolume
+
+CHUNK_COEFFICIENTS = 1 << 20
+BYTES_PER_COEFFICIENT = 12  # complex64 and float32
+
+
+class Band:
+    """Images up to a frequency, with the operators of that band.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    base : FourierVolume
+        Consensus.
+    radius : int
+        Largest |k| in cycles per box.
+    device : torch.device
+    memory_bytes : float
+        Coefficients are kept in memory up to this size.
+
+    Attributes
+    ----------
+    grid : ComponentGrid
+    operators : Operators
+    """
+
+    def __init__(
+        self, images: ParticleImages, base: FourierVolume, radius: int, device: torch.device, memory_bytes: float
+    ) -> None:
+        self.images, self.radius, self.device = images, radius, device
+        self.count = min(images.plane.prefix(radius), images.source.n_coefficients)
+        kxy = images.plane.kxy[: self.count]
+        # Along rows of an image neighbours in the list are neighbours in the volume.
+        self.order = torch.argsort(kxy[:, 1] * (2 * images.box_size) + kxy[:, 0], stable=True)
+        self.grid = ComponentGrid(images.box_size, radius)
+        self.operators = Operators(self.grid, base, kxy[self.order].float().contiguous())
+        self.chunk_size = max(1, CHUNK_COEFFICIENTS // self.count)
+        self.resident = BYTES_PER_COEFFICIENT * images.n * self.count <= memory_bytes
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def _make(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch = self.images.batch(rows, self.count, self.device)
+        order = self.order.to(self.device)
+        return batch.coefficients[:, order], batch.ctf[:, order], self.images.planes(rows).to(self.device)
+
+    def chunks(self, rows: Tensor) -> Iterator[Chunk]:
+        """The images ``rows`` (int64, on the CPU), in that order, some at a time."""
+        for part in rows.split(self.chunk_size):
+            yield self._chunk(part)
+
+    def _chunk(self, rows: Tensor) -> Chunk:
+        if not self.resident:
+            return Chunk(rows, *self._make(rows))
+        pieces = []
+        blocks = torch.div(rows, self.chunk_size, rounding_mode="floor")
+        # Whole blocks are kept, so that any selection of rows is made of slices of them.
+        for block in blocks.unique_consecutive().tolist():
+            if block not in self._kept:
+                end = min((block + 1) * self.chunk_size, self.images.n)
+                self._kept[block] = self._make(torch.arange(block * self.chunk_size, end))
+            here = rows[blocks == block] - block * self.chunk_size
+            whole = len(here) == len(self._kept[block][0]) and bool((here == torch.arange(len(here))).all())
+            pieces.append([t if whole else t[here.to(t.device)] for t in self._kept[block]])
+        if len(pieces) == 1:
+            return Chunk(rows, *pieces[0])
+        return Chunk(rows, *(torch.cat(part) for part in zip(*pieces, strict=True)))

@@ -1,0 +1,291 @@
+"""The linear subspace by expectation maximisation, from low frequencies to those that still tell images apart.
+
+Model: V(z) = consensus + P_0 + sum_j z_j P_j, z ~ N(0, I) (DESIGN: subspace engine; probabilistic PCA under CTF and
+pose, as in 3D variability analysis, Punjani and Fleet 2021). Each pass infers the latents of its images in closed
+form and solves the components' normal equations voxel by voxel. Trilinear weights couple neighbouring voxels; taking
+each sample's error as if it were each corner's own bounds the true error from above and touches it at the present
+components, so that a step never lowers the objective (De Pierro's majorisation). After each step the latents are
+made uncorrelated, of unit variance, and the components orthogonal (parameter expansion), which makes EM fast.
+
+The prior of each component and shell is what its solutions from the two half-sets have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.equations import Equations, agreement
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.progress import Monitor
+
+FIRST_RADIUS = 8
+BAND_GROWTH = 1.4
+PASSES = (15, 8, 4)  # at the first bands; the last number for all further ones
+FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
+WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
+SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
+ENOUGH_INFORMATION = 0.98
+ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
+LEAST_POWER = 1e-3  # of all components' power, of one that is called real
+AGREEING = 0.3  # least correlation between half-sets of a component that is called real
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Components at a band.
+
+    Attributes
+    ----------
+    grid : ComponentGrid
+    values : Tensor
+        (V, 2, Qp) float32: P_0..P_q, real and imaginary parts.
+    zdim : int
+        q.
+    power : Tensor
+        (q,) float64: power of each component, the variance of volumes along it; in descending order.
+    agreement : Tensor
+        (q,) float64: correlation of each component between half-sets.
+    """
+
+    grid: ComponentGrid
+    values: Tensor
+    zdim: int
+    power: Tensor
+    agreement: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes."""
+        return (self.power / self.power.max().clamp_min(1e-300)).sqrt()
+
+    @property
+    def n_real(self) -> int:
+        """How many components both half-sets show."""
+        carried = self.power > LEAST_POWER * self.power.sum()
+        return int(((self.agreement > AGREEING) & carried).sum())
+
+
+@dataclass
+class PassResult:
+    """Sums of one pass over images: equations, and moments of the latents."""
+
+    equations: Equations
+    count: float
+    mean: Tensor
+    second: Tensor
+    evidence: float
+    contrast: float
+
+
+Inference = Callable[[Tensor, Tensor, Tensor], Posterior]
+
+
+def images_of_pass(images: ParticleImages, count: int, seed: int) -> Tensor:
+    """This process' share of the rows of a pass, ascending: all of them, or a random part, even over half-sets."""
+    rows = torch.arange(images.n)
+    wanted = int(SAMPLES_PER_PASS // count)
+    if wanted < images.n:
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(images.n, generator=generator)[:wanted].sort().values
+    shard = current().shard(len(rows))
+    return rows[shard.start : shard.stop]
+
+
+def em_pass(
+    band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Inference, monitor: Monitor
+) -> PassResult:
+    """Latents of the images ``rows``, and the equations of the components that follow from them."""
+    q = zdim + 1
+    equations = Equations.empty(band, q)
+    moment = torch.zeros(q, q, dtype=torch.float64)
+    totals = torch.zeros(3, dtype=torch.float64)
+    half_set = (band.images.half_set == 2).long()
+    for chunk in band.chunks(rows):
+        monitor.poll()
+        inner, cross = band.operators.gram(values, q, chunk)
+        posterior = inference(chunk.rows, inner, cross)
+        moments = posterior.moments()
+        equations.add(values, chunk, posterior.contrast, half_set[chunk.rows], moments)
+        moment += moments.double().sum(0).cpu()
+        totals += torch.tensor([len(chunk.rows), float(posterior.evidence.sum()), float(posterior.contrast.sum())])
+    equations.complete()
+    current().sum(moment, totals)
+    n = float(totals[0])
+    return PassResult(
+        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, float(totals[1]) / n, float(totals[2]) / n
+    )
+
+
+def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewrite components so that latents have mean 0 and covariance I, and components are orthogonal.
+
+    Parameters
+    ----------
+    grid : ComponentGrid
+    values : Tensor
+        (V, 2, Qp).
+    zdim : int
+    mean, second : Tensor
+        (q,) mean and (q, q) second moments of the latents.
+
+    Returns
+    -------
+    values : Tensor
+        (V, 2, Qp), components in descending order of power.
+    power : Tensor
+        (q,) float64 sum over the whole sphere of \\|P_j\\|^2.
+    """
+    out = values.clone()
+    parts = values[..., 1 : zdim + 1].double()
+    out[..., 0] += (parts @ mean.to(parts)).float()
+    covariance = second - mean[:, None] * mean[None, :]
+    factor = torch.linalg.cholesky(covariance + 1e-12 * torch.eye(zdim, dtype=torch.float64))
+    parts = parts @ factor.to(parts)
+    weighted = (parts * grid.multiplicity.to(parts)[:, None, None]).flatten(0, 1)
+    power, axes = torch.linalg.eigh((weighted.mT @ parts.flatten(0, 1)).cpu())
+    order = torch.arange(zdim - 1, -1, -1)
+    axes = axes[:, order]
+    axes = axes * torch.where(axes.gather(0, axes.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)  # a fixed sign
+    out[..., 1 : zdim + 1] = (parts @ axes.to(parts)).float()
+    return out, power[order].clamp_min(0)
+
+
+class SubspaceFit:
+    """Grows the band and iterates.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    make_band : callable
+        radius -> Band.
+    zdim : int
+    limit : int
+        Largest radius.
+    fit_contrast : bool
+    restrict : callable, optional
+        Applied to the components after each step, such as a focus mask: (grid, values) -> values.
+    seed : int
+    monitor : Monitor
+    """
+
+    def __init__(
+        self, images: ParticleImages, make_band: Callable[[int], Band], zdim: int, limit: int, fit_contrast: bool,
+        restrict: Callable[[ComponentGrid, Tensor], Tensor] | None, seed: int, monitor: Monitor,
+    ) -> None:  # fmt: skip
+        self.images, self.make_band, self.zdim, self.limit = images, make_band, zdim, limit
+        self.fit_contrast, self.restrict, self.seed, self.monitor = fit_contrast, restrict, seed, monitor
+        self.band = make_band(min(FIRST_RADIUS, limit))
+        self.values = torch.zeros(self.band.grid.n_voxels, 2, padded(zdim + 1), device=self.band.device)
+        self.power = torch.zeros(zdim, dtype=torch.float64)
+        self.shared = torch.zeros(zdim, dtype=torch.float64)
+        self.stage = self.done = 0
+        self.history: list[float] = []
+
+    def _infer(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
+        return infer(inner, cross, self.fit_contrast)
+
+    def _random(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
+        """Latents of the first pass, from seed and row alone."""
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (int(rows[0]) + 1))
+        mean = torch.randn(len(rows), self.zdim, generator=generator, dtype=torch.float64).to(inner.device)
+        ones = torch.ones(len(rows), dtype=torch.float64, device=inner.device)
+        return Posterior(mean, torch.zeros(len(rows), self.zdim, self.zdim).to(mean), ones, 0 * ones)
+
+    @property
+    def passes(self) -> int:
+        """Passes at the present band."""
+        return PASSES[min(self.stage, len(PASSES) - 1)]
+
+    def step(self) -> None:
+        """One pass over (a part of) the images, and new components."""
+        seed = self.seed + 7919 * self.stage + self.done
+        rows = images_of_pass(self.images, self.band.count, seed)
+        first = self.stage == self.done == 0
+        result = em_pass(
+            self.band, self.values, self.zdim, rows, self._random if first else self._infer, self.monitor
+        )
+        equations = result.equations
+        if self.fit_contrast and not first:
+            self.values[..., 1:] *= result.contrast  # contrasts are relative: their mean is one
+        halves = equations.halves(self.values)
+        if self.stage == 0 and self.done < FREE_PASSES:
+            precision = WEAK_PRIOR * equations.diagonal() + 1e-20
+        else:
+            precision = equations.precision(equations.signal(*halves))
+        values = equations.solve(self.values, precision)
+        if self.restrict is not None:
+            values = self.restrict(self.band.grid, values)
+        self.shared = agreement(self.band.grid, *halves, self.zdim + 1)[1:]
+        self.values, self.power = whiten(self.band.grid, values, self.zdim, result.mean, result.second)
+        self.signal = equations.signal(*halves)
+        if not first:
+            self.history.append(-result.evidence / self.band.count)
+        self.done += 1
+
+    def grow(self) -> bool:
+        """Go on to the next band; False when the present one holds all that tells images apart, or is the last."""
+        if self.band.radius >= self.limit or self._information_radius() < ROOM_ABOVE * self.band.radius:
+            return False
+        radius = min(self.limit, round(self.band.radius * BAND_GROWTH))
+        old = self.band.grid
+        self.band = self.make_band(radius)
+        self.values = old.transfer(self.values.cpu(), self.band.grid).to(self.values.device)
+        self.stage, self.done = self.stage + 1, 0
+        return True
+
+    def _information_radius(self) -> int:
+        """Shell below which nearly all information on the latents lies.
+
+        A coefficient of signal-to-noise s tells of them in proportion to (s / (1 + s))^2 (a Fisher information).
+        """
+        sample = next(iter(self.band.chunks(torch.arange(min(self.images.n, self.band.chunk_size)))))
+        shell = self.images.plane.shell[: self.band.count][self.band.order]
+        count = torch.bincount(shell, minlength=self.band.radius + 1).double()
+        power = torch.zeros(self.band.radius + 1, dtype=torch.float64)
+        power.index_add_(0, shell, sample.transfer.double().square().mean(0).cpu())
+        variance = (self.values[..., 1:].double().square()).sum((1, 2))
+        snr = self.band.grid.shell_mean(variance).cpu() * power / count.clamp_min(1)
+        information = (count * (snr / (1 + snr)).square()).cumsum(0)
+        return int((information < ENOUGH_INFORMATION * information[-1]).sum())
+
+    def run(self, checkpoint: Callable[[SubspaceFit], None] | None = None) -> Subspace:
+        """All bands."""
+        while True:
+            edge = self.images.box_size * self.images.pixel_size_A / self.band.radius
+            label = f"Components to {edge:.1f} Å"
+            for _ in self.monitor.track(range(self.done, self.passes), label, self.passes - self.done):
+                self.step()
+                if checkpoint is not None:
+                    checkpoint(self)
+            if not self.grow():
+                break
+        return Subspace(self.band.grid, self.values, self.zdim, self.power, self.shared)
+
+
+def latents(
+    fit: SubspaceFit, subspace: Subspace, rows: Tensor, monitor: Monitor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents of all images ``rows`` at the fit's band: (n, q) mean, (n, q, q) covariance, (n,) contrast; float32."""
+    mean, covariance, contrast = [], [], []
+    chunks = fit.band.chunks(rows)
+    for chunk in monitor.track(chunks, "Latents", len(rows), fit.band.chunk_size):
+        posterior = fit._infer(chunk.rows, *fit.band.operators.gram(subspace.values, subspace.zdim + 1, chunk))
+        mean.append(posterior.mean.float().cpu())
+        covariance.append(posterior.covariance.float().cpu())
+        contrast.append(posterior.contrast.float().cpu())
+    empty = torch.zeros(0, subspace.zdim)
+    return (
+        torch.cat([empty, *mean]),
+        torch.cat([empty[:, :, None].expand(0, -1, subspace.zdim), *covariance]),
+        torch.cat([empty[:, 0], *contrast]),
+    )
+
+

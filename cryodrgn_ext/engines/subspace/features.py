@@ -1,0 +1,123 @@
+"""Smooth functions of the latents, in which volumes are linear: the curved decoder's features.
+
+A motion bends: the volumes along it do not lie on a straight line, nor in the plane of a few components. The decoder
+is therefore a Gaussian process over latent space, V(k, z) = consensus + f(z), of covariance
+kappa(z, z') = exp(-|z - z'|^2 / 2 l^2) + alpha z.z' / s^2 times the prior power of the Fourier shell. The leading
+eigenfunctions of kappa under the distribution of the latents (Nystrom's method on nodes) are its features: orthogonal
+over the particles, smooth ones first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+LINEAR_SHARE = 0.1  # of the kernel: carries on in a straight line where there are no particles
+NODE_SAMPLE = 20_000
+KMEANS_ROUNDS = 12
+LEAST_EIGENVALUE = 1e-4  # of the largest
+FEATURES = 15  # with the consensus' correction one block of 16 columns
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Places in latent space that stand for the particles about them.
+
+    Attributes
+    ----------
+    centres : Tensor
+        (K, d) float64.
+    weight : Tensor
+        (K,) float64 share of the particles; adds up to 1.
+    """
+
+    centres: Tensor
+    weight: Tensor
+
+    @cached_property
+    def cell(self) -> float:
+        """Mean squared distance of a node to its nearest neighbour, per dimension."""
+        if len(self.centres) < 2:
+            return 0.0
+        nearest = torch.cdist(self.centres, self.centres).topk(2, largest=False).values[:, 1]
+        return float(self.weight @ nearest.square()) / self.centres.shape[1]
+
+    @classmethod
+    def place(cls, x: Tensor, count: int, seed: int) -> Nodes:
+        """k-means of latents (N, d), on a random part of many."""
+        generator = np.random.default_rng(seed)
+        points = x.double().numpy()
+        if len(points) > NODE_SAMPLE:
+            points = points[np.sort(generator.choice(len(points), NODE_SAMPLE, replace=False))]
+        centres, label = kmeans2(points, count, iter=KMEANS_ROUNDS, minit="++", seed=generator, missing="warn")
+        size = np.bincount(label, minlength=count).astype(float)
+        kept = size > 0
+        return cls(torch.from_numpy(centres[kept]), torch.from_numpy(size[kept] / size.sum()))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of latents.
+
+    Attributes
+    ----------
+    nodes : Nodes
+    length : float
+        l, in the units of the latents.
+    spread : float
+        s: root mean square distance of the particles from their mean.
+    projection : Tensor
+        (K, m) float64: features of a point are its centred covariances with the nodes times this.
+    """
+
+    nodes: Nodes
+    length: float
+    spread: float
+    projection: Tensor
+
+    @classmethod
+    def build(cls, nodes: Nodes, length: float, count: int = FEATURES) -> Features:
+        """The leading ``count`` eigenfunctions, fewer where the kernel has no more."""
+        mean = nodes.weight @ nodes.centres
+        spread = float((nodes.weight @ (nodes.centres - mean).square().sum(1)).sqrt())
+        blank = cls(nodes, length, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64))
+        root = nodes.weight.sqrt()
+        matrix = root[:, None] * blank._centred(nodes.centres) * root
+        values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+        order = torch.arange(len(values) - 1, -1, -1)[: min(count, len(values) - 1)]
+        order = order[values[order] > LEAST_EIGENVALUE * values[-1]]
+        vectors = vectors[:, order]
+        vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
+        return cls(nodes, length, spread, root[:, None] * vectors / values[order])
+
+    @property
+    def count(self) -> int:
+        """Number m of features."""
+        return int(self.projection.shape[1])
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """Covariances (P, K) of points (P, d) with the nodes."""
+        distance2 = torch.cdist(x, self.nodes.centres, compute_mode="donot_use_mm_for_euclid_dist").square()
+        near = torch.exp(-distance2 / (2 * self.length**2))
+        return near + LINEAR_SHARE * (x @ self.nodes.centres.T) / self.spread**2
+
+    def _centred(self, x: Tensor) -> Tensor:
+        """The same with the mean over the particles taken out of both arguments."""
+        weight = self.nodes.weight
+        own = self._kernel(self.nodes.centres)
+        cross = self._kernel(x)
+        return cross - (weight @ own) - (cross @ weight)[:, None] + weight @ own @ weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features (P, m) float64 of latents (P, d)."""
+        return self._centred(x.double()) @ self.projection
+
+    def at_nodes(self) -> Tensor:
+        """(K, m + 1) float64: 1 and the features of every node."""
+        values = self(self.nodes.centres)
+        return torch.cat([torch.ones(len(values), 1, dtype=torch.float64), values], dim=1)

@@ -1,0 +1,170 @@
+"""Where the components of a subspace live: a half-sphere of Fourier voxels as one compact list.
+
+One grid point per cycle per box. Rows run along x >= 0; a table of (z, y) gives where each row starts, so that the
+corners of a trilinear cell are found without a search and no memory is spent outside the sphere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.imaging.slices import FourierGrid, grid_to_map, gridding_correction, map_to_grid
+
+LANES = 16  # components are padded to a multiple, so that the compiled loops need no remainder
+
+
+def padded(count: int) -> int:
+    """``count`` rounded up to a multiple of :data:`LANES`."""
+    return -(-count // LANES) * LANES
+
+
+@dataclass(frozen=True)
+class ComponentGrid:
+    """Compact half-sphere of Fourier voxels.
+
+    Attributes
+    ----------
+    box_size : int
+        Voxels D along each edge of the real-space map.
+    radius : int
+        Largest |k| that can be interpolated, in cycles per box.
+    """
+
+    box_size: int
+    radius: int
+
+    @property
+    def half(self) -> int:
+        """Index of the origin along z and y in :attr:`table`."""
+        return self.radius + 1
+
+    @property
+    def cube(self) -> FourierGrid:
+        """The rectangular half-volume that holds the sphere."""
+        return FourierGrid(self.box_size, self.radius, 1)
+
+    @cached_property
+    def _coordinates(self) -> Tensor:
+        """(V, 3) int64 z, y, x of the voxels: all corners of cells that reach into the sphere."""
+        h = self.half
+        k = torch.arange(-h, h + 1)
+        near = (k.abs() - 1).clamp_min(0) ** 2
+        keep = near[:, None, None] + near[None, :, None] + near[None, None, h:] <= self.radius**2
+        found: Tensor = keep.nonzero()
+        return found - torch.tensor([h, h, 0])
+
+    @property
+    def n_voxels(self) -> int:
+        """Number V of voxels in the list."""
+        return len(self._coordinates)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """(2 half + 1, 2 half + 1) int64: the voxel (z, y, x) is at ``table[z + half, y + half] + x`` of the list."""
+        h = self.half
+        row = (self._coordinates[:, 0] + h) * (2 * h + 1) + self._coordinates[:, 1] + h
+        length = torch.bincount(row, minlength=(2 * h + 1) ** 2)
+        return (torch.cumsum(length, 0) - length).reshape(2 * h + 1, 2 * h + 1)
+
+    @cached_property
+    def cube_index(self) -> Tensor:
+        """(V,) int64: flat index of each voxel in an array of shape ``cube.shape``."""
+        h = self.half
+        z, y, x = self._coordinates.unbind(1)
+        return ((z + h) * (2 * h + 1) + y + h) * (h + 1) + x
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """(V,) float32 |k| in cycles per box."""
+        return (self._coordinates.double() ** 2).sum(1).sqrt().float()
+
+    @cached_property
+    def shell(self) -> Tensor:
+        """(V,) int64 nearest-integer shell, at most ``radius``: the rim belongs to the last shell."""
+        return self.norm.double().round().long().clamp_max(self.radius)
+
+    @cached_property
+    def shell_count(self) -> Tensor:
+        """(radius + 1,) float64 number of voxels per shell."""
+        return torch.bincount(self.shell, minlength=self.radius + 1).double()
+
+    @cached_property
+    def multiplicity(self) -> Tensor:
+        """(V,) float32: how many voxels of the whole sphere each stands for; 0 on the rim beyond ``radius``."""
+        twice = torch.where(self._coordinates[:, 2] == 0, 1.0, 2.0)
+        return twice * (self.norm <= self.radius)
+
+    @cached_property
+    def meridian(self) -> tuple[Tensor, Tensor]:
+        """Voxels (P,) of the plane x = 0, and their Friedel partners (P,)."""
+        h = self.half
+        own = (self._coordinates[:, 2] == 0).nonzero()[:, 0]
+        z, y, _ = self._coordinates[own].unbind(1)
+        return own, self.table[h - z, h - y]
+
+    def plane_of_voxel(self) -> Tensor:
+        """(V,) int64: index z + half of each voxel."""
+        return self._coordinates[:, 0] + self.half
+
+    def shell_mean(self, values: Tensor) -> Tensor:
+        """Mean over each shell: (V, ...) -> (radius + 1, ...) float64."""
+        total = torch.zeros(self.radius + 1, *values.shape[1:], dtype=torch.float64, device=values.device)
+        total.index_add_(0, self.shell.to(values.device), values.double())
+        count = self.shell_count.to(values.device).clamp_min(1)
+        return total / count.reshape(-1, *[1] * (values.dim() - 1))
+
+    def add_partners(self, real: Tensor | None, split: Tensor | None) -> None:
+        """Complete sums on the plane x = 0 by their Friedel partners, in place.
+
+        Samples are added once, on the side x >= 0; on the plane x = 0 the partners' share is missing.
+
+        Parameters
+        ----------
+        real : Tensor, optional
+            (V, ...) sums of real weights.
+        split : Tensor, optional
+            (V, 2, Q) sums of real and imaginary parts.
+        """
+        own, partner = (index.to((real if real is not None else split).device) for index in self.meridian)  # type: ignore[union-attr]
+        if real is not None:
+            real[own] += real[partner]
+        if split is not None:
+            mirrored = split[partner]
+            mirrored[:, 1] *= -1
+            split[own] += mirrored
+
+    def to_map(self, values: Tensor) -> Tensor:
+        """Real map (D, D, D) of one component (V, 2): inverse transform, and the interpolation's sinc squared.
+
+        Slices interpolate between grid points; in real space that multiplies what the grid holds by sinc^2.
+        """
+        cube = torch.zeros(self.cube.shape, dtype=torch.complex64, device=values.device)
+        inside = torch.where(self.norm.to(values.device)[:, None] <= self.radius, values, 0.0).contiguous()
+        cube.view(-1)[self.cube_index.to(values.device)] = torch.view_as_complex(inside)
+        d = self.box_size
+        return grid_to_map(cube, self.cube) * gridding_correction(d, 1, values.device)
+
+    def from_map(self, volume: Tensor) -> Tensor:
+        """Component (V, 2) of a real map (D, D, D), the inverse of :meth:`to_map` within the band."""
+        corrected = volume.float() / gridding_correction(self.box_size, 1, volume.device)
+        cube = map_to_grid(corrected, self.cube).reshape(-1)
+        values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
+        return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)
+
+    def transfer(self, values: Tensor, other: ComponentGrid) -> Tensor:
+        """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""
+        h, o = self.half, other.half
+        known = (other._coordinates.abs() <= h).all(1).nonzero()[:, 0]
+        z, y, x = other._coordinates[known].unbind(1)
+        row = self.table[z + h, y + h]
+        flat = self.table.reshape(-1)
+        ends = torch.cat([flat[1:], torch.tensor([self.n_voxels])]).reshape(2 * h + 1, 2 * h + 1)
+        held = row + x < ends[z + h, y + h]
+        del o
+        out = values.new_zeros(other.n_voxels, *values.shape[1:])
+        out[known[held].to(values.device)] = values[(row + x)[held].to(values.device)]
+        return out

@@ -1,0 +1,83 @@
+"""Where the particle is, and where in it volumes differ: the masks that components are held to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from cryodrgn_ext.engines.subspace.em import Subspace
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+
+PARTICLE_LEVEL = 0.1  # of the 99.9th percentile of the smoothed consensus
+LEAST_PIECE = 0.1  # of the largest piece's volume
+MOVING_LEVEL = 0.07  # of the largest spread
+NOISE_LEVELS = 8.0  # deviations above the spread of the surroundings
+EDGE_PX = 3
+
+
+def _soft(inside: NDArray[np.bool_], dilation: float, edge: float) -> Tensor:
+    distance = ndimage.distance_transform_edt(~inside) - dilation
+    curve = 0.5 * (1 + np.cos(np.pi * np.clip(distance / edge, 0.0, 1.0)))
+    return torch.from_numpy(curve.astype(np.float32))
+
+
+def _sphere(box: int) -> NDArray[np.bool_]:
+    axis = np.arange(box) - box // 2
+    inside: NDArray[np.bool_] = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (0.48 * box) ** 2
+    return inside
+
+
+def spread_of(subspace: Subspace) -> NDArray[np.float32]:
+    """Root mean square (D, D, D) of how volumes differ from their mean, by the components of a subspace."""
+    grid: ComponentGrid = subspace.grid
+    total = np.zeros((grid.box_size,) * 3, np.float32)
+    for j in range(1, subspace.zdim + 1):
+        total += np.square(grid.to_map(subspace.values[..., j].contiguous()).cpu().numpy())
+    smooth: NDArray[np.float32] = ndimage.gaussian_filter(np.sqrt(total), 1.0)
+    return smooth
+
+
+def moving_region(subspace: Subspace, box: int, focus: Tensor | None) -> Tensor:
+    """Soft mask (D, D, D) of where volumes differ: above what the surroundings show, and not next to nothing.
+
+    Nothing at all when nothing stands out. Within ``focus`` where that is given.
+    """
+    spread = spread_of(subspace)
+    sphere = _sphere(box)
+    middle = float(np.median(spread[sphere]))
+    deviation = 1.4826 * float(np.median(np.abs(spread[sphere] - middle)))
+    high = spread > max(MOVING_LEVEL * float(spread[sphere].max()), middle + NOISE_LEVELS * deviation)
+    mask = _soft(high & sphere, 0.0, max(EDGE_PX, 0.75 * box / subspace.grid.radius))
+    if not high.any():
+        mask = torch.zeros(box, box, box)
+    return mask if focus is None else mask * focus
+
+
+def particle_region(consensus: NDArray[np.float32], radius: int, moving: Tensor) -> Tensor:
+    """Soft mask (D, D, D) of the particle in all its states: the smoothed consensus, and all that moves.
+
+    A refinement's mask leaves out what the average blurs away; this one is drawn at a low level and joined with the
+    moving region.
+
+    Parameters
+    ----------
+    consensus : ndarray
+        (D, D, D).
+    radius : int
+        Frequency in cycles per box that sets the smoothing.
+    moving : Tensor
+        (D, D, D) soft mask.
+    """
+    box = len(consensus)
+    sphere = _sphere(box)
+    smooth = ndimage.gaussian_filter(consensus, 0.35 * box / radius) * sphere
+    high = smooth > PARTICLE_LEVEL * np.percentile(smooth[sphere], 99.9)
+    pieces, count = ndimage.label(high)
+    if count == 0 or not smooth.max() > 0:
+        return torch.maximum(torch.from_numpy(sphere.astype(np.float32)), moving)
+    size = np.bincount(pieces.ravel())[1:]
+    kept = np.isin(pieces, 1 + np.flatnonzero(size >= LEAST_PIECE * size.max()))
+    return torch.maximum(_soft(kept, 1.0, EDGE_PX), moving)

@@ -1,0 +1,21 @@
+"""What the subspace engine can be told. No torch here: doors read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryodrgn_ext.engines.settings import EngineSettings
+from cryodrgn_ext.settings import setting
+
+
+@dataclass(frozen=True)
+class SubspaceSettings(EngineSettings):
+    """Options of the subspace engine; a job's settings inherit them."""
+
+    fit_contrast: bool = setting(
+        False, help="Fit a contrast to every image (ice thickness), so that it is not taken for heterogeneity (subspace)"
+    )
+    curve_features: int = setting(
+        15, low=1, high=63,
+        help="Smooth functions of the latents that volumes are made of (subspace); more follow sharper bends",
+    )  # fmt: skip

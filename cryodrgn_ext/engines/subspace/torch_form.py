@@ -1,0 +1,225 @@
+"""Plain torch forms of the kernels: for GPUs, and the oracle of the compiled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.engines.subspace import kernels
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.imaging.kernels import threads_of_torch
+from cryodrgn_ext.imaging.slices import RIM, FourierVolume
+
+FLOATS_PER_STEP = 1 << 25  # bounds temporaries of the torch forms to a few hundred MB
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some images at a band, as the kernels eat them.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (B,) int64 particle rows, on the CPU.
+    values : Tensor
+        (B, M) complex64, whitened and centred.
+    transfer : Tensor
+        (B, M) float32 CTF over noise.
+    planes : Tensor
+        (B, 2, 3) float32: the point of (kx, ky) is kx planes[0] + ky planes[1].
+    """
+
+    rows: Tensor
+    values: Tensor
+    transfer: Tensor
+    planes: Tensor
+
+
+@dataclass(frozen=True)
+class Operators:
+    """Interpolation of all components at a band, and its adjoint.
+
+    Attributes
+    ----------
+    grid : ComponentGrid
+        Its radius is that of the band.
+    base : FourierVolume
+        Consensus.
+    kxy : Tensor
+        (M, 2) float32 coefficients, in rows.
+    """
+
+    grid: ComponentGrid
+    base: FourierVolume
+    kxy: Tensor
+
+    @property
+    def limit2(self) -> np.float32:
+        """Square of the largest |k| that counts."""
+        return np.float32((self.grid.radius + RIM) ** 2)
+
+    def gram(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Inner products (B, Q, Q) of the model terms, and (B, Q) with the images; see :func:`kernels.gram`.
+
+        Parameters
+        ----------
+        components : Tensor
+            (V, 2, Qp) float32.
+        n_columns : int
+            Q.
+        chunk : Chunk
+        """
+        if components.device.type != "cpu":
+            return self.gram_torch(components, n_columns, chunk)
+        inner = torch.empty(len(chunk.rows), n_columns, components.shape[2])
+        cross = torch.empty(len(chunk.rows), components.shape[2])
+        with threads_of_torch():
+            kernels.gram(
+                components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
+                self.limit2, self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                inner.numpy(), cross.numpy(),
+            )  # fmt: skip
+        return inner[:, :, :n_columns], cross[:, :n_columns]
+
+    def accumulate(
+        self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor, weight: Tensor,
+        right: Tensor, bounds: Tensor,
+    ) -> None:  # fmt: skip
+        """Add the normal equations of a chunk to ``weight`` and ``right``; see :func:`kernels.accumulate`."""
+        if components.device.type != "cpu":
+            self.accumulate_torch(components, chunk, contrast, half_set, moments, weight, right)
+            return
+        q = moments.shape[1]
+        rows, columns = torch.triu_indices(q, q).unbind(0)
+        packed = torch.zeros(len(chunk.rows), weight.shape[2])
+        packed[:, : len(rows)] = moments[:, rows, columns]
+        wide = torch.zeros(len(chunk.rows), q, components.shape[2])
+        wide[:, :, :q] = moments
+        with threads_of_torch():
+            kernels.accumulate(
+                components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
+                self.limit2, self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                contrast.float().numpy(), half_set.numpy(), wide.numpy(), packed.numpy(), weight.numpy(),
+                right.numpy(), bounds.numpy(),
+            )  # fmt: skip
+
+    def _corners(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Voxels (8, B, M), trilinear weights (8, B, M; 0 outside), signs of the imaginary part, points (B, M, 3)."""
+        device = chunk.values.device
+        points = (self.kxy.to(device)[:, :, None] * chunk.planes[:, None]).sum(2)
+        flip = points[..., 0] < 0
+        points = torch.where(flip[..., None], -points, points)
+        inside = (points.square().sum(-1) <= float(self.limit2)) & (chunk.transfer != 0)
+        safe = points * inside[..., None]
+        low = safe.floor()
+        fraction = (safe - low).unbind(-1)
+        x, y, z = low.long().unbind(-1)
+        h, table = self.grid.half, self.grid.table.to(device)
+        voxels, weights = [], []
+        for dz in (0, 1):
+            for dy in (0, 1):
+                row = table[z + dz + h, y + dy + h] + x
+                for dx in (0, 1):
+                    w = inside.float()
+                    for step, part in zip((dx, dy, dz), fraction, strict=True):
+                        w = w * (part if step else 1 - part)
+                    voxels.append(row + dx)
+                    weights.append(w)
+        return torch.stack(voxels), torch.stack(weights), torch.where(flip, -1.0, 1.0), safe
+
+    def _terms(self, components: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Interpolated components (B, M, 2, Qp), base (B, M, 2), image (B, M, 2), all flipped to x >= 0; corners."""
+        voxels, weights, sign, points = self._corners(chunk)
+        terms = torch.zeros(*voxels.shape[1:], *components.shape[1:], device=components.device)
+        for voxel, weight in zip(voxels, weights, strict=True):
+            terms += weight[..., None, None] * components[voxel]
+        inside = weights.sum(0) > 0
+        base = torch.view_as_real(self.base.slice(points) * inside)
+        data = torch.view_as_real(chunk.values.contiguous()) * inside[..., None]
+        data = torch.stack([data[..., 0], data[..., 1] * sign], dim=-1)
+        return terms, base, data, voxels, weights
+
+    def _steps(self, components: Tensor, chunk: Chunk) -> list[Chunk]:
+        each = max(1, FLOATS_PER_STEP // (chunk.values.shape[1] * 4 * components.shape[2]))
+        parts = zip(*(t.split(each) for t in (chunk.rows, chunk.values, chunk.transfer, chunk.planes)), strict=True)
+        return [Chunk(*part) for part in parts]
+
+    def gram_torch(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Plain form of :meth:`gram`."""
+        inner, cross = [], []
+        for part in self._steps(components, chunk):
+            terms, base, data, _, _ = self._terms(components, part)
+            terms[..., 0] += base
+            terms = (terms * part.transfer[..., None, None]).flatten(1, 2)[..., :n_columns]
+            inner.append(terms.mT @ terms)
+            cross.append((terms.mT @ data.flatten(1, 2)[..., None])[..., 0])
+        return torch.cat(inner), torch.cat(cross)
+
+    def accumulate_torch(
+        self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor, weight: Tensor,
+        right: Tensor,
+    ) -> None:  # fmt: skip
+        """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
+        q, width = moments.shape[1], components.shape[2]
+        rows, columns = (index.to(moments.device) for index in torch.triu_indices(q, q).unbind(0))
+        done = 0
+        for part in self._steps(components, chunk):
+            here = slice(done, done + len(part.rows))
+            done += len(part.rows)
+            terms, base, data, voxels, weights = self._terms(components, part)
+            gain = part.transfer * contrast[here, None].float()
+            moment = torch.zeros(len(part.rows), q, width, device=terms.device)
+            moment[:, :, :q] = moments[here]
+            rest = (gain[..., None] * (data - gain[..., None] * base))[..., None] * moment[:, None, :1]
+            model = (terms[..., :q].flatten(1, 2) @ moment).unflatten(1, terms.shape[1:3])
+            rest = rest - gain.square()[..., None, None] * model
+            packed = torch.zeros(len(part.rows), weight.shape[2], device=terms.device)
+            packed[:, : len(rows)] = moments[here][:, rows, columns]
+            for half in (0, 1):
+                chosen = (half_set[here] == half).nonzero()[:, 0].to(terms.device)
+                if not len(chosen):
+                    continue
+                for voxel, w in zip(voxels[:, chosen], weights[:, chosen], strict=True):
+                    heavy = (w * gain[chosen].square())[..., None] * packed[chosen, None]
+                    weight[half].index_add_(0, voxel.flatten(), heavy.flatten(0, 1))
+                    right[half].index_add_(0, voxel.flatten(), (w[..., None, None] * rest[chosen]).flatten(0, 1))
+
+
+def solve(
+    weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor
+) -> Tensor:
+    """Step of every voxel (V, 2, Qp); see :func:`kernels.solve`."""
+    if components.device.type != "cpu":
+        return solve_torch(weight, right, components, precision, floor, shell)
+    out = torch.zeros_like(components)
+    with threads_of_torch():
+        kernels.solve(
+            weight.numpy(), right.numpy(), components.numpy(), precision.numpy(), floor.numpy(), shell.numpy(),
+            out.numpy(),
+        )  # fmt: skip
+    return out
+
+
+def solve_torch(
+    weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor
+) -> Tensor:
+    """Plain form of :func:`solve`, in double precision, some voxels at a time."""
+    q = precision.shape[1]
+    rows, columns = (index.to(weight.device) for index in torch.triu_indices(q, q).unbind(0))
+    out = torch.zeros_like(components)
+    shell, precision, floor = (t.to(weight.device) for t in (shell, precision, floor))
+    for part in torch.arange(len(weight), device=weight.device).split(max(1, FLOATS_PER_STEP // (8 * q * q))):
+        matrix = torch.zeros(len(part), q, q, dtype=torch.float64, device=weight.device)
+        matrix[:, rows, columns] = weight[part][:, : len(rows)].double()
+        matrix[:, columns, rows] = matrix[:, rows, columns]
+        prior = precision[shell[part]]
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        diagonal.copy_(torch.maximum(diagonal, floor[shell[part]]) + prior)
+        present = components[part][..., :q].double()
+        rest = right[part][..., :q].double() - prior[:, None] * present
+        factor = torch.linalg.cholesky_ex(matrix + 1e-30 * torch.eye(q, device=weight.device))[0]
+        out[part, :, :q] = (present + torch.cholesky_solve(rest.mT, factor).mT).float()
+    return out
