@@ -98,6 +98,22 @@ class Linear(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Regions:
+    """Where an engine may look, in the working box.
+
+    Attributes
+    ----------
+    particle : (D, D, D) float32 or None
+        Soft mask of the particle, where the user gave one.
+    focus : (D, D, D) float32 or None
+        Soft mask of the region whose heterogeneity is of interest; the rest stays as in the consensus.
+    """
+
+    particle: NDArray[np.float32] | None = None
+    focus: NDArray[np.float32] | None = None
+
+
 class TrainFunction(Protocol):
     """Signature of an engine's ``train``."""
 
@@ -109,6 +125,7 @@ class TrainFunction(Protocol):
         checkpoint_dir: Path | None,
         monitor: Monitor,
         consensus_radius: int | None = None,
+        regions: Regions | None = None,
     ) -> Heterogeneity:
         """Learn the heterogeneity of ``images``.
 
@@ -125,6 +142,8 @@ class TrainFunction(Protocol):
         monitor : Monitor
         consensus_radius : int, optional
             Shell (cycles per box) up to which the consensus carries signal; beyond it nothing is learned.
+        regions : Regions, optional
+            Masks, for engines that can use them.
         """
         ...
 
@@ -150,6 +169,7 @@ class Engine:
 
 
 ENGINES: dict[str, Engine] = {
+    "subspace": Engine("subspace", "cryodrgn_ext.engines.subspace.engine"),
     "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine"),
 }
 AUTO_ENGINE = "neural"

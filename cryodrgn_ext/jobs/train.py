@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
-from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.engines.base import Regions, get_engine, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
+from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus, working_map
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -107,7 +108,7 @@ class _TrainJob:
         self._stage("consensus", key, "Consensus by backprojection", lambda: self._consensus(images), layout.consensus)
         consensus = read_consensus(layout.consensus)
         self._note_consensus(consensus)
-        key = fingerprint(key, engine_key(settings))
+        key = fingerprint(key, engine_key(settings), self.inputs.record.get("focus_mask", {}).get("sha256"))
         self._stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
         decoded = fingerprint(key, settings.volumes, settings.seed)
         self._stage("volumes", decoded, "Volumes along the latent space", self._volumes, layout.volumes)
@@ -163,8 +164,9 @@ class _TrainJob:
         engine = get_engine(self.settings.engine)
         checkpoint = self.layout.checkpoint / "training"
         result = engine.train(
-            images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius
-        )
+            images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius,
+            regions=self._regions(images),
+        )  # fmt: skip
         with atomic_directory(self.layout.model) as temporary:
             result.save(temporary)
         particles = self.inputs.particles
@@ -173,6 +175,16 @@ class _TrainJob:
             write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
         else:
             self.layout.latents.unlink(missing_ok=True)
+
+    def _regions(self, images: ParticleImages) -> Regions:
+        """The user's masks at the working box."""
+        masks: list[NDArray[np.float32] | None] = []
+        for name, given in (("--in_mask", self.inputs.mask), ("--focus_mask", self.inputs.focus)):
+            if given is None:
+                masks.append(None)
+            else:
+                masks.append(working_map(given, images.box_size, images.pixel_size_A, name).clamp(0, 1).numpy())
+        return Regions(*masks)
 
     def _volumes(self) -> None:
         model = load_heterogeneity(self.layout.model)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -21,7 +22,16 @@ from cryodrgn_ext.settings import fingerprint
 LARGEST_DEFAULT_BOX = 128
 # What may change between a run and its Continue although the training has begun.
 FREE_SETTINGS = frozenset({"epochs", "device", "memory_GB", "checkpoint_minutes"})
-ENGINE_SETTINGS = ("engine", *(field.name for field in fields(NeuralSettings) if field.name not in FREE_SETTINGS))
+ENGINE_SETTINGS = (
+    "engine",
+    *dict.fromkeys(
+        field.name
+        for options in (NeuralSettings, SubspaceSettings)
+        for field in fields(options)
+        if field.name not in FREE_SETTINGS
+    ),
+)
+MASKS = ("in_mask", "focus_mask")
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 
 
@@ -38,7 +48,7 @@ class TrainInputs:
         Box of the images on disk (of the optics group with most particles, where groups differ).
     box : int
         Working box.
-    mask, reference : VolumeMap or None
+    mask, focus, reference : VolumeMap or None
         As the user gave them.
     """
 
@@ -47,6 +57,7 @@ class TrainInputs:
     native_box: int
     box: int
     mask: VolumeMap | None
+    focus: VolumeMap | None
     reference: VolumeMap | None
 
 
@@ -75,21 +86,22 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     maps: dict[str, VolumeMap | None] = {}
-    for name in ("in_mask", "in_3dref"):
+    for name in (*MASKS, "in_3dref"):
         path: Path | None = getattr(settings, name)
         maps[name] = None if path is None else read_map(path)
         if path is not None:
             record[name] = fingerprint_file(path)
-    mask = maps["in_mask"]
-    if mask is not None:
-        check_mask(mask, settings.in_mask, native)
+    for name in MASKS:
+        mask = maps[name]
+        if mask is not None:
+            check_mask(mask, getattr(settings, name), native)
     reference = maps["in_3dref"]
     if reference is not None and reference.box_size != native:
         raise InputError(
             f"{settings.in_3dref} has a box of {reference.box_size} voxels, but the particles have {native} pixels: "
             "give the map of the refinement of these particles, or leave --in_3dref out."
         )
-    return TrainInputs(particles, record, native, box, mask, reference)
+    return TrainInputs(particles, record, native, box, maps["in_mask"], maps["focus_mask"], reference)
 
 
 def native_box(particles: ParticleSet) -> int:
@@ -166,11 +178,12 @@ def check_continuation(
         )
     if not trained:
         return
-    if earlier["inputs"].get("in_mask", {}).get("sha256") != inputs.record.get("in_mask", {}).get("sha256"):
-        raise ResumeError(
-            f"--in_mask is another than when {settings.o} was begun: the training cannot be continued with it; restore "
-            "the mask, or start a new job."
-        )
+    for name in MASKS:
+        if earlier["inputs"].get(name, {}).get("sha256") != inputs.record.get(name, {}).get("sha256"):
+            raise ResumeError(
+                f"--{name} is another than when {settings.o} was begun: the training cannot be continued with it; "
+                "restore the mask, or start a new job."
+            )
     now, then = settings.to_mapping(), earlier["settings"]
     for name in (*IMAGE_SETTINGS, *ENGINE_SETTINGS):
         if name in then and then[name] != now[name]:

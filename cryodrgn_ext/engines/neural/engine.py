@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryodrgn_ext.engines import base
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
@@ -37,6 +38,7 @@ def train(
     checkpoint_dir: Path | None,
     monitor: Monitor,
     consensus_radius: int | None = None,
+    regions: base.Regions | None = None,
 ) -> NeuralHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
 
@@ -51,14 +53,16 @@ def train(
     """
     if images.n == 0:
         raise InputError("there are no particles to train on: the input holds 0 rows")
+    if regions is not None and regions.focus is not None:
+        raise InputError("--focus_mask works with --engine subspace only: choose that engine, or leave the mask out")
     recipe = resolve(settings, images.n)
     device = choose_device(getattr(settings, "device", "auto"))
     base_map = consensus if recipe.residual else None
-    base = None
+    volume = None
     if base_map is not None:
-        base = FourierVolume.from_map(torch.as_tensor(base_map, device=device))
-    bands = choose_bands(images, base, getattr(settings, "latent_resolution_A", None), consensus_radius)
-    source = ObservationSource(_resident(images, bands, settings, device), base, bands, device)
+        volume = FourierVolume.from_map(torch.as_tensor(base_map, device=device))
+    bands = choose_bands(images, volume, getattr(settings, "latent_resolution_A", None), consensus_radius)
+    source = ObservationSource(_resident(images, bands, settings, device), volume, bands, device)
     model = build_model(recipe, images.box_size, signal_envelope(images, base_map, bands.train_radius), source.n_latent)
     model.to(device)
     precision = model.network_dtype = choose_precision(getattr(settings, "precision", "auto"), device)

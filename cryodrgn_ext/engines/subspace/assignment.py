@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
@@ -49,7 +48,8 @@ def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
     narrower than the nodes are apart, images still blend from one to the next.
     """
     d = nodes.centres.shape[1]
-    factor = torch.linalg.cholesky(covariance.double() + (0.25 * nodes.cell + 1e-12) * torch.eye(d, dtype=torch.float64))
+    blend = (0.25 * nodes.cell + 1e-12) * torch.eye(d, dtype=torch.float64)
+    factor = torch.linalg.cholesky(covariance.double() + blend)
     offset = nodes.centres[None] - x.double()[:, None]
     whitened = torch.linalg.solve_triangular(factor, offset.mT, upper=False)
     return torch.softmax(nodes.weight.log() - 0.5 * whitened.square().sum(1), dim=1)

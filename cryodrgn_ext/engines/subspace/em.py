@@ -12,8 +12,9 @@ The prior of each component and shell is what its solutions from the two half-se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ Inference = Callable[[Tensor, Tensor, Tensor], Posterior]
 
 
 def images_of_pass(images: ParticleImages, count: int, seed: int) -> Tensor:
-    """This process' share of the rows of a pass, ascending: all of them, or a random part, even over half-sets."""
+    """Rows of a pass that this process takes, ascending: of all images, or of a random part of very many."""
     rows = torch.arange(images.n)
     wanted = int(SAMPLES_PER_PASS // count)
     if wanted < images.n:
@@ -99,9 +100,7 @@ def images_of_pass(images: ParticleImages, count: int, seed: int) -> Tensor:
     return rows[shard.start : shard.stop]
 
 
-def em_pass(
-    band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Inference, monitor: Monitor
-) -> PassResult:
+def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Inference, monitor: Monitor) -> PassResult:
     """Latents of the images ``rows``, and the equations of the components that follow from them."""
     q = zdim + 1
     equations = Equations.empty(band, q)
@@ -119,9 +118,7 @@ def em_pass(
     equations.complete()
     current().sum(moment, totals)
     n = float(totals[0])
-    return PassResult(
-        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, float(totals[1]) / n, float(totals[2]) / n
-    )
+    return PassResult(equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, float(totals[1]) / n, float(totals[2]) / n)
 
 
 def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +138,7 @@ def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second:
     values : Tensor
         (V, 2, Qp), components in descending order of power.
     power : Tensor
-        (q,) float64 sum over the whole sphere of \\|P_j\\|^2.
+        (q,) float64 sum over the whole sphere of the squared magnitude of P_j.
     """
     out = values.clone()
     parts = values[..., 1 : zdim + 1].double()
@@ -209,9 +206,7 @@ class SubspaceFit:
         seed = self.seed + 7919 * self.stage + self.done
         rows = images_of_pass(self.images, self.band.count, seed)
         first = self.stage == self.done == 0
-        result = em_pass(
-            self.band, self.values, self.zdim, rows, self._random if first else self._infer, self.monitor
-        )
+        result = em_pass(self.band, self.values, self.zdim, rows, self._random if first else self._infer, self.monitor)
         equations = result.equations
         if self.fit_contrast and not first:
             self.values[..., 1:] *= result.contrast  # contrasts are relative: their mean is one
@@ -256,6 +251,18 @@ class SubspaceFit:
         information = (count * (snr / (1 + snr)).square()).cumsum(0)
         return int((information < ENOUGH_INFORMATION * information[-1]).sum())
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What :meth:`restore` needs: plain numbers, and tensors."""
+        numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history}
+        return numbers, {"values": self.values, "power": self.power, "agreement": self.shared}
+
+    def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go back to where another run was."""
+        self.band = self.make_band(int(numbers["radius"]))
+        self.stage, self.done, self.history = int(numbers["stage"]), int(numbers["done"]), list(numbers["history"])
+        self.values = tensors["values"].to(self.band.device)
+        self.power, self.shared = tensors["power"], tensors["agreement"]
+
     def run(self, checkpoint: Callable[[SubspaceFit], None] | None = None) -> Subspace:
         """All bands."""
         while True:
@@ -270,9 +277,7 @@ class SubspaceFit:
         return Subspace(self.band.grid, self.values, self.zdim, self.power, self.shared)
 
 
-def latents(
-    fit: SubspaceFit, subspace: Subspace, rows: Tensor, monitor: Monitor
-) -> tuple[Tensor, Tensor, Tensor]:
+def latents(fit: SubspaceFit, subspace: Subspace, rows: Tensor, monitor: Monitor) -> tuple[Tensor, Tensor, Tensor]:
     """Latents of all images ``rows`` at the fit's band: (n, q) mean, (n, q, q) covariance, (n,) contrast; float32."""
     mean, covariance, contrast = [], [], []
     chunks = fit.band.chunks(rows)
@@ -287,5 +292,3 @@ def latents(
         torch.cat([empty[:, :, None].expand(0, -1, subspace.zdim), *covariance]),
         torch.cat([empty[:, 0], *contrast]),
     )
-
-

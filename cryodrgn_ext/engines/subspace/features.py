@@ -82,10 +82,18 @@ class Features:
 
     @classmethod
     def build(cls, nodes: Nodes, length: float, count: int = FEATURES) -> Features:
-        """The leading ``count`` eigenfunctions, fewer where the kernel has no more."""
+        """The leading ``count`` eigenfunctions, fewer where the kernel has no more.
+
+        Parameters
+        ----------
+        nodes : Nodes
+        length : float
+            In units of the latents' spread.
+        count : int
+        """
         mean = nodes.weight @ nodes.centres
-        spread = float((nodes.weight @ (nodes.centres - mean).square().sum(1)).sqrt())
-        blank = cls(nodes, length, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64))
+        spread = max(float((nodes.weight @ (nodes.centres - mean).square().sum(1)).sqrt()), 1e-6)
+        blank = cls(nodes, length * spread, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64))
         root = nodes.weight.sqrt()
         matrix = root[:, None] * blank._centred(nodes.centres) * root
         values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
@@ -93,7 +101,7 @@ class Features:
         order = order[values[order] > LEAST_EIGENVALUE * values[-1]]
         vectors = vectors[:, order]
         vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
-        return cls(nodes, length, spread, root[:, None] * vectors / values[order])
+        return cls(nodes, length * spread, spread, root[:, None] * vectors / values[order])
 
     @property
     def count(self) -> int:

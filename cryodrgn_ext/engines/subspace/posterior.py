@@ -60,7 +60,7 @@ def infer(inner: Tensor, cross: Tensor, fit_contrast: bool = False) -> Posterior
         Find each image's contrast (maximum of its evidence); else it is 1.
     """
     inner, cross = inner.double(), cross.double()
-    contrast = _contrast(inner, cross) if fit_contrast else torch.ones(len(inner), dtype=torch.float64, device=inner.device)
+    contrast = _contrast(inner, cross) if fit_contrast else torch.ones_like(cross[:, 0])
     a = contrast[:, None]
     q = inner.shape[1] - 1
     identity = torch.eye(q, dtype=torch.float64, device=inner.device)

@@ -188,9 +188,7 @@ class Operators:
                     right[half].index_add_(0, voxel.flatten(), (w[..., None, None] * rest[chosen]).flatten(0, 1))
 
 
-def solve(
-    weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor
-) -> Tensor:
+def solve(weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor) -> Tensor:
     """Step of every voxel (V, 2, Qp); see :func:`kernels.solve`."""
     if components.device.type != "cpu":
         return solve_torch(weight, right, components, precision, floor, shell)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class TrainSettings(NeuralSettings):
+class TrainSettings(NeuralSettings, SubspaceSettings):
     """What ``train`` can be told: inputs, states and outputs, and the options of the engine."""
 
     in_parts: Path = setting(
@@ -18,11 +19,17 @@ class TrainSettings(NeuralSettings):
     )
     o: Path = setting(help="Result directory")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
+    focus_mask: Path | None = setting(
+        None,
+        help="Mask of the region whose heterogeneity is looked for; the rest stays as in the consensus (subspace)",
+    )
     in_3dref: Path | None = setting(
         None, help="Map of the refinement; compared with our consensus, to find wrong poses or a wrong pixel size"
     )
     engine: str = setting(
-        "auto", choices=("auto", "neural"), help="What learns the heterogeneity; auto takes the best for the data"
+        "auto",
+        choices=("auto", "subspace", "neural"),
+        help="What learns the heterogeneity: subspace (seconds to minutes), neural (a network), or auto",
     )
     states: int = setting(4, low=1, high=200, help="Number of states to cut the particles into (k-means)")
     box: int | None = setting(

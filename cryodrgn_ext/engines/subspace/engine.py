@@ -1,0 +1,209 @@
+"""The subspace engine from images to result: latents at low frequencies first, then volumes at all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.engines.base import Regions
+from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.assignment import assign
+from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, CheckpointFile
+from cryodrgn_ext.engines.subspace.decoder import DecoderState, fit_decoder, restriction
+from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, latents
+from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
+from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import Settings
+
+__all__ = ["load", "train"]
+
+GIGABYTE = 1e9
+MOST_COMPONENTS = 32
+LEAST_SCALE = 0.03  # components of smaller scale, beside the largest, do not carry the decoder
+IMAGES_PER_NODE = 20
+MOST_NODES = 400
+CURVE_LENGTH = 0.35  # of the features, in units of the latents' spread
+LEAST_RADIUS = 6
+
+
+def train(
+    images: ParticleImages,
+    consensus: NDArray[np.float32] | None,
+    settings: Settings,
+    checkpoint_dir: Path | None,
+    monitor: Monitor,
+    consensus_radius: int | None = None,
+    regions: Regions | None = None,
+) -> SubspaceHeterogeneity:
+    """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
+
+    Raises
+    ------
+    InputError
+        When there are no images, no consensus, or more components are asked for than the engine takes.
+    ResumeError
+        When the checkpoint was made with other settings or particles.
+    JobAborted
+        When the monitor says so; the checkpoint stays.
+    """
+    zdim = int(settings.zdim)  # type: ignore[attr-defined]
+    if images.n == 0:
+        raise InputError("there are no particles to train on: the input holds 0 rows")
+    if not 1 <= zdim <= MOST_COMPONENTS:
+        raise InputError(
+            f"--engine subspace takes 1 to {MOST_COMPONENTS} components, not --zdim {zdim}: choose another number, or "
+            "--engine neural"
+        )
+    if consensus is None:
+        raise InputError("--engine subspace starts from a consensus map, and none was given")
+    return _Run(images, consensus, settings, checkpoint_dir, monitor, consensus_radius, regions or Regions()).result()
+
+
+class _Run:
+    """One run: the stages, and where they are kept."""
+
+    def __init__(
+        self, images: ParticleImages, consensus: NDArray[np.float32], settings: Settings, directory: Path | None,
+        monitor: Monitor, consensus_radius: int | None, regions: Regions,
+    ) -> None:  # fmt: skip
+        self.images, self.settings, self.monitor, self.regions = images, settings, monitor, regions
+        self.consensus = np.ascontiguousarray(consensus, dtype=np.float32)
+        self.zdim: int = settings.zdim  # type: ignore[attr-defined]
+        self.seed: int = getattr(settings, "seed", 0)
+        self.fit_contrast: bool = getattr(settings, "fit_contrast", False)
+        self.device = choose_device(getattr(settings, "device", "auto"))
+        limit = images.plane.radius
+        self.limit = limit if consensus_radius is None else max(min(limit, consensus_radius), min(limit, LEAST_RADIUS))
+        self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=self.limit + 1)
+        self.file = CheckpointFile(directory, self._key())
+        self.interval = 60.0 * getattr(settings, "checkpoint_minutes", 5.0)
+        self.last_saved = time.monotonic()
+
+    def _key(self) -> str:
+        images = self.images
+        poses = hashlib.sha256(images.rotation.cpu().numpy().tobytes())
+        poses.update(images.shift_px.cpu().numpy().tobytes())
+        focus = b"" if self.regions.focus is None else np.ascontiguousarray(self.regions.focus).tobytes()
+        solvent = b"" if self.regions.particle is None else np.ascontiguousarray(self.regions.particle).tobytes()
+        description = [
+            images.n, images.box_size, self.limit, self.zdim, self.seed, self.fit_contrast,
+            getattr(self.settings, "curve_features", None), poses.hexdigest(),
+            hashlib.sha256(self.consensus.tobytes() + focus + solvent).hexdigest(),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(description).encode()).hexdigest()
+
+    def _band(self, radius: int) -> Band:
+        memory = getattr(self.settings, "memory_GB", 4.0) * GIGABYTE
+        return Band(self.images, self.base, radius, self.device, memory)
+
+    def _focus(self) -> Tensor | None:
+        focus = self.regions.focus
+        return None if focus is None else torch.as_tensor(np.asarray(focus, dtype=np.float32))
+
+    def result(self) -> SubspaceHeterogeneity:
+        """All stages."""
+        self.monitor.message(
+            f"Subspace engine: {self.images.n} images of {self.images.box_size} px, {self.zdim} components; volumes "
+            f"to {self.images.box_size * self.images.pixel_size_A / self.limit:.1f} Å; {self.device.type}."
+        )
+        found = self.file.load()
+        fit = self._fit(found)
+        if found is None or found.stage == "em":
+            subspace = fit.run(lambda state: self._save_fit(state, "em"))
+        else:
+            subspace = Subspace(fit.band.grid, fit.values, self.zdim, fit.power, fit.shared)
+        self.monitor.message(
+            f"{subspace.n_real} of {self.zdim} components agree between the half-sets; images tell their latents by "
+            f"frequencies up to {self.images.box_size * self.images.pixel_size_A / fit.band.radius:.1f} Å."
+        )
+        return self._decode(fit, subspace, found)
+
+    def _fit(self, found: Checkpoint | None) -> SubspaceFit:
+        focus = self._focus()
+        restrict = None
+        if focus is not None:
+            restrict = restriction(torch.ones_like(focus), focus)
+        fit = SubspaceFit(
+            self.images, self._band, self.zdim, self.limit, self.fit_contrast, restrict, self.seed, self.monitor
+        )
+        if found is not None:
+            self.monitor.message("Continuing from the checkpoint.")
+            fit.restore(found.numbers, found.tensors)
+        return fit
+
+    def _save_fit(self, fit: SubspaceFit, stage: str, more: dict[str, Tensor] | None = None, done: int = 0) -> None:
+        if stage == "em" and time.monotonic() - self.last_saved < self.interval:
+            return
+        numbers, tensors = fit.state()
+        self.file.save(Checkpoint(stage, {**numbers, "passes": done}, {**tensors, **(more or {})}))
+        self.last_saved = time.monotonic()
+
+    def _decode(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> SubspaceHeterogeneity:
+        images, workers = self.images, current()
+        shard = workers.shard(images.n)
+        rows = torch.arange(shard.start, shard.stop)
+        mean, covariance, contrast = latents(fit, subspace, rows, self.monitor)
+        scale = subspace.scale.float()
+        x, x_cov = mean * scale, covariance * scale[:, None] * scale
+        z = workers.gather_rows(x.contiguous(), images.n)
+        z_cov = workers.gather_rows(x_cov.contiguous(), images.n)
+        carried = (subspace.scale > LEAST_SCALE).nonzero()[:, 0]
+        count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
+        nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
+        features = Features.build(nodes, CURVE_LENGTH, getattr(self.settings, "curve_features", 15))
+        assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], contrast, nodes)
+        smoothing = z_cov[:, carried][:, :, carried].double().mean(0)
+        moving = moving_region(subspace, images.box_size, self._focus())
+        given = self.regions.particle
+        particle = (
+            particle_region(self.consensus, fit.band.radius, moving)
+            if given is None
+            else torch.as_tensor(np.asarray(given, dtype=np.float32))
+        )
+        moving = torch.minimum(moving, particle)
+        state = None
+        if found is not None and found.stage == "decoder":
+            values = found.tensors["decoder"].to(self.device)
+            state = DecoderState(values, found.tensors["precision"], int(found.numbers["passes"]))
+
+        def keep(done: DecoderState) -> None:
+            more = {"decoder": done.values, "precision": done.precision}
+            self._save_fit(fit, "decoder", more, done.done)
+
+        band = self._band(self.limit)
+        values = fit_decoder(band, features, assigned, particle, moving, self.monitor, state, keep)
+        return SubspaceHeterogeneity(
+            features=features,
+            carried=tuple(carried.tolist()),
+            smoothing=smoothing,
+            radius=self.limit,
+            values=values[..., : features.count + 1].cpu().contiguous(),
+            consensus=self.consensus,
+            particle=particle.numpy(),
+            moving=moving.numpy(),
+            pixel_size_A=images.pixel_size_A,
+            z=z.numpy(),
+            z_cov=z_cov.numpy(),
+            loss_history=_history(fit),
+        )
+
+
+def _history(fit: SubspaceFit) -> dict[str, list[float]]:
+    """Losses per pass; bands hold different coefficients, so that a new band begins at another level."""
+    history: dict[str, Any] = {"total": list(fit.history)}
+    return history

@@ -1,0 +1,178 @@
+"""A fitted subspace: latents, volumes on demand, their linear form, and its files (safetensors and JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines.subspace.assignment import node_probabilities
+from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.errors import InputError
+
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SubspaceHeterogeneity:
+    """Result of the subspace engine; see :class:`cryodrgn_ext.engines.base.Heterogeneity`.
+
+    Attributes
+    ----------
+    features : Features
+    carried : tuple of int
+        Columns of the latents that the features depend on; the others carry nothing that half-sets agree on.
+    smoothing : Tensor
+        (d, d) float64 typical covariance of those columns: how precisely an image tells its latent.
+    radius : int
+        Band of the components, in cycles per box.
+    values : Tensor
+        (V, 2, Q) float32 components on the grid of that band.
+    consensus : ndarray
+        (D, D, D).
+    particle, moving : ndarray
+        (D, D, D) soft masks.
+    """
+
+    features: Features
+    carried: tuple[int, ...]
+    smoothing: Tensor
+    radius: int
+    values: Tensor
+    consensus: NDArray[np.float32]
+    particle: NDArray[np.float32]
+    moving: NDArray[np.float32]
+    pixel_size_A: float
+    z: NDArray[np.float32]
+    z_cov: NDArray[np.float32] | None
+    loss_history: Mapping[str, Sequence[float]]
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the volumes, in voxels."""
+        return len(self.consensus)
+
+    @cached_property
+    def grid(self) -> ComponentGrid:
+        """Where the components lie."""
+        return ComponentGrid(self.box_size, self.radius)
+
+    def weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Weights (P, m) of the components in the volumes at latents (P, q).
+
+        The mean of the features over where an image with that latent may lie: volumes are shown only where there are
+        particles, and as sharp as images tell them apart.
+
+        Raises
+        ------
+        InputError
+            When ``z`` does not have q columns or is not finite.
+        """
+        z = np.asarray(z, dtype=np.float32)
+        if z.ndim != 2 or z.shape[1] != self.z.shape[1]:
+            raise InputError(f"latents of shape (P, {self.z.shape[1]}) expected, got {z.shape}")
+        if not np.isfinite(z).all():
+            row = int(np.argmin(np.isfinite(z).all(axis=1)))
+            raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
+        table = self.features.at_nodes()[:, 1:]
+        x = torch.from_numpy(z[:, list(self.carried)].astype(np.float64))
+        parts = [node_probabilities(part, self.smoothing, self.features.nodes) @ table for part in x.split(4096)]
+        return (torch.cat(parts) if parts else table[:0]).float().numpy()
+
+    @cached_property
+    def _mean(self) -> NDArray[np.float32]:
+        correction = self.grid.to_map(self.values[..., 0].contiguous()).numpy()
+        mean: NDArray[np.float32] = (self.consensus + correction) * self.particle
+        return mean
+
+    def _components(self) -> Iterator[NDArray[np.float32]]:
+        grid = self.grid
+        for j in range(1, self.values.shape[2]):
+            component: NDArray[np.float32] = grid.to_map(self.values[..., j].contiguous()).numpy() * self.moving
+            yield component
+
+    def linear_form(self) -> base.LinearForm:
+        """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
+        return base.LinearForm(self._mean, self.features.count, self._components, self.weights)
+
+    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield a map (D, D, D) for each row of ``z`` (P, q), within the mask of the particle.
+
+        Raises
+        ------
+        InputError
+            When ``z`` does not have q columns or is not finite.
+        """
+        grid, mean = self.grid, self._mean
+        for weight in torch.from_numpy(self.weights(z)):
+            volume: NDArray[np.float32] = grid.to_map((self.values[..., 1:] @ weight).contiguous()).numpy()
+            volume *= self.moving
+            volume += mean
+            yield volume
+
+    def save(self, directory: Path) -> None:
+        """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
+        tensors = {
+            "values": self.values, "consensus": torch.from_numpy(self.consensus),
+            "particle": torch.from_numpy(self.particle), "moving": torch.from_numpy(self.moving),
+            "z": torch.from_numpy(self.z), "smoothing": self.smoothing,
+            "centres": self.features.nodes.centres, "weight": self.features.nodes.weight,
+            "projection": self.features.projection,
+        }  # fmt: skip
+        if self.z_cov is not None:
+            tensors["z_cov"] = torch.from_numpy(self.z_cov)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(directory / MODEL_FILE))
+        description = {
+            "box_size": self.box_size, "pixel_size_A": self.pixel_size_A, "radius": self.radius,
+            "carried": list(self.carried), "length": self.features.length, "spread": self.features.spread,
+            "loss_history": {name: list(values) for name, values in self.loss_history.items()},
+        }  # fmt: skip
+        base.write_description(directory, "subspace", description)
+
+
+def load(directory: Path) -> SubspaceHeterogeneity:
+    """Read what :meth:`SubspaceHeterogeneity.save` wrote.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged.
+    """
+    description: dict[str, Any] = base.read_description(directory)
+    path = directory / MODEL_FILE
+    try:
+        t = load_file(str(path))
+        nodes = Nodes(t["centres"], t["weight"])
+        model = SubspaceHeterogeneity(
+            features=Features(nodes, float(description["length"]), float(description["spread"]), t["projection"]),
+            carried=tuple(int(column) for column in description["carried"]),
+            smoothing=t["smoothing"],
+            radius=int(description["radius"]),
+            values=t["values"],
+            consensus=t["consensus"].numpy(),
+            particle=t["particle"].numpy(),
+            moving=t["moving"].numpy(),
+            pixel_size_A=float(description["pixel_size_A"]),
+            z=t["z"].numpy(),
+            z_cov=t["z_cov"].numpy() if "z_cov" in t else None,
+            loss_history=description["loss_history"],
+        )
+        if t["values"].shape != (model.grid.n_voxels, 2, model.features.count + 1):
+            raise KeyError("components of another shape")
+        return model
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the result directory of a finished train job") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the model in {directory} is damaged ({reason}): train again or restore it") from None
