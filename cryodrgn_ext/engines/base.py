@@ -172,11 +172,11 @@ ENGINES: dict[str, Engine] = {
     "subspace": Engine("subspace", "cryodrgn_ext.engines.subspace.engine"),
     "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine"),
 }
-AUTO_ENGINE = "neural"
+AUTO_ENGINE = "subspace"
 
 
 def get_engine(name: str) -> Engine:
-    """Return the engine of that name; ``auto`` is the one that suits most data.
+    """Return the engine of that name; ``auto`` is the one that suits most data (see :mod:`.choice`).
 
     Raises
     ------

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
 from cryodrgn_ext.engines.base import Regions, get_engine, load_heterogeneity
+from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -161,7 +162,7 @@ class _TrainJob:
             self._note(compare_with_reference(consensus, self.inputs.reference))
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
-        engine = get_engine(self.settings.engine)
+        engine = get_engine(choose_engine(self.settings))
         checkpoint = self.layout.checkpoint / "training"
         result = engine.train(
             images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius,

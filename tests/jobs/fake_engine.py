@@ -54,7 +54,7 @@ class FakeEngine:
     calls: list[dict[str, object]] = field(default_factory=list)
     error: BaseException | None = None
 
-    def train(self, images, consensus, settings, checkpoint_dir, monitor, consensus_radius=None):  # type: ignore[no-untyped-def]
+    def train(self, images, consensus, settings, checkpoint_dir, monitor, consensus_radius=None, **_):  # type: ignore[no-untyped-def]
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         (checkpoint_dir / "begun").touch()
         self.calls.append({"n": images.n, "epochs": settings.epochs, "radius": consensus_radius})
@@ -66,11 +66,12 @@ class FakeEngine:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    """Put a fake in the place of the neural engine."""
+    """Put a fake in the place of all engines."""
     engine = FakeEngine()
     module = types.ModuleType(MODULE)
     module.train = engine.train  # type: ignore[attr-defined]
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, MODULE, module)
-    monkeypatch.setitem(base.ENGINES, "neural", base.Engine("neural", MODULE))
+    for name in tuple(base.ENGINES):
+        monkeypatch.setitem(base.ENGINES, name, base.Engine(name, MODULE))
     return engine

@@ -51,7 +51,7 @@ def test_the_same_value_twice_is_no_error() -> None:
         (["-zdim", "4"], "options begin with two dashes"),
         (["--epochs", "-3"], "--epochs must be at least 1, not -3"),
         (["--states", "x"], "--states must be a whole number"),
-        (["--engine", "magic"], "--engine must be one of auto, neural"),
+        (["--engine", "magic"], "--engine must be one of auto, subspace, neural"),
     ],
 )
 def test_what_is_not_understood_is_named(words: list[str], says: str) -> None:

@@ -24,6 +24,7 @@ from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
 from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.imaging.slices import FourierVolume
@@ -33,7 +34,6 @@ from cryodrgn_ext.settings import Settings
 __all__ = ["load", "train"]
 
 GIGABYTE = 1e9
-MOST_COMPONENTS = 32
 LEAST_SCALE = 0.03  # components of smaller scale, beside the largest, do not carry the decoder
 IMAGES_PER_NODE = 20
 MOST_NODES = 400

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.settings import setting
 
+MOST_COMPONENTS = 32
+
 
 @dataclass(frozen=True)
 class SubspaceSettings(EngineSettings):
