@@ -17,8 +17,9 @@ class Layout:
 
     @property
     def particles(self) -> Path:
-        """All particles, with latents and states."""
-        return self.root / "particles.star"
+        """All particles: the STAR file with latents and states, or the .cs of particles from CryoSPARC."""
+        star, cs = self.root / "particles.star", self.root / "particles.cs"
+        return cs if cs.exists() and not star.exists() else star
 
     @property
     def latents(self) -> Path:

@@ -34,7 +34,13 @@ from cryodrgn_ext.jobs.result_tables import (
     write_latent_table,
     write_state_table,
 )
-from cryodrgn_ext.jobs.returned_particles import latent_star_columns, wants_columns, write_particles
+from cryodrgn_ext.jobs.returned_particles import (
+    latent_star_columns,
+    returned_name,
+    say_conversion,
+    wants_columns,
+    write_particles,
+)
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import choose_device, use_threads
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
@@ -89,6 +95,7 @@ class _TrainJob:
         self.device = choose_device(settings.device)
         self.stages = Stages(layout.checkpoint)
         self.notes: list[str] = []
+        self.returned = returned_name(inputs.particles, settings.particles_format)
 
     def run(self) -> JobResult:
         """All stages."""
@@ -117,9 +124,9 @@ class _TrainJob:
         folders = [layout.state(number) for number in range(len(table.center_index))]
         self._stage("state maps", cut, "Reconstructing the states",
                     lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
-        self._stage("particles", fingerprint(cut, settings.star_columns), "Writing particles",
-                    lambda: self._write_particles(table), layout.particles,
-                    *(folder / "particles.star" for folder in folders))  # fmt: skip
+        self._stage("particles", fingerprint(cut, settings.star_columns, self.returned), "Writing particles",
+                    lambda: self._write_particles(table),
+                    *(where / name for where in [layout.root, *folders] for name in self._returned_names))  # fmt: skip
         results = self._finish(images, table, consensus)
         self._record("finished", results)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
@@ -201,10 +208,18 @@ class _TrainJob:
         columns = {}
         if wants_columns(particles, self.settings.star_columns) and self.settings.zdim > 0:
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
-        for number in range(len(table.center_index)):
-            indices = np.flatnonzero(table.label == number)
-            write_particles(self.layout.state(number) / "particles.star", particles, indices, columns)
-        write_particles(self.layout.particles, particles, None, columns)
+        say_conversion(particles, Path(self.returned), self.monitor)
+        folders = [self.layout.root, *(self.layout.state(number) for number in range(len(table.center_index)))]
+        for folder in folders:
+            for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
+                (folder / name).unlink(missing_ok=True)  # of an earlier run in another format
+        for number, folder in enumerate(folders[1:]):
+            write_particles(folder / self.returned, particles, np.flatnonzero(table.label == number), columns)
+        write_particles(self.layout.root / self.returned, particles, None, columns)
+
+    @property
+    def _returned_names(self) -> tuple[str, ...]:
+        return (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
 
     def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
@@ -243,11 +258,11 @@ class _TrainJob:
 
     def _outputs(self, table: StateTable) -> tuple[Output, ...]:
         layout = self.layout
-        outputs = [Output(layout.particles, OutputKind.PARTICLES)]
+        outputs = [Output(layout.root / self.returned, OutputKind.PARTICLES)]
         for number in range(len(table.center_index)):
             folder = layout.state(number)
             outputs += [
-                Output(folder / "particles.star", OutputKind.PARTICLES),
+                Output(folder / self.returned, OutputKind.PARTICLES),
                 Output(folder / "map.mrc", OutputKind.MAP),
                 Output(folder / "half1.mrc", OutputKind.HALF_MAP),
                 Output(folder / "mask.mrc", OutputKind.MASK),
