@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.engines.base import Linear, get_engine, load_heterogeneity
 from cryodrgn_ext.engines.distributed import join
+from cryodrgn_ext.engines.neural import engine
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.order import visiting_order
@@ -109,15 +110,26 @@ def test_a_vae_has_no_linear_form(linear_set: LinearSet) -> None:
 
 def test_latents_in_a_table_tell_the_true_coordinate(linear_set: LinearSet) -> None:
     settings = replace(
-        QUICK, zdim=1, epochs=12, architecture="vae", latents="table", dec_dim=64, learning_rate=3e-3, latent_steps=3
+        QUICK, zdim=1, epochs=10, architecture="vae", latents="table", dec_dim=64, learning_rate=3e-3, latent_steps=3
     )
     result = fit(linear_set, settings)
-    assert abs(spearmanr(result.z[:, 0], linear_set.y)[0]) > 0.8
+    assert abs(spearmanr(result.z[:, 0], linear_set.y)[0]) > 0.7
 
 
-def test_images_on_disk_give_the_same_result_as_in_memory(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
-    small = replace(QUICK, epochs=1, memory_GB=1e-9)
-    assert np.array_equal(fit(linear_set, small).z, fit(linear_set, replace(QUICK, epochs=1)).z)
+def test_refined_latents_are_better_than_the_encoders(linear_set: LinearSet) -> None:
+    settings = replace(QUICK, zdim=1, epochs=8, architecture="vae", enc_dim=64, dec_dim=64, learning_rate=3e-3)
+    guessed, refined = (fit(linear_set, replace(settings, latent_steps=steps)) for steps in (0, 3))
+    before, after = (abs(spearmanr(result.z[:, 0], linear_set.y)[0]) for result in (guessed, refined))
+    assert after > max(before, 0.8)
+
+
+def test_images_on_disk_give_the_same_result_as_in_memory(
+    linear_set: LinearSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, epochs=2, dec_dim=16)
+    resident = fit(linear_set, settings)
+    monkeypatch.setattr(engine, "GIGABYTE", 1.0)
+    assert np.array_equal(fit(linear_set, settings).z, resident.z)
 
 
 def test_a_warm_start_brings_its_volumes_and_latents(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
