@@ -16,15 +16,15 @@ import numpy as np
 
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
-from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.dataset import ParticleImages, open_images
-from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.parallel import Team
 from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.jobs.result_tables import (
     LatentTable,
@@ -43,6 +43,7 @@ from cryodrgn_ext.jobs.returned_particles import (
 )
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.train_engine import learn, open_working_images
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
 from cryodrgn_ext.jobs.train_report import write_reports
 from cryodrgn_ext.jobs.train_states import make_states, read_states
@@ -94,6 +95,7 @@ class _TrainJob:
         self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
         self.device = choose_device(settings.device)
         self.stages = Stages(layout.checkpoint)
+        self.team = Team("train", settings, monitor)
         self.notes: list[str] = []
         self.returned = returned_name(inputs.particles, settings.particles_format)
 
@@ -116,6 +118,7 @@ class _TrainJob:
         self._note_consensus(consensus)
         key = fingerprint(key, engine_key(settings))
         self._stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
+        self.team.dismiss()
         decoded = fingerprint(key, settings.volumes, settings.seed)
         self._stage("volumes", decoded, "Volumes along the latent space", self._volumes, layout.volumes)
         cut = fingerprint(key, settings.states, settings.seed)
@@ -143,15 +146,8 @@ class _TrainJob:
         write_record(self.layout.root, "train", status, self.settings, self.inputs.record, results)
 
     def _open_images(self) -> ParticleImages:
-        settings = self.settings
-        preprocessing = PreprocessSettings(
-            box_size=self.inputs.box,
-            mask_diameter_A=settings.mask_diameter_A,
-            contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
-        )
-        store = self.layout.checkpoint / "images"
         try:
-            return open_images(self.inputs.particles, store, preprocessing, self.monitor, rebuild=True)
+            return open_working_images(self.settings, self.inputs, self.layout, self.monitor)
         except InputError:
             # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
             if not (self.layout.root / RECORD_NAME).exists():
@@ -167,11 +163,8 @@ class _TrainJob:
             self._note(compare_with_reference(consensus, self.inputs.reference))
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
-        engine = get_engine(self.settings.engine)
-        checkpoint = self.layout.checkpoint / "training"
-        result = engine.train(
-            images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius
-        )
+        with self.team.assembled():
+            result = learn(self.settings, self.layout, images, consensus, self.monitor)
         with atomic_directory(self.layout.model) as temporary:
             result.save(temporary)
         particles = self.inputs.particles

@@ -116,11 +116,13 @@ def test_latents_in_a_table_tell_the_true_coordinate(linear_set: LinearSet) -> N
     assert abs(spearmanr(result.z[:, 0], linear_set.y)[0]) > 0.7
 
 
-def test_refined_latents_are_better_than_the_encoders(linear_set: LinearSet) -> None:
-    settings = replace(QUICK, zdim=1, epochs=8, architecture="vae", enc_dim=64, dec_dim=64, learning_rate=3e-3)
-    guessed, refined = (fit(linear_set, replace(settings, latent_steps=steps)) for steps in (0, 3))
+def test_refined_latents_are_better_than_the_encoders(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, zdim=1, epochs=10, architecture="vae", enc_dim=64, dec_dim=64, learning_rate=3e-3)
+    # The second run finds the first one's last checkpoint, and only refines.
+    guessed, refined = (fit(linear_set, replace(settings, latent_steps=steps), tmp_path) for steps in (0, 3))
     before, after = (abs(spearmanr(result.z[:, 0], linear_set.y)[0]) for result in (guessed, refined))
-    assert after > max(before, 0.8)
+    assert after > before + 0.02
+    assert after > 0.7
 
 
 def test_images_on_disk_give_the_same_result_as_in_memory(
@@ -164,26 +166,31 @@ def test_every_batch_is_shared_evenly(n: int, batch: int) -> None:
     assert (first_half.sum(1) - batch // 2).abs().max() <= 1
 
 
-def train_as_group(folder: str, architecture: str, latents: str) -> None:
+KINDS: dict[str, dict[str, str]] = {
+    "separable": {"architecture": "separable"},
+    "table": {"architecture": "vae", "latents": "table"},
+}
+
+
+def train_as_group(folder: str) -> None:
     data = make_linear_set(120, 0.07)
-    settings = replace(QUICK, epochs=2, architecture=architecture, latents=latents, enc_dim=16, dec_dim=16)
     with join() as group:
-        result = train(data.images, data.base_map, settings, Path(folder), SilentMonitor())
-        np.savez(Path(folder) / f"{group.size}_{group.rank}.npz", z=result.z, loss=result.loss_history["total"])
+        for name, kind in KINDS.items():
+            settings = replace(QUICK, epochs=2, enc_dim=16, dec_dim=16, **kind)
+            result = train(data.images, data.base_map, settings, Path(folder) / name, SilentMonitor())
+            np.savez(Path(folder) / f"{name}_{group.rank}.npz", z=result.z, loss=result.loss_history["total"])
 
 
-@pytest.mark.parametrize(("architecture", "latents"), [("separable", "encoder"), ("vae", "table")])
-def test_two_processes_give_the_result_of_one(tmp_path: Path, architecture: str, latents: str) -> None:
-    for size in (1, 2):
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        ends = run_group("tests.engines.test_neural_engine:train_as_group", size, str(folder), architecture, latents)
-        assert [end.returncode for end in ends] == [0] * size, ends
-    alone = np.load(tmp_path / "1" / "1_0.npz")
-    for rank in range(2):
-        shared = np.load(tmp_path / "2" / f"2_{rank}.npz")
-        assert np.abs(shared["z"] - alone["z"]).max() < 1e-4 * np.abs(alone["z"]).max()
-        assert np.allclose(shared["loss"], alone["loss"], rtol=1e-4)
+def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
+    ends = run_group("tests.engines.test_neural_engine:train_as_group", 2, str(tmp_path))
+    assert [end.returncode for end in ends] == [0, 0], ends
+    data = make_linear_set(120, 0.07)
+    for name, kind in KINDS.items():
+        alone = fit(data, replace(QUICK, epochs=2, enc_dim=16, dec_dim=16, **kind))
+        for rank in range(2):
+            shared = np.load(tmp_path / f"{name}_{rank}.npz")
+            assert np.abs(shared["z"] - alone.z).max() < 1e-4 * np.abs(alone.z).max()
+            assert np.allclose(shared["loss"], alone.loss_history["total"], rtol=1e-4)
 
 
 class InterruptAfter(SilentMonitor):

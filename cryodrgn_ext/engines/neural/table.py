@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RATE = 0.05  # latents are of order one and see one step per pass
+RATE = 0.2  # latents are of order one and see one step per pass
 DECAY = (0.8, 0.95)  # of the moments: tens of steps in all, not thousands
 START_SPREAD = 0.3
 START_SCATTER = 0.1

@@ -43,4 +43,7 @@ class TrainSettings(NeuralSettings):
     contrast: str = setting(
         "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
     )
+    processes: int = setting(
+        1, low=1, high=64, help="Processes on this machine that share the training, each with its part of the images"
+    )
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
