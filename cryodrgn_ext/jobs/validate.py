@@ -48,6 +48,10 @@ from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.states import State, iterate_states
 
 LARGEST_DEFAULT_BOX = 256
+CAUTION = (
+    "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
+    "choice of particles is not."
+)
 
 
 def validate(settings: ValidateSettings, monitor: Monitor) -> JobResult:
@@ -136,6 +140,8 @@ class _ValidateJob:
                    lambda: self._reconstruct(consensus, key), folders)  # fmt: skip
         self._write_particles()
         write_set_table(layout.root, self.sets, self.result.particles.uid)
+        if self.result.latents is not None and not self.settings.indices:
+            self._note(CAUTION)
         states = {number: self._read(number) for number in self.sets.names}
         for number, state in states.items():
             self._say(self.sets.names[number], state)
