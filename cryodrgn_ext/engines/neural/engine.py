@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity
 from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
 from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource, choose_bands, signal_envelope
@@ -18,7 +20,8 @@ from cryodrgn_ext.engines.neural.prefetch import ReadAhead
 from cryodrgn_ext.engines.neural.settings import Recipe, resolve
 from cryodrgn_ext.engines.neural.table import LatentTable
 from cryodrgn_ext.engines.neural.trainer import Trainer, describe_data, passes
-from cryodrgn_ext.engines.neural.warm_start import WarmStart, fit_volumes
+from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.engines.neural.warm_start import WarmStart, fit_encoder, fit_volumes
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.imaging.slices import FourierVolume
@@ -51,7 +54,7 @@ def train(
     start : Heterogeneity, optional
         Result of another engine on the same images, with the same number of latent dimensions, to begin with: its
         volumes, where they are linear, are taught to the network first, and its latents begin the table, where the
-        latents are one.
+        latents are one, or are taught to the encoder.
 
     Raises
     ------
@@ -83,9 +86,12 @@ def train(
     precision = choose_precision(getattr(settings, "precision", "auto"), device)
     monitor.message(_summary(recipe, images, bands, device, precision, model))
     if warm is not None:
-        explained = fit_volumes(model, warm, base_map, bands.train_radius, recipe.seed)
-        data["start"] = True
-        monitor.message(f"Started from the latents of another engine; {100 * explained:.0f} % of its volumes learned.")
+        data["start"] = hashlib.sha256(warm.z.tobytes()).hexdigest()
+        if checkpoint_dir is None or not (checkpoint_dir / checkpoint.FILE).exists():
+            explained = fit_volumes(model, warm, base_map, bands.train_radius, recipe.seed)
+            if isinstance(model, VaeModel) and recipe.latents == "encoder":
+                fit_encoder(model, source, torch.as_tensor(warm.z[shard.start : shard.stop]), group, recipe.seed)
+            monitor.message(f"Started from another engine's latents; {100 * explained:.0f} % of its volumes learned.")
     model.network_dtype = precision
     table = None
     if recipe.latents == "table":

@@ -85,8 +85,8 @@ class VaeModel(VolumeModel):
         real, imaginary = self._network(half, z).unbind(-1)
         return torch.complex(real * gain, torch.where(flipped, -imaginary, imaginary) * gain)
 
-    def _encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, (B, q) each."""
+    def encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latents, (B, q) each."""
         if self.encoder is None:
             raise RuntimeError("a homogeneous model has no encoder")
         n = self.n_encoder
@@ -100,7 +100,7 @@ class VaeModel(VolumeModel):
         """Evidence lower bound with one sample per image (thesis eq. 3.5)."""
         if not self.zdim:
             return self.decoder_loss(observation, noise)
-        mean, log_variance = self._encode(observation)
+        mean, log_variance = self.encode(observation)
         return self.sampled_loss(observation, mean, log_variance, noise)
 
     def sampled_loss(self, observation: Observation, mean: Tensor, log_variance: Tensor, noise: Tensor) -> LossTerms:
@@ -131,7 +131,7 @@ class VaeModel(VolumeModel):
         if not self.zdim:
             empty = torch.zeros(len(observation.values), 0)
             return empty, empty[:, :, None]
-        mean, log_variance = self._encode(observation)
+        mean, log_variance = self.encode(observation)
         return mean, torch.diag_embed(log_variance.exp())
 
     def decode(self, points: Tensor, z: Tensor) -> Tensor:

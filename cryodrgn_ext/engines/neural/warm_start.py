@@ -14,13 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
+from cryodrgn_ext.engines.distributed import Workers
 from cryodrgn_ext.engines.neural.model import VolumeModel
+from cryodrgn_ext.engines.neural.observations import ObservationSource
+from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.imaging.slices import FourierVolume
 
 FIT_STEPS = 300
 FIT_POINTS = 1024
 FIT_RATE = 3e-3
+ENCODER_STEPS = 400
+ENCODER_BATCH = 64
+ENCODER_RATE = 1e-3
+CLIP = 10.0  # the likelihood's gradient grows without bound where the first spreads are too narrow
 SMALLEST_SPREAD = 1e-6
 
 
@@ -116,6 +123,42 @@ def fit_volumes(
         optimizer.step()
         explained = 1.0 - float(error.detach()) / max(float(_squared(wanted / scale)), 1e-30)
     return explained
+
+
+def fit_encoder(model: VaeModel, source: ObservationSource, z: Tensor, group: Workers, seed: int) -> None:
+    """Teach an encoder the latents of a warm start: maximum likelihood of z under its Gaussian, images of the shard.
+
+    Parameters
+    ----------
+    model : VaeModel
+        With an encoder.
+    source : ObservationSource
+        Images of this process's shard.
+    z : Tensor
+        (rows of the shard, q) latents.
+    group : Workers
+        Gradients are averaged over it, so that all processes keep the same weights.
+    seed : int
+    """
+    if model.encoder is None:
+        return
+    parameters = list(model.encoder.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=ENCODER_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(ENCODER_STEPS if len(z) else 0):
+        rows = torch.randint(len(z), (ENCODER_BATCH,), generator=generator)
+        mean, log_variance = model.encode(source.latent(rows))
+        error = mean - z[rows].to(mean.device)
+        loss = 0.5 * (log_variance + error.square() * (-log_variance).exp()).sum(1).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if group.size > 1:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            group.sum(*gradients)
+            for gradient in gradients:
+                gradient /= group.size
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
 
 
 def _squared(values: Tensor) -> Tensor:
