@@ -1,12 +1,15 @@
 #!/usr/bin/env python
 """What the neural engine learns of a simulated set with known truth, and how fast, for several recipes.
 
-    python benchmarks/neural_quality.py [--directory DIR] [--images 5000] [--published-epochs 5] [--runs NAME ...]
+    python benchmarks/neural_quality.py [--directory DIR] [--images 5000] [--published-epochs 5] [--seed S]
+                                        [--runs NAME ...]
 
 Simulates the demo's RELION project (or uses the one that DIR holds) and trains on it from the files with each recipe:
 
     fast             the default
     published        --preset cryodrgn with 256 x 3 networks and 8 latent dimensions
+    vae              image encoder and decoder, residual to the consensus, growing band, latents refined at the end
+    table            the same with a table of latents
     homogeneous      no latent, residual to the consensus
     homogeneous-published   no latent, --preset cryodrgn with a 256 x 3 network
 
@@ -54,6 +57,8 @@ def runs(published_epochs: int) -> dict[str, Run]:
     every = (
         Run("fast", {}),
         Run("published", {"preset": "cryodrgn", **network}),
+        Run("vae", {"architecture": "vae", "latent_steps": 2, "epochs": 5}),
+        Run("table", {"architecture": "vae", "latents": "table", "latent_steps": 2, "epochs": 5}),
         Run("homogeneous", {"zdim": 0, "dec_dim": 128, "epochs": 3}),
         Run("homogeneous-published", {"preset": "cryodrgn", "zdim": 0, **network}),
     )
@@ -82,6 +87,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("neural_quality"))
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--published-epochs", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--runs", nargs="*", default=None)
     given = parser.parse_args()
     directory: Path = given.directory
@@ -94,8 +100,8 @@ def main() -> None:
     for run in runs(given.published_epochs).values():
         if given.runs and run.name not in given.runs:
             continue
-        layout = Layout(Path("External") / run.name)
-        train(TrainSettings(in_parts=Path("particles.star"), o=layout.root, **run.options), Monitor())
+        layout = Layout(Path("External") / f"{run.name}{given.seed or ''}")
+        train(TrainSettings(in_parts=Path("particles.star"), o=layout.root, seed=given.seed, **run.options), Monitor())
         record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
         seconds = record["results"]["seconds"]["training"]
         model = load_heterogeneity(layout.model)

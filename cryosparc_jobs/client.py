@@ -120,7 +120,8 @@ def load_output(cs: Any, project: str, source: SourceOutput) -> Any:
         When the master cannot be reached, or has no rows.
     """
     with asking(f"load {source.job_uid} {source.name} of project {project}"):
-        return cs.find_job(project, source.job_uid).load_output(source.name, slots=list(source.slots))
+        # What [] means differs: all that is saved in 4.7, the master's choice in 5.
+        return cs.find_job(project, source.job_uid).load_output(source.name, slots="all" if is_v5(cs) else [])
 
 
 def project_directory(cs: Any, project: str) -> Path:

@@ -43,6 +43,7 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
     # Imported here, so that a broken installation also ends in a sentence and a marker.
     from cryodrgn_ext.jobs.registry import JOBS
     from cryodrgn_ext.jobs.run_log import logged_run
+    from cryodrgn_ext.settings import describe
     from relion_wrappers.arguments import parse_arguments
     from relion_wrappers.lifecycle import output_directory
     from relion_wrappers.nodes import write_nodes
@@ -52,7 +53,10 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
         raise ValueError("--o is missing")
     job = JOBS[job_name]
     with logged_run(directory, job.relion_program, abort_requested) as monitor:
-        settings = parse_arguments(job.settings_class, arguments, presets={"o": str(directory)})
+        presets = {"o": str(directory)}
+        if any(field.name == "particles_format" for field in describe(job.settings_class)):
+            presets["particles_format"] = "star"  # also of particles from CryoSPARC: RELION takes no others
+        settings = parse_arguments(job.settings_class, arguments, presets=presets)
         result = job.load()(settings, monitor)
         names = write_nodes(directory, result.outputs)
         monitor.message(f"Declared {len(names)} outputs to RELION: {', '.join(names)}")

@@ -79,6 +79,8 @@ def room_of(module: str) -> str | None:
         return first
     if first != "cryodrgn_ext" or not rest or rest[0] in ("__init__", "__version__"):
         return None
+    if rest[0] == "__main__":
+        return "cli"
     if rest[0] in GROUND_MODULES:
         return GROUND
     if rest[0] not in LEVEL:

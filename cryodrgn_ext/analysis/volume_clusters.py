@@ -14,7 +14,7 @@ from cryodrgn_ext.errors import InputError
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
-ALREADY_FOUND = 0.8
+ALREADY_FOUND = 0.9
 LINKAGES = ("average", "ward", "complete")
 
 
@@ -138,18 +138,22 @@ def cut_tree(
 def split_off(
     clusters: VolumeClusters, groups: Sequence[IndexArray], distances: FloatArray, size: NDArray[np.integer]
 ) -> VolumeClusters:
-    """Make groups of volumes clusters of their own, unless they already are.
+    """Make each group of volumes one cluster of its own.
 
-    A group is left as it is when it goes through several clusters, or holds at least four fifths of the particles of
-    the one that it is in.
+    A group that is part of one cluster is taken out of it, unless it holds nine tenths of its particles; clusters that
+    lie within a group become one. A group that holds parts of several clusters is left as it is.
     """
     label, stray = clusters.label.astype(np.int64), clusters.stray.copy()
     for group in groups:
-        inside = np.unique(label[group])
-        if len(inside) != 1 or size[group].sum() >= ALREADY_FOUND * size[label == inside[0]].sum():
-            continue
-        label[group] = label.max() + 1
-        stray[group] = False
+        inside = np.unique(label[group[~stray[group]]])
+        whole = np.isin(label, inside) & ~stray
+        found = size[whole].sum() * ALREADY_FOUND <= size[group].sum()
+        if found or len(inside) == 1:
+            name = label.max() + 1
+            label[group], stray[group] = name, False
+            if found:
+                label[whole] = name
+    label = np.unique(label, return_inverse=True)[1]
     return _numbered(label, stray, clusters.tree, distances, size)
 
 

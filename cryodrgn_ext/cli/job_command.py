@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -155,6 +157,12 @@ def _settings(job: Job, params: dict[str, Any]) -> Settings:
 
 def run(job: Job, settings: Settings) -> JobResult:
     """Run a job from the command line, with a lock and a run.log where it has a result directory."""
+    if "WORLD_SIZE" in os.environ:  # torchrun's: only then is the heavy import worth it
+        from cryodrgn_ext.jobs.parallel import help_with, is_helper
+
+        if is_helper():
+            help_with(job.name, settings)
+            return JobResult(Path(), ())
     run_job = job.load()
     if not job.has_directory:
         return run_job(settings, Monitor())

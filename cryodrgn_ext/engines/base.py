@@ -126,6 +126,7 @@ class TrainFunction(Protocol):
         monitor: Monitor,
         consensus_radius: int | None = None,
         regions: Regions | None = None,
+        start: Heterogeneity | None = None,
     ) -> Heterogeneity:
         """Learn the heterogeneity of ``images``.
 
@@ -144,6 +145,8 @@ class TrainFunction(Protocol):
             Shell (cycles per box) up to which the consensus carries signal; beyond it nothing is learned.
         regions : Regions, optional
             Masks, for engines that can use them.
+        start : Heterogeneity, optional
+            Another engine's result on the same images, for engines that can begin with it.
         """
         ...
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.returned_particles import list_lost, say_dark
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
@@ -101,13 +100,8 @@ def _write_star(
             f"RELION has no columns for these fields; they go along in columns cdxCs..., which the way back to a .cs "
             f"reads: {', '.join(along)}"
         )
-    _list_lost(conversion.not_carried, "a STAR file", monitor)
-    dark = _dark_particles(particles, particles.source)
-    if dark:
-        monitor.message(
-            f"Note: {dark} particles are dark on light (blob/sign -1), which a STAR file cannot say and RELION does "
-            "not expect: invert the images (relion_image_handler --multiply_constant -1) before RELION refines them."
-        )
+    list_lost(conversion.not_carried, "a STAR file", monitor)
+    say_dark(particles, particles.source, monitor)
     write_star(settings.o, conversion.star)
 
 
@@ -123,22 +117,8 @@ def _write_group(
         fields = particles.write_cs(path, columns)
     else:
         conversion = cs_from_star(particles, dark=settings.contrast == "black")
-        _list_lost(conversion.not_carried, "a .cs file", monitor)
+        list_lost(conversion.not_carried, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")
         fields = write_cs(path, conversion.table, None, columns)
     write_csg(group_path, path, fields, particles.n, description="Particles written by cryodrgn-ext")
-
-
-def _list_lost(fields: tuple[str, ...], target: str, monitor: Monitor) -> None:
-    if fields:
-        monitor.message(
-            f"Not carried ({target} has no place for them; --reference restores them on the way back): "
-            f"{', '.join(fields)}"
-        )
-
-
-def _dark_particles(particles: ParticleSet, table: CsTable) -> int:
-    if "blob/sign" not in table:
-        return 0
-    return int(np.count_nonzero(table.columns["blob/sign"][particles.row_id] < 0))

@@ -17,8 +17,9 @@ class Layout:
 
     @property
     def particles(self) -> Path:
-        """All particles, with latents and states."""
-        return self.root / "particles.star"
+        """All particles: the STAR file with latents and states, or the .cs of particles from CryoSPARC."""
+        star, cs = self.root / "particles.star", self.root / "particles.cs"
+        return cs if cs.exists() and not star.exists() else star
 
     @property
     def latents(self) -> Path:
@@ -78,14 +79,14 @@ def find_result_directory(path: Path) -> Path:
     InputError
         When neither it nor a folder above it, up to three levels, has a job.yaml.
     """
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
     candidates = (
         [path, *list(path.absolute().parents)[:3]] if not path.is_dir() else [path, *path.absolute().parents[:2]]
     )
     for candidate in candidates:
         if candidate.is_dir() and (candidate / RECORD_NAME).is_file():
             return candidate
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
     raise InputError(
         f"{path} does not belong to a result directory of a train job (no {RECORD_NAME} in it or above): give the "
         "particles.star that the job returned, or its directory."

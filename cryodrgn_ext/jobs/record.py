@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "m
 
 
 def fingerprint_file(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of an input file; of a job's directory, of all the .cs files in it.
+    """Name, size and SHA-256 of an input file.
 
     Raises
     ------
@@ -30,16 +30,51 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
         When it cannot be read.
     """
     digest = hashlib.sha256()
-    size = 0
     try:
-        for file in sorted(path.glob("*.cs")) if path.is_dir() else [path]:
-            with open(file, "rb") as handle:
-                while block := handle.read(1 << 22):
-                    digest.update(block)
-            size += file.stat().st_size
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
     return {"path": str(path), "absolute_path": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}
+
+
+def fingerprint_particles(given: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """Fingerprint of one file as :func:`fingerprint_file`, or of several together (a .cs with its passthroughs).
+
+    Parameters
+    ----------
+    given : Path
+        What the user named: a file, or the directory of a CryoSPARC job.
+    files : sequence of Path
+        The files that were read.
+
+    Returns
+    -------
+    dict
+        As :func:`fingerprint_file`; of several files with ``files``, the fingerprint of each.
+    """
+    named = [given] if given.is_file() else []
+    each = [fingerprint_file(path) for path in dict.fromkeys([*named, *files])]
+    if len(each) == 1 and named:
+        return each[0]
+    return {
+        "path": str(given),
+        "absolute_path": str(given.resolve()),
+        "bytes": sum(one["bytes"] for one in each),
+        "sha256": hashlib.sha256("".join(one["sha256"] for one in each).encode()).hexdigest(),
+        "files": each,
+    }
+
+
+def is_unchanged(fingerprint: Mapping[str, Any]) -> bool:
+    """Whether all files of a fingerprint are still there with the same content."""
+    for one in fingerprint.get("files", [fingerprint]):
+        path = Path(one["absolute_path"])
+        if not path.is_file() or fingerprint_file(path)["sha256"] != one["sha256"]:
+            return False
+    return True
 
 
 def versions() -> dict[str, str]:

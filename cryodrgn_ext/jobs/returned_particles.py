@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.star import StarFile
+from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.progress import Monitor
 
 STATE_COLUMN = "cdxState"
@@ -37,6 +39,47 @@ def latent_star_columns(
     if label is not None:
         columns[STATE_COLUMN] = label
     return columns
+
+
+def returned_name(particles: ParticleSet, choice: str = "auto") -> str:
+    """Name of returned particles: particles.cs or particles.star, as ``choice`` says; for "auto" as they came."""
+    if choice == "auto":
+        choice = "cs" if isinstance(particles.source, CsTable) else "star"
+    return f"particles.{choice}"
+
+
+def say_conversion(particles: ParticleSet, path: Path, monitor: Monitor) -> None:
+    """Say what the file ``path`` cannot carry of the particles, when it is in another format than theirs."""
+    if isinstance(particles.source, CsTable) == (path.suffix == ".cs"):
+        return
+    if not isinstance(particles.source, CsTable):
+        conversion = cs_from_star(particles)
+        list_lost(conversion.not_carried, "a .cs file", monitor)
+        for note in conversion.notes:
+            monitor.message(f"Note: {note}.")
+        return
+    say_dark(particles, particles.source, monitor)
+
+
+def list_lost(fields: Sequence[str], target: str, monitor: Monitor) -> None:
+    """Name columns or fields that a conversion cannot carry."""
+    if fields:
+        monitor.message(
+            f"Not carried ({target} has no place for them; convert --reference restores them on the way back): "
+            f"{', '.join(fields)}"
+        )
+
+
+def say_dark(particles: ParticleSet, table: CsTable, monitor: Monitor) -> None:
+    """Say when particles that become a STAR file are dark on light."""
+    dark = 0
+    if "blob/sign" in table:
+        dark = int(np.count_nonzero(table.columns["blob/sign"][particles.row_id] < 0))
+    if dark:
+        monitor.message(
+            f"Note: {dark} particles are dark on light (blob/sign -1), which a STAR file cannot say and RELION does "
+            "not expect: invert the images (relion_image_handler --multiply_constant -1) before RELION refines them."
+        )
 
 
 def write_particles(

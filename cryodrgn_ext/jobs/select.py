@@ -21,11 +21,19 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.layout import Layout, find_result_directory
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, require_record, write_record
+from cryodrgn_ext.jobs.record import (
+    fingerprint_particles,
+    is_unchanged,
+    refuse_other_results,
+    require_record,
+    write_record,
+)
 from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable, read_latent_table, read_state_table
 from cryodrgn_ext.jobs.returned_particles import (
     latent_star_columns,
     require_particles,
+    returned_name,
+    say_conversion,
     wants_columns,
     warn_unbalanced_halves,
     write_particles,
@@ -71,7 +79,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     result = read_train_result(settings.in_parts)
     selected = choose(settings, result)
     require_particles(selected, "the combination of conditions")
-    output = output_file(settings.o)
+    output = output_file(settings, result.particles)
     layout = Layout(result.directory)
     if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
         raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")
@@ -85,18 +93,25 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
         columns = latent_star_columns(
             None if result.latents is None else result.latents.z, None if result.states is None else result.states.label
         )
+    say_conversion(result.particles, output, monitor)
     write_particles(output, result.particles, selected, columns)
     warn_unbalanced_halves(result.particles, selected, monitor)
     if output.parent == settings.o:
-        inputs = {"in_parts": fingerprint_file(result.particles.path), "result": str(result.directory)}
+        inputs = {
+            "in_parts": fingerprint_particles(result.particles.path, result.particles.files),
+            "result": str(result.directory),
+        }
         write_record(settings.o, "select", "finished", settings, inputs, {"particles": len(selected)})
     monitor.message(f"Selected {len(selected)} of {result.particles.n} particles: {output}")
     return JobResult(output.parent, (Output(output, OutputKind.PARTICLES),))
 
 
-def output_file(given: Path) -> Path:
-    """File to write for ``--o``: itself when it ends in .star or .cs, else particles.star in it."""
-    return given if given.suffix in (".star", ".cs") and not given.is_dir() else given / "particles.star"
+def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:
+    """File to write for ``--o``: itself when it names one (.csg: the .cs beside it), else one in that directory."""
+    given = settings.o
+    if given.is_dir() or given.suffix not in (".star", ".cs", ".csg"):
+        return given / returned_name(particles, settings.particles_format)
+    return given.with_suffix(".cs") if given.suffix == ".csg" else given
 
 
 def read_train_result(given: Path) -> TrainResult:
@@ -105,7 +120,7 @@ def read_train_result(given: Path) -> TrainResult:
     Parameters
     ----------
     given : Path
-        The result directory, or any STAR file in it; that of a state stands for the particles of this state.
+        The result directory, or any file of particles in it; that of a state stands for the particles of this state.
 
     Raises
     ------
@@ -118,9 +133,7 @@ def read_train_result(given: Path) -> TrainResult:
     if record.get("status") != "finished":
         raise InputError(f"the train job in {directory} is not finished: continue it first.")
     original = record["inputs"]["in_parts"]
-    path = Path(original["absolute_path"])
-    if not path.exists() or fingerprint_file(path)["sha256"] != original["sha256"]:
-        path = layout.particles
+    path = Path(original["absolute_path"]) if is_unchanged(original) else layout.particles
     particles = read_particles(path)
     homogeneous = record["settings"].get("zdim") == 0
     latents = None if homogeneous else read_latent_table(layout.latents)

@@ -13,20 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
-from cryodrgn_ext.engines.base import Regions, get_engine, load_heterogeneity
-from cryodrgn_ext.engines.choice import choose_engine
+from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.dataset import ParticleImages, open_images
-from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus, working_map
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.parallel import Team
 from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.jobs.result_tables import (
     LatentTable,
@@ -36,9 +34,16 @@ from cryodrgn_ext.jobs.result_tables import (
     write_latent_table,
     write_state_table,
 )
-from cryodrgn_ext.jobs.returned_particles import latent_star_columns, wants_columns, write_particles
+from cryodrgn_ext.jobs.returned_particles import (
+    latent_star_columns,
+    returned_name,
+    say_conversion,
+    wants_columns,
+    write_particles,
+)
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.train_engine import learn, open_working_images
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
 from cryodrgn_ext.jobs.train_report import write_reports
 from cryodrgn_ext.jobs.train_states import make_states, read_states
@@ -90,7 +95,9 @@ class _TrainJob:
         self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
         self.device = choose_device(settings.device)
         self.stages = Stages(layout.checkpoint)
+        self.team = Team("train", settings, monitor)
         self.notes: list[str] = []
+        self.returned = returned_name(inputs.particles, settings.particles_format)
 
     def run(self) -> JobResult:
         """All stages."""
@@ -111,6 +118,7 @@ class _TrainJob:
         self._note_consensus(consensus)
         key = fingerprint(key, engine_key(settings), self.inputs.record.get("focus_mask", {}).get("sha256"))
         self._stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
+        self.team.dismiss()
         decoded = fingerprint(key, settings.volumes, settings.seed)
         self._stage("volumes", decoded, "Volumes along the latent space", self._volumes, layout.volumes)
         cut = fingerprint(key, settings.states, settings.seed)
@@ -119,9 +127,9 @@ class _TrainJob:
         folders = [layout.state(number) for number in range(len(table.center_index))]
         self._stage("state maps", cut, "Reconstructing the states",
                     lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
-        self._stage("particles", fingerprint(cut, settings.star_columns), "Writing particles",
-                    lambda: self._write_particles(table), layout.particles,
-                    *(folder / "particles.star" for folder in folders))  # fmt: skip
+        self._stage("particles", fingerprint(cut, settings.star_columns, self.returned), "Writing particles",
+                    lambda: self._write_particles(table),
+                    *(where / name for where in [layout.root, *folders] for name in self._returned_names))  # fmt: skip
         results = self._finish(images, table, consensus)
         self._record("finished", results)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
@@ -138,15 +146,8 @@ class _TrainJob:
         write_record(self.layout.root, "train", status, self.settings, self.inputs.record, results)
 
     def _open_images(self) -> ParticleImages:
-        settings = self.settings
-        preprocessing = PreprocessSettings(
-            box_size=self.inputs.box,
-            mask_diameter_A=settings.mask_diameter_A,
-            contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
-        )
-        store = self.layout.checkpoint / "images"
         try:
-            return open_images(self.inputs.particles, store, preprocessing, self.monitor, rebuild=True)
+            return open_working_images(self.settings, self.inputs, self.layout, self.monitor)
         except InputError:
             # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
             if not (self.layout.root / RECORD_NAME).exists():
@@ -162,12 +163,8 @@ class _TrainJob:
             self._note(compare_with_reference(consensus, self.inputs.reference))
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
-        engine = get_engine(choose_engine(self.settings))
-        checkpoint = self.layout.checkpoint / "training"
-        result = engine.train(
-            images, consensus.map, self.settings, checkpoint, self.monitor, consensus_radius=consensus.radius,
-            regions=self._regions(images),
-        )  # fmt: skip
+        with self.team.assembled():
+            result = learn(self.settings, self.inputs, self.layout, images, consensus, self.monitor)
         with atomic_directory(self.layout.model) as temporary:
             result.save(temporary)
         particles = self.inputs.particles
@@ -176,16 +173,6 @@ class _TrainJob:
             write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
         else:
             self.layout.latents.unlink(missing_ok=True)
-
-    def _regions(self, images: ParticleImages) -> Regions:
-        """The user's masks at the working box."""
-        masks: list[NDArray[np.float32] | None] = []
-        for name, given in (("--in_mask", self.inputs.mask), ("--focus_mask", self.inputs.focus)):
-            if given is None:
-                masks.append(None)
-            else:
-                masks.append(working_map(given, images.box_size, images.pixel_size_A, name).clamp(0, 1).numpy())
-        return Regions(*masks)
 
     def _volumes(self) -> None:
         model = load_heterogeneity(self.layout.model)
@@ -214,10 +201,18 @@ class _TrainJob:
         columns = {}
         if wants_columns(particles, self.settings.star_columns) and self.settings.zdim > 0:
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
-        for number in range(len(table.center_index)):
-            indices = np.flatnonzero(table.label == number)
-            write_particles(self.layout.state(number) / "particles.star", particles, indices, columns)
-        write_particles(self.layout.particles, particles, None, columns)
+        say_conversion(particles, Path(self.returned), self.monitor)
+        folders = [self.layout.root, *(self.layout.state(number) for number in range(len(table.center_index)))]
+        for folder in folders:
+            for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
+                (folder / name).unlink(missing_ok=True)  # of an earlier run in another format
+        for number, folder in enumerate(folders[1:]):
+            write_particles(folder / self.returned, particles, np.flatnonzero(table.label == number), columns)
+        write_particles(self.layout.root / self.returned, particles, None, columns)
+
+    @property
+    def _returned_names(self) -> tuple[str, ...]:
+        return (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
 
     def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
@@ -256,11 +251,11 @@ class _TrainJob:
 
     def _outputs(self, table: StateTable) -> tuple[Output, ...]:
         layout = self.layout
-        outputs = [Output(layout.particles, OutputKind.PARTICLES)]
+        outputs = [Output(layout.root / self.returned, OutputKind.PARTICLES)]
         for number in range(len(table.center_index)):
             folder = layout.state(number)
             outputs += [
-                Output(folder / "particles.star", OutputKind.PARTICLES),
+                Output(folder / self.returned, OutputKind.PARTICLES),
                 Output(folder / "map.mrc", OutputKind.MAP),
                 Output(folder / "half1.mrc", OutputKind.HALF_MAP),
                 Output(folder / "mask.mrc", OutputKind.MASK),

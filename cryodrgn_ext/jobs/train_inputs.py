@@ -14,7 +14,7 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.record import fingerprint_file
+from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.settings import fingerprint
@@ -81,8 +81,12 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             "(rlnRandomSubset), but two half-maps need particles in both: give the particles of both halves, or a file "
             "without that column."
         )
+    for name in ("particles.star", "particles.cs", "particles.csg"):
+        if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
+            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
+                             "inputs are never overwritten; give another directory.")  # fmt: skip
     particles.check_images()
-    record = {"in_parts": fingerprint_file(settings.in_parts) | {"particles": particles.n}}
+    record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     maps: dict[str, VolumeMap | None] = {}

@@ -24,6 +24,7 @@ from cryodrgn_ext.settings import Settings, describe, text_of
 UMAP_FROM_DIMENSIONS = 3
 FILES = {
     "particles.star": "all particles, with latents and states",
+    "particles.cs": "all particles; particles.csg beside it is for Import Result Group",
     "latents.npz": "latents in the order of the input rows",
     "volumes/": "decoded volumes at centres of the latent cloud",
     "states/": "particles, map, half-maps, mask and FSC of each state",
@@ -90,7 +91,8 @@ def _files(layout: Layout, with_latents: bool) -> dict[str, str]:
     """What lies in the result directory; a homogeneous model has no latents."""
     found = {name: what for name, what in FILES.items() if (layout.root / name).exists()}
     if not with_latents:
-        found |= {"particles.star": "all particles", "volumes/": "the decoded volume", "model/": "the trained model"}
+        found |= {name: "all particles" for name in ("particles.star",) if name in found}
+        found |= {"volumes/": "the decoded volume", "model/": "the trained model"}
     return found
 
 

@@ -28,8 +28,14 @@ from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, read_record, refuse_other_results, write_record
-from cryodrgn_ext.jobs.returned_particles import write_particles
+from cryodrgn_ext.jobs.record import (
+    fingerprint_file,
+    fingerprint_particles,
+    read_record,
+    refuse_other_results,
+    write_record,
+)
+from cryodrgn_ext.jobs.returned_particles import returned_name, write_particles
 from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import choose_device, use_threads
@@ -37,12 +43,15 @@ from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
 from cryodrgn_ext.jobs.train_states import StateResult, read_state, write_state
 from cryodrgn_ext.jobs.validate_report import write_validation_reports
 from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
-from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.states import State, iterate_states
 
 LARGEST_DEFAULT_BOX = 256
+CAUTION = (
+    "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
+    "choice of particles is not."
+)
 
 
 def validate(settings: ValidateSettings, monitor: Monitor) -> JobResult:
@@ -131,6 +140,8 @@ class _ValidateJob:
                    lambda: self._reconstruct(consensus, key), folders)  # fmt: skip
         self._write_particles()
         write_set_table(layout.root, self.sets, self.result.particles.uid)
+        if self.result.latents is not None and not self.settings.indices:
+            self._note(CAUTION)
         states = {number: self._read(number) for number in self.sets.names}
         for number, state in states.items():
             self._say(self.sets.names[number], state)
@@ -155,7 +166,7 @@ class _ValidateJob:
         """What job.yaml says of the inputs."""
         particles = self.result.particles
         record: dict[str, Any] = {
-            "in_parts": fingerprint_file(particles.path) | {"particles": particles.n},
+            "in_parts": fingerprint_particles(particles.path, particles.files) | {"particles": particles.n},
             "result": str(self.result.directory.resolve()),
         }
         if self.settings.in_mask is not None:
@@ -246,7 +257,7 @@ class _ValidateJob:
         self.monitor.message(f"{name}: {state.particles} particles, {state.resolution_A:.2f} Å, {state.evidence}")
 
     def _particles_name(self) -> str:
-        return "particles.star" if isinstance(self.result.particles.source, StarFile) else "particles.cs"
+        return returned_name(self.result.particles, self.settings.particles_format)
 
     def _write_particles(self) -> None:
         for number in self.sets.names:

@@ -24,10 +24,6 @@ FILES = {
     "job.yaml": "settings, versions, seed, inputs",
     "run.log": "everything that the run said",
 }
-CAUTION = (
-    "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
-    "choice of particles is not."
-)
 
 
 def write_validation_reports(
@@ -66,7 +62,7 @@ def write_validation_reports(
         states=[_summary(layout, name, state) for name, state in states.items()],
         consensus_fsc=consensus.fsc,
         consensus_resolution_A=consensus.resolution_A,
-        messages=[*messages, CAUTION],
+        messages=messages,
         files=FILES,
         elapsed_s=elapsed_s,
     )

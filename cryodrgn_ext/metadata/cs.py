@@ -283,10 +283,11 @@ def _read_one(path: Path) -> CsTable:
         raise InputError(f"{path}: this .cs file does not exist") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return _checked(CsTable(path, columns))
+    return checked_table(CsTable(path, columns))
 
 
-def _checked(table: CsTable) -> CsTable:
+def checked_table(table: CsTable) -> CsTable:
+    """Return a table whose uid is there, unique and uint64; InputError when it is not."""
     if "uid" not in table.columns:
         raise InputError(f"{table.path}: has no field uid, so it is no dataset of CryoSPARC")
     uid = table.columns["uid"]

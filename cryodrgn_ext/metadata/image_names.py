@@ -155,6 +155,15 @@ def unique_ids(image_hash: UInt64Array) -> UInt64Array:
         return mixed(image_hash + occurrence * _GOLDEN)
 
 
+def random_half_sets(image_hash: UInt64Array, seed: int) -> npt.NDArray[np.int8]:
+    """Return (N,) half-sets 1 and 2, the same for all rows of one image, balanced to one image."""
+    image, inverse = np.unique(image_hash, return_inverse=True)
+    half_of_image = np.empty(len(image), np.int8)
+    order = np.argsort(mixed(image ^ mixed(np.array([seed]))), kind="stable")
+    half_of_image[order] = np.arange(len(image)) % 2 + 1
+    return half_of_image[inverse]
+
+
 def split_image(image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> tuple[int, int] | None:
     """Return two rows of one image (lower first) that are in different half-sets; None when there are none.
 

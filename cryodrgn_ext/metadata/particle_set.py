@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
-from cryodrgn_ext.metadata.image_files import is_missing
-from cryodrgn_ext.metadata.image_names import mixed
-from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.image_names import random_half_sets
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
-from cryodrgn_ext.metadata.star import StarFile, TableEdit, write_star
+from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.metadata.star_rows import IntArray
-from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values
+from cryodrgn_ext.metadata.star_table import StarTable, Values
 
 Float64Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -130,13 +129,19 @@ class ParticleSet:
     @property
     def table(self) -> StarTable:
         """The original table of a STAR file, all rows of it."""
-        return self._star.blocks[self.table_name]
+        return self.star.blocks[self.table_name]
 
     @property
-    def _star(self) -> StarFile:
+    def star(self) -> StarFile:
+        """The STAR file; InputError for a .cs."""
         if isinstance(self.source, CsTable):
             raise InputError(f"{self.path}: is no STAR file; convert it first")
         return self.source
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the particles were read from: the STAR file, or the .cs and those joined to it."""
+        return (self.path, *self.source.joined) if isinstance(self.source, CsTable) else (self.path,)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -251,7 +256,7 @@ class ParticleSet:
         return found
 
     def split_half_sets(self, seed: int) -> npt.NDArray[np.int8]:
-        """Return (N,) half-sets 1 and 2: RELION's own, else a random split by image.
+        """Return (N,) half-sets 1 and 2: the file's own, else a random split by image.
 
         All rows of one image share a half. The random split is balanced to one image, and depends on the images and
         the seed, not on the order of the rows.
@@ -261,13 +266,7 @@ class ParticleSet:
         seed : int
             For the random split.
         """
-        if self.n and self.half_set.all():
-            return self.half_set
-        image, inverse = np.unique(self.image_hash, return_inverse=True)
-        half_of_image = np.empty(len(image), np.int8)
-        order = np.argsort(mixed(image ^ mixed(np.array([seed]))), kind="stable")
-        half_of_image[order] = np.arange(len(image)) % 2 + 1
-        return half_of_image[inverse]
+        return self.half_set if self.n and self.half_set.all() else random_half_sets(self.image_hash, seed)
 
     def check_images(self) -> None:
         """Check that every image exists and has the size that the metadata say; reads one header per stack.
@@ -275,46 +274,9 @@ class ParticleSet:
         Raises
         ------
         InputError
-            For stacks that are missing, unreadable, no MRC stacks, truncated, shorter than their indices, not square,
-            or of another box than rlnImageSize; the message names the file and the first row concerned.
+            See :func:`cryodrgn_ext.metadata.image_checks.check_images`.
         """
-        if self.n == 0:
-            return
-        order = np.argsort(self.stack_id, kind="stable")
-        stacks, first = np.unique(self.stack_id[order], return_index=True)
-        groups = np.split(order, first[1:])
-        missing = [number for number, stack in enumerate(stacks) if is_missing(self.stack_paths[stack])]
-        if missing:
-            row = int(groups[missing[0]][0])
-            raise InputError(
-                f"{self.describe_row(row)}: the stack {self.stack_paths[stacks[missing[0]]]} does not exist "
-                f"({len(missing)} of {len(stacks)} stacks are missing); image references are relative to the project "
-                f"directory, here {self.project_dir}"
-            )
-        for stack, rows in zip(stacks.tolist(), groups, strict=True):
-            header = read_mrc_header(self.stack_paths[stack])
-            self._check_stack(self.stack_paths[stack], header, rows)
-
-    def _check_stack(self, path: Path, header: MrcHeader, rows: npt.NDArray[np.intp]) -> None:
-        last = int(rows[np.argmax(self.stack_index[rows])])
-        wanted = int(self.stack_index[last]) + 1
-        if wanted > header.nz:
-            raise InputError(f"{self.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images")
-        if wanted > header.n_complete:
-            raise InputError(
-                f"{self.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
-                f"file ends after {header.n_complete}"
-            )
-        if header.nx != header.ny:
-            raise InputError(f"{path}: its images have {header.nx} x {header.ny} pixels, but must be square")
-        _, first = np.unique(self.optics_index[rows], return_index=True)
-        for row in rows[first].tolist():
-            group = self.optics[self.optics_index[row]]
-            if group.box_size is not None and group.box_size != header.nx:
-                raise InputError(
-                    f"{self.describe_row(row)}: {path} has images of {header.nx} pixels, but its optics group "
-                    f"{group.name} has {group.box_size}"
-                )
+        check_images(self)
 
     def describe_row(self, index: int) -> str:
         """Name particle ``index`` for a message: file, 1-based row of the original table, line or uid, image."""
@@ -332,58 +294,12 @@ class ParticleSet:
         keep_original_poses: bool = False,
         dropped_columns: Sequence[str] = (),
     ) -> None:
-        """Write these particles as the STAR file they came from, in the order of this set.
+        """Write these particles as a STAR file: :func:`cryodrgn_ext.metadata.particle_writing.write_star_of`."""
+        from cryodrgn_ext.metadata.particle_writing import write_star_of  # it knows conversions, which know this class
 
-        Every row, column, block and comment is written with the characters that were read. Poses are written only
-        after :meth:`with_poses`: rlnAngleRot, Tilt, Psi and the origins in the file's own convention (pixels for
-        RELION 3.0, Å later), with six decimals. Particles of a .cs are written as RELION 3.1 has them
-        (:func:`cryodrgn_ext.metadata.to_relion.star_from_cs`).
-
-        Parameters
-        ----------
-        path : path-like
-            The new file; its directory must exist.
-        extra_columns : mapping of str to (N,) values, optional
-            Columns to append, such as ``cdxLatent1``; a column that the file has is replaced. Floats are written with
-            six significant digits. RELION from 3.1 on carries columns along that it does not know; RELION 3.0 stops
-            at them.
-        keep_original_poses : bool
-            Write the original poses also after :meth:`with_poses`.
-        dropped_columns : sequence of str
-            Columns of the file to leave out, unless ``extra_columns`` replaces them.
-
-        Raises
-        ------
-        InputError
-            For columns of the wrong length or with NaN, bad names, a set without particles (no job of RELION takes
-            an empty table), or when the file cannot be written.
-        """
-        if self.n == 0:
-            raise InputError(f"{path}: there are no particles to write")
-        if isinstance(self.source, CsTable):
-            from cryodrgn_ext.metadata.to_relion import star_from_cs
-
-            particles = self
-            if self.poses_changed and keep_original_poses:
-                from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
-
-                original = particles_from_cs(self.source, self.project_dir, require_poses=False)
-                particles = original.subset(self.row_id)
-            write_star(path, star_from_cs(particles, extra_columns or {}).star)
-            return
-        columns: dict[str, list[bytes]] = {}
-        if self.poses_changed and not keep_original_poses:
-            columns |= {label: format_values(values, "%.6f", label) for label, values in self._pose_columns().items()}
-        for label, values in (extra_columns or {}).items():
-            check_label(label)
-            columns[label] = format_values(values, "%.6g", label)
-            if len(columns[label]) != self.n:
-                raise InputError(f"the column {label} has {len(columns[label])} values for {self.n} particles")
-        unchanged = self.n == self.table.n_rows and bool(np.all(self.row_id == np.arange(self.n)))
-        dropped = tuple(label for label in dropped_columns if label in self.table and label not in columns)
-        changed = not unchanged or columns or dropped
-        edits = {self.table_name: TableEdit(self.row_id, columns, dropped)} if changed else {}
-        write_star(path, self._star, edits)
+        write_star_of(
+            self, path, extra_columns, keep_original_poses=keep_original_poses, dropped_columns=dropped_columns
+        )
 
     def write_cs(
         self,
@@ -392,50 +308,10 @@ class ParticleSet:
         *,
         keep_original_poses: bool = False,
     ) -> tuple[str, ...]:
-        """Write these particles as a .cs file, in the order of this set.
+        """Write these particles as a .cs file: :func:`cryodrgn_ext.metadata.particle_writing.write_cs_of`."""
+        from cryodrgn_ext.metadata.particle_writing import write_cs_of
 
-        Particles of a .cs keep every field, type and value; alignments3D/pose, shift (in pixels of
-        alignments3D/psize_A) and psize_A are written anew only after :meth:`with_poses`. Particles of a STAR file are
-        converted (:func:`cryodrgn_ext.metadata.to_cryosparc.cs_from_star`).
-
-        Parameters
-        ----------
-        path : path-like
-            The new file; its directory must exist.
-        extra_columns : mapping of str to (N, ...) values, optional
-            Fields to replace or to append.
-        keep_original_poses : bool
-            Write the original poses also after :meth:`with_poses`.
-
-        Returns
-        -------
-        tuple of str
-            The fields that the file has, in order.
-
-        Raises
-        ------
-        InputError
-            For columns of the wrong length, a set without particles, or when the file cannot be written.
-        """
-        from cryodrgn_ext.metadata.to_cryosparc import cs_from_star, pose_fields
-
-        if self.n == 0:
-            raise InputError(f"{path}: there are no particles to write")
-        columns = dict(extra_columns or {})
-        if not isinstance(self.source, CsTable):
-            return write_cs(path, cs_from_star(self).table, None, columns)
-        if self.poses_changed and not keep_original_poses:
-            columns = pose_fields(self) | columns
-        return write_cs(path, self.source, self.row_id, columns)
-
-    def _pose_columns(self) -> dict[str, Float64Array]:
-        columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), self.euler_deg.T, strict=True))
-        origin_A = 0.0 - self.shift_A  # a difference, so that no shift gives 0 and not -0
-        in_pixels = self.version == "3.0" and "rlnOriginXAngst" not in self.table
-        if in_pixels:
-            origin_px = origin_A / self.pixel_size_A[:, None]
-            return columns | {"rlnOriginX": origin_px[:, 0], "rlnOriginY": origin_px[:, 1]}
-        return columns | {"rlnOriginXAngst": origin_A[:, 0], "rlnOriginYAngst": origin_A[:, 1]}
+        return write_cs_of(self, path, extra_columns, keep_original_poses=keep_original_poses)
 
 
 def _checked_indices(indices: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:

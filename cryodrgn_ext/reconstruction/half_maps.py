@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -77,6 +77,19 @@ def combine_halves(
         n_half1=sums1.n_particles,
         n_half2=sums2.n_particles,
     )
+
+
+def with_mask(maps: HalfMaps, sums1: BackprojectionSums, sums2: BackprojectionSums, mask: Tensor) -> HalfMaps:
+    """Return what :func:`combine_halves` gives with another mask, from its result and the same sums: FSC, map anew."""
+    d = sums1.grid.box_size
+    device = sums1.weight.device
+    half1, half2 = torch.from_numpy(maps.half1).to(device), torch.from_numpy(maps.half2).to(device)
+    curve = fsc(half1, half2, mask.to(device))
+    curve[sums1.grid.radius + 1 :] = 0.0
+    both = sums1 + sums2
+    combined = both.solve(wiener_precision(both, torch.from_numpy(curve)))
+    resolution = resolution_A(curve, maps.pixel_size_A, d, GOLD_STANDARD_FSC)
+    return replace(maps, map=combined.cpu().numpy(), fsc=curve, resolution_A=resolution)
 
 
 def default_fsc_mask(box_size: int) -> Tensor:

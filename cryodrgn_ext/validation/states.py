@@ -17,7 +17,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.masks import threshold_mask
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
-from cryodrgn_ext.reconstruction.half_maps import combine_halves
+from cryodrgn_ext.reconstruction.half_maps import combine_halves, with_mask
 from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
 from cryodrgn_ext.validation.evidence import Evidence, judge, not_tested
 from cryodrgn_ext.validation.held_out import HeldOutCoordinates
@@ -189,7 +189,7 @@ def iterate_states(
         own = around
         if state_mask is not None:
             own = state_mask(maps.map, around)
-            maps = combine_halves(sums[0], sums[1], images.pixel_size_A, own)
+            maps = with_mask(maps, sums[0], sums[1], own)
         yield State(
             label=int(name),
             indices=members,

@@ -72,6 +72,18 @@ def test_a_group_that_is_a_cluster_already_stays_one() -> None:
     assert new.n_volumes[new.label[3]] == 3
 
 
+def test_a_group_that_was_cut_in_pieces_becomes_one() -> None:
+    x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)), [[20.0, 0.0], [20.0, 9.0]]])
+    distances = squareform(pdist(x))
+    size = np.full(52, 10)
+    clusters = cut_tree(volume_tree(distances), distances, 3, size)
+    assert clusters.label[50] != clusters.label[51]
+    joined = split_off(clusters, [np.array([50, 51])], distances, size)
+    assert joined.n_clusters == 2
+    assert joined.label[50] == joined.label[51] != joined.label[0]
+    assert joined.medoid[joined.label[50]] in (50, 51)
+
+
 def test_few_particles_have_no_groups() -> None:
     x = np.random.default_rng(0).normal(size=(15, 2))
     distances = squareform(pdist(x))

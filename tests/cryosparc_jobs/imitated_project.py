@@ -24,6 +24,7 @@ from cryosparc_jobs.running import FinishedJob
 from cryosparc_jobs.training import train
 from tests.cryosparc_master import EMAIL, PASSWORD, Master, ParentOutput
 from tests.cryosparc_master.fields import columns_of
+from tests.cryosparc_master.instance import Instance
 
 N = 120
 BOX = 20
@@ -84,20 +85,28 @@ def simulate_refinement(folder: Path, count: int, **options: Any) -> None:
     convert(ConvertSettings(in_parts=folder / "particles.star", o=folder / "particles.cs"), SilentMonitor())
 
 
+def fill_project(instance: Instance, refinement: Path) -> tuple[str, str, Dataset]:
+    """Make a project whose job J1 is a refinement that left the particles of ``refinement``, with their images.
+
+    Returns project, job and particles.
+    """
+    project = instance.add_project()
+    particles = Dataset.load(refinement / "particles.cs")
+    stacks = np.unique(particles["blob/path"])
+    slots = {slot: slot for slot in particles.prefixes()}
+    particles["blob/path"] = [f">J1/{Path(name).name}" for name in particles["blob/path"]]
+    output = ParentOutput("particle", particles, slots, passthrough=("ctf",))
+    parent = instance.add_finished_job(project, "homo_refine_new", {"particles": output})
+    (stack,) = refinement.rglob(Path(stacks[0]).name)
+    shutil.copyfile(stack, instance.project(project).directory / parent / stack.name)
+    return project, parent, particles
+
+
 @contextmanager
 def project_with(refinement: Path, root: Path) -> Iterator[Lab]:
-    """A project whose job J1 is a refinement that left the particles of ``refinement``, with their images."""
+    """A project with a refinement, see :func:`fill_project`, and a client."""
     with connected(root) as (master, cs):
-        project = master.instance.add_project()
-        particles = Dataset.load(refinement / "particles.cs")
-        stacks = np.unique(particles["blob/path"])
-        slots = {slot: slot for slot in particles.prefixes()}
-        particles["blob/path"] = [f">J1/{Path(name).name}" for name in particles["blob/path"]]
-        output = ParentOutput("particle", particles, slots, passthrough=("ctf",))
-        parent = master.instance.add_finished_job(project, "homo_refine_new", {"particles": output})
-        (stack,) = refinement.rglob(Path(stacks[0]).name)
-        shutil.copyfile(stack, root / project / parent / stack.name)
-        yield Lab(master, cs, project, parent, particles)
+        yield Lab(master, cs, *fill_project(master.instance, refinement))
 
 
 @dataclass

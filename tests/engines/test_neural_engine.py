@@ -14,12 +14,17 @@ import torch
 from scipy.stats import spearmanr
 
 from cryodrgn_ext.engines.base import Linear, get_engine, load_heterogeneity
+from cryodrgn_ext.engines.distributed import join
+from cryodrgn_ext.engines.neural import engine, warm_start
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
+from cryodrgn_ext.engines.neural.order import visiting_order
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
+from cryodrgn_ext.engines.neural.warm_start import WarmStart
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.engines.linear_set import LinearSet, make_linear_set
+from tests.engines.processes import run_group
 
 T = TypeVar("T")
 QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32", device="cpu")
@@ -103,6 +108,100 @@ def test_a_vae_has_no_linear_form(linear_set: LinearSet) -> None:
     assert not isinstance(result, Linear)
 
 
+def test_latents_in_a_table_tell_the_true_coordinate(linear_set: LinearSet) -> None:
+    settings = replace(
+        QUICK, zdim=1, epochs=10, architecture="vae", latents="table", dec_dim=64, learning_rate=3e-3, latent_steps=3
+    )
+    result = fit(linear_set, settings)
+    assert abs(spearmanr(result.z[:, 0], linear_set.y)[0]) > 0.7
+
+
+def test_refined_latents_are_better_than_the_encoders(linear_set: LinearSet, tmp_path: Path) -> None:
+    settings = replace(QUICK, zdim=1, epochs=10, architecture="vae", enc_dim=64, dec_dim=64, learning_rate=3e-3)
+    # The second run finds the first one's last checkpoint, and only refines.
+    guessed, refined = (fit(linear_set, replace(settings, latent_steps=steps), tmp_path) for steps in (0, 3))
+    before, after = (abs(spearmanr(result.z[:, 0], linear_set.y)[0]) for result in (guessed, refined))
+    assert after > before + 0.02
+    assert after > 0.7
+
+
+def test_images_on_disk_give_the_same_result_as_in_memory(
+    linear_set: LinearSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(QUICK, epochs=2, dec_dim=16)
+    resident = fit(linear_set, settings)
+    monkeypatch.setattr(engine, "GIGABYTE", 1.0)
+    assert np.array_equal(fit(linear_set, settings).z, resident.z)
+
+
+def test_a_warm_start_brings_its_volumes_and_latents(
+    linear_set: LinearSet, fitted: NeuralHeterogeneity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_start, "FIT_STEPS", 100)
+    monkeypatch.setattr(warm_start, "ENCODER_STEPS", 200)
+    start = WarmStart.from_result(fitted)
+    assert np.allclose(np.cov(start.z, rowvar=False), np.eye(2), atol=1e-3)
+    assert start.mean is not None
+    assert start.components is not None
+    form = fitted.linear_form()  # type: ignore[attr-defined]
+    linear = form.weights(fitted.z[:1]) @ np.stack(list(form.components())).reshape(form.n_components, -1)
+    handed = start.mean + np.tensordot(start.z[0], start.components, 1)
+    assert correlation(handed, form.mean + linear.reshape(32, 32, 32)) > 0.99
+    for latents in ("table", "encoder"):
+        settings = replace(QUICK, epochs=1, architecture="vae", latents=latents, enc_dim=64, dec_dim=64)
+        said = io.StringIO()
+        warm = train(linear_set.images, linear_set.base_map, settings, None, Monitor(said), start=fitted)
+        assert "of its volumes learned" in said.getvalue()
+        cold = fit(linear_set, settings)
+        assert warm.loss_history["reconstruction"][0] < cold.loss_history["reconstruction"][0]
+        # One pass keeps what the start knew: the true coordinate is still a linear function of the latents.
+        design = np.column_stack([warm.z, np.ones(len(warm.z))])
+        fit_of_y = design @ np.linalg.lstsq(design, linear_set.y, rcond=None)[0]
+        assert correlation(fit_of_y, linear_set.y) > 0.8
+
+
+def test_a_warm_start_of_other_dimensions_is_refused(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+    with pytest.raises(InputError, match="same --zdim"):
+        train(linear_set.images, linear_set.base_map, replace(QUICK, zdim=3), None, SilentMonitor(), start=fitted)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(600, 16), (601, 8)])
+def test_every_batch_is_shared_evenly(n: int, batch: int) -> None:
+    order = visiting_order(n, 3, 1)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    assert torch.equal(order, visiting_order(n, 3, 1, processes=4))
+    assert not torch.equal(order, visiting_order(n, 3, 2))
+    first_half = order[: n // batch * batch].view(-1, batch) < n // 2
+    assert (first_half.sum(1) - batch // 2).abs().max() <= 1
+
+
+KINDS: dict[str, dict[str, str]] = {
+    "separable": {"architecture": "separable"},
+    "table": {"architecture": "vae", "latents": "table"},
+}
+
+
+def train_as_group(folder: str) -> None:
+    data = make_linear_set(120, 0.07)
+    with join() as group:
+        for name, kind in KINDS.items():
+            settings = replace(QUICK, epochs=2, enc_dim=16, dec_dim=16, **kind)
+            result = train(data.images, data.base_map, settings, Path(folder) / name, SilentMonitor())
+            np.savez(Path(folder) / f"{name}_{group.rank}.npz", z=result.z, loss=result.loss_history["total"])
+
+
+def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
+    ends = run_group("tests.engines.test_neural_engine:train_as_group", 2, str(tmp_path))
+    assert [end.returncode for end in ends] == [0, 0], ends
+    data = make_linear_set(120, 0.07)
+    for name, kind in KINDS.items():
+        alone = fit(data, replace(QUICK, epochs=2, enc_dim=16, dec_dim=16, **kind))
+        for rank in range(2):
+            shared = np.load(tmp_path / f"{name}_{rank}.npz")
+            assert np.abs(shared["z"] - alone.z).max() < 1e-4 * np.abs(alone.z).max()
+            assert np.allclose(shared["loss"], alone.loss_history["total"], rtol=1e-4)
+
+
 class InterruptAfter(SilentMonitor):
     """Aborts like a user who presses the button after some steps."""
 
@@ -118,14 +217,14 @@ class InterruptAfter(SilentMonitor):
             yield item
 
 
-@pytest.mark.parametrize("architecture", ["separable", "vae"])
+@pytest.mark.parametrize(
+    "kind", [{"architecture": "separable"}, {"architecture": "vae"}, {"architecture": "vae", "latents": "table"}]
+)
 @pytest.mark.parametrize("steps", [2, 3, 5])  # a pass has 3 steps: before, at and after its end
 def test_continued_run_equals_an_uninterrupted_one(
-    linear_set: LinearSet, tmp_path: Path, architecture: str, steps: int
+    linear_set: LinearSet, tmp_path: Path, kind: dict[str, str], steps: int
 ) -> None:
-    settings = replace(
-        QUICK, epochs=2, batch=200, checkpoint_minutes=0.0, architecture=architecture, enc_dim=16, dec_dim=16
-    )
+    settings = replace(QUICK, epochs=2, batch=200, checkpoint_minutes=0.0, enc_dim=16, dec_dim=16, **kind)
     whole = fit(linear_set, settings)
     with pytest.raises(JobAborted):
         train(linear_set.images, linear_set.base_map, settings, tmp_path, InterruptAfter(steps))

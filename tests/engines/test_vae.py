@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.autograd.functional import jacobian
 
+from cryodrgn_ext.engines.neural import tiled
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import Observation
+from cryodrgn_ext.engines.neural.refinement import decoder_slope, refine
 from cryodrgn_ext.engines.neural.vae import VaeModel
 
 Q, M, B = 2, 30, 4
@@ -49,7 +54,7 @@ def test_hartley_decoder_puts_out_real_minus_imaginary_part() -> None:
 def test_loss_is_squared_error_plus_weighted_divergence() -> None:
     model = make_model(Q, "complex")
     observation = make_observation()
-    terms = model.loss(observation, torch.Generator().manual_seed(0), linear=False)
+    terms = model.loss(observation, torch.zeros(B, Q), linear=False)
     assert float((terms.total - terms.reconstruction - 0.7 * terms.kl).detach().abs()) < 1e-4
     mean, covariance = model.posterior(observation)
     standard = torch.distributions.MultivariateNormal(torch.zeros(Q), torch.eye(Q))
@@ -60,7 +65,65 @@ def test_loss_is_squared_error_plus_weighted_divergence() -> None:
 
 def test_homogeneous_model_has_no_divergence_and_no_encoder() -> None:
     model = make_model(0, "complex")
-    terms = model.loss(make_observation(), torch.Generator().manual_seed(0), linear=False)
+    terms = model.loss(make_observation(), torch.zeros(B, 0), linear=False)
     assert float(terms.kl) == 0
     assert model.encoder is None
     assert float(terms.reconstruction.detach()) > 0
+
+
+@pytest.mark.parametrize("zdim", [0, Q])
+@pytest.mark.parametrize("rows", [7, 2048])  # several tiles per image, and one
+def test_tiled_loss_and_gradients_are_those_of_autograd(zdim: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiled, "TILE_ROWS", rows)
+    observation = make_observation()
+    noise = torch.randn(B, zdim, generator=torch.Generator().manual_seed(2))
+    found = {}
+    for form in (True, False):
+        model = make_model(zdim, "complex")
+        model.tiled = form
+        terms = model.loss(observation, noise, linear=False)
+        terms.total.backward()
+        found[form] = [terms.total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    assert len(found[True]) == len(found[False]) > 6
+    for fast, plain in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_bfloat16_loss_is_that_of_float32_within_its_precision() -> None:
+    observation, noise = make_observation(), torch.zeros(B, Q)
+    model = make_model(Q, "complex")
+    exact = model.loss(observation, noise, linear=False)
+    slopes = torch.autograd.grad(exact.total, list(model.parameters()))
+    model.network_dtype = torch.bfloat16
+    low = model.loss(observation, noise, linear=False)
+    assert float(low.total.detach()) == pytest.approx(float(exact.total.detach()), rel=2e-2)
+    for rough, slope in zip(torch.autograd.grad(low.total, list(model.parameters())), slopes, strict=True):
+        assert float((rough - slope).norm()) < 0.05 * float(slope.norm())
+
+
+def test_decoder_slope_is_the_jacobian() -> None:
+    model = make_model(Q, "complex").double()
+    features = torch.randn(9, model.features.width, dtype=torch.float64)
+    z = torch.randn(Q, dtype=torch.float64)
+
+    def output(at: torch.Tensor) -> torch.Tensor:
+        joined: torch.Tensor = model.decoder(torch.cat([features, at.expand(9, Q)], 1))
+        return joined
+
+    value, slope = decoder_slope(model.decoder, features, z)
+    torch.testing.assert_close(value, output(z))
+    torch.testing.assert_close(slope, jacobian(output, z))
+
+
+def test_refinement_finds_the_latent_that_made_the_data() -> None:
+    model = make_model(Q, "complex")
+    model.kl_weight = 1e-4
+    truth = torch.randn(B, Q, generator=torch.Generator().manual_seed(7))
+    blank = make_observation()
+    gain = 100 * blank.transfer
+    clean = torch.stack([model.spectrum(p, z[None])[0] for p, z in zip(blank.points, truth, strict=True)])
+    observation = replace(blank, values=gain * clean, transfer=gain)
+    guess = truth + 0.2 * torch.randn(B, Q, generator=torch.Generator().manual_seed(8))
+    z, covariance = refine(model, observation, guess, 30)
+    torch.testing.assert_close(z, truth, atol=1e-3, rtol=0)
+    assert torch.linalg.eigvalsh(covariance).min() > 0

@@ -251,11 +251,11 @@ def test_images_that_are_there(with_images: Callable[[], ParticleSet]) -> None:
 def test_headers_are_read_once_per_stack(
     with_images: Callable[[], ParticleSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryodrgn_ext.metadata import particle_set
+    from cryodrgn_ext.metadata import image_checks
 
     seen: list[Path] = []
-    original = particle_set.read_mrc_header
-    monkeypatch.setattr(particle_set, "read_mrc_header", lambda path: seen.append(path) or original(path))
+    original = image_checks.read_mrc_header
+    monkeypatch.setattr(image_checks, "read_mrc_header", lambda path: seen.append(path) or original(path))
     particles = with_images()
     particles.check_images()
     assert seen == list(particles.stack_paths)

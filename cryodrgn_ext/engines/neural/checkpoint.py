@@ -1,13 +1,15 @@
 """Checkpoints of a training run that resume it bit for bit, at a pass's end or in its middle.
 
-All randomness of training comes from one CPU generator, whose state travels with weights, moments of Adam, and the
-place in the schedule. The file is safetensors, with JSON as its description.
+Everything random in training follows from the seed and the place in the schedule (:mod:`.order`), so weights, moments
+of Adam, the table of latents where there is one, and that place are all it takes. The file is safetensors, with JSON
+as its description.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import ResumeError
 
 FILE = "neural.safetensors"  # one file, so that one rename replaces a checkpoint as a whole
-MAY_GROW = "epochs"
+MAY_GROW = frozenset({"epochs", "linear_epochs", "latent_steps"})
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Progress:
 
 def fingerprint(recipe: dict[str, Any], data: dict[str, Any]) -> str:
     """Hash of everything that a continued run must share with the run that it continues, but the number of passes."""
-    kept = {name: value for name, value in recipe.items() if name not in (MAY_GROW, "linear_epochs")}
+    kept = {name: value for name, value in recipe.items() if name not in MAY_GROW}
     return hashlib.sha256(json.dumps([kept, data], sort_keys=True).encode()).hexdigest()
 
 
@@ -45,15 +47,16 @@ def save(
     key: str,
     model: nn.Module,
     optimizer: torch.optim.Adam,
-    generator: torch.Generator,
     progress: Progress,
+    table: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint, replacing the former one in one step."""
+    """Write a checkpoint, replacing the former one in one step; ``table`` has one row per image."""
     tensors: dict[str, Tensor] = {f"model.{n}": t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
             tensors[f"adam.{index}.{name}"] = tensor.detach().cpu().contiguous()
-    tensors["generator"] = generator.get_state()
+    for name, tensor in (table or {}).items():
+        tensors[f"table.{name}"] = tensor.detach().cpu().contiguous()
     description = {
         "key": key, "epoch": progress.epoch, "step": progress.step, "running": progress.running,
         "history": progress.history,
@@ -67,9 +70,12 @@ def restore(
     key: str,
     model: nn.Module,
     optimizer: torch.optim.Adam,
-    generator: torch.Generator,
+    table: Mapping[str, Tensor] | None = None,
+    rows: range | None = None,
 ) -> Progress | None:
-    """Load the checkpoint in ``directory`` into model, optimizer and generator; None when there is none.
+    """Load the checkpoint in ``directory`` into model and optimizer; None when there is none.
+
+    Into ``table``, when given, go the ``rows`` of the table of latents.
 
     Raises
     ------
@@ -95,7 +101,9 @@ def restore(
                 _, index, moment = name.split(".")
                 state.setdefault(int(index), {})[moment] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        generator.set_state(tensors["generator"])
+        for name, own in (table or {}).items():
+            whole = tensors[f"table.{name}"]
+            own.copy_(whole if rows is None else whole[rows.start : rows.stop])
         return Progress(description["epoch"], description["step"], description["running"], description["history"])
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ResumeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,11 @@ class Observation:
     shell: Tensor
     weight: Tensor
     n_latent: int
+
+    def images(self, start: int, stop: int) -> Observation:
+        """Some images of the batch, without copying."""
+        rows = slice(start, stop)
+        return replace(self, values=self.values[rows], transfer=self.transfer[rows], points=self.points[rows])
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,21 @@ class VolumeModel(nn.Module, ABC):
         return torch.where(radius <= last + 0.5, inside, torch.zeros_like(inside))
 
     @abstractmethod
-    def loss(self, observation: Observation, generator: torch.Generator, linear: bool) -> LossTerms:
-        """Training loss; ``linear`` asks a model that has one for its linear first stage."""
+    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
+        """Training loss, mean over images, with standard normal ``noise`` (B, q) for the sample of the latent.
+
+        ``linear`` asks a model that has one for its linear first stage.
+        """
 
     @abstractmethod
     def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Latent mean (B, q) and covariance (B, q, q) of each image."""
 
     @abstractmethod
+    def decode(self, points: Tensor, z: Tensor) -> Tensor:
+        """What :meth:`spectrum` gives, differentiable with respect to the model's parameters."""
+
+    @torch.no_grad()
     def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
         """Fourier coefficients (K, P) complex64 of the volumes at latents (K, q), at points (P, 3)."""
+        return self.decode(points, z)

@@ -59,25 +59,21 @@ class ObservationSource:
 
     def latent(self, indices: Tensor) -> Observation:
         """Only what informs the latents."""
-        return self._observe(indices, self.n_latent, None)
+        return self.observe(indices, self.n_latent, None)
 
-    def whole(self, indices: Tensor) -> Observation:
-        """The whole training band."""
-        return self._observe(indices, self.n_train, None)
-
-    def sampled(self, indices: Tensor, generator: torch.Generator) -> Observation:
-        """The latent band, and as many coefficients again drawn from the rest of the training band.
+    def draw(self, generator: torch.Generator) -> Tensor | None:
+        """Choose as many coefficients again as inform the latents from the rest of the training band.
 
         The drawn ones carry the weight of the whole rest, so that the loss keeps its expectation at a fraction of
-        the cost; the rest carries little signal per coefficient.
+        the cost; the rest carries little signal per coefficient. None when the rest is no larger than that.
         """
         rest = self.n_train - self.n_latent
         if rest <= self.n_latent:
-            return self.whole(indices)
-        drawn = torch.randperm(rest, generator=generator, device=generator.device)[: self.n_latent] + self.n_latent
-        return self._observe(indices, self.n_train, drawn.sort().values.cpu())
+            return None
+        return (torch.randperm(rest, generator=generator)[: self.n_latent] + self.n_latent).sort().values
 
-    def _observe(self, indices: Tensor, count: int, drawn: Tensor | None) -> Observation:
+    def observe(self, indices: Tensor, count: int, drawn: Tensor | None) -> Observation:
+        """Images ``indices``: their first ``count`` coefficients, or of these the latent band and the ``drawn``."""
         batch = self.images.batch(indices, count, self.device)
         values, transfer, points = batch.coefficients, batch.ctf, batch.points
         shell = self.images.plane.shell[:count].to(self.device)

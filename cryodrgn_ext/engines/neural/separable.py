@@ -124,7 +124,7 @@ class SeparableModel(VolumeModel):
                 z = torch.cholesky_solve(right, factor)[..., 0]
         return z, factor
 
-    def loss(self, observation: Observation, generator: torch.Generator, linear: bool) -> LossTerms:
+    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
         """Exact marginal likelihood in the linear stage; then the evidence bound at a sample of the posterior."""
         gain = observation.transfer * self.magnitude(observation.points)
         h, sign = self._components(observation.points, gain)
@@ -142,7 +142,6 @@ class SeparableModel(VolumeModel):
             return LossTerms((fit + log_determinant).mean(), (fit + outside).mean(), log_determinant.mean())
         with torch.no_grad():
             mean, factor = self._infer(h[:, :n], sign[:, :n], latent_data, False)
-            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
             z = mean + torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
             covariance = torch.cholesky_inverse(factor)
             log_determinant = 2.0 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -165,8 +164,7 @@ class SeparableModel(VolumeModel):
         mean, factor = self._infer(h, sign, torch.cat([values.real, values.imag], dim=1), False)
         return mean, torch.cholesky_inverse(factor)
 
-    @torch.no_grad()
-    def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
+    def decode(self, points: Tensor, z: Tensor) -> Tensor:
         """One trunk evaluation serves all volumes."""
         h, sign = self._components(points, self.magnitude(points))
         u = self._mixing(z, False)

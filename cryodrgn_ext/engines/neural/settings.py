@@ -49,7 +49,15 @@ class NeuralSettings(Settings):
     domain: str = setting(
         "auto",
         choices=("auto", "complex", "hartley"),
-        help="What the vae decoder puts out: complex values on the half plane, or Hartley values as published",
+        help="What the vae decoder puts out: complex values on the half plane, or Hartley values on the whole (slow)",
+    )
+    latents: str = setting(
+        "encoder",
+        choices=("encoder", "table"),
+        help="Latents of the vae: from an image encoder, or a table with one entry per image",
+    )
+    latent_steps: int = setting(
+        0, low=0, high=100, help="Gauss-Newton steps that refine each image's latent after training (vae)"
     )
     latent_resolution_A: float | None = setting(
         None, low=1, high=500, unit="Å", help="Resolution up to which images inform the latents; found if not given"
@@ -91,6 +99,8 @@ class Recipe:
     domain: str
     residual: bool
     seed: int
+    latents: str = "encoder"
+    latent_steps: int = 0
 
     @property
     def kl_weight(self) -> float:
@@ -157,7 +167,9 @@ def resolve(settings: Settings, n_images: int) -> Recipe:
         dec_dim=given("dec_dim", 1024 if published else (128 if separable else 256)),
         features=given("features", "gaussian" if published else "support"),
         feat_sigma=given("feat_sigma", 0.5),
-        domain=given("domain", "hartley" if published else "complex"),
+        domain=given("domain", "complex"),
         residual=not published,
         seed=given("seed", 0),
+        latents=given("latents", "encoder"),
+        latent_steps=given("latent_steps", 0),
     )

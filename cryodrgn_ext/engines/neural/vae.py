@@ -7,8 +7,8 @@ and the latent (3.1.1, 4.2.1). The loss is the evidence lower bound (eq. 3.5) wi
 Advantages: any manifold of volumes; papers can be reproduced. Limitations: every coefficient of every image costs a
 pass through the decoder, and the encoder has to learn to be invariant to pose, which takes many epochs.
 
-``domain="complex"`` evaluates the decoder once per pair k, -k, and reads real and imaginary part from two outputs;
-``"hartley"`` evaluates it at both and combines the two real values, as published: H(k) = Re F(k) - Im F(k).
+``domain="complex"`` evaluates the decoder once per pair k, -k, and reads real and imaginary part from two outputs, as
+cryoDRGN does by default; ``"hartley"`` evaluates it at both and combines the two real values: H(k) = Re F(k) - Im F(k).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
 from cryodrgn_ext.engines.neural.model import LossTerms, Observation, VolumeModel
+from cryodrgn_ext.engines.neural.tiled import Workspace, tiled_error
 
 
 class VaeModel(VolumeModel):
@@ -56,6 +57,8 @@ class VaeModel(VolumeModel):
         self.kl_weight = kl_weight
         self.hartley = domain == "hartley"
         self.n_encoder = n_encoder
+        self.tiled = not self.hartley  # on the CPU; switched off, the loss takes the plain path, its oracle
+        self._workspace: Workspace | None = None
         self.features = FourierFeatures(frequencies)
         outputs = 1 if self.hartley else 2
         self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
@@ -82,8 +85,8 @@ class VaeModel(VolumeModel):
         real, imaginary = self._network(half, z).unbind(-1)
         return torch.complex(real * gain, torch.where(flipped, -imaginary, imaginary) * gain)
 
-    def _encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, (B, q) each."""
+    def encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of the latents, (B, q) each."""
         if self.encoder is None:
             raise RuntimeError("a homogeneous model has no encoder")
         n = self.n_encoder
@@ -93,21 +96,34 @@ class VaeModel(VolumeModel):
         mean, log_variance = output.float().chunk(2, dim=1)
         return mean, log_variance
 
-    def loss(self, observation: Observation, generator: torch.Generator, linear: bool) -> LossTerms:
+    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
         """Evidence lower bound with one sample per image (thesis eq. 3.5)."""
-        batch = len(observation.values)
-        device = observation.values.device
-        kl = torch.zeros((), device=device)
-        z = torch.zeros(batch, 1, 0, device=device)
-        if self.zdim:
-            mean, log_variance = self._encode(observation)
-            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(device)
-            z = (mean + noise * (0.5 * log_variance).exp())[:, None]
-            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        if not self.zdim:
+            return self.decoder_loss(observation, noise)
+        mean, log_variance = self.encode(observation)
+        return self.sampled_loss(observation, mean, log_variance, noise)
+
+    def sampled_loss(self, observation: Observation, mean: Tensor, log_variance: Tensor, noise: Tensor) -> LossTerms:
+        """The bound for given moments (B, q) of the posterior."""
+        terms = self.decoder_loss(observation, mean + noise * (0.5 * log_variance).exp())
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        return LossTerms(terms.reconstruction + self.kl_weight * kl, terms.reconstruction, kl)
+
+    def decoder_loss(self, observation: Observation, z: Tensor) -> LossTerms:
+        """Negative log likelihood of the images at latents ``z`` (B, q), mean over images."""
         gain = observation.transfer * self.magnitude(observation.points)
-        error = observation.values - self._decode(observation.points, z, gain)
-        reconstruction = ((error.real.square() + error.imag.square()) @ observation.weight).mean()
-        return LossTerms(reconstruction + self.kl_weight * kl, reconstruction, kl)
+        if self.tiled and gain.device.type == "cpu":
+            half, flipped = to_half_space(observation.points)
+            if self._workspace is None or self._workspace.dtype != self.network_dtype:
+                self._workspace = Workspace(self.decoder, self.features.width, self.network_dtype)
+            reconstruction = tiled_error(
+                self.features, self.decoder, half, flipped, z, observation.values, gain, observation.weight,
+                self._workspace,
+            ) / len(z)  # fmt: skip
+        else:
+            error = observation.values - self._decode(observation.points, z[:, None], gain)
+            reconstruction = ((error.real.square() + error.imag.square()) @ observation.weight).mean()
+        return LossTerms(reconstruction, reconstruction, torch.zeros((), device=gain.device))
 
     @torch.no_grad()
     def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
@@ -115,11 +131,10 @@ class VaeModel(VolumeModel):
         if not self.zdim:
             empty = torch.zeros(len(observation.values), 0)
             return empty, empty[:, :, None]
-        mean, log_variance = self._encode(observation)
+        mean, log_variance = self.encode(observation)
         return mean, torch.diag_embed(log_variance.exp())
 
-    @torch.no_grad()
-    def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
+    def decode(self, points: Tensor, z: Tensor) -> Tensor:
         """One decoder pass per volume."""
         gain = self.magnitude(points)
         return torch.stack([self._decode(points, row, gain) for row in z])

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.engines.base import Regions
+from cryodrgn_ext.engines.base import Heterogeneity, Regions
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.assignment import assign
@@ -49,8 +49,12 @@ def train(
     monitor: Monitor,
     consensus_radius: int | None = None,
     regions: Regions | None = None,
+    start: Heterogeneity | None = None,
 ) -> SubspaceHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
+
+    In a group of processes all call it with the same arguments; each takes its shard of every pass. It begins by
+    itself: ``start`` is not used.
 
     Raises
     ------

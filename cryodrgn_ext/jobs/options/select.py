@@ -13,7 +13,9 @@ class SelectSettings(Settings):
     """What ``select`` can be told; several conditions are all to be met."""
 
     in_parts: Path = setting(help="particles.star of a train job or of one of its states, or its result directory")
-    o: Path = setting(help="Output: a .star or .cs file, or a directory that gets particles.star")
+    o: Path = setting(
+        help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"
+    )
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
     cluster: tuple[int, ...] = setting((), low=0, help="Clusters to keep, by number (from 0), when --clusters is given")
     clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents anew into so many clusters")
@@ -27,6 +29,9 @@ class SelectSettings(Settings):
     invert: bool = setting(False, help="Keep what the conditions leave out")
     star_columns: str = setting(
         "auto", choices=("auto", "yes", "no"), help="Put latents and states into extra columns of the STAR file"
+    )
+    particles_format: str = setting(
+        "auto", choices=("auto", "star", "cs"), help="Format of the particles in a directory; auto is that of the input"
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the clustering")
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

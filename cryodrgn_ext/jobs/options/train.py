@@ -43,8 +43,14 @@ class TrainSettings(NeuralSettings, SubspaceSettings):
         choices=("auto", "yes", "no"),
         help="Put latents and states into columns of returned STAR files; auto leaves RELION 3.0 files as they are",
     )
+    particles_format: str = setting(
+        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
+    )
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to decode, at centres of the latent cloud")
     contrast: str = setting(
         "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
+    )
+    processes: int = setting(
+        1, low=1, high=64, help="Processes on this machine that share the training, each with its part of the images"
     )
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

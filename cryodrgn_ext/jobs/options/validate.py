@@ -33,6 +33,9 @@ class ValidateSettings(Settings):
     keep_images: bool = setting(
         False, help="Keep the preprocessed images in checkpoint/, for another run in the same directory"
     )
+    particles_format: str = setting(
+        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
+    )
     device: str = setting(
         "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
     )

@@ -1,0 +1,43 @@
+"""In which order a pass visits the images, and which of them each process works on.
+
+The order follows from seed and pass alone, so that a continued pass goes on in it. It takes one image in turn from
+each of ``LANES`` contiguous stretches of the rows, each in random order: every batch is then spread over all of the
+file, and processes that hold a stretch each (:meth:`cryodrgn_ext.engines.distributed.Workers.shard`) all have the
+same share of every batch, while the order is the same for 1, 2, 4 or 8 of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LANES = 8
+
+
+def visiting_order(n: int, seed: int, epoch: int, processes: int = 1) -> Tensor:
+    """Rows (N,) int64 in the order of a pass.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    seed, epoch : int
+    processes : int
+        Number of processes; others than divisors of ``LANES`` get as many lanes as they are, and another order.
+    """
+    lanes = LANES if LANES % processes == 0 else processes
+    generator = random_generator(seed, epoch, 0, 0)
+    place = torch.empty(n, dtype=torch.float64)
+    for lane in range(lanes):
+        start, stop = n * lane // lanes, n * (lane + 1) // lanes
+        turn = torch.randperm(stop - start, generator=generator).double()
+        place[start:stop] = (turn + (lane + 0.5) / lanes) / max(stop - start, 1)
+    return place.argsort(stable=True)
+
+
+def random_generator(seed: int, epoch: int, step: int, purpose: int) -> torch.Generator:
+    """Random numbers that depend on the place in the schedule only, not on what was drawn before."""
+    mixed = seed
+    for part in (epoch, step, purpose):
+        mixed = (mixed * 6_364_136_223_846_793_005 + part + 1_442_695_040_888_963_407) % 2**64
+    return torch.Generator().manual_seed(mixed >> 1)

@@ -1,0 +1,66 @@
+"""What every process of a training does alike: open the images, and call the engine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.engines.base import Heterogeneity, Regions, get_engine
+from cryodrgn_ext.engines.choice import choose_engine
+from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.consensus import Consensus, read_consensus, working_map
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.parallel import Worker
+from cryodrgn_ext.jobs.train_inputs import TrainInputs, read_inputs
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+
+
+def open_working_images(
+    settings: TrainSettings, inputs: TrainInputs, layout: Layout, monitor: Monitor, rebuild: bool = True
+) -> ParticleImages:
+    """Preprocess the images of a job, or open those that are there; see :func:`open_images`."""
+    preprocessing = PreprocessSettings(
+        box_size=inputs.box,
+        mask_diameter_A=settings.mask_diameter_A,
+        contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+    )
+    return open_images(inputs.particles, layout.checkpoint / "images", preprocessing, monitor, rebuild=rebuild)
+
+
+def learn(
+    settings: TrainSettings, inputs: TrainInputs, layout: Layout, images: ParticleImages, consensus: Consensus,
+    monitor: Monitor,
+) -> Heterogeneity:  # fmt: skip
+    """Train the engine, alone or as one process of a group."""
+    engine = get_engine(choose_engine(settings))
+    return engine.train(
+        images, consensus.map, settings, layout.checkpoint / "training", monitor, consensus_radius=consensus.radius,
+        regions=_regions(inputs, images),
+    )  # fmt: skip
+
+
+def _regions(inputs: TrainInputs, images: ParticleImages) -> Regions:
+    """The user's masks at the working box."""
+    masks: list[NDArray[np.float32] | None] = []
+    for name, given in (("--in_mask", inputs.mask), ("--focus_mask", inputs.focus)):
+        if given is None:
+            masks.append(None)
+        else:
+            masks.append(working_map(given, images.box_size, images.pixel_size_A, name).clamp(0, 1).numpy())
+    return Regions(*masks)
+
+
+class TrainWorker(Worker):
+    """A process that helps with the training and with nothing else: it reads what the first one has prepared."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings, self.layout = settings, Layout(settings.o)
+        self.inputs = read_inputs(settings)
+
+    def work(self) -> None:
+        """Take part in the training."""
+        monitor = SilentMonitor()
+        images = open_working_images(self.settings, self.inputs, self.layout, monitor, rebuild=False)
+        learn(self.settings, self.inputs, self.layout, images, read_consensus(self.layout.consensus), monitor)

@@ -1,0 +1,67 @@
+"""Whether the images that a set of particles refers to are there and as the metadata say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_files import is_missing
+from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
+
+if TYPE_CHECKING:
+    from cryodrgn_ext.metadata.particle_set import ParticleSet
+
+
+def check_images(particles: ParticleSet) -> None:
+    """Check that every image exists and has the size that the metadata say; reads one header per stack.
+
+    Raises
+    ------
+    InputError
+        For stacks that are missing, unreadable, no MRC stacks, truncated, shorter than their indices, not square,
+        or of another box than rlnImageSize; the message names the file and the first row concerned.
+    """
+    if particles.n == 0:
+        return
+    order = np.argsort(particles.stack_id, kind="stable")
+    stacks, first = np.unique(particles.stack_id[order], return_index=True)
+    groups = np.split(order, first[1:])
+    missing = [number for number, stack in enumerate(stacks) if is_missing(particles.stack_paths[stack])]
+    if missing:
+        row = int(groups[missing[0]][0])
+        raise InputError(
+            f"{particles.describe_row(row)}: the stack {particles.stack_paths[stacks[missing[0]]]} does not exist "
+            f"({len(missing)} of {len(stacks)} stacks are missing); image references are relative to the project "
+            f"directory, here {particles.project_dir}"
+        )
+    for stack, rows in zip(stacks.tolist(), groups, strict=True):
+        header = read_mrc_header(particles.stack_paths[stack])
+        _check_stack(particles, particles.stack_paths[stack], header, rows)
+
+
+def _check_stack(particles: ParticleSet, path: Path, header: MrcHeader, rows: npt.NDArray[np.intp]) -> None:
+    last = int(rows[np.argmax(particles.stack_index[rows])])
+    wanted = int(particles.stack_index[last]) + 1
+    if wanted > header.nz:
+        raise InputError(
+            f"{particles.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images"
+        )
+    if wanted > header.n_complete:
+        raise InputError(
+            f"{particles.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
+            f"file ends after {header.n_complete}"
+        )
+    if header.nx != header.ny:
+        raise InputError(f"{path}: its images have {header.nx} x {header.ny} pixels, but must be square")
+    _, first = np.unique(particles.optics_index[rows], return_index=True)
+    for row in rows[first].tolist():
+        group = particles.optics[particles.optics_index[row]]
+        if group.box_size is not None and group.box_size != header.nx:
+            raise InputError(
+                f"{particles.describe_row(row)}: {path} has images of {header.nx} pixels, but its optics group "
+                f"{group.name} has {group.box_size}"
+            )
