@@ -1,4 +1,4 @@
-"""The job that simulates a RELION project with a moving domain."""
+"""The job that simulates a RELION project with known heterogeneity."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from cryodrgn_ext.jobs.record import read_record, refuse_other_results, write_re
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import (
     EMPTY_PIPELINE,
+    MOTIONS,
+    Motion,
+    RareStateMotion,
     RelionProject,
     simulate_particles,
     two_domain_protein,
@@ -18,11 +21,31 @@ from cryodrgn_ext.simulate import (
 )
 
 
+def choose_motion(settings: SimulateSettings) -> Motion:
+    """Specimen that the settings ask for.
+
+    Raises
+    ------
+    InputError
+        When an angle is given to a motion that has none to choose.
+    """
+    if settings.motion == "hinge":
+        motion: Motion = two_domain_protein(settings.seed, settings.angle)
+    else:
+        default = SimulateSettings(o=settings.o).angle
+        if settings.angle != default:
+            raise InputError(f"--angle belongs to --motion hinge, not to {settings.motion}: leave it out.")
+        motion = MOTIONS[settings.motion](settings.seed)
+    if settings.rare_fraction > 0:
+        return RareStateMotion(motion, settings.rare_fraction, settings.seed)
+    return motion
+
+
 def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
     """Simulate particles and write them as a RELION project in ``settings.o``."""
     particles = simulate_particles(
         settings.particles,
-        motion=two_domain_protein(settings.seed, settings.angle),
+        motion=choose_motion(settings),
         box_size=settings.box,
         pixel_size_A=settings.pixel_size_A,
         snr=settings.snr,

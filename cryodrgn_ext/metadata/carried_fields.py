@@ -22,7 +22,7 @@ from cryodrgn_ext.metadata.star_table import StarTable, Values
 PREFIX = "cdxCs."
 _FIELD = re.compile(r"\w+/\w+")
 _LABEL = re.compile(r"cdxCs\.(\w+)\.(\w+)\.(S|[fiu][1248])((?:x\d+)*)(?:\.(\d+))?")
-_MOST_VALUES = 64
+_MOST_VALUES = 256
 
 
 def columns_of_fields(
@@ -41,7 +41,7 @@ def columns_of_fields(
     -------
     dict of str to (n,) values
     tuple of str
-        Fields with names that no label can spell, of unusual types, with more than 64 values a row or values that are
+        Fields with names that no label can spell, of unusual types, with more than 256 values a row or values that are
         not finite.
     """
     columns: dict[str, Values] = {}

@@ -46,6 +46,9 @@ def particles_from_cs(
     if table.n_rows == 0:
         raise InputError(f"{table.path}: is empty, but at least one particle is expected")
     names, stack_id = table.coded_text("blob/path")
+    if any(not stack_file(name) for name in names):
+        row = int(np.argmax(stack_id == [bool(stack_file(name)) for name in names].index(False)))
+        raise InputError(f"{table.describe_row(row)}: blob/path is empty, so the image of this particle is unknown")
     references = ImageReferences(names, stack_id.astype(np.int32), table.integers("blob/idx"))
     project = find_project_directory(table.path, stack_file(names[0]), project_dir)
     stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in names)
@@ -169,8 +172,8 @@ def _ctf(table: CsTable) -> ParticleCtf:
 
 
 def _half_sets(table: CsTable) -> npt.NDArray[np.int8]:
-    field = f"{ALIGNMENTS}/split"
-    if field not in table:
+    field = next((one for one in (f"{ALIGNMENTS}/split", f"{MULTI}/split") if one in table), None)
+    if field is None or table.column(field).ndim != 1:
         return np.zeros(table.n_rows, np.int8)
     split = table.integers(field)
     wrong = np.flatnonzero(split > 1)
@@ -192,9 +195,17 @@ def _refuse_split_images(table: CsTable, image_hash: npt.NDArray[np.uint64], hal
 
 def _aberration_notes(table: CsTable) -> list[str]:
     used = [field for field in UNCONVERTED_ABERRATIONS if field in table and np.any(table.floats(field) != 0)]
-    if not used:
-        return []
-    return [f"{table.path}: {', '.join(used)} is not 0 and has no verified counterpart: it is not applied to the CTF"]
+    notes = []
+    if used:
+        notes.append(
+            f"{table.path}: {', '.join(used)} is not 0 and has no verified counterpart: it is not applied to the CTF"
+        )
+    if "ctf/tilt_A" in table and np.any(table.floats("ctf/tilt_A") != 0):
+        notes.append(
+            f"{table.path}: ctf/tilt_A is taken for RELION's beam tilt times Cs, as other converters do; that the "
+            "signs agree has not been shown on data of both programs"
+        )
+    return notes
 
 
 def _sign_notes(table: CsTable) -> list[str]:

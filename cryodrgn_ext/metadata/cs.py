@@ -188,9 +188,13 @@ def find_uids(table: CsTable, uid: UidArray, whose: str) -> npt.NDArray[np.intp]
     missing = np.flatnonzero(table.uid[found] != uid) if len(order) else np.arange(len(uid))
     if len(missing):
         row = int(missing[0])
+        why = (
+            "the two files do not belong together" if len(missing) == len(uid) else
+            "a passthrough must have all particles: give the one of this very output"
+        )
         raise InputError(
-            f"{table.path}: lacks the uid {uid[row]} (row {row + 1} {whose}) and {len(missing) - 1} more; the two "
-            "files do not belong together"
+            f"{table.path}: lacks {len(missing)} of {len(uid)} particles, the first being uid {uid[row]} "
+            f"(row {row + 1} {whose}); {why}"
         )
     return found
 

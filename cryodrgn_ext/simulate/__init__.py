@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cryodrgn_ext.simulate.contrast import ONE_GROUP, TWO_GROUPS, SimulatedOptics
-from cryodrgn_ext.simulate.motions import MOTIONS, Motion, two_domain_protein
+from cryodrgn_ext.simulate.motions import MOTIONS, Motion, RareStateMotion, two_domain_protein
 from cryodrgn_ext.simulate.particles import SimulatedParticles, simulate_particles
 from cryodrgn_ext.simulate.relion_project import EMPTY_PIPELINE, RelionProject, write_relion_project
 from cryodrgn_ext.simulate.truth import GroundTruth, load_truth
@@ -15,6 +15,7 @@ __all__ = [
     "TWO_GROUPS",
     "GroundTruth",
     "Motion",
+    "RareStateMotion",
     "RelionProject",
     "SimulatedOptics",
     "SimulatedParticles",

@@ -143,22 +143,26 @@ class SimulatedParticles:
 
     def volumes(self, coordinates: FloatArray | None = None) -> NDArray[np.float32]:
         """True densities (P, D, D, D), axes z, y, x, at ``coordinates`` (P, L); at the numbered states when omitted."""
+        return np.stack(list(self.iter_volumes(coordinates)))
+
+    def iter_volumes(self, coordinates: FloatArray | None = None) -> Iterator[NDArray[np.float32]]:
+        """As :meth:`volumes`, one after the other."""
         beads = self.motion.beads(self.motion.state_coordinates if coordinates is None else coordinates)
-        volumes = [
-            bead_volume(
+        for position, weight in zip(beads.position_A, beads.weight, strict=True):
+            yield bead_volume(
                 torch.from_numpy(position / self.pixel_size_A),
                 torch.from_numpy(weight),
                 self.motion.sigma_A / self.pixel_size_A,
                 self.box_size,
             ).numpy()
-            for position, weight in zip(beads.position_A, beads.weight, strict=True)
-        ]
-        return np.stack(volumes)
 
     def mean_volume(self) -> NDArray[np.float32]:
         """True average density (D, D, D): the numbered states weighted by their occupancies."""
         occupancy = np.bincount(self.state, minlength=len(self.motion.state_coordinates)) / self.n
-        return np.tensordot(occupancy, self.volumes(), 1).astype(np.float32)
+        mean = np.zeros((self.box_size,) * 3)
+        for share, volume in zip(occupancy.tolist(), self.iter_volumes(), strict=True):
+            mean += share * volume
+        return mean.astype(np.float32)
 
 
 def simulate_particles(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def _write_stack(path: Path, particles: SimulatedParticles, normalise: bool, mon
 
 def specimen_mask(particles: SimulatedParticles) -> NDArray[np.float32]:
     """Soft mask (D, D, D) in 0..1 around the densities of all numbered states."""
-    highest = particles.volumes().max(axis=0)
+    highest = functools.reduce(np.maximum, particles.iter_volumes())
     threshold = MASK_THRESHOLD * float(highest.max())
     mask = threshold_mask(torch.from_numpy(highest), particles.pixel_size_A, threshold, MASK_DILATION_A, MASK_EDGE_A)
     return np.asarray(mask.numpy(), np.float32)

@@ -18,7 +18,7 @@ from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from tests.metadata.conftest import StarBuilder
-from tests.metadata.cs_data import particles_record, save
+from tests.metadata.cs_data import only, particles_record, save
 from tests.metadata.test_poses import exponential, relion_matrix
 
 
@@ -232,3 +232,55 @@ def test_carried_columns_that_were_cut_are_refused(cs_particles: ParticleSet, tm
     (tmp_path / "a.star").write_text(text.replace("cdxCs.alignments3D.pose.f4x3.1", "other"))
     with pytest.raises(InputError, match="of the 3 columns of alignments3D/pose only 2 are there"):
         cs_from_star(read_particles(tmp_path / "a.star"))
+
+
+def test_aberrations_without_counterpart_come_back_and_are_named(tmp_path: Path) -> None:
+    record, rng = particles_record(), np.random.default_rng(2)
+    for field in ("trefoil_A", "tetra_A", "shift_A"):
+        record[f"ctf/{field}"] = rng.normal(scale=300, size=record[f"ctf/{field}"].shape)
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    note = next(note for note in particles.notes if "no verified counterpart" in note)
+    assert "ctf/shift_A, ctf/trefoil_A, ctf/tetra_A" in note
+    assert any("ctf/tilt_A" in note and "signs" in note for note in particles.notes)
+    assert {"ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A"} <= set(star_from_cs(particles, carry=False).not_carried)
+    particles.write_star(tmp_path / "a.star")
+    read_particles(tmp_path / "a.star").write_cs(tmp_path / "b.cs")
+    back = np.load(tmp_path / "b.cs", allow_pickle=False)
+    for field in ("trefoil_A", "tetra_A", "shift_A"):
+        assert np.array_equal(back[f"ctf/{field}"], record[f"ctf/{field}"]), field
+
+
+def several_classes(k: int, n: int = 40) -> NDArray[Any]:
+    """What an ab initio job of K classes returns for all particles."""
+    rng, base = np.random.default_rng(k), only(particles_record(n), "blob", "ctf", "location")
+    fields = [("split", "<u4", ()), ("class", "<u4", (k,)), ("pose", "<f4", (k, 3)), ("shift", "<f4", (k, 2)),
+              ("psize_A", "<f4", ()), ("error", "<f4", (k,)), ("class_posterior", "<f4", (k,))]  # fmt: skip
+    wide = np.empty(n, base.dtype.descr + [(f"alignments3D_multi/{name}", kind, shape) for name, kind, shape in fields])
+    for name in base.dtype.names or ():
+        wide[name] = base[name]
+    values = {"split": np.arange(n) % 2, "class": np.arange(k), "pose": rng.normal(size=(n, k, 3)), "psize_A": 2.2,
+              "shift": rng.normal(size=(n, k, 2)), "error": rng.uniform(0, 9, (n, k)),
+              "class_posterior": rng.dirichlet(np.ones(k), n)}  # fmt: skip
+    for name, one in values.items():
+        wide[f"alignments3D_multi/{name}"] = one
+    return wide
+
+
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_several_classes_go_to_star_and_back(k: int, tmp_path: Path) -> None:
+    record = several_classes(k)
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    best = record["alignments3D_multi/class_posterior"].argmax(axis=1)
+    _, table = as_star(particles, tmp_path / "a.star")
+    pose = record["alignments3D_multi/pose"][np.arange(40), best].astype(np.float64)
+    angles = columns(table, "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    np.testing.assert_allclose(relion_matrix(angles), np.swapaxes(exponential(pose), 1, 2), atol=1e-7)
+    assert np.array_equal(table["rlnClassNumber"], best + 1)
+    assert np.array_equal(table["rlnRandomSubset"], record["alignments3D_multi/split"] + 1)
+    read_particles(tmp_path / "a.star").write_cs(tmp_path / "b.cs")
+    back = np.load(tmp_path / "b.cs", allow_pickle=False)
+    for name in record.dtype.names or ():
+        assert back[name].shape == record[name].shape, name
+        if name.startswith("alignments3D_multi"):
+            assert np.array_equal(back[name], record[name]), name
+    np.testing.assert_allclose(exponential(back["alignments3D/pose"].astype(np.float64)), exponential(pose), atol=1e-6)

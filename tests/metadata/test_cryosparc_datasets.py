@@ -48,7 +48,7 @@ def test_messages_name_the_job(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="P1-J9 particles: has no orientations"):
         particles_from_datasets([dataset(only(record, "blob", "ctf"))], tmp_path, name="P1-J9 particles")
     halves = [dataset(only(record, "alignments3D", "ctf")), dataset(only(record[:20], "blob"))]
-    with pytest.raises(InputError, match=r"P1-J9 particles \(passthrough 1\): lacks the uid \d+"):
+    with pytest.raises(InputError, match=r"P1-J9 particles \(passthrough 1\): lacks 20 of 40 particles"):
         particles_from_datasets(halves, tmp_path, name="P1-J9 particles")
     record["alignments3D/pose"][4] = np.nan
     with pytest.raises(InputError, match=r"P1-J9 particles: row 5 \(uid \d+\): alignments3D/pose"):

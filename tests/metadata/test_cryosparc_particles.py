@@ -209,7 +209,7 @@ def test_what_is_not_understood_is_said(tmp_path: Path) -> None:
     notes = read_particles(save(tmp_path / "a.cs", record)).notes
     assert any("ctf/trefoil_A is not 0" in note and "tetra" not in note for note in notes)
     assert any("blob/sign is -1 in 40 rows" in note for note in notes)
-    record["ctf/trefoil_A"], record["blob/sign"] = 0, 1
+    record["ctf/trefoil_A"], record["ctf/tilt_A"], record["blob/sign"] = 0, 0, 1
     assert read_particles(save(tmp_path / "b.cs", record)).notes == ()
 
 
@@ -220,3 +220,72 @@ def test_source_is_shared_by_subsets(tmp_path: Path) -> None:
     assert subset.source is particles.source
     with pytest.raises(InputError, match="is no STAR file"):
         particles.table  # noqa: B018
+
+
+def test_float32_poses_of_every_kind_keep_their_rotation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    record = particles_record(6000)
+    record["blob/idx"] = np.arange(6000)
+    vectors = rng.normal(size=(6000, 3))
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[:1000] = 0
+    vectors[1000:2000] *= 1e-7
+    vectors[2000:3000] *= np.pi / length[2000:3000]
+    vectors[3000:4000] = [0, 0, 1] * vectors[3000:4000]  # tilt 0
+    azimuth = rng.uniform(-np.pi, np.pi, 1000)
+    vectors[4000:5000] = np.pi * np.stack([np.cos(azimuth), np.sin(azimuth), 0 * azimuth], axis=1)  # tilt 180
+    record["alignments3D/pose"] = vectors
+    read_particles(save(tmp_path / "a.cs", record)).write_star(tmp_path / "a.star")
+    rotation = read_particles(tmp_path / "a.star").rotation
+    expected = Rotation.from_rotvec(record["alignments3D/pose"].astype(np.float64)).as_matrix()
+    np.testing.assert_allclose(np.swapaxes(rotation, 1, 2), expected, atol=5e-8)
+
+
+def test_particle_without_image(tmp_path: Path) -> None:
+    record = particles_record()
+    record["blob/path"][3] = b""
+    with pytest.raises(InputError, match=r"row 4 \(uid \d+\): blob/path is empty"):
+        read_particles(save(tmp_path / "a.cs", record))
+
+
+def test_paths_with_blanks_and_a_moved_project(tmp_path: Path, write_stack: Callable[..., Path]) -> None:
+    record = particles_record()
+    record["blob/path"] = [b">" + one.replace(b"extract", b"ex tract") for one in record["blob/path"].tolist()]
+    record["location/micrograph_path"] = b"J2/my mic.mrc"
+    project = tmp_path / "moved here" / "P1"
+    (project / "J9").mkdir(parents=True)
+    for i in range(3):
+        write_stack(project / f"J7/ex tract/mic{i}_particles.mrc", 16, 64)
+    particles = read_particles(save(project / "J9/J9_005_particles.cs", record))
+    particles.check_images()
+    particles.write_star(project / "a.star")
+    star = read_particles(project / "a.star")
+    star.check_images()
+    assert star.table.text("rlnMicrographName")[0] == "J2/my mic.mrc"
+    star.write_cs(project / "b.cs")
+    back = np.load(project / "b.cs", allow_pickle=False)
+    assert back["blob/path"][0] == b"J7/ex tract/mic0_particles.mrc"
+    assert np.array_equal(back["uid"], record["uid"])
+
+
+def test_downsampled_images_keep_the_pixels_of_the_alignment(tmp_path: Path) -> None:
+    record = particles_record()
+    record["blob/psize_A"], record["blob/shape"] = 4.4, 16  # Downsample Particles leaves the alignment as it was
+    particles = read_particles(save(tmp_path / "a.cs", record))
+    np.testing.assert_allclose(particles.shift_A, -record["alignments3D/shift"] * np.float64(np.float32(2.2)))
+    particles.write_star(tmp_path / "a.star")
+    star = read_particles(tmp_path / "a.star")
+    assert (star.optics[0].pixel_size_A, star.optics[0].box_size) == (4.4, 16)
+    star.write_cs(tmp_path / "b.cs")
+    back = np.load(tmp_path / "b.cs", allow_pickle=False)
+    for name in ("alignments3D/shift", "alignments3D/psize_A", "blob/psize_A", "blob/shape"):
+        np.testing.assert_allclose(back[name], record[name], atol=2e-6, err_msg=name)
+
+
+def test_symmetry_expanded_rows_keep_their_own_uids(tmp_path: Path) -> None:
+    record = np.concatenate([particles_record(), particles_record()])
+    record["uid"] = np.arange(80) + 7
+    save(tmp_path / "a.cs", record)
+    read_particles(tmp_path / "a.cs").write_star(tmp_path / "a.star")
+    read_particles(tmp_path / "a.star").write_cs(tmp_path / "b.cs")
+    assert np.array_equal(np.load(tmp_path / "b.cs", allow_pickle=False)["uid"], record["uid"])

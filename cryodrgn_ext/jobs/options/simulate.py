@@ -17,5 +17,19 @@ class SimulateSettings(Settings):
     box: int = setting(64, low=16, high=512, unit="px", help="Box size")
     pixel_size_A: float = setting(4.0, low=0.1, high=50, unit="Å", help="Pixel size")
     snr: float = setting(0.1, low=1e-6, help="Variance of the signal over variance of the noise")
-    angle: float = setting(60.0, low=0, high=180, unit="degrees", help="How far the moving domain turns")
+    motion: str = setting(
+        "hinge",
+        choices=(
+            "hinge", "hinge-continuous", "rigid", "discrete", "compositional", "linear-2d", "circular", "uniform",
+            "cooperative", "noncontiguous", "ribosome",
+        ),
+        help="What is heterogeneous: a domain on a hinge (in steps or continuous), nothing, ten places of a domain, three "
+        "subunits that bind or not, two hinges, a full circle, three ways to populate a hinge, or subunits 10:15:25",
+    )  # fmt: skip
+    angle: float = setting(
+        60.0, low=0, high=180, unit="degrees", help="How far the domain turns; for the motion hinge only"
+    )
+    rare_fraction: float = setting(
+        0.0, low=0, high=0.5, help="Fraction of the particles in a further, rare state: one more factor is bound"
+    )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")

@@ -114,6 +114,14 @@ def bead_cloud(
     raise ValueError(f"{n} beads {BEAD_DISTANCE_A} Å apart do not fit into an ellipsoid of half axes {radii_A} Å")
 
 
+def exact_counts(n: int, parts: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return how many of ``n`` particles each part gets: exact to one, and ``n`` in all (largest remainders first)."""
+    share = np.array(parts) * n / sum(parts)
+    counts = np.floor(share).astype(np.int64)
+    counts[np.argsort(counts - share, kind="stable")[: n - counts.sum()]] += 1
+    return counts
+
+
 def rotations_about_y(angle_deg: FloatArray) -> FloatArray:
     """(B, 3, 3) matrices that turn column vectors xyz about the y axis by ``angle_deg`` (B,)."""
     angle = np.deg2rad(angle_deg)
