@@ -23,8 +23,9 @@ class SimulateSettings(Settings):
             "hinge", "hinge-continuous", "rigid", "discrete", "compositional", "linear-2d", "circular", "uniform",
             "cooperative", "noncontiguous", "ribosome",
         ),
-        help="What is heterogeneous: a domain on a hinge (in steps or continuous), nothing, ten places of a domain, three "
-        "subunits that bind or not, two hinges, a full circle, three ways to populate a hinge, or subunits 10:15:25",
+        help="What is heterogeneous: a domain on a hinge (in steps or continuous), nothing, ten places of a domain, "
+        "three subunits that bind or not, two hinges, a full circle, three ways to populate a hinge, or subunits in "
+        "proportions 10:15:25",
     )  # fmt: skip
     angle: float = setting(
         60.0, low=0, high=180, unit="degrees", help="How far the domain turns; for the motion hinge only"

@@ -27,7 +27,7 @@ class CircularMotion(Motion):
         body = bead_cloud(N_BODY, (0.0, -8.0, 0.0), (32.0, 40.0, 26.0), rng)
         arm = bead_cloud(N_ARM, (50.0, 22.0, 0.0), (30.0, 16.0, 16.0), rng)
         self._body, self._arm = body, arm
-        self._angles = np.arange(n_states) * (FULL_TURN_DEG / n_states)
+        self._angles: FloatArray = np.arange(float(n_states)) * (FULL_TURN_DEG / n_states)
 
     @property
     def coordinate_names(self) -> tuple[str, ...]:

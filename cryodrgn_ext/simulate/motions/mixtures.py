@@ -34,4 +34,5 @@ class HingeMixture(HingeMotion):
             return super().sample(n, rng)
         center = np.array(CENTERS)[rng.permutation(np.arange(n) % len(CENTERS))]
         step = np.rint(center + rng.normal(scale=self.spread_rad / STEP_RAD, size=n))
-        return self.state_coordinates[np.clip(step, 0, N_STATES - 1).astype(np.int64)]
+        angles: FloatArray = self.state_coordinates[np.clip(step, 0, N_STATES - 1).astype(np.int64)]
+        return angles

@@ -67,7 +67,7 @@ class RareStateMotion(Motion):
 
 
 def _free_place(occupied: FloatArray, factor: FloatArray) -> FloatArray:
-    """Return where the factor (n, 3) touches the other beads (m, 3) from outside along -y, the side that motions leave."""
+    """Return (3,) where the factor (n, 3) touches the other beads (m, 3) along -y, the side that motions leave free."""
     column = occupied[np.hypot(occupied[:, 0], occupied[:, 2]) < FACTOR_RADII_A[0]]
     lowest = column[:, 1].min() if len(column) else 0.0
     return np.array([0.0, lowest - factor[:, 1].max() - BEAD_DISTANCE_A, 0.0])

@@ -39,7 +39,8 @@ class RibosomeMotion(Motion):
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Compositions (n, 2) in exact proportions (to one particle), in random order."""
         state = np.repeat(np.arange(len(PARTS)), exact_counts(n, PARTS))
-        return self.state_coordinates[rng.permutation(state)]
+        coordinates: FloatArray = self.state_coordinates[rng.permutation(state)]
+        return coordinates
 
     def beads(self, coordinates: FloatArray) -> Beads:
         """All beads at rest; those of an absent subunit have no mass. ``coordinates`` (B, 2)."""
