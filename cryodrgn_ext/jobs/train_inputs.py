@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
@@ -85,6 +85,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
         if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
                              "inputs are never overwritten; give another directory.")  # fmt: skip
+    resolve(settings, particles.n)  # options that contradict each other are refused before anything is computed
     particles.check_images()
     record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)

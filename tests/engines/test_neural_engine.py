@@ -307,6 +307,15 @@ def test_published_recipe_is_the_published_one() -> None:
     assert recipe.kl_weight == pytest.approx(1 / 16)
 
 
+@pytest.mark.parametrize(
+    "options", [{"latents": "table"}, {"latent_steps": 2},
+                {"architecture": "vae", "domain": "hartley", "latent_steps": 1}]
+)  # fmt: skip
+def test_contradicting_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="leave"):
+        resolve(NeuralSettings(**options), 1000)
+
+
 def test_unknown_engine_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="no engine 'magic'"):
         get_engine("magic")

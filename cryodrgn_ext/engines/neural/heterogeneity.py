@@ -40,6 +40,7 @@ def build_model(recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int)
             return SeparableModel(
                 recipe.zdim, envelope, frequencies, recipe.dec_dim, recipe.dec_layers, recipe.kl_weight
             )
+        n_encoder = n_encoder if recipe.latents == "encoder" else 0
         return VaeModel(
             recipe.zdim, envelope, frequencies, n_encoder, (recipe.enc_layers, recipe.enc_dim),
             (recipe.dec_layers, recipe.dec_dim), recipe.domain, recipe.kl_weight,

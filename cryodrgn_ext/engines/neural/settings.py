@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings, setting
 
 FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents have settled (measured, box 64 and 128)
@@ -132,6 +133,11 @@ def resolve(settings: Settings, n_images: int) -> Recipe:
         ``cryodrgn``: the published recipe (thesis 4.4.5: Adam at 1e-4, minibatches of 8, image encoder and
         coordinate decoder of 1024 x 3, Gaussian features (3.1.1), beta = 1 / zdim). ``fast``: residual to the
         consensus, closed-form latents.
+
+    Raises
+    ------
+    InputError
+        When options contradict each other.
     """
 
     def given(name: str, fallback: Any) -> Any:
@@ -145,6 +151,14 @@ def resolve(settings: Settings, n_images: int) -> Recipe:
     if zdim == 0:
         architecture = "vae"  # a decoder without latent; there is nothing to infer
     separable = architecture == "separable"
+    latents, latent_steps = given("latents", "encoder"), given("latent_steps", 0)
+    if separable and (latents == "table" or latent_steps):
+        raise InputError(
+            "--latents table and --latent_steps are for --architecture vae: the separable architecture computes the "
+            "exact latent of every image; leave them out, or choose vae"
+        )
+    if latent_steps and given("domain", "complex") == "hartley":
+        raise InputError("--latent_steps needs --domain complex: leave one of them out")
     if published:
         epochs = 20
     else:
@@ -170,6 +184,6 @@ def resolve(settings: Settings, n_images: int) -> Recipe:
         domain=given("domain", "complex"),
         residual=not published,
         seed=given("seed", 0),
-        latents=given("latents", "encoder"),
-        latent_steps=given("latent_steps", 0),
+        latents=latents if zdim else "encoder",
+        latent_steps=latent_steps if zdim else 0,
     )

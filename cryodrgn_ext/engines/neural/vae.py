@@ -33,7 +33,7 @@ class VaeModel(VolumeModel):
     frequencies : Tensor
         (F, 3) of the Fourier features.
     n_encoder : int
-        Number of coefficients that the encoder sees.
+        Number of coefficients that the encoder sees; 0 when there is none (latents in a table).
     encoder_shape, decoder_shape : (layers, width)
         Of the two networks.
     domain : str
@@ -63,7 +63,7 @@ class VaeModel(VolumeModel):
         outputs = 1 if self.hartley else 2
         self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
         self.encoder: nn.Sequential | None = None
-        if zdim:
+        if zdim and n_encoder:
             self.encoder = residual_mlp(2 * n_encoder, encoder_shape[1], encoder_shape[0], 2 * zdim)
 
     def _network(self, points: Tensor, z: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class VaeModel(VolumeModel):
     def encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents, (B, q) each."""
         if self.encoder is None:
-            raise RuntimeError("a homogeneous model has no encoder")
+            raise RuntimeError("this model has no encoder: it is homogeneous, or its latents are in a table")
         n = self.n_encoder
         flipped = observation.values[:, :n] * torch.sign(observation.transfer[:, :n])
         with self.network_arithmetic(flipped.device):
