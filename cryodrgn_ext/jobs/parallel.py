@@ -99,7 +99,7 @@ def _helpers(job: str, settings: Settings, processes: int, monitor: Monitor) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     announced = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    threads = max(1, (getattr(settings, "j", 0) or os.cpu_count() or 1) // processes)
+    threads = max(1, (getattr(settings, "j", 0) or len(os.sched_getaffinity(0))) // processes)
     monitor.message(f"Training on {processes} processes with {threads} threads each ...")
     command = [sys.executable, "-m", "cryodrgn_ext.jobs.parallel", job, json.dumps(settings.to_mapping())]
     running: list[subprocess.Popen[str]] = []

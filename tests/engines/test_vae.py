@@ -89,6 +89,25 @@ def test_tiled_loss_and_gradients_are_those_of_autograd(zdim: int, rows: int, mo
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
 
 
+def test_threads_do_not_change_the_loss_beyond_rounding_nor_torchs_number_of_threads() -> None:
+    observation, noise = make_observation(), torch.zeros(B, Q)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            model = make_model(Q, "complex")
+            total = model.loss(observation, noise, linear=False).total
+            found.append([total.detach(), *torch.autograd.grad(total, list(model.parameters()))])
+            assert torch.get_num_threads() == threads
+            model.release()
+    finally:
+        torch.set_num_threads(before)
+    for alone, shared, again in zip(*found, strict=True):
+        torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+        assert torch.equal(shared, again)
+
+
 def test_bfloat16_loss_is_that_of_float32_within_its_precision() -> None:
     observation, noise = make_observation(), torch.zeros(B, Q)
     model = make_model(Q, "complex")

@@ -107,6 +107,8 @@ def train(
     finally:
         if isinstance(own.source, ReadAhead):
             own.source.close()
+        if isinstance(model, VaeModel):
+            model.release()
     return result_class(recipe)(
         model=model.eval(),
         recipe=recipe,

@@ -7,7 +7,8 @@ most ``TILE_ROWS`` coefficients of one image) goes forward and at once backward,
 the cache; what remains is matrix products at the full rate of the processor. Besides,
 
 - the latent enters the first layer as one bias per image, not as columns of every row;
-- the last, narrow layer is applied and differentiated in the same pass;
+- the images of a batch are shared out among threads that each work through their own tiles: no thread waits for
+  another at every layer, which on a busy machine costs more than the layer;
 - gradients of weights are added up over tiles in float32, whatever the arithmetic of the products.
 
 The plain form, autograd through :class:`cryodrgn_ext.engines.neural.vae.VaeModel`, is the oracle in the tests.
@@ -16,7 +17,10 @@ The plain form, autograd through :class:`cryodrgn_ext.engines.neural.vae.VaeMode
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +28,7 @@ from torch.nn import functional
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, ResidualLayer
 
+T = TypeVar("T")
 TILE_ROWS = 2048  # x 256 nodes x 7 activations in bfloat16 = 7 MB: within the last-level cache of two cores
 
 
@@ -42,7 +47,7 @@ def tiled_error(
     values: Tensor,
     gain: Tensor,
     weight: Tensor,
-    space: Workspace,
+    crew: Crew,
 ) -> Tensor:
     """Sum over images of the weighted squared error between coefficients and a complex decoder's.
 
@@ -63,7 +68,7 @@ def tiled_error(
         (B, M) what the decoder's output is multiplied by.
     weight : Tensor
         (M,) of each coefficient.
-    space : Workspace
+    crew : Crew
         Made for this decoder.
 
     Returns
@@ -72,7 +77,7 @@ def tiled_error(
         () float32, differentiable with respect to ``z`` and the decoder's parameters.
     """
     total: Tensor = _TiledError.apply(  # type: ignore[no-untyped-call]
-        z, features.frequencies, points, flipped, values, gain, weight, space, *decoder_parameters(decoder)
+        z, features.frequencies, points, flipped, values, gain, weight, crew, *decoder_parameters(decoder)
     )
     return total
 
@@ -101,6 +106,49 @@ class Workspace:
         self.branches = [torch.empty(TILE_ROWS, width, dtype=dtype) for _ in range(layers)]
         self.slope = torch.empty(TILE_ROWS, width, dtype=dtype)
         self.inner = torch.empty(TILE_ROWS, width, dtype=dtype)
+
+
+class Crew:
+    """Threads that work through the images of a batch, each with its own workspace.
+
+    Image i is worked on by thread i modulo their number, and their sums are added in order: the same result every time.
+
+    Parameters
+    ----------
+    decoder, n_features, dtype
+        As for :class:`Workspace`.
+    images : int
+        Of a batch: no more threads than these.
+    """
+
+    def __init__(self, decoder: nn.Sequential, n_features: int, dtype: torch.dtype, images: int) -> None:
+        self.threads, self.dtype = torch.get_num_threads(), dtype
+        count = max(1, min(self.threads, images))
+        self.spaces = [Workspace(decoder, n_features, dtype) for _ in range(count)]
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            share = max(1, self.threads // count)
+            # Torch keeps a number of threads for each thread, and one more for threads to come: put that one back.
+            self._pool = ThreadPoolExecutor(count, "decoder", initializer=torch.set_num_threads, initargs=(share,))
+            barrier = Barrier(count)
+            list(self._pool.map(lambda _: barrier.wait(), range(count)))
+            torch.set_num_threads(self.threads)
+
+    def fits(self, dtype: torch.dtype, images: int) -> bool:
+        """Whether the crew is the right one for this arithmetic and batch."""
+        threads = torch.get_num_threads()
+        return (self.dtype, self.threads, len(self.spaces)) == (dtype, threads, max(1, min(threads, images)))
+
+    def run(self, work: Callable[[int], T]) -> list[T]:
+        """Do ``work(k)`` for every thread k, and return what it gives, in order."""
+        if self._pool is None:
+            return [work(0)]
+        return list(self._pool.map(work, range(len(self.spaces))))
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 class _Tile:
@@ -164,32 +212,37 @@ class _TiledError(torch.autograd.Function):
         values: Tensor,
         gain: Tensor,
         weight: Tensor,
-        space: Workspace,
+        crew: Crew,
         *parameters: Tensor,
     ) -> Tensor:
         differentiate = any(ctx.needs_input_grad)
-        tile = _Tile(frequencies, parameters, space)
-        real_gain, imaginary_gain = gain, torch.where(flipped, -gain, gain)
-        gains = torch.stack([real_gain, imaginary_gain], -1)
+        gains = torch.stack([gain, torch.where(flipped, -gain, gain)], -1)
         data = torch.view_as_real(values)
         z_slope = torch.zeros_like(z)
-        total = torch.zeros((), dtype=torch.float64)
         count = points.shape[1]
         rows = math.ceil(count / math.ceil(count / TILE_ROWS))
-        biases = (parameters[1] + z @ tile.latent_weight.T).to(space.dtype)
-        for i in range(len(z)):
-            for start in range(0, count, rows):
-                part = slice(start, start + rows)
-                output = tile.forward(points[i, part], biases[i])
-                error = output.mul_(gains[i, part]).sub_(data[i, part])
-                weighted = error * weight[part, None]
-                total += (weighted * error).sum()
-                if differentiate:
-                    slope = weighted.mul_(gains[i, part]).mul_(2.0)
-                    z_slope[i] += tile.backward(slope, z[i])
+        first = parameters[0][:, 2 * len(frequencies) :]
+        biases = (parameters[1] + z @ first.T).to(crew.dtype)
+
+        @torch.no_grad()
+        def work(thread: int) -> tuple[Tensor, list[Tensor]]:
+            tile = _Tile(frequencies, parameters, crew.spaces[thread])
+            total = torch.zeros((), dtype=torch.float64)
+            for i in range(thread, len(z), len(crew.spaces)):
+                for start in range(0, count, rows):
+                    part = slice(start, start + rows)
+                    error = tile.forward(points[i, part], biases[i]).mul_(gains[i, part]).sub_(data[i, part])
+                    weighted = error * weight[part, None]
+                    total += (weighted * error).sum()
+                    if differentiate:
+                        z_slope[i] += tile.backward(weighted.mul_(gains[i, part]).mul_(2.0), z[i])
+            return total, tile.gradients
+
+        parts = crew.run(work)
         if differentiate:
-            ctx.save_for_backward(z_slope, *tile.gradients)
-        return total.float()
+            gradients = [torch.stack(same).sum(0) for same in zip(*(part[1] for part in parts), strict=True)]
+            ctx.save_for_backward(z_slope, *gradients)
+        return torch.stack([part[0] for part in parts]).sum().float()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:

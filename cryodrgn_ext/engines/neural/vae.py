@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
 from cryodrgn_ext.engines.neural.model import LossTerms, Observation, VolumeModel
-from cryodrgn_ext.engines.neural.tiled import Workspace, tiled_error
+from cryodrgn_ext.engines.neural.tiled import Crew, tiled_error
 
 
 class VaeModel(VolumeModel):
@@ -58,7 +58,7 @@ class VaeModel(VolumeModel):
         self.hartley = domain == "hartley"
         self.n_encoder = n_encoder
         self.tiled = not self.hartley  # on the CPU; switched off, the loss takes the plain path, its oracle
-        self._workspace: Workspace | None = None
+        self._crew: Crew | None = None
         self.features = FourierFeatures(frequencies)
         outputs = 1 if self.hartley else 2
         self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
@@ -114,16 +114,23 @@ class VaeModel(VolumeModel):
         gain = observation.transfer * self.magnitude(observation.points)
         if self.tiled and gain.device.type == "cpu":
             half, flipped = to_half_space(observation.points)
-            if self._workspace is None or self._workspace.dtype != self.network_dtype:
-                self._workspace = Workspace(self.decoder, self.features.width, self.network_dtype)
+            if self._crew is None or not self._crew.fits(self.network_dtype, len(z)):
+                self.release()
+                self._crew = Crew(self.decoder, self.features.width, self.network_dtype, len(z))
             reconstruction = tiled_error(
                 self.features, self.decoder, half, flipped, z, observation.values, gain, observation.weight,
-                self._workspace,
+                self._crew,
             ) / len(z)  # fmt: skip
         else:
             error = observation.values - self._decode(observation.points, z[:, None], gain)
             reconstruction = ((error.real.square() + error.imag.square()) @ observation.weight).mean()
         return LossTerms(reconstruction, reconstruction, torch.zeros((), device=gain.device))
+
+    def release(self) -> None:
+        """End the threads and give back the memory of the training."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
 
     @torch.no_grad()
     def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import ObservationSource
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.imaging.slices import FourierGrid, map_to_grid
 
 FIT_STEPS = 300
 FIT_POINTS = 1024
@@ -89,8 +89,8 @@ def fit_volumes(
 ) -> float:
     """Teach a model the volumes of a warm start, less the consensus that it does not have to learn.
 
-    The target is known at every point of Fourier space, so that no image is needed: Adam on the squared error at
-    random points of the training sphere and latents of random particles, in units of the model's envelope.
+    The target is known on the whole Fourier grid, so that no image is needed: Adam on the squared error at random
+    grid points of the training sphere and latents of random particles, in units of the model's envelope.
 
     Returns
     -------
@@ -101,7 +101,8 @@ def fit_volumes(
         return 0.0
     device = model.envelope.device
     base = start.mean if consensus is None else start.mean - consensus
-    targets = [FourierVolume.from_map(torch.as_tensor(v, device=device)) for v in (base, *start.components)]
+    grid = FourierGrid(len(base), radius, 1)
+    targets = [map_to_grid(torch.as_tensor(v, device=device), grid).flatten() for v in (base, *start.components)]
     generator = torch.Generator().manual_seed(seed)
     z = torch.as_tensor(start.z)
     optimizer = torch.optim.Adam(model.parameters(), lr=FIT_RATE)
@@ -110,10 +111,13 @@ def fit_volumes(
     for step in range(FIT_STEPS):
         direction = torch.randn(FIT_POINTS, 3, generator=generator)
         length = radius * torch.rand(FIT_POINTS, 1, generator=generator) ** 0.5  # between uniform in shells and volume
-        points = (direction / direction.norm(dim=1, keepdim=True) * length).to(device)
+        points = (direction / direction.norm(dim=1, keepdim=True) * length).trunc().to(device)
+        points = torch.where(points[:, :1] < 0, -points, points)
+        x, y, z_axis = points.long().unbind(1)
+        index = ((z_axis + grid.half) * grid.shape[1] + y + grid.half) * grid.shape[2] + x
         rows = torch.randint(len(z), (8,), generator=generator)
         weights = torch.cat([torch.ones(8, 1), z[rows]], dim=1).to(device)
-        wanted = weights.to(torch.complex64) @ torch.stack([volume.slice(points) for volume in targets])
+        wanted = weights.to(torch.complex64) @ torch.stack([spectrum[index] for spectrum in targets])
         scale = model.magnitude(points).clamp_min(1e-12)
         for group in optimizer.param_groups:
             group["lr"] = FIT_RATE * (1 - step / FIT_STEPS)
