@@ -101,7 +101,8 @@ def main() -> None:
         if given.runs and run.name not in given.runs:
             continue
         layout = Layout(Path("External") / f"{run.name}{given.seed or ''}")
-        train(TrainSettings(in_parts=Path("particles.star"), o=layout.root, seed=given.seed, **run.options), Monitor())
+        common = {"in_parts": Path("particles.star"), "o": layout.root, "engine": "neural", "seed": given.seed}
+        train(TrainSettings(**common, **run.options), Monitor())
         record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
         seconds = record["results"]["seconds"]["training"]
         model = load_heterogeneity(layout.model)
