@@ -15,13 +15,15 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.engines.base import Linear, get_engine, load_heterogeneity
 from cryodrgn_ext.engines.distributed import join
-from cryodrgn_ext.engines.neural import engine, warm_start
+from cryodrgn_ext.engines.neural import engine, prefetch, warm_start
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.order import visiting_order
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.neural.warm_start import WarmStart
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.images.particle_images import SubsetCoefficients
+from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.engines.linear_set import LinearSet, make_linear_set
 from tests.engines.processes import run_group
@@ -132,6 +134,22 @@ def test_images_on_disk_give_the_same_result_as_in_memory(
     resident = fit(linear_set, settings)
     monkeypatch.setattr(engine, "GIGABYTE", 1.0)
     assert np.array_equal(fit(linear_set, settings).z, resident.z)
+
+
+def test_reading_ahead_gives_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MOST_MAPPED_BYTES", 1)  # lets go of the mapped pages after every reading
+    values = np.random.default_rng(0).normal(size=(40, 6, 2)).astype(np.float32)
+    values.tofile(tmp_path / "store")
+    data = np.memmap(tmp_path / "store", np.float32, "r", 0, values.shape)
+    stored = SubsetCoefficients(StoredCoefficients(data, torch.arange(40)), torch.arange(10, 40))
+    ahead = prefetch.ReadAhead(stored)
+    try:
+        for rows, announced in (([3, 1], [3, 1]), ([2], [9]), ([29, 0, 4], [29, 0, 4])):
+            ahead.expect(torch.tensor(announced), 4)
+            got = torch.view_as_real(ahead.gather(torch.tensor(rows), 4)).numpy()
+            assert np.array_equal(got, values[10 + np.array(rows), :4])
+    finally:
+        ahead.close()
 
 
 def test_a_warm_start_brings_its_volumes_and_latents(
