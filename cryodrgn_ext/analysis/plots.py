@@ -36,18 +36,19 @@ STYLE: dict[Any, Any] = {
 INK = "#1f4e79"
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a drawing function in the project's style, whatever the user's matplotlibrc says."""
 
     @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return in_style
 
 
-def _figure(width_in: float, height_in: float, rows: int = 1, columns: int = 1) -> tuple[Figure, NDArray[Any]]:
+def new_figure(width_in: float, height_in: float, rows: int = 1, columns: int = 1) -> tuple[Figure, NDArray[Any]]:
+    """A figure without a window, and its panels (rows, columns)."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -69,11 +70,11 @@ def _point_size(n: int) -> float:
     return float(np.clip(20_000 / max(n, 1), 0.3, 12.0))
 
 
-@_styled
+@styled
 def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """One panel per loss term over the epochs."""
     names = [name for name, values in history.items() if len(values)]
-    figure, axes = _figure(3.1 * max(1, len(names)), 2.6, 1, max(1, len(names)))
+    figure, axes = new_figure(3.1 * max(1, len(names)), 2.6, 1, max(1, len(names)))
     for panel, name in zip(axes[0], names, strict=False):
         panel.plot(np.arange(1, len(history[name]) + 1), history[name], color=INK, marker="o", markersize=3)
         panel.set_title(name)
@@ -82,10 +83,10 @@ def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def latent_density(xy: NDArray[np.floating], names: tuple[str, str]) -> Figure:
     """Density of all particles (N, 2) in a plane of the latent space."""
-    figure, axes = _figure(4.4, 3.8)
+    figure, axes = new_figure(4.4, 3.8)
     panel = axes[0, 0]
     drawn = panel.hexbin(xy[:, 0], xy[:, 1], gridsize=60, bins="log", mincnt=1, cmap="viridis", linewidths=0.1)
     figure.colorbar(drawn, ax=panel, label="particles")
@@ -93,7 +94,7 @@ def latent_density(xy: NDArray[np.floating], names: tuple[str, str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def latent_by_label(
     xy: NDArray[np.floating],
     label: NDArray[np.integer],
@@ -103,7 +104,7 @@ def latent_by_label(
 ) -> Figure:
     """Particles (N, 2) coloured by ``label`` (N,) from 0 on, with the numbers of the groups at ``centers`` (K, 2)."""
     n_groups = int(label.max()) + 1
-    figure, axes = _figure(4.8, 3.8)
+    figure, axes = new_figure(4.8, 3.8)
     panel = axes[0, 0]
     order = _sample(len(xy))
     drawn = panel.scatter(
@@ -118,12 +119,12 @@ def latent_by_label(
     return figure
 
 
-@_styled
+@styled
 def latent_by_value(
     xy: NDArray[np.floating], values: NDArray[np.floating], names: tuple[str, str], what: str
 ) -> Figure:
     """Particles (N, 2) coloured by any column (N,): defocus, a true angle."""
-    figure, axes = _figure(4.8, 3.8)
+    figure, axes = new_figure(4.8, 3.8)
     panel = axes[0, 0]
     order = _sample(len(xy))
     drawn = panel.scatter(
@@ -135,19 +136,19 @@ def latent_by_value(
     return figure
 
 
-@_styled
+@styled
 def latent_histogram(values: NDArray[np.floating], name: str) -> Figure:
     """Distribution of a one-dimensional latent (N,)."""
-    figure, axes = _figure(4.4, 2.8)
+    figure, axes = new_figure(4.4, 2.8)
     axes[0, 0].hist(values, bins=60, color=INK)
     axes[0, 0].set(xlabel=name, ylabel="particles")
     return figure
 
 
-@_styled
+@styled
 def explained_variance(ratio: NDArray[np.floating]) -> Figure:
     """Share of the latent variance along each principal axis."""
-    figure, axes = _figure(3.6, 2.6)
+    figure, axes = new_figure(3.6, 2.6)
     panel = axes[0, 0]
     panel.bar(np.arange(1, len(ratio) + 1), ratio, color=INK)
     panel.set(xlabel="principal component", ylabel="share of variance", ylim=(0, None))
@@ -155,10 +156,10 @@ def explained_variance(ratio: NDArray[np.floating]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def group_sizes(size: NDArray[np.integer], what: str = "cluster") -> Figure:
     """Number of particles in each group."""
-    figure, axes = _figure(float(np.clip(0.25 * len(size) + 2, 3.6, 9)), 2.6)
+    figure, axes = new_figure(float(np.clip(0.25 * len(size) + 2, 3.6, 9)), 2.6)
     panel = axes[0, 0]
     numbers = np.arange(len(size))
     panel.bar(numbers, size, color=label_colors(len(size))(numbers))
@@ -167,10 +168,10 @@ def group_sizes(size: NDArray[np.integer], what: str = "cluster") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def fsc_curves(curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float) -> Figure:
     """FSC curves, each (D // 2 + 1,) over shells 0..D/2, against resolution; with the line at 0.143."""
-    figure, axes = _figure(5.4, 3.4)
+    figure, axes = new_figure(5.4, 3.4)
     panel = axes[0, 0]
     colors = label_colors(max(1, len(curves) - 1))
     for number, (name, curve) in enumerate(curves.items()):
@@ -195,10 +196,10 @@ def central_slices(volume: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.stack([volume[middle], volume[:, middle], volume[:, :, middle]]).astype(np.float32)
 
 
-@_styled
+@styled
 def map_slices(slices: Mapping[str, NDArray[np.floating]]) -> Figure:
     """Central slices (3, D, D) of several maps, one map per column, on a common grey scale."""
-    figure, axes = _figure(1.25 * max(3, len(slices)) + 0.3, 4.1, 3, len(slices))
+    figure, axes = new_figure(1.25 * max(3, len(slices)) + 0.3, 4.1, 3, len(slices))
     lowest = float(min(np.percentile(s, 1) for s in slices.values()))
     highest = float(max(np.percentile(s, 99.8) for s in slices.values()))
     for column, (name, planes) in enumerate(slices.items()):

@@ -80,6 +80,8 @@ class ReportContent:
     files : mapping
         Output file to what it is.
     elapsed_s : float or None
+    further : sequence of ReportFigure
+        Figures of a job's own, after those of the states.
     """
 
     title: str
@@ -102,6 +104,7 @@ class ReportContent:
     messages: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     elapsed_s: float | None = None
+    further: Sequence[ReportFigure] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def report_figures(content: ReportContent) -> list[ReportFigure]:
     figures: list[ReportFigure] = []
     if content.states:
         figures += _map_figures(content)
+    figures += content.further
     curves = {} if content.consensus_fsc is None else {"consensus": content.consensus_fsc}
     curves |= {state.label: state.fsc for state in content.states if state.fsc is not None}
     if curves:

@@ -49,8 +49,8 @@ class VolumeClusters:
         return len(self.medoid)
 
     def averaging(self) -> FloatArray:
-        """(M, K) weights that average the volumes of each cluster: the centroids."""
-        member = self.label[None, :] == np.arange(self.n_clusters)[:, None]
+        """(M, K) weights that average the volumes of each cluster but strays: the centroids."""
+        member = (self.label[None, :] == np.arange(self.n_clusters)[:, None]) & ~self.stray
         weights: FloatArray = member / member.sum(axis=1, keepdims=True)
         return weights
 

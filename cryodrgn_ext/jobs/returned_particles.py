@@ -19,7 +19,8 @@ from cryodrgn_ext.progress import Monitor
 
 STATE_COLUMN = "cdxState"
 LATENT_COLUMN = "cdxLatent"
-OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|{LATENT_COLUMN}[0-9]+")
+VOLUME_COLUMN = "cdxVolumePc"
+OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|({LATENT_COLUMN}|{VOLUME_COLUMN})[0-9]+")
 
 
 def wants_columns(particles: ParticleSet, choice: str) -> bool:

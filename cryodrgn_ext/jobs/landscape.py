@@ -1,0 +1,241 @@
+"""The job that turns a trained model into states and a landscape (thesis chapter 6).
+
+Stages, each finished on disk before the next begins: a sketch of the particles, a mask, inner products of the volumes
+within it, all particles in the space of volume components, clusters, their maps, their particles, densities, report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
+from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.chosen_rows import chosen_rows
+from cryodrgn_ext.jobs.consensus import working_map
+from cryodrgn_ext.jobs.landscape_report import write_landscape_reports
+from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
+from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
+from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, read_clusters, read_surface
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.leftovers import remove_leftovers
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.jobs.result_tables import LatentTable
+from cryodrgn_ext.jobs.returned_particles import returned_name
+from cryodrgn_ext.jobs.select import TrainResult, read_train_result
+from cryodrgn_ext.jobs.stages import Stages
+from cryodrgn_ext.jobs.threads import use_threads
+from cryodrgn_ext.jobs.train_inputs import check_mask
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import fingerprint
+
+FEWEST_PARTICLES = 10
+
+
+def landscape(settings: LandscapeSettings, monitor: Monitor) -> JobResult:
+    """Cluster the volumes of a trained model into states, and map all particles onto their principal components.
+
+    Parameters
+    ----------
+    settings : LandscapeSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        Particles (all, and of each state), the maps of the states and of the components, the mask, the log as PDF.
+
+    Raises
+    ------
+    InputError
+        When the input is no result of a train job, it has no latents, or the volumes cannot be compared as asked.
+    JobAborted
+        When the user asks for it; everything finished so far stays, and the same call continues.
+    """
+    use_threads(settings.j)
+    monitor.message(f"Reading {settings.in_parts}")
+    result = read_train_result(settings.in_parts)
+    refuse_other_results(settings.o, "landscape")
+    if result.latents is None:
+        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
+    job = _LandscapeJob(settings, result, result.latents, monitor)
+    settings.o.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(settings.o)
+    return job.run()
+
+
+class _LandscapeJob:
+    """One run of the job: the stages in order, and what they hand on through the result directory."""
+
+    def __init__(
+        self, settings: LandscapeSettings, result: TrainResult, latents: LatentTable, monitor: Monitor
+    ) -> None:
+        self.settings, self.result, self.monitor = settings, result, monitor
+        self.layout = Layout(settings.o)
+        rows = chosen_rows(result, settings.indices)
+        possible = min(settings.sketch, len(rows))
+        if len(rows) < FEWEST_PARTICLES:
+            raise InputError(
+                f"a landscape needs at least {FEWEST_PARTICLES} particles, but only {len(rows)} are given."
+            )
+        if settings.clusters > possible:
+            raise InputError(
+                f"--clusters is {settings.clusters}, but there are only {possible} sketched volumes: raise --sketch or "
+                "ask for fewer clusters."
+            )
+        trained = Layout(result.directory)
+        model = load_heterogeneity(trained.model)
+        given = None if settings.in_mask is None else _working_mask(settings.in_mask, model)
+        solvent = None
+        if (trained.consensus / "mask.mrc").exists():
+            solvent = read_map(trained.consensus / "mask.mrc").data
+        if solvent is not None and len(solvent) != model.box_size:
+            solvent = None
+        z = np.ascontiguousarray(latents.z[rows])
+        self.work = LandscapeStages(settings, self.layout, model, z, rows, given, solvent, monitor)
+
+    def run(self) -> JobResult:
+        """All stages."""
+        begin = time.monotonic()
+        settings, layout = self.settings, self.layout
+        self._record("running", {})
+        self.stages, work = Stages(layout.checkpoint), self.work
+        key = fingerprint(
+            self.inputs["model"], self.inputs.get("in_mask", {}).get("sha256"), self.inputs.get("indices"),
+            work.rows.tolist() if len(work.rows) < self.result.particles.n else None, settings.sketch, settings.seed,
+        )  # fmt: skip
+        self._stage("sketch", key, "Choosing particles that stand for all", work.choose_sketch, work.sketch_path)
+        key = fingerprint(key, settings.mask_level)
+        self._stage("mask", key, "Mask", work.make_mask, work.mask_path)
+        self._stage("volumes", key, "Comparing volumes within the mask", work.compare, work.gram_path, work.rows_path)
+        key = fingerprint(key, settings.components, settings.mapping, settings.mapping_volumes)
+        self._stage("mapping", key, "Mapping all particles", work.map_particles, work.mapping_path)
+        cut = fingerprint(key, settings.clusters, settings.linkage, settings.metric, settings.min_particles,
+                          settings.set_apart)  # fmt: skip
+        self._stage("clusters", cut, "Clustering the volumes", work.cluster, work.clusters_path)
+        clusters = read_clusters(work.clusters_path)
+        name = self._particles_name
+        folders = [layout.state(number) for number in range(clusters.n_clusters)]
+        self._stage("maps", fingerprint(cut, settings.traversals), "Maps of the states and components",
+                    lambda: write_state_maps(work, clusters), layout.root / "components", *folders)  # fmt: skip
+        self._stage("particles", fingerprint(cut, settings.star_columns, settings.particles_format),
+                    "Writing particles", lambda: write_state_particles(work, clusters, self.result.particles, name),
+                    layout.root / "landscape.npz", *(folder / name for folder in (layout.root, *folders)))  # fmt: skip
+        self._stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
+                    work.densities, *work.surface_paths())  # fmt: skip
+        self._stage("layouts", cut, "Layouts of the volumes", work.layouts, layout.root / "sketch.npz")
+        summary = self._finish(clusters)
+        self._record("finished", summary)
+        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
+        return JobResult(layout.root, self._outputs(clusters))
+
+    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
+        self.stages.run(name, key, self.monitor, title, work, products)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What job.yaml says of the inputs."""
+        particles = self.result.particles
+        record: dict[str, Any] = {
+            "in_parts": fingerprint_particles(particles.path, particles.files) | {"particles": particles.n},
+            "result": str(self.result.directory.resolve()),
+            "model": {path.name: fingerprint_file(path)["sha256"]
+                      for path in sorted(Layout(self.result.directory).model.iterdir()) if path.is_file()},
+        }  # fmt: skip
+        for name in ("in_mask", "indices"):
+            if getattr(self.settings, name) is not None:
+                record[name] = fingerprint_file(getattr(self.settings, name))
+        return record
+
+    def _record(self, status: str, results: dict[str, Any]) -> None:
+        write_record(self.layout.root, "landscape", status, self.settings, self.inputs, results)
+
+    @property
+    def _particles_name(self) -> str:
+        return returned_name(self.result.particles, self.settings.particles_format)
+
+    def _finish(self, clusters: VolumeClusters) -> dict[str, Any]:
+        """Report, and what job.yaml says of the results."""
+        work = self.work
+        mapping = ParticleMapping.read(work.mapping_path)
+        surfaces = [read_surface(path) for path in work.surface_paths()]
+        _, pca = work.volumes()
+        notes = list(self.monitor.warnings)
+        if clusters.n_clusters != self.settings.clusters:
+            notes.append(
+                f"{clusters.n_clusters} clusters instead of {self.settings.clusters}: small groups that are set apart "
+                "are clusters of their own, and groups of too few particles are none."
+            )
+        if clusters.stray.any():
+            count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.stray)).sum())
+            notes.append(
+                f"{np.count_nonzero(clusters.stray)} volumes ({count} particles) lie in groups too small to be "
+                "clusters and were put with the nearest one; --min_particles 0 shows them."
+            )
+        if not mapping.is_exact:
+            notes.append(
+                f"Volume components of particles are predicted by a map learned from volumes: of those held out it "
+                f"misses {100 * mapping.held_out_loss.min():.1f} % of the variance."
+            )
+        for note in notes:
+            self.monitor.message(note)
+        self.monitor.poll()
+        seconds, kept = self.stages.seconds(), self.settings.components
+        write_landscape_reports(
+            self.layout, self.settings, work.model, clusters, mapping, pca, surfaces, notes, sum(seconds.values())
+        )
+        return {
+            "particles": len(work.rows),
+            "sketch": len(clusters.label),
+            "explained_variance": [round(float(share), 5) for share in pca.explained_variance_ratio[:kept]],
+            "mapping": "exact" if mapping.is_exact else "learned",
+            "held_out_loss": None if mapping.is_exact else round(float(mapping.held_out_loss.min()), 6),
+            "states": [
+                {"state": number, "volumes": int(clusters.n_volumes[number]),
+                 "particles": int(clusters.n_particles[number]),
+                 "on_data_particle": int(row)}
+                for number, row in enumerate(work.rows[work.sketch_index[clusters.medoid]])
+            ],
+            "density_maxima": [
+                {"components": list(components), "position": [round(float(p), 5) for p in maximum.position],
+                 "depth_kT": round(float(maximum.depth_kT), 3) if np.isfinite(maximum.depth_kT) else "highest",
+                 "depth_sd_kT": round(float(maximum.depth_sd_kT), 3), "stability": round(maximum.stability, 3)}
+                for surface, components in surfaces for maximum in surface.maxima if maximum.is_stable
+            ],
+            "notes": notes,
+            "seconds": seconds,
+        }  # fmt: skip
+
+    def _outputs(self, clusters: VolumeClusters) -> tuple[Output, ...]:
+        layout, name = self.layout, self._particles_name
+        outputs = [Output(layout.root / name, OutputKind.PARTICLES)]
+        for number in range(clusters.n_clusters):
+            folder = layout.state(number)
+            outputs += [
+                Output(folder / name, OutputKind.PARTICLES),
+                Output(folder / "map.mrc", OutputKind.MAP),
+                Output(folder / "on_data.mrc", OutputKind.MAP),
+            ]
+        outputs += [Output(path, OutputKind.MAP) for path in sorted((layout.root / "components").glob("*.mrc"))]
+        outputs += [Output(layout.root / "mask.mrc", OutputKind.MASK), Output(layout.logfile, OutputKind.PDF)]
+        return tuple(output for output in outputs if output.path.exists())
+
+
+def _working_mask(path: Path, model: Heterogeneity) -> NDArray[np.float32]:
+    """Bring the user's mask to the box of the volumes."""
+    given = read_map(path)
+    check_mask(given, path, given.box_size)
+    found: NDArray[np.float32] = working_map(given, model.box_size, model.pixel_size_A, "--in_mask").numpy()
+    if not (found > 0.5).any():
+        raise InputError(f"{path} has no voxel above 0.5 in a box of {model.box_size}: the region is too small.")
+    return found

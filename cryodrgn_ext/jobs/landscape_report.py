@@ -1,0 +1,123 @@
+"""report.html and logfile.pdf of a landscape job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cryodrgn_ext.analysis.landscape_plots import (
+    cluster_counts,
+    density_and_energy,
+    layouts,
+    learning_curves,
+    sketch_by_cluster,
+    volume_dendrogram,
+)
+from cryodrgn_ext.analysis.plots import central_slices, explained_variance
+from cryodrgn_ext.analysis.report import ReportContent, ReportFigure, StateSummary
+from cryodrgn_ext.analysis.report_html import write_report_html
+from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
+from cryodrgn_ext.analysis.surfaces import Surface
+from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
+from cryodrgn_ext.analysis.volume_pca import VolumePca
+from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, read_arrays
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.jobs.record import versions
+from cryodrgn_ext.jobs.train_report import command_line
+
+SHOWN_COMPONENTS = 20
+FILES = {
+    "particles.star": "all particles, with clusters and volume components",
+    "particles.cs": "all particles; particles.csg beside it is for Import Result Group",
+    "states/": "particles, average volume (map.mrc) and on-data volume (on_data.mrc) of each cluster",
+    "components/": "principal components of the volumes, and five maps along the first",
+    "mask.mrc": "where volumes were compared",
+    "landscape.npz": "v: volume components; cluster; row, uid and image_name of each particle",
+    "sketch.npz": "the sketched volumes: their particles, latents, components, clusters, MDS, UMAP, tree",
+    "states.npz": "cluster of each input particle (-1: not looked at)",
+    "density_pc1_pc2.npz": "density and apparent free energy over components, with standard deviations",
+    "job.yaml": "settings, versions, seed, inputs, results",
+    "run.log": "everything that the run said",
+}
+
+
+def write_landscape_reports(
+    layout: Layout,
+    settings: LandscapeSettings,
+    model: Heterogeneity,
+    clusters: VolumeClusters,
+    mapping: ParticleMapping,
+    pca: VolumePca,
+    surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
+    messages: Sequence[str],
+    elapsed_s: float,
+) -> None:
+    """Write report.html and logfile.pdf."""
+    states = [
+        StateSummary(
+            label=f"state {number:02d}",
+            n=int(clusters.n_particles[number]),
+            slices=central_slices(read_map(layout.state(number) / "map.mrc").data),
+            verdict=f"{clusters.n_volumes[number]} of the sketched volumes; not tested: run validate",
+        )
+        for number in range(clusters.n_clusters)
+    ]
+    content = ReportContent(
+        title="Landscape",
+        command=command_line("landscape", settings),
+        settings=settings.to_mapping(),
+        versions=versions(),
+        seed=settings.seed,
+        n_particles=len(mapping.v),
+        box_size=model.box_size,
+        pixel_size_A=model.pixel_size_A,
+        states=states,
+        messages=messages,
+        further=_figures(layout, clusters, mapping, pca, surfaces),
+        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
+        elapsed_s=elapsed_s,
+    )
+    write_report_html(layout.report, content)
+    write_logfile_pdf(layout.logfile, content)
+
+
+def _figures(
+    layout: Layout,
+    clusters: VolumeClusters,
+    mapping: ParticleMapping,
+    pca: VolumePca,
+    surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
+) -> list[ReportFigure]:
+    section = "Volumes"
+    figures = [
+        ReportFigure(section, "Volumes and particles of each cluster.",
+                     cluster_counts(clusters.n_volumes, clusters.n_particles)),
+        ReportFigure(section, "The upper part of the tree of volumes.",
+                     volume_dendrogram(clusters.tree, clusters.n_clusters)),
+        ReportFigure(section, "Share of the variance of the volumes along each principal component.",
+                     explained_variance(pca.explained_variance_ratio[:SHOWN_COMPONENTS])),
+    ]  # fmt: skip
+    sketch = read_arrays(layout.root / "sketch.npz")
+    for first, second in ((0, 1), (1, 2)):
+        if second < pca.n_components:
+            drawn = sketch_by_cluster(
+                pca.coordinates[:, [first, second]], clusters.label, sketch["particles"].astype(int), clusters.medoid,
+                (f"volume PC {first + 1}", f"volume PC {second + 1}"),
+            )  # fmt: skip
+            caption = "Sketched volumes, coloured by cluster, area by particles; numbers mark on-data volumes."
+            figures.append(ReportFigure(section, caption, drawn))
+    planes = {name.upper(): sketch[name].astype(float) for name in ("mds", "umap") if name in sketch}
+    figures.append(ReportFigure(section, "Sketched volumes in planes.", layouts(planes, clusters.label)))
+    for surface, components in surfaces:
+        names = [f"volume PC {number}" for number in components]
+        caption = (
+            "All particles over volume components, with the standard deviation over bootstrap samples; crosses mark "
+            "maxima that resampling leaves in place. Noise in the images blurs this density."
+        )
+        figures.append(ReportFigure("Landscape", caption, density_and_energy(surface, names)))
+    if not mapping.is_exact:
+        drawn = learning_curves(mapping.train_loss.tolist(), mapping.held_out_loss.tolist())
+        figures.append(ReportFigure("Landscape", "Loss of the learned map to volume components.", drawn))
+    return figures
