@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
 from cryodrgn_ext.jobs.record import (
     fingerprint_particles,
     is_unchanged,
+    read_record,
     refuse_other_results,
     require_record,
     write_record,
@@ -49,6 +52,7 @@ class TrainResult:
     """What select needs of a train job's result directory; either table is missing after a homogeneous one.
 
     ``only_state`` is the state whose folder or particles were given as the input; None for the whole result.
+    ``states_directory`` is where the states are: the result directory, or that of a landscape job on this result.
     """
 
     directory: Path
@@ -56,6 +60,7 @@ class TrainResult:
     latents: LatentTable | None
     states: StateTable | None
     only_state: int | None = None
+    states_directory: Path | None = None
 
 
 def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
@@ -80,11 +85,11 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     selected = choose(settings, result)
     require_particles(selected, "the combination of conditions")
     output = output_file(settings, result.particles)
-    layout = Layout(result.directory)
-    if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
-        raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")
-    if output.resolve().is_relative_to(layout.states.resolve()):
-        raise InputError(f"--o is {output}, but {layout.states} belongs to the train job: write to another folder.")
+    for layout in (Layout(result.directory), Layout(result.states_directory or result.directory)):
+        if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
+            raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")
+        if output.resolve().is_relative_to(layout.states.resolve()):
+            raise InputError(f"--o is {output}, but {layout.states} belongs to another job: write to another folder.")
     if output.parent == settings.o:
         refuse_other_results(settings.o, "select")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +126,7 @@ def read_train_result(given: Path) -> TrainResult:
     ----------
     given : Path
         The result directory, or any file of particles in it; that of a state stands for the particles of this state.
+        That of a landscape job stands for the train job that it looked at, with its clusters in the place of states.
 
     Raises
     ------
@@ -128,6 +134,9 @@ def read_train_result(given: Path) -> TrainResult:
         When it is not a finished train job, or its files do not fit together.
     """
     directory = find_result_directory(given)
+    found = read_record(directory)
+    if found is not None and found["job"] == "landscape":
+        return _read_landscape_result(given, directory, found)
     record = require_record(directory, "train")
     layout = Layout(directory)
     if record.get("status") != "finished":
@@ -148,6 +157,24 @@ def read_train_result(given: Path) -> TrainResult:
         row = int(np.argmin(latents.uid == particles.uid))
         raise InputError(f"{layout.latents} and {path} name different images from row {row + 1} on.")
     return TrainResult(directory, particles, latents, states, _state_given(given, layout, states))
+
+
+def _read_landscape_result(given: Path, directory: Path, record: Mapping[str, Any]) -> TrainResult:
+    if record.get("status") != "finished":
+        raise InputError(f"the landscape job in {directory} is not finished: continue it first.")
+    trained = Path(record["inputs"]["result"])
+    if not trained.is_dir():
+        raise InputError(f"the landscape in {directory} was made of {trained}, which is not there any more.")
+    result = read_train_result(trained)
+    layout = Layout(directory)
+    states = read_state_table(layout.states_table)
+    if states.n != result.particles.n:
+        raise InputError(
+            f"{layout.states_table} has {states.n} particles, but {trained} has {result.particles.n}: it was trained "
+            "anew; run landscape again."
+        )
+    only = _state_given(given, layout, states)
+    return replace(result, states=states, only_state=only, states_directory=directory)
 
 
 def _state_given(given: Path, layout: Layout, states: StateTable | None) -> int | None:

@@ -127,7 +127,7 @@ def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexA
     if settings.method == "pc":
         if settings.anchors is not None or settings.anchor_particles:
             raise InputError("--method pc has no anchors: leave them out, or choose graph, density or line.")
-        return along_component(z, settings.pc, frames, (settings.percentiles[0], settings.percentiles[1]))
+        return along_component(z, settings.pc, frames, (settings.percentile_low, settings.percentile_high))
     if settings.anchors is not None and settings.anchor_particles:
         raise InputError("give --anchors or --anchor_particles, not both.")
     if settings.method == "line" and settings.anchors is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.landscape import landscape
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult, OutputKind
+from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.analysis.toy_engines import LinearToy, MovingToy, Toy
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, FinishedProject, N
@@ -208,6 +211,21 @@ def test_some_of_the_particles(linear: Toy) -> None:
     original = data_rows(Path("particles.star"))
     written = data_rows(Path("land/particles.star"))
     assert [row[: len(original[0])] for row in written] == [original[i] for i in keep]
+
+
+def test_its_clusters_are_states_for_other_jobs(linear: Toy) -> None:
+    run()
+    cluster = table()["cluster"]
+    original = data_rows(Path("particles.star"))
+    for given, wanted in ((Path("land"), (0, 2)), (Path("land/states/state01/particles.star"), (1,))):
+        settings = SelectSettings(in_parts=given, o=Path("some.star"), state=wanted, star_columns="no")
+        select(settings, SilentMonitor())
+        assert data_rows(Path("some.star")) == [original[i] for i in np.flatnonzero(np.isin(cluster, wanted))]
+    with pytest.raises(InputError, match="belongs to another job"):
+        select(replace(settings, o=Path("land/states/state01/new.star")), SilentMonitor())
+    run(in_parts=Path("land/states/state01"), o=Path("inner"), sketch=8, clusters=2, min_particles=1)
+    with np.load("inner/landscape.npz") as arrays:
+        assert np.array_equal(arrays["row"], np.flatnonzero(cluster == 1))
 
 
 @pytest.mark.parametrize(

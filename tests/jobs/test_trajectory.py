@@ -142,7 +142,7 @@ def test_a_jump_is_warned_of(trained: Path) -> None:
     ("options", "says"),
     [
         ({"pc": 3}, "no principal component 3"),
-        ({"percentiles": (60.0, 40.0)}, "must rise"),
+        ({"percentile_low": 96.0}, "must rise"),
         ({"anchor_particles": (1, 2)}, "pc has no anchors"),
         ({"method": "graph", "anchor_particles": (1,)}, "at least two anchors"),
         ({"method": "graph", "anchor_particles": (1, N)}, f"names particle {N}"),

@@ -12,7 +12,9 @@ from cryodrgn_ext.settings import Settings, setting
 class LandscapeSettings(Settings):
     """What ``landscape`` can be told."""
 
-    in_parts: Path = setting(help="Result directory of a train job, or particles.star of it or of one of its states")
+    in_parts: Path = setting(
+        help="Result directory of a train or landscape job, or particles.star of it or of one of its states"
+    )
     o: Path = setting(help="Result directory")
     sketch: int = setting(500, low=4, high=20_000, help="Number of particles whose volumes stand for all")
     clusters: int = setting(10, low=1, high=1000, help="Number of clusters (states) to cut the volumes into")

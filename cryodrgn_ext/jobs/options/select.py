@@ -12,7 +12,9 @@ from cryodrgn_ext.settings import Settings, setting
 class SelectSettings(Settings):
     """What ``select`` can be told; several conditions are all to be met."""
 
-    in_parts: Path = setting(help="particles.star of a train job or of one of its states, or its result directory")
+    in_parts: Path = setting(
+        help="particles.star of a train or landscape job or of one of its states, or the result directory"
+    )
     o: Path = setting(
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"
     )

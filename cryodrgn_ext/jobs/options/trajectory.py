@@ -12,7 +12,9 @@ from cryodrgn_ext.settings import Settings, setting
 class TrajectorySettings(Settings):
     """What ``trajectory`` can be told."""
 
-    in_parts: Path = setting(help="Result directory of a train job, or particles.star of it or of one of its states")
+    in_parts: Path = setting(
+        help="Result directory of a train or landscape job, or particles.star of it or of one of its states"
+    )
     o: Path = setting(help="Directory that gets vol_000.mrc, vol_001.mrc, ... and trajectory.cxc for ChimeraX")
     method: str = setting(
         "pc",
@@ -21,9 +23,8 @@ class TrajectorySettings(Settings):
         "particles are dense; or straight lines",
     )
     pc: int = setting(1, low=1, high=1000, help="Principal component to follow, from 1 (method pc)")
-    percentiles: tuple[float, ...] = setting(
-        (5.0, 95.0), low=0, high=100, count=2, help="Where on the component to begin and to end (method pc)"
-    )
+    percentile_low: float = setting(5.0, low=0, high=100, help="Where on the component to begin (method pc)")
+    percentile_high: float = setting(95.0, low=0, high=100, help="Where on the component to end (method pc)")
     frames: int | None = setting(
         None, low=2, high=999, help="Number of volumes; 10 if not given, or with graph every particle on the path"
     )
