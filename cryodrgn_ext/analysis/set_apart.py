@@ -19,6 +19,8 @@ MOST = 0.05  # of the particles, in a group that is called small
 # Of the neighbours, within the group. In few dimensions chance leaves gaps in a continuum, and groups are clean.
 WITHIN = (1.0, 0.65)  # in these dimensions; between them in proportion
 WITHIN_DIMENSIONS = (2.0, 4.0)
+USUAL = 0.9  # quantile of other branches of about the same size
+EXCEPTIONAL = 3.0  # times fewer neighbours across the border than these
 SEPARATION = 1.5  # from the sibling, in mean distances within the group
 LARGEST_QUANTILE = 0.25  # of a group may be particles that do not belong to it
 AT_MOST = 200_000  # particles looked at
@@ -89,15 +91,24 @@ def groups_set_apart(
         sibling[left], sibling[right] = (begin[right], end[right]), (begin[left], end[left])
     size = first_row[end] - first_row[begin]
     candidates = np.flatnonzero((size >= fewest) & (size <= MOST * n))
+    within = np.empty(len(candidates))
+    for place, node in enumerate(candidates):
+        low, high = int(begin[node]), int(end[node])
+        rows = by_rank[first_row[low] : first_row[high]]
+        share = ((around[rows] >= low) & (around[rows] < high)).mean(axis=1)
+        within[place] = np.quantile(share, _border(len(rows), dimension))
     found: list[IndexArray] = []
     taken = np.zeros(n_volumes, np.bool_)
-    for node in candidates[np.argsort(-size[candidates], kind="stable")]:
+    for place in np.argsort(-size[candidates], kind="stable"):
+        node = candidates[place]
         low, high = int(begin[node]), int(end[node])
-        if taken[low:high].any():
+        if taken[low:high].any() or within[place] < needed:
             continue
-        rows = by_rank[first_row[low] : first_row[high]]
-        within = ((around[rows] >= low) & (around[rows] < high)).mean(axis=1)
-        if np.quantile(within, _border(len(rows), dimension)) < needed:
+        # What pieces of these particles look like, apart from this one and those that overlap with it.
+        alike = (size[candidates] >= size[node] / 2) & (size[candidates] <= 2 * size[node])
+        apart = (end[candidates] <= low) | (begin[candidates] >= high)
+        usual = np.quantile(within[alike & apart], USUAL) if (alike & apart).any() else 0.0
+        if 1 - within[place] > (1 - usual) / EXCEPTIONAL:
             continue
         if _separation(distances, leaves[low:high], leaves[sibling[node, 0] : sibling[node, 1]]) >= SEPARATION:
             taken[low:high] = True

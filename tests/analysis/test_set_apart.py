@@ -19,6 +19,12 @@ def continuum(kind: str, seed: int) -> np.ndarray:
     if kind == "ring":
         angle = rng.uniform(0, 2 * np.pi, N)
         return np.column_stack([3 * np.cos(angle), 3 * np.sin(angle), 0.2 * rng.normal(size=N)])
+    if (
+        kind == "thin"
+    ):  # a bent band, much as a real motion looks: as thick in some dimensions as its neighbours are far
+        t = rng.uniform(-1, 1, N)
+        curve = np.column_stack([4 * t, 2 * t**2, t**3, 0.4 * np.sin(6 * t), np.zeros(N), np.zeros(N)])
+        return curve + rng.normal(size=(N, 6)) * [0.3, 0.3, 0.3, 0.15, 0.1, 0.05]
     return rng.normal(size=(N, int(kind)))
 
 
@@ -28,7 +34,7 @@ def sketched(x: np.ndarray, seed: int) -> tuple[Sketch, np.ndarray, np.ndarray]:
     return sketch, distances, volume_tree(distances)
 
 
-@pytest.mark.parametrize("kind", ["1", "2", "4", "8", "line", "ring"])
+@pytest.mark.parametrize("kind", ["1", "2", "4", "8", "line", "ring", "thin"])
 @pytest.mark.parametrize("seed", range(2))
 def test_pieces_of_a_continuum_are_not_set_apart(kind: str, seed: int) -> None:
     x = continuum(kind, seed)
