@@ -102,6 +102,13 @@ class SubspaceHeterogeneity:
             component: NDArray[np.float32] = grid.to_map(self.values[..., j].contiguous()).numpy() * self.moving
             yield component
 
+    @cached_property
+    def _moving_components(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Voxels (n,) of the moving region, and the components (m, n) in them: all that volumes differ by."""
+        voxels = np.flatnonzero(self.moving)
+        rows = [component.reshape(-1)[voxels] for component in self._components()]
+        return voxels, np.stack(rows) if rows else np.zeros((0, len(voxels)), np.float32)
+
     def linear_form(self) -> base.LinearForm:
         """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
         return base.LinearForm(self._mean, self.features.count, self._components, self.weights)
@@ -114,11 +121,10 @@ class SubspaceHeterogeneity:
         InputError
             When ``z`` does not have q columns or is not finite.
         """
-        grid, mean = self.grid, self._mean
-        for weight in torch.from_numpy(self.weights(z)):
-            volume: NDArray[np.float32] = grid.to_map((self.values[..., 1:] @ weight).contiguous()).numpy()
-            volume *= self.moving
-            volume += mean
+        mean, (voxels, components) = self._mean, self._moving_components
+        for weight in self.weights(z):
+            volume = mean.copy()
+            volume.reshape(-1)[voxels] += weight @ components
             yield volume
 
     def save(self, directory: Path) -> None:
