@@ -18,7 +18,9 @@ FloatArray = NDArray[np.float64]
 CELLS = 96
 IQR_TO_SD = 1.349  # of a normal distribution
 REPLICATES = 60
+NARROWER = 0.7  # than Scott's rule, which is for one round cloud and blurs bands and several states
 EMPTY_COUNT = 1.0  # expected particles within a kernel below which a place counts as empty
+PEAK_COUNT = 5.0  # and below which a maximum is a few stray particles
 STABLE_SHARE = 0.8  # of the replicates that must show a maximum
 
 
@@ -45,8 +47,8 @@ class Maximum:
 
     @property
     def is_stable(self) -> bool:
-        """Whether resampling the particles leaves it there."""
-        return self.stability >= STABLE_SHARE
+        """Whether resampling the particles leaves it there, and its depth is more than twice its deviation."""
+        return self.stability >= STABLE_SHARE and self.depth_kT > 2 * self.depth_sd_kT
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def density_surface(
 ) -> Surface:
     """Kernel density of particles over one or two components, and what resampling them makes of it.
 
-    Counts on a grid, smoothed by a Gaussian whose width follows Scott's rule with a robust spread. Drawing particles
+    Counts on a grid, smoothed by a Gaussian of 0.7 times the width of Scott's rule (robust spread). Drawing particles
     with replacement is drawing multinomial counts, so that a replicate costs no more than a grid, whatever N is.
 
     Parameters
@@ -126,7 +128,8 @@ def density_surface(
     share = counts.ravel() / n
     samples = np.stack([smooth(np.reshape(rng.multinomial(n, share), counts.shape)) for _ in range(replicates)])
     # Effective number of particles under the kernel.
-    populated = density * np.prod(np.sqrt(4 * np.pi) * width) >= EMPTY_COUNT
+    effective = density * np.prod(np.sqrt(4 * np.pi) * width)
+    populated = effective >= EMPTY_COUNT
     energy = np.where(populated, -np.log(np.maximum(density, 1e-300) / density.max()), np.inf)
     energies = -np.log(np.maximum(samples, 1e-300) / samples.reshape(replicates, -1).max(1).reshape(-1, *[1] * d))
     axes = tuple((edge[1:] + edge[:-1]) / 2 for edge in edges)
@@ -137,7 +140,7 @@ def density_surface(
         free_energy_kT=energy,
         free_energy_sd_kT=np.where(populated, energies.std(axis=0, ddof=1), np.nan),
         bandwidth=tuple(float(w) for w in width),
-        maxima=_maxima(axes, density, samples, populated, 2 * sigma),
+        maxima=_maxima(axes, density, samples, effective >= PEAK_COUNT, 2 * sigma),
     )
 
 
@@ -147,7 +150,7 @@ def _bandwidth(column: FloatArray, n: int, d: int) -> float:
     spread = min(deviation, float(high - low) / IQR_TO_SD) or deviation
     if not spread > 0:
         raise InputError("all particles have the same position along a volume component: there is no density to show")
-    width: float = spread * float(n) ** (-1 / (d + 4))
+    width: float = NARROWER * spread * float(n) ** (-1 / (d + 4))
     return width
 
 

