@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""What the neural engine learns of a simulated set with known truth, and how fast, for several recipes.
+"""What the engines learn of a simulated set with known truth, and how fast, for several recipes.
 
-    python benchmarks/neural_quality.py [--directory DIR] [--images 5000] [--published-epochs 5] [--seed S]
+    python benchmarks/engine_quality.py [--directory DIR] [--images 5000] [--published-epochs 5] [--seed S]
                                         [--runs NAME ...]
 
 Simulates the demo's RELION project (or uses the one that DIR holds) and trains on it from the files with each recipe:
 
-    fast             the default
+    subspace         the default engine
+    fast             the neural engine's own recipe
     published        --preset cryodrgn with 256 x 3 networks and 8 latent dimensions
     vae              image encoder and decoder, residual to the consensus, growing band, latents refined at the end
     table            the same with a table of latents
@@ -55,12 +56,13 @@ def runs(published_epochs: int) -> dict[str, Run]:
     """All recipes by name."""
     network = {"enc_dim": 256, "dec_dim": 256, "enc_layers": 3, "dec_layers": 3, "epochs": published_epochs}
     every = (
-        Run("fast", {}),
-        Run("published", {"preset": "cryodrgn", **network}),
-        Run("vae", {"architecture": "vae", "latent_steps": 2, "epochs": 5}),
-        Run("table", {"architecture": "vae", "latents": "table", "latent_steps": 2, "epochs": 5}),
-        Run("homogeneous", {"zdim": 0, "dec_dim": 128, "epochs": 3}),
-        Run("homogeneous-published", {"preset": "cryodrgn", "zdim": 0, **network}),
+        Run("subspace", {"engine": "subspace"}),
+        Run("fast", {"engine": "neural"}),
+        Run("published", {"engine": "neural", "preset": "cryodrgn", **network}),
+        Run("vae", {"engine": "neural", "architecture": "vae", "latent_steps": 2, "epochs": 5}),
+        Run("table", {"engine": "neural", "architecture": "vae", "latents": "table", "latent_steps": 2, "epochs": 5}),
+        Run("homogeneous", {"engine": "neural", "zdim": 0, "dec_dim": 128, "epochs": 3}),
+        Run("homogeneous-published", {"engine": "neural", "preset": "cryodrgn", "zdim": 0, **network}),
     )
     return {run.name: run for run in every}
 
@@ -84,7 +86,7 @@ def homogeneous_figures(layout: Layout, truth: GroundTruth) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=Path("neural_quality"))
+    parser.add_argument("--directory", type=Path, default=Path("engine_quality"))
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--published-epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the training")
@@ -101,7 +103,7 @@ def main() -> None:
         if given.runs and run.name not in given.runs:
             continue
         layout = Layout(Path("External") / f"{run.name}{given.seed or ''}")
-        common = {"in_parts": Path("particles.star"), "o": layout.root, "engine": "neural", "seed": given.seed}
+        common = {"in_parts": Path("particles.star"), "o": layout.root, "seed": given.seed}
         train(TrainSettings(**common, **run.options), Monitor())
         record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
         seconds = record["results"]["seconds"]["training"]
