@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import padded
+from cryodrgn_ext.engines.subspace.kernels import RIDGE
 from cryodrgn_ext.engines.subspace.torch_form import solve, solve_torch
 from tests.engines.subspace.tiny_problem import TinyProblem, dense_sampler, half_voxels, tiny_problem
 
@@ -144,7 +145,7 @@ def test_step_of_each_voxel_solves_its_equations(problem: TinyProblem, form: obj
         matrix = np.zeros((q, q))
         matrix[rows, columns] = matrix[columns, rows] = w[v, : len(rows)]
         s = int(grid.shell[v])
-        diagonal = np.maximum(np.diag(matrix), floor[s].numpy()) + precision[s].numpy()
+        diagonal = np.maximum(np.diag(matrix), floor[s].numpy()) * (1 + RIDGE) + precision[s].numpy()
         np.fill_diagonal(matrix, diagonal)
         present = problem.components[v, :, :q].double().numpy()
         step = np.linalg.solve(matrix, (r[v, :, :q].double().numpy() - precision[s].numpy() * present).T).T
