@@ -21,8 +21,9 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.band import Band
-from cryodrgn_ext.engines.subspace.equations import Equations, agreement
+from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.halves import independent_halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
@@ -33,6 +34,7 @@ PASSES = (15, 8, 4)  # at the first bands; the last number for all further ones
 FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
 SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
+RANDOM_BLOCK = 4096  # rows that one random generator starts
 ENOUGH_INFORMATION = 0.98
 ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
 LEAST_POWER = 1e-3  # of all components' power, of one that is called real
@@ -82,6 +84,7 @@ class PassResult:
     count: float
     mean: Tensor
     second: Tensor
+    covariance: Tensor
     evidence: float
     contrast: float
 
@@ -105,6 +108,7 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
     q = zdim + 1
     equations = Equations.empty(band, q)
     moment = torch.zeros(q, q, dtype=torch.float64)
+    covariance = torch.zeros(zdim, zdim, dtype=torch.float64)
     totals = torch.zeros(3, dtype=torch.float64)
     half_set = (band.images.half_set == 2).long()
     for chunk in band.chunks(rows):
@@ -114,11 +118,14 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
         moments = posterior.moments()
         equations.add(values, chunk, posterior.contrast, half_set[chunk.rows], moments)
         moment += moments.double().sum(0).cpu()
+        covariance += posterior.covariance.sum(0).cpu()
         totals += torch.tensor([len(chunk.rows), float(posterior.evidence.sum()), float(posterior.contrast.sum())])
     equations.complete()
-    current().sum(moment, totals)
-    n = float(totals[0])
-    return PassResult(equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, float(totals[1]) / n, float(totals[2]) / n)
+    current().sum(moment, covariance, totals)
+    n, evidence, contrast = totals.tolist()
+    return PassResult(
+        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence / n, contrast / n
+    )  # fmt: skip
 
 
 def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,9 +197,15 @@ class SubspaceFit:
         return infer(inner, cross, self.fit_contrast)
 
     def _random(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
-        """Latents of the first pass, from seed and row alone."""
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (int(rows[0]) + 1))
-        mean = torch.randn(len(rows), self.zdim, generator=generator, dtype=torch.float64).to(inner.device)
+        """Latents of the first pass, from seed and row alone: the same however images are cut into chunks."""
+        block_of = torch.div(rows, RANDOM_BLOCK, rounding_mode="floor")
+        mean = torch.empty(len(rows), self.zdim, dtype=torch.float64)
+        for block in block_of.unique().tolist():
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (block + 1))
+            numbers = torch.randn(RANDOM_BLOCK, self.zdim, generator=generator, dtype=torch.float64)
+            members = block_of == block
+            mean[members] = numbers[rows[members] - block * RANDOM_BLOCK]
+        mean = mean.to(inner.device)
         ones = torch.ones(len(rows), dtype=torch.float64, device=inner.device)
         return Posterior(mean, torch.zeros(len(rows), self.zdim, self.zdim).to(mean), ones, 0 * ones)
 
@@ -210,17 +223,18 @@ class SubspaceFit:
         equations = result.equations
         if self.fit_contrast and not first:
             self.values[..., 1:] *= result.contrast  # contrasts are relative: their mean is one
-        halves = equations.halves(self.values)
+        raw = equations.halves(self.values)
+        halves = independent_halves(self.band.grid, self.values, *raw, result.covariance)
+        signal = equations.signal(halves.first, halves.second)
         if self.stage == 0 and self.done < FREE_PASSES:
             precision = WEAK_PRIOR * equations.diagonal() + 1e-20
         else:
-            precision = equations.precision(equations.signal(*halves))
+            precision = equations.precision(signal)
         values = equations.solve(self.values, precision)
         if self.restrict is not None:
             values = self.restrict(self.band.grid, values)
-        self.shared = agreement(self.band.grid, *halves, self.zdim + 1)[1:]
+        self.shared = halves.agreement(self.band.grid, self.zdim + 1)[1:]
         self.values, self.power = whiten(self.band.grid, values, self.zdim, result.mean, result.second)
-        self.signal = equations.signal(*halves)
         if not first:
             self.history.append(-result.evidence / self.band.count)
         self.done += 1
