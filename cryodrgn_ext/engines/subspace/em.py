@@ -38,6 +38,7 @@ RANDOM_BLOCK = 4096  # rows that one random generator starts
 ENOUGH_INFORMATION = 0.98
 ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
 LEAST_POWER = 1e-3  # of all components' power, of one that is called real
+LEAST_SHARE = 1e-3  # of a component's power that counts
 AGREEING = 0.3  # least correlation between half-sets of a component that is called real
 
 
@@ -66,14 +67,24 @@ class Subspace:
 
     @property
     def scale(self) -> Tensor:
-        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes."""
-        return (self.power / self.power.max().clamp_min(1e-300)).sqrt()
+        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes.
+
+        Of a component's power, the share that a half-set's agreement c stands for in both together, 2 c / (1 + c),
+        counts; the rest is noise.
+        """
+        agreement = self.agreement.clamp(0, 1)
+        power = self.power * (2 * agreement / (1 + agreement)).clamp_min(LEAST_SHARE)
+        return (power / power.max().clamp_min(1e-300)).sqrt()
+
+    @property
+    def real(self) -> Tensor:
+        """(q,) bool: components that both half-sets show."""
+        return (self.agreement > AGREEING) & (self.power > LEAST_POWER * self.power.sum())
 
     @property
     def n_real(self) -> int:
         """How many components both half-sets show."""
-        carried = self.power > LEAST_POWER * self.power.sum()
-        return int(((self.agreement > AGREEING) & carried).sum())
+        return int(self.real.sum())
 
 
 @dataclass
