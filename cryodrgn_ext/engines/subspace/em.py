@@ -38,6 +38,7 @@ RANDOM_BLOCK = 4096  # rows that one random generator starts
 ENOUGH_INFORMATION = 0.98
 ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
 LEAST_POWER = 1e-3  # of all components' power, of one that is called real
+LEAST_VARIANCE = 1e-12  # of latents: with fewer images than components some do not vary at all
 LEAST_SHARE = 1e-3  # of a component's power that counts
 AGREEING = 0.3  # least correlation between half-sets of a component that is called real
 
@@ -162,8 +163,8 @@ def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second:
     parts = values[..., 1 : zdim + 1].double()
     out[..., 0] += (parts @ mean.to(parts)).float()
     covariance = second - mean[:, None] * mean[None, :]
-    factor = torch.linalg.cholesky(covariance + 1e-12 * torch.eye(zdim, dtype=torch.float64))
-    parts = parts @ factor.to(parts)
+    spread, directions = torch.linalg.eigh(0.5 * (covariance + covariance.T))
+    parts = parts @ (directions * spread.clamp_min(LEAST_VARIANCE).sqrt()).to(parts)
     weighted = (parts * grid.multiplicity.to(parts)[:, None, None]).flatten(0, 1)
     power, axes = torch.linalg.eigh((weighted.mT @ parts.flatten(0, 1)).cpu())
     order = torch.arange(zdim - 1, -1, -1)

@@ -170,7 +170,7 @@ class _Run:
         nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
         features = Features.build(nodes, CURVE_LENGTH, getattr(self.settings, "curve_features", 15))
         assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], contrast, nodes)
-        smoothing = z_cov[:, carried][:, :, carried].double().mean(0)
+        smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
         moving = moving_region(subspace, images.box_size, self._focus())
         given = self.regions.particle
         particle = (

@@ -108,7 +108,7 @@ class Features:
         order = order[values[order] > LEAST_EIGENVALUE * values[-1]]
         vectors = vectors[:, order]
         vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
-        return cls(nodes, length * spread, spread, root[:, None] * vectors / values[order])
+        return cls(nodes, length * spread, spread, (root[:, None] * vectors / values[order]).contiguous())
 
     @property
     def count(self) -> int:
