@@ -58,7 +58,8 @@ class Band:
     def chunks(self, rows: Tensor) -> Iterator[Chunk]:
         """The images ``rows`` (int64, on the CPU), in that order, some at a time."""
         for part in rows.split(self.chunk_size):
-            yield self._chunk(part)
+            if len(part):
+                yield self._chunk(part)
 
     def _chunk(self, rows: Tensor) -> Chunk:
         if not self.resident:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.band import Band
-from cryodrgn_ext.engines.subspace.equations import Equations, agreement
+from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.halves import independent_halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
@@ -33,9 +34,12 @@ PASSES = (15, 8, 4)  # at the first bands; the last number for all further ones
 FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
 SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
+RANDOM_BLOCK = 4096  # rows that one random generator starts
 ENOUGH_INFORMATION = 0.98
 ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
 LEAST_POWER = 1e-3  # of all components' power, of one that is called real
+LEAST_VARIANCE = 1e-12  # of latents: with fewer images than components some do not vary at all
+LEAST_SHARE = 1e-3  # of a component's power that counts
 AGREEING = 0.3  # least correlation between half-sets of a component that is called real
 
 
@@ -64,14 +68,24 @@ class Subspace:
 
     @property
     def scale(self) -> Tensor:
-        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes."""
-        return (self.power / self.power.max().clamp_min(1e-300)).sqrt()
+        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes.
+
+        Of a component's power, the share that a half-set's agreement c stands for in both together, 2 c / (1 + c),
+        counts; the rest is noise.
+        """
+        agreement = self.agreement.clamp(0, 1)
+        power = self.power * (2 * agreement / (1 + agreement)).clamp_min(LEAST_SHARE)
+        return (power / power.max().clamp_min(1e-300)).sqrt()
+
+    @property
+    def real(self) -> Tensor:
+        """(q,) bool: components that both half-sets show."""
+        return (self.agreement > AGREEING) & (self.power > LEAST_POWER * self.power.sum())
 
     @property
     def n_real(self) -> int:
         """How many components both half-sets show."""
-        carried = self.power > LEAST_POWER * self.power.sum()
-        return int(((self.agreement > AGREEING) & carried).sum())
+        return int(self.real.sum())
 
 
 @dataclass
@@ -82,6 +96,7 @@ class PassResult:
     count: float
     mean: Tensor
     second: Tensor
+    covariance: Tensor
     evidence: float
     contrast: float
 
@@ -105,6 +120,7 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
     q = zdim + 1
     equations = Equations.empty(band, q)
     moment = torch.zeros(q, q, dtype=torch.float64)
+    covariance = torch.zeros(zdim, zdim, dtype=torch.float64)
     totals = torch.zeros(3, dtype=torch.float64)
     half_set = (band.images.half_set == 2).long()
     for chunk in band.chunks(rows):
@@ -114,11 +130,14 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
         moments = posterior.moments()
         equations.add(values, chunk, posterior.contrast, half_set[chunk.rows], moments)
         moment += moments.double().sum(0).cpu()
+        covariance += posterior.covariance.sum(0).cpu()
         totals += torch.tensor([len(chunk.rows), float(posterior.evidence.sum()), float(posterior.contrast.sum())])
     equations.complete()
-    current().sum(moment, totals)
-    n = float(totals[0])
-    return PassResult(equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, float(totals[1]) / n, float(totals[2]) / n)
+    current().sum(moment, covariance, totals)
+    n, evidence, contrast = totals.tolist()
+    return PassResult(
+        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence / n, contrast / n
+    )  # fmt: skip
 
 
 def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +163,8 @@ def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second:
     parts = values[..., 1 : zdim + 1].double()
     out[..., 0] += (parts @ mean.to(parts)).float()
     covariance = second - mean[:, None] * mean[None, :]
-    factor = torch.linalg.cholesky(covariance + 1e-12 * torch.eye(zdim, dtype=torch.float64))
-    parts = parts @ factor.to(parts)
+    spread, directions = torch.linalg.eigh(0.5 * (covariance + covariance.T))
+    parts = parts @ (directions * spread.clamp_min(LEAST_VARIANCE).sqrt()).to(parts)
     weighted = (parts * grid.multiplicity.to(parts)[:, None, None]).flatten(0, 1)
     power, axes = torch.linalg.eigh((weighted.mT @ parts.flatten(0, 1)).cpu())
     order = torch.arange(zdim - 1, -1, -1)
@@ -190,9 +209,15 @@ class SubspaceFit:
         return infer(inner, cross, self.fit_contrast)
 
     def _random(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
-        """Latents of the first pass, from seed and row alone."""
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (int(rows[0]) + 1))
-        mean = torch.randn(len(rows), self.zdim, generator=generator, dtype=torch.float64).to(inner.device)
+        """Latents of the first pass, from seed and row alone: the same however images are cut into chunks."""
+        block_of = torch.div(rows, RANDOM_BLOCK, rounding_mode="floor")
+        mean = torch.empty(len(rows), self.zdim, dtype=torch.float64)
+        for block in block_of.unique().tolist():
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (block + 1))
+            numbers = torch.randn(RANDOM_BLOCK, self.zdim, generator=generator, dtype=torch.float64)
+            members = block_of == block
+            mean[members] = numbers[rows[members] - block * RANDOM_BLOCK]
+        mean = mean.to(inner.device)
         ones = torch.ones(len(rows), dtype=torch.float64, device=inner.device)
         return Posterior(mean, torch.zeros(len(rows), self.zdim, self.zdim).to(mean), ones, 0 * ones)
 
@@ -210,17 +235,18 @@ class SubspaceFit:
         equations = result.equations
         if self.fit_contrast and not first:
             self.values[..., 1:] *= result.contrast  # contrasts are relative: their mean is one
-        halves = equations.halves(self.values)
+        raw = equations.halves(self.values)
+        halves = independent_halves(self.band.grid, self.values, *raw, result.covariance)
+        signal = equations.signal(halves.first, halves.second)
         if self.stage == 0 and self.done < FREE_PASSES:
             precision = WEAK_PRIOR * equations.diagonal() + 1e-20
         else:
-            precision = equations.precision(equations.signal(*halves))
+            precision = equations.precision(signal)
         values = equations.solve(self.values, precision)
         if self.restrict is not None:
             values = self.restrict(self.band.grid, values)
-        self.shared = agreement(self.band.grid, *halves, self.zdim + 1)[1:]
+        self.shared = halves.agreement(self.band.grid, self.zdim + 1)[1:]
         self.values, self.power = whiten(self.band.grid, values, self.zdim, result.mean, result.second)
-        self.signal = equations.signal(*halves)
         if not first:
             self.history.append(-result.evidence / self.band.count)
         self.done += 1

@@ -34,7 +34,6 @@ from cryodrgn_ext.settings import Settings
 __all__ = ["load", "train"]
 
 GIGABYTE = 1e9
-LEAST_SCALE = 0.03  # components of smaller scale, beside the largest, do not carry the decoder
 IMAGES_PER_NODE = 20
 MOST_NODES = 400
 CURVE_LENGTH = 0.35  # of the features, in units of the latents' spread
@@ -166,12 +165,12 @@ class _Run:
         x, x_cov = mean * scale, covariance * scale[:, None] * scale
         z = workers.gather_rows(x.contiguous(), images.n)
         z_cov = workers.gather_rows(x_cov.contiguous(), images.n)
-        carried = (subspace.scale > LEAST_SCALE).nonzero()[:, 0]
+        carried = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
         nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
         features = Features.build(nodes, CURVE_LENGTH, getattr(self.settings, "curve_features", 15))
         assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], contrast, nodes)
-        smoothing = z_cov[:, carried][:, :, carried].double().mean(0)
+        smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
         moving = moving_region(subspace, images.box_size, self._focus())
         given = self.regions.particle
         particle = (

@@ -134,11 +134,3 @@ class Equations:
         power = torch.maximum(signal, WEAKEST_SIGNAL * noise)
         power[:LOW_SHELLS] = torch.maximum(power[:LOW_SHELLS], 10 * noise[:LOW_SHELLS])
         return share / power
-
-
-def agreement(grid: ComponentGrid, half1: Tensor, half2: Tensor, n_columns: int) -> Tensor:
-    """Correlation (Q,) float64 of each component between half-sets, over all voxels."""
-    weight = grid.multiplicity.to(half1.device)[:, None, None].double()
-    a, b = half1[..., :n_columns].double(), half2[..., :n_columns].double()
-    shared, own1, own2 = ((weight * p).sum((0, 1)) for p in (a * b, a * a, b * b))
-    return (shared / (own1 * own2).sqrt().clamp_min(1e-300)).cpu()

@@ -9,6 +9,7 @@ over the particles, smooth ones first.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,15 +50,21 @@ class Nodes:
 
     @classmethod
     def place(cls, x: Tensor, count: int, seed: int) -> Nodes:
-        """k-means of latents (N, d), on a random part of many."""
+        """k-means of latents (N, d), on a random part of many; fewer nodes where there are fewer distinct latents."""
         generator = np.random.default_rng(seed)
         points = x.double().numpy()
         if len(points) > NODE_SAMPLE:
             points = points[np.sort(generator.choice(len(points), NODE_SAMPLE, replace=False))]
-        centres, label = kmeans2(points, count, iter=KMEANS_ROUNDS, minit="++", seed=generator, missing="warn")
+        middle = points.mean(0)
+        spread = max(float(np.sqrt(np.square(points - middle).sum(1).mean())), np.finfo(float).tiny)
+        points = ((points - middle) / spread).astype(np.float32).astype(float)
+        count = min(count, len(np.unique(points, axis=0)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a centre may be left without points: it is dropped below
+            centres, label = kmeans2(points, count, iter=KMEANS_ROUNDS, minit="++", seed=generator, missing="warn")
         size = np.bincount(label, minlength=count).astype(float)
         kept = size > 0
-        return cls(torch.from_numpy(centres[kept]), torch.from_numpy(size[kept] / size.sum()))
+        return cls(torch.from_numpy(centres[kept] * spread + middle), torch.from_numpy(size[kept] / size.sum()))
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Features:
         order = order[values[order] > LEAST_EIGENVALUE * values[-1]]
         vectors = vectors[:, order]
         vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
-        return cls(nodes, length * spread, spread, root[:, None] * vectors / values[order])
+        return cls(nodes, length * spread, spread, (root[:, None] * vectors / values[order]).contiguous())
 
     @property
     def count(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+RIDGE = 1e-5  # added to the diagonal, in its own units: sums in single precision are not exactly positive
 _MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur
 
 
@@ -263,7 +264,7 @@ def solve(weight: Any, right: Any, components: Any, precision: Any, floor: Any, 
             for k in range(j, q):
                 a[k, j] = weight[v, place]
                 place += 1
-            a[j, j] = max(a[j, j], floor[s, j]) + precision[s, j]
+            a[j, j] = max(a[j, j], floor[s, j]) * (1.0 + RIDGE) + precision[s, j]
             r[0, j] = right[v, 0, j] - precision[s, j] * components[v, 0, j]
             r[1, j] = right[v, 1, j] - precision[s, j] * components[v, 1, j]
         for j in range(q):

@@ -66,7 +66,11 @@ def infer(inner: Tensor, cross: Tensor, fit_contrast: bool = False) -> Posterior
     identity = torch.eye(q, dtype=torch.float64, device=inner.device)
     precision = 2 * a[..., None] ** 2 * inner[:, 1:, 1:] + identity
     right = 2 * a * (cross[:, 1:] - a * inner[:, 0, 1:])
-    factor = torch.linalg.cholesky(precision)
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    if bool(failed.any()):  # sums in single precision of strong and nearly parallel components
+        values, vectors = torch.linalg.eigh(precision[failed > 0])
+        precision[failed > 0] = vectors @ (values.clamp_min(1)[..., None] * vectors.mT)
+        factor = torch.linalg.cholesky(precision)
     mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
     evidence = 0.5 * (right * mean).sum(1) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
     evidence = evidence + 2 * contrast * cross[:, 0] - contrast**2 * inner[:, 0, 0]

@@ -215,7 +215,7 @@ def solve_torch(
         matrix[:, columns, rows] = matrix[:, rows, columns]
         prior = precision[shell[part]]
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        diagonal.copy_(torch.maximum(diagonal, floor[shell[part]]) + prior)
+        diagonal.copy_(torch.maximum(diagonal, floor[shell[part]]) * (1.0 + kernels.RIDGE) + prior)
         present = components[part][..., :q].double()
         rest = right[part][..., :q].double() - prior[:, None] * present
         factor = torch.linalg.cholesky_ex(matrix + 1e-30 * torch.eye(q, device=weight.device))[0]

@@ -1,0 +1,101 @@
+"""Smooth functions of latents, and which nodes images belong to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from cryodrgn_ext.engines.subspace.assignment import assign, node_probabilities
+from cryodrgn_ext.engines.subspace.features import Features, Nodes
+
+
+def latents(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_features_are_orthogonal_over_the_particles_and_average_to_nothing() -> None:
+    x = latents(8000, 2)
+    nodes = Nodes.place(x, 400, seed=0)
+    features = Features.build(nodes, 0.5, 15)
+    values = features(x)
+    assert values.shape == (8000, 15)
+    exact = features.at_nodes()
+    gram = exact.T @ (nodes.weight[:, None] * exact)
+    assert torch.allclose(gram[1:, 1:].diagonal(), gram[1:, 1:].sum(0), atol=1e-8)  # at the nodes: exactly
+    assert torch.allclose(gram[0], torch.eye(16, dtype=torch.float64)[0], atol=1e-8)
+    correlation = torch.corrcoef(values.T)
+    assert (correlation - torch.eye(15)).abs().max() < 0.1
+    deviation = values.std(0)
+    assert (values.mean(0).abs() < 0.05 * deviation).all()
+
+
+def test_first_features_are_the_smoothest() -> None:
+    x = torch.linspace(-2, 2, 500)[:, None]
+    features = Features.build(Nodes.place(x, 60, 0), 0.35, 6)
+    values = features(x)
+    turns = [int((values[1:, j] * values[:-1, j] < 0).sum()) for j in range(6)]
+    assert turns == sorted(turns)
+    assert turns[0] == 1
+
+
+def test_features_carry_on_far_away_from_all_particles() -> None:
+    features = Features.build(Nodes.place(latents(500, 3), 40, 0), 0.35, 8)
+    far = features(1e4 * torch.eye(3))
+    assert torch.isfinite(far).all()
+    assert torch.isfinite(features(torch.zeros(1, 3))).all()
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.zeros(30, 2), torch.full((30, 3), 1e3), latents(30, 1), latents(1, 4), latents(2, 4),
+     torch.cat([torch.zeros(29, 2), torch.ones(1, 2)]), 1e-12 * latents(50, 2), 1e12 * latents(50, 2)],
+    ids=["all 0", "all equal", "one dimension", "one particle", "two particles", "one apart", "tiny", "huge"],
+)  # fmt: skip
+def test_degenerate_latents_give_finite_features_and_probabilities(x: torch.Tensor) -> None:
+    nodes = Nodes.place(x, min(10, len(x)), seed=0)
+    assert float(nodes.weight.sum()) == pytest.approx(1)
+    features = Features.build(nodes, 0.35, 15)
+    assert features.count <= max(len(nodes.centres) - 1, 0)
+    assert torch.isfinite(features(x)).all()
+    assert features.at_nodes().shape == (len(nodes.centres), features.count + 1)
+    covariance = torch.zeros(len(x), x.shape[1], x.shape[1])
+    probability = node_probabilities(x, covariance, nodes)
+    assert torch.allclose(probability.sum(1), torch.ones(len(x), dtype=torch.float64))
+    assigned = assign(torch.arange(len(x)), x, covariance, torch.ones(len(x)), nodes)
+    assert torch.allclose(assigned.probability.sum(1), torch.ones(len(x)), atol=1e-5)
+
+
+def test_more_nodes_than_particles_are_not_placed() -> None:
+    nodes = Nodes.place(latents(5, 2), 5, seed=0)
+    assert len(nodes.centres) <= 5
+    assert float(nodes.weight.sum()) == pytest.approx(1)
+
+
+def test_nodes_depend_on_the_seed_alone() -> None:
+    x = latents(300, 2)
+    one, again, other = (Nodes.place(x, 20, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.centres, again.centres)
+    assert not torch.equal(one.centres, other.centres)
+
+
+def test_probabilities_are_those_of_gaussians_about_the_latents() -> None:
+    nodes = Nodes(latents(7, 2, 1).double(), torch.full((7,), 1 / 7, dtype=torch.float64))
+    x, factor = latents(4, 2, 2), latents(8, 2, 3).reshape(4, 2, 2)
+    covariance = factor @ factor.mT
+    got = node_probabilities(x, covariance, nodes)
+    for i in range(4):
+        wide = covariance[i].double() + 0.25 * nodes.cell * torch.eye(2)
+        density = multivariate_normal(x[i].double().numpy(), wide.numpy()).pdf(nodes.centres.numpy())
+        assert torch.allclose(got[i], torch.from_numpy(density / density.sum()), atol=1e-4)
+
+
+def test_assignment_keeps_the_likeliest_nodes() -> None:
+    x = latents(200, 2)
+    nodes = Nodes.place(x, 50, 0)
+    covariance = 0.01 * torch.eye(2).expand(200, 2, 2)
+    assigned = assign(torch.arange(200), x, covariance, torch.ones(200), nodes)
+    full = node_probabilities(x, covariance, nodes)
+    assert torch.equal(assigned.node[:, 0].long(), full.argmax(1))
+    kept = full.gather(1, assigned.node.long()).sum(1)
+    assert kept.min() > 0.95
