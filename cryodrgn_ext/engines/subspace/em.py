@@ -164,7 +164,8 @@ def whiten(grid: ComponentGrid, values: Tensor, zdim: int, mean: Tensor, second:
     out[..., 0] += (parts @ mean.to(parts)).float()
     covariance = second - mean[:, None] * mean[None, :]
     spread, directions = torch.linalg.eigh(0.5 * (covariance + covariance.T))
-    parts = parts @ (directions * spread.clamp_min(LEAST_VARIANCE).sqrt()).to(parts)
+    root = (directions * spread.clamp_min(LEAST_VARIANCE).sqrt()) @ directions.T  # the one that depends on no sign
+    parts = parts @ root.to(parts)
     weighted = (parts * grid.multiplicity.to(parts)[:, None, None]).flatten(0, 1)
     power, axes = torch.linalg.eigh((weighted.mT @ parts.flatten(0, 1)).cpu())
     order = torch.arange(zdim - 1, -1, -1)

@@ -158,7 +158,8 @@ def load(directory: Path) -> SubspaceHeterogeneity:
     description: dict[str, Any] = base.read_description(directory)
     path = directory / MODEL_FILE
     try:
-        t = load_file(str(path))
+        # As they lie in the file tensors are not aligned, and products of unaligned ones round differently.
+        t = {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
         nodes = Nodes(t["centres"], t["weight"])
         model = SubspaceHeterogeneity(
             features=Features(nodes, float(description["length"]), float(description["spread"]), t["projection"]),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, em_pass, images_of_pass, latents, whiten
-
-from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.halves import Halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 from cryodrgn_ext.imaging.slices import FourierVolume
@@ -54,7 +55,7 @@ def climb(data: LinearSet, precision: float, rewrite: bool, passes: int = 15) ->
 @pytest.mark.parametrize(("precision", "rewrite"), [(1e-9, True), (1e-9, False), (0.05, False)])
 def test_objective_never_falls_at_a_fixed_band(linear_set: LinearSet, precision: float, rewrite: bool) -> None:
     objective = climb(linear_set, precision, rewrite)
-    rises = [after - before for before, after in zip(objective, objective[1:], strict=False)]
+    rises = [after - before for before, after in itertools.pairwise(objective)]
     assert min(rises) > -1e-5 * abs(objective[-1])
     assert objective[-1] > objective[0] + 100
 

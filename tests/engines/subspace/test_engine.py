@@ -225,9 +225,7 @@ def test_a_finished_run_is_not_done_again(linear_set: LinearSet, tmp_path: Path)
 
 
 @pytest.mark.parametrize("change", [{"zdim": 3}, {"seed": 5}, {"fit_contrast": True}, {"curve_features": 5}])
-def test_checkpoint_of_other_settings_is_refused(
-    linear_set: LinearSet, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(JobAborted):
         train(linear_set.images, linear_set.base_map, QUICK, tmp_path, StopAfter(5))
     with pytest.raises(ResumeError, match="other settings"):
