@@ -21,7 +21,7 @@ ratio to the peer's own time; all figures; CryoBench's FSC area by its own defin
 peak resident memory. All of it, with every epoch, is in DIR/against_peer.json. What was measured in an earlier run
 into the same DIR is taken over, so that an interrupted comparison goes on; for ratios of one run give a new DIR.
 
---quick is a small version that proves that it works: 600 particles of the first set, one epoch.
+--quick is a small version that proves that it works: 600 particles of the first set, one epoch, 10 volumes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from cryodrgn_ext.errors import CryodrgnExtError
 RUNS = ("auto", "neural", "preset")
 WARM_UP = BenchmarkSet("hinge", 32, 8.0, discrete=False)
 WARM_UP_PARTICLES, QUICK_PARTICLES = 200, 600
+VOLUMES, QUICK_VOLUMES = 50, 10
 
 
 def arguments() -> argparse.Namespace:
@@ -100,7 +101,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         print(f"{set_name}: {given.particles} particles, box {kind.box_size}", flush=True)
         folder = output / set_name
         project = prepare(folder / "project", kind, given.particles, given.snr, given.seed)
-        judge = Judge(project.truth, kind.box_size)
+        judge = Judge(project.truth, kind.box_size, QUICK_VOLUMES if given.quick else VOLUMES)
         results = {PEER: peer.run(python, project, folder / PEER, network, judge, machine)}
         for name in given.runs:
             recipe = ours.recipes(network)[name]

@@ -124,7 +124,7 @@ def run(
         "seconds_to_latents": steps[-1]["seconds"],
         "seconds_to_settled_latents": steps[-1]["seconds_to_settled_latents"],
         "seconds_to_volumes": round(steps[-1]["seconds"] + decoding, 2),
-        "seconds_of_50_volumes": round(decoding, 2),
+        "seconds_of_volumes": round(decoding, 2),
         "images_per_s_and_pass": round(len(model.z) * passes / training, 1) if passes else None,
         "seconds_in_all": measured.seconds,
         "cpu_seconds": measured.cpu_seconds,

@@ -119,7 +119,7 @@ def run(
     return {
         "seconds_to_latents": epochs[-1]["seconds"],
         "seconds_to_volumes": round(epochs[-1]["seconds"] + seconds, 2),
-        "seconds_of_50_volumes": round(seconds, 2),
+        "seconds_of_volumes": round(seconds, 2),
         "images_per_s_and_pass": round(len(z) * network.epochs / passes, 1),
         "seconds_in_all": training.seconds,
         "cpu_seconds": training.cpu_seconds,

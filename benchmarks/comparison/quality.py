@@ -15,7 +15,6 @@ from cryodrgn_ext.analysis.agreement import evaluation_particles, moving_region,
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.simulate import GroundTruth
 
-EVALUATED = 50
 LATENT_FIGURES = (
     "spearman", "r2", "ari", "neighbourhood_similarity_percent", "imbalance_latents_to_truth",
     "imbalance_truth_to_latents",
@@ -31,11 +30,13 @@ class Judge:
     truth : GroundTruth
     box_size : int
         Of the volumes that are compared.
+    count : int
+        Number of particles whose volumes are compared, spread evenly over the sorted states.
     """
 
-    def __init__(self, truth: GroundTruth, box_size: int) -> None:
+    def __init__(self, truth: GroundTruth, box_size: int, count: int = 50) -> None:
         self.truth = truth
-        self.rows = evaluation_particles(truth.state, EVALUATED)
+        self.rows = evaluation_particles(truth.state, count)
         self.states = truth.state[self.rows]
         self._volumes = truth.volumes(box_size)
         self._region = moving_region(self._volumes)

@@ -45,7 +45,7 @@ def text_table(results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     for set_name, programs in results.items():
         for program, figures in programs.items():
             named = {"set": set_name, "program": program, **figures}
-            rows.append([_shown(named.get(key)) for key, _ in COLUMNS])
+            rows.append([_shown(key, named.get(key)) for key, _ in COLUMNS])
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     return "\n".join(_line(row, widths) for row in rows)
 
@@ -56,9 +56,11 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(names + [text.rjust(width) for text, width in pairs[2:]]).rstrip()
 
 
-def _shown(value: object) -> str:
+def _shown(key: str, value: object) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) <= 1 else f"{value:.1f}"
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if key == "peak_memory_MB":
+        return f"{value:.0f}"
+    return f"{value:.1f}" if key.startswith(("seconds", "reach", "ratio", "images")) else f"{value:.3f}"
