@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def brute_force_auc(a: np.ndarray, b: np.ndarray) -> float:
     for i in range(1, box // 2):
         x, y = (f[(norm >= i - 1) & (norm < i)] for f in (fa, fb))
         curve.append(abs((np.vdot(x, y) / np.sqrt(np.vdot(x, x) * np.vdot(y, y))).real))
-    return float(sum((p + q) / 2 / box for p, q in zip(curve[:-1], curve[1:], strict=True)))
+    return float(sum((p + q) / 2 / box for p, q in itertools.pairwise(curve)))
 
 
 def test_cryobench_area_follows_its_definition() -> None:
