@@ -70,7 +70,7 @@ def test_a_thin_tail_of_a_state_is_not_set_apart(seed: int) -> None:
     states = 4 * np.eye(6)[rng.integers(0, 6, N)]
     x = states + 0.15 * rng.normal(size=(N, 6))
     poor = rng.random(N) < 0.05
-    x[poor] *= rng.uniform(0.3, 1, (np.count_nonzero(poor), 1)) ** 0.5
+    x[poor] *= 1 - 0.6 * rng.beta(1, 3, (np.count_nonzero(poor), 1))
     sketch, distances, tree = sketched(x, seed)
     assert groups_set_apart(x, sketch.label, tree, distances, 20) == []
 
