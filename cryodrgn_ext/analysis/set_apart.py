@@ -22,6 +22,8 @@ WITHIN_DIMENSIONS = (2.0, 4.0)
 USUAL = 0.9  # quantile of other branches of about the same size
 EXCEPTIONAL = 3.0  # times fewer neighbours across the border than these
 SEPARATION = 1.5  # from the sibling, in mean distances within the group
+DEEPEST = 0.6  # density between a group and its surroundings, in densities of the group
+AROUND, FEWEST_AROUND = 3, 200  # particles around a group: so many times its own, and at least
 LARGEST_QUANTILE = 0.25  # of a group may be particles that do not belong to it
 AT_MOST = 200_000  # particles looked at
 
@@ -42,7 +44,9 @@ def groups_set_apart(
     where neighbours across would be expected if it were a piece of a continuum; it is the greater a share of the branch
     the more dimensions the particles fill, which is estimated from them (Levina & Bickel 2004), and at most a
     quarter is looked at, so that particles that the sketch has put there wrongly do no harm. Halves of a compact state
-    have little border, but are as close to each other as within: a branch must also be farther from its sibling.
+    have little border, but are as close to each other as within: a branch must also be farther from its sibling. Tails
+    of a cloud may be thin: between a branch and the particles around it the density must have a valley. And a branch
+    must stand out among others of about its size, for particles may be clumpy everywhere.
 
     Parameters
     ----------
@@ -110,7 +114,10 @@ def groups_set_apart(
         usual = np.quantile(within[alike & apart], USUAL) if (alike & apart).any() else 0.0
         if 1 - within[place] > (1 - usual) / EXCEPTIONAL:
             continue
-        if _separation(distances, leaves[low:high], leaves[sibling[node, 0] : sibling[node, 1]]) >= SEPARATION:
+        inside = np.zeros(n, np.bool_)
+        inside[by_rank[first_row[low] : first_row[high]]] = True
+        far = _separation(distances, leaves[low:high], leaves[sibling[node, 0] : sibling[node, 1]]) >= SEPARATION
+        if far and _valley(x, inside) <= DEEPEST:
             taken[low:high] = True
             found.append(np.sort(leaves[low:high]))
     return found
@@ -133,6 +140,29 @@ def _separation(distances: FloatArray, group: IndexArray, sibling: IndexArray) -
     m = len(group)
     within = distances[np.ix_(group, group)].sum() / (m * (m - 1)) if m > 1 else 0.0
     return float(distances[np.ix_(group, sibling)].mean() / max(within, spacing, np.finfo(np.float64).tiny))
+
+
+def _valley(x: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
+    """Density between a group and its surroundings over that in the group: 1 for the tail of a cloud, 0 for a gap.
+
+    Along the line from the middle of the particles nearest to the group to that of the group.
+    """
+    group = x[inside].astype(np.float64)
+    middle = np.median(group, axis=0)
+    others = x[~inside].astype(np.float64)
+    square = ((others - middle) ** 2).sum(axis=1)
+    n_others = min(len(others), max(FEWEST_AROUND, AROUND * len(group)))
+    around = others[np.argpartition(square, n_others - 1)[:n_others]]
+    direction = middle - np.median(around, axis=0)
+    length = np.linalg.norm(direction)
+    if not length > 0:
+        return 1.0
+    along, along_others = (group - middle) @ direction / length, (around - middle) @ direction / length
+    width = 1.06 * max(float(along.std()), np.finfo(np.float64).tiny) * len(group) ** -0.2
+    at = np.linspace(float(np.median(along_others)), 0.0, 64)
+    every = np.concatenate([along, along_others])
+    density = np.exp(-0.5 * ((at[:, None] - every[None, :]) / width) ** 2).sum(axis=1)
+    return float(density.min() / density[-1])
 
 
 def _border(n: int, dimension: float) -> float:

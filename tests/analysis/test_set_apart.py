@@ -63,6 +63,18 @@ def test_a_rare_state_beside_a_continuum_is_found(kind: str, seed: int) -> None:
     assert after.n_particles.sum() == N
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_thin_tail_of_a_state_is_not_set_apart(seed: int) -> None:
+    """Latents of poor images shrink towards zero, along a line from their state."""
+    rng = np.random.default_rng(seed)
+    states = 4 * np.eye(6)[rng.integers(0, 6, N)]
+    x = states + 0.15 * rng.normal(size=(N, 6))
+    poor = rng.random(N) < 0.05
+    x[poor] *= 1 - 0.6 * rng.beta(1, 3, (np.count_nonzero(poor), 1))
+    sketch, distances, tree = sketched(x, seed)
+    assert groups_set_apart(x, sketch.label, tree, distances, 20) == []
+
+
 def test_a_group_that_is_a_cluster_already_stays_one() -> None:
     x = np.concatenate([np.random.default_rng(0).normal(size=(50, 2)), [[20.0, 0.0], [20.5, 0.0]]])
     distances = squareform(pdist(x))

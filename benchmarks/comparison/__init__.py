@@ -1,0 +1,1 @@
+"""Parts of the comparison with the public peer; the command is ``benchmarks/against_peer.py``."""
