@@ -118,9 +118,7 @@ def publish_validation(job: ExternalJob, rows: Any, result: Path, monitor: Monit
     return publication.names
 
 
-def publish_landscape(
-    job: ExternalJob, rows: Any, result: Path, monitor: Monitor, n_taken: int = 0
-) -> tuple[str, ...]:
+def publish_landscape(job: ExternalJob, rows: Any, result: Path, monitor: Monitor, n_taken: int = 0) -> tuple[str, ...]:
     """Give the clusters and volume components of a finished landscape job to CryoSPARC.
 
     Parameters
