@@ -9,9 +9,10 @@ from __future__ import annotations
 from cryosparc_jobs.client import connect
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.fetching import fetch
+from cryosparc_jobs.landscaping import landscape
 from cryosparc_jobs.running import FinishedJob
 from cryosparc_jobs.selecting import select
 from cryosparc_jobs.training import train
 from cryosparc_jobs.validating import validate
 
-__all__ = ["FinishedJob", "MasterError", "connect", "fetch", "select", "train", "validate"]
+__all__ = ["FinishedJob", "MasterError", "connect", "fetch", "landscape", "select", "train", "validate"]

@@ -11,11 +11,12 @@ import click
 
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.jobs.failure import explain
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.settings import SettingField, Settings, canonical_name, describe, from_mapping, text_of
-from cryosparc_jobs import fetching, selecting, training, validating
+from cryosparc_jobs import fetching, landscaping, selecting, training, validating
 from cryosparc_jobs.client import connect
 from cryosparc_jobs.lifecycle import RUN_AGAIN
 from cryosparc_jobs.running import FinishedJob
@@ -69,6 +70,9 @@ COMMANDS = (
     ExternalCommand("validate", lambda *a, **k: validating.validate(*a, **k), ValidateSettings, validating.OURS,
                     {"result": True, "particles": False, "mask": False},
                     "Reconstruct the states of a train job at full size and test each against chance."),
+    ExternalCommand("landscape", lambda *a, **k: landscaping.landscape(*a, **k), LandscapeSettings, landscaping.OURS,
+                    {"result": True, "particles": False, "mask": False},
+                    "Cluster the volumes of a train job into states, and map particles onto their components."),
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """The states of a finished train or validate job as outputs of an External job.
 
 Per state: particles (the parent's own rows, the rest passed through), a volume with both half-maps, and a mask; of a
-train job also all particles with their latents.
+train job also all particles with their latents. Clusters of a landscape job have an average map without half-maps, its
+mask is one for all, and its coordinates of all particles are those along volume components.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.landscape_tables import read_arrays
 from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.pictures import draw_pictures, draw_validation_pictures
+from cryodrgn_ext.jobs.pictures import draw_landscape_pictures, draw_pictures, draw_validation_pictures
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.jobs.validated_sets import read_set_table
 from cryodrgn_ext.progress import Monitor
@@ -24,9 +26,11 @@ from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.publication import Publication
 
 ALL_PARTICLES = "particles_all"
+COMPARED = "mask_compared"
 VOLUME_FILES = {"map": "map.mrc", "map_half_A": "half1.mrc", "map_half_B": "half2.mrc"}
 MASK_FILES = {"mask": "mask.mrc"}
 EXTRA_FILES = ("report.html", "logfile.pdf", "job.yaml", "latents.npz", "states.npz", "sets.npz")
+LANDSCAPE_FILES = (*EXTRA_FILES, "landscape.npz", "sketch.npz")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,71 @@ def publish_validation(job: ExternalJob, rows: Any, result: Path, monitor: Monit
     publication.add_tile(pictures.states)
     for number, picture in zip(table.names, pictures.state, strict=True):
         _add_images(publication, number, picture)
+    publication.commit()
+    return publication.names
+
+
+def publish_landscape(job: ExternalJob, rows: Any, result: Path, monitor: Monitor, n_taken: int = 0) -> tuple[str, ...]:
+    """Give the clusters and volume components of a finished landscape job to CryoSPARC.
+
+    Parameters
+    ----------
+    job : ExternalJob
+        Running, with the input ``particles`` connected.
+    rows : cryosparc.dataset.Dataset
+        Of that input; any that hold the particles of the result, in any order.
+    result : Path
+        Its result directory.
+    monitor : Monitor
+    n_taken : int
+        How many slots components_mode_0 .. the connected particles have already, as those of a train job for its
+        latents. They are all replaced, the ones beyond our components by zeros, lest latents stand among them.
+
+    Returns
+    -------
+    tuple of str
+        Names of the outputs.
+
+    Raises
+    ------
+    InputError
+        When the result is not of these particles.
+    JobAborted
+        When the job no longer runs.
+    MasterError
+        When CryoSPARC refuses something, or does not keep it.
+    """
+    layout = Layout(result)
+    arrays = read_arrays(layout.root / "landscape.npz")
+    uid, v, cluster = arrays["uid"].astype(np.uint64), arrays["v"].astype(np.float32), arrays["cluster"]
+    pictures = draw_landscape_pictures(result, result / "pictures")
+    publication = Publication(job, rows, monitor)
+    for name in LANDSCAPE_FILES:
+        publication.add_file(layout.root / name, f"{job.uid}_{name}")
+    for number, picture in enumerate(pictures.state):
+        stem, title, folder = f"state_{number:02d}", f"State {number:02d}", layout.state(number)
+        publication.add_particles(f"particles_{stem}", f"{title}: particles", uid[cluster == number])
+        publication.add_map("volume", f"volume_{stem}", f"{title}: average map", {"map": folder / "map.mrc"}, stem)
+        publication.add_file(folder / "on_data.mrc", f"states/{job.uid}_{stem}_on_data.mrc")
+        for kind in ("particles", "volume"):
+            publication.add_output_image(f"{kind}_{stem}", picture)
+    mask = {"mask": layout.root / "mask.mrc"}
+    publication.add_map("mask", COMPARED, "Region in which volumes were compared", mask, "compared")
+    publication.add_output_image(COMPARED, pictures.states)
+    n_components = v.shape[1]
+    if n_taken > n_components:
+        monitor.message(
+            f"In {ALL_PARTICLES}, components from components_mode_{n_components} on are zero: the connected particles "
+            "had other coordinates there, as latents."
+        )
+        v = np.pad(v, ((0, 0), (0, n_taken - n_components)))
+    publication.add_particles(ALL_PARTICLES, "All particles, with volume components", uid, v)
+    publication.add_output_image(ALL_PARTICLES, pictures.particles)
+    publication.add_plot(pictures.particles, "Particles over volume components, by state")
+    for picture in pictures.densities:
+        publication.add_plot(picture, "Density of the particles and apparent free energy over volume components")
+    publication.add_plot(pictures.states, "Central slices of the average maps")
+    publication.add_tile(pictures.states)
     publication.commit()
     return publication.names
 

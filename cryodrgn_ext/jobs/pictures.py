@@ -1,4 +1,4 @@
-"""Small pictures of a finished train job, for suites that show images beside results."""
+"""Small pictures of finished jobs, for suites that show images beside results."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.landscape_plots import density_and_energy
 from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.analysis.plots import central_slices, fsc_curves, latent_by_label, latent_histogram, map_slices
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.landscape_tables import read_arrays, read_surface
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.jobs.train_states import read_state
 
 DOTS_PER_INCH = 110
+# Maps side by side in one picture.
+MOST_MAPS = 20
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,73 @@ def draw_validation_pictures(result: Path, names: Mapping[int, str], folder: Pat
         _save(fsc_curves(curves, pixel_size_A), folder / "fsc.png"),
         _save(map_slices(slices), folder / "states.png"),
         each,
+    )
+
+
+@dataclass(frozen=True)
+class LandscapePictures:
+    """Files in png form.
+
+    Attributes
+    ----------
+    particles : Path
+        Particles over the first volume components, coloured by cluster.
+    densities : tuple of Path
+        Density and apparent free energy, over each plane that the job looked at.
+    states : Path
+        Slices of the average maps side by side, of the first 20 clusters.
+    state : tuple of Path
+        Slices of the average map of each cluster.
+    """
+
+    particles: Path
+    densities: tuple[Path, ...]
+    states: Path
+    state: tuple[Path, ...]
+
+
+def draw_landscape_pictures(result: Path, folder: Path) -> LandscapePictures:
+    """Draw the pictures of a landscape job.
+
+    Parameters
+    ----------
+    result : Path
+        Its result directory.
+    folder : Path
+        Where the pictures go; made when missing.
+
+    Raises
+    ------
+    InputError
+        When the directory is not what a landscape job left.
+    """
+    layout = Layout(result)
+    centers = read_state_table(layout.states_table).center_index
+    arrays = read_arrays(layout.root / "landscape.npz")
+    folder.mkdir(parents=True, exist_ok=True)
+    slices = {
+        f"state {number:02d}": central_slices(read_map(layout.state(number) / "map.mrc").data)
+        for number in range(len(centers))
+    }
+    each = tuple(
+        _save(map_slices({name: one}), folder / f"state_{number:02d}.png")
+        for number, (name, one) in enumerate(slices.items())
+    )
+    v, cluster = arrays["v"].astype(float), arrays["cluster"].astype(int)
+    if v.shape[1] == 1:
+        figure = latent_histogram(v[:, 0], "volume PC 1")
+    else:
+        plane = v[:, :2]
+        at = plane[np.searchsorted(arrays["row"], centers)]
+        figure = latent_by_label(plane, cluster, ("volume PC 1", "volume PC 2"), at, what="state")
+    densities = []
+    for path in sorted(layout.root.glob("density_pc*.npz")):
+        surface, components = read_surface(path)
+        drawn = density_and_energy(surface, [f"volume PC {number}" for number in components])
+        densities.append(_save(drawn, folder / f"{path.stem}.png"))
+    some = dict(list(slices.items())[:MOST_MAPS])
+    return LandscapePictures(
+        _save(figure, folder / "particles.png"), tuple(densities), _save(map_slices(some), folder / "states.png"), each
     )
 
 

@@ -13,7 +13,7 @@ from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.settings import describe
-from cryosparc_jobs import commands, selecting, training, validating
+from cryosparc_jobs import commands, landscaping, selecting, training, validating
 from cryosparc_jobs.running import FinishedJob
 
 WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--particles", "J42", "particles"]
@@ -31,6 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[dict[str, Any]
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(selecting, "select", train)
     monkeypatch.setattr(validating, "validate", train)
+    monkeypatch.setattr(landscaping, "landscape", train)
     return made
 
 
@@ -54,6 +55,9 @@ def test_lists_of_words_and_bare_flags(calls: list[dict[str, Any]]) -> None:
     assert shown.exit_code == 0, shown.output
     assert calls[1]["mask"] == ("J12", "mask")
     assert calls[1]["state"] == (1, 3)
+    shown = CliRunner().invoke(main, ["cryosparc", "landscape", *project, "--mask", "J12", "mask", "--clusters", "6"])
+    assert shown.exit_code == 0, shown.output
+    assert (calls[2]["result"], calls[2]["mask"], calls[2]["clusters"]) == ("J43", ("J12", "mask"), 6)
 
 
 def test_words_become_typed_settings(calls: list[dict[str, Any]]) -> None:
