@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 FloatArray = NDArray[np.float32]
 SIZE_PX = 176
@@ -25,6 +25,7 @@ AMBIENT, DIFFUSE, SHINE, SHININESS = 0.26, 0.52, 0.20, 18
 HOLLOW_PX, HOLLOW_DARKENING = 6.0, 0.35
 FOG = 0.18  # how much darker the far side is
 SPECKS_PERCENT = 0.1
+DENSE_SHARE = 0.3  # of a voxel's neighbourhood of 27, for it to count as part of the particle
 FRAME_MARGIN = 1.15
 EDGE = 0.12  # share of the level over which an outline fades
 # (axis towards the viewer, axis up, axis right) of (z, y, x): what is looked along, as in the slices.
@@ -57,7 +58,8 @@ def common_frame(maps: Iterable[NDArray[np.floating]], level: float) -> Frame:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for volume in maps:
         small = _reduced(np.asarray(volume, np.float32))
-        inside = np.argwhere(small > level)
+        dense = uniform_filter((small > level).astype(np.float32), 3, mode="constant")
+        inside = np.argwhere(dense > DENSE_SHARE)
         if len(inside):
             ends = np.percentile((inside + 0.5) / len(small), (SPECKS_PERCENT, 100 - SPECKS_PERCENT), axis=0)
             low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])
@@ -101,7 +103,9 @@ def _reduced(volume: FloatArray) -> FloatArray:
     if factor == 1:
         return volume
     n = len(volume) // factor
-    return volume[: n * factor, : n * factor, : n * factor].reshape(n, factor, n, factor, n, factor).mean((1, 3, 5))
+    blocks = volume[: n * factor, : n * factor, : n * factor].reshape(n, factor, n, factor, n, factor)
+    averaged: FloatArray = blocks.mean((1, 3, 5))
+    return averaged
 
 
 def _refined(volume: FloatArray, size: int, frame: Frame) -> FloatArray:
@@ -167,15 +171,18 @@ def _normals(
             at = [first, up, right]
             at[axis] = np.clip(at[axis] + step, 0, size - 1)
             ends.append(volume[at[0], at[1], at[2]].astype(np.float64))
-        return ends[0] - ends[1]
+        change: NDArray[np.float64] = ends[0] - ends[1]
+        return change
 
     # Density falls along the normal. Planes count away from the viewer and rows downwards.
     gradient = np.stack([-difference(2), difference(1), difference(0)], axis=-1)
-    return gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-12)
+    unit: NDArray[np.float64] = gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-12)
+    return unit
 
 
 def _hollow(depth: NDArray[np.float64], hit: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(P, P) darkening of what lies deeper than its surroundings."""
     weight = gaussian_filter(hit.astype(np.float64), HOLLOW_PX)
     around = gaussian_filter(np.where(hit, depth, 0.0), HOLLOW_PX) / np.maximum(weight, 1e-6)
-    return HOLLOW_DARKENING * np.clip((depth - around) / HOLLOW_PX, 0, 1)
+    darkening: NDArray[np.float64] = HOLLOW_DARKENING * np.clip((depth - around) / HOLLOW_PX, 0, 1)
+    return darkening

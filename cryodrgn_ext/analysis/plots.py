@@ -154,7 +154,10 @@ def latent_by_columns(
     """Particles (N, 2) in small panels, each coloured by one column (N,), its colours over the middle 98 %."""
     across = min(COLUMNS_PER_ROW, len(columns))
     down = -(-len(columns) // across)
-    figure, axes = new_figure(2.6 * across, 2.2 * down, down, across)
+    figure, axes = new_figure(2.6 * across, 2.2 * down + 0.6, down, across)
+    figure.set_layout_engine("none")  # it takes seconds for so many panels
+    top = 1 - 0.6 / (2.2 * down + 0.6)
+    figure.subplots_adjust(left=0.04, right=0.97, bottom=0.06, top=top, wspace=0.12, hspace=0.2)
     order = _sample(len(xy))[:MAX_POINTS_IN_PANEL]
     for panel, (name, values) in zip(axes.flat, columns.items(), strict=False):
         known = values[np.isfinite(values)]

@@ -41,7 +41,7 @@ def shaded_png(lightness: NDArray[np.floating], color: Sequence[float]) -> bytes
 def _levels(lightness: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Numbers of tones: 0 outside, 1 to 255 from dark to white."""
     outside = np.isnan(lightness)
-    level = np.rint(np.clip(np.where(outside, 0, lightness), 0, 1) * 254).astype(np.uint8) + np.uint8(1)
+    level: NDArray[np.uint8] = np.rint(np.clip(np.where(outside, 0, lightness), 0, 1) * 254 + 1).astype(np.uint8)
     level[outside] = 0
     return level
 
@@ -51,7 +51,8 @@ def _tones(color: Sequence[float]) -> NDArray[np.uint8]:
     stops = np.array([DARKEST * np.asarray(color), np.asarray(color), np.ones(3)])
     at = np.linspace(0, 1, 255)
     tones = np.stack([np.interp(at, (0, FULL_COLOR_AT, 1), stops[:, channel]) for channel in range(3)], axis=1)
-    return np.rint(np.concatenate([np.ones((1, 3)), tones]) * 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(np.concatenate([np.ones((1, 3)), tones]) * 255).astype(np.uint8)
+    return rounded
 
 
 def data_url(png: bytes) -> str:

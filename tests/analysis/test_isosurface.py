@@ -1,4 +1,4 @@
-"""Pictures of surfaces against geometry that is known, and the PNG files that carry them against an independent reader."""
+"""Pictures of surfaces against geometry that is known, and their PNG files against an independent reader."""
 
 from __future__ import annotations
 

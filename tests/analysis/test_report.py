@@ -124,8 +124,9 @@ def test_a_homogeneous_report_needs_no_latents(tmp_path: Path) -> None:
 
 def test_the_same_content_gives_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_report_html(tmp_path / f"{name}.html", content())
-        write_logfile_pdf(tmp_path / f"{name}.pdf", content())
+        given = replace(content(n_states=1, views=True), embedding=None, colorings={})
+        write_report_html(tmp_path / f"{name}.html", given)
+        write_logfile_pdf(tmp_path / f"{name}.pdf", given)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
 
@@ -161,7 +162,9 @@ def test_central_slices_go_through_the_origin() -> None:
 def test_names_with_mathematics_and_great_length_are_only_names(tmp_path: Path) -> None:
     name = "my $set_{a$ " + "very " * 40
     given = content(n_states=1, views=True)
-    odd = replace(given, states=[replace(given.states[0], label=name)], colorings={name: np.arange(400.0)})
+    odd = replace(
+        given, states=[replace(given.states[0], label=name)], colorings={name: np.arange(400.0)}, embedding=None
+    )
     write_logfile_pdf(tmp_path / "log.pdf", odd)
     assert name in unescape(report_html(odd))
 
