@@ -18,9 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.png import painted
+
 P = ParamSpec("P")
 FSC_THRESHOLD = 0.143
 MAX_POINTS = 50_000
+MAX_POINTS_IN_PANEL = 8_000
+COLUMNS_PER_ROW = 4
+LONGEST_NAME = 32
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -52,6 +57,12 @@ def new_figure(width_in: float, height_in: float, rows: int = 1, columns: int = 
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def plain(name: str) -> str:
+    """A name from a user's file as it may stand in a figure: not too long, and no mathematics."""
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 + 1 :]}"
+    return short.replace("$", r"\$")
 
 
 def label_colors(n: int) -> Colormap:
@@ -131,8 +142,36 @@ def latent_by_value(
         xy[order, 0], xy[order, 1], c=values[order], s=_point_size(len(order)), linewidths=0, rasterized=True,
         cmap="viridis",
     )  # fmt: skip
-    figure.colorbar(drawn, ax=panel, label=what)
+    figure.colorbar(drawn, ax=panel, label=plain(what))
     panel.set(xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+@styled
+def latent_by_columns(
+    xy: NDArray[np.floating], columns: Mapping[str, NDArray[np.floating]], names: tuple[str, str]
+) -> Figure:
+    """Particles (N, 2) in small panels, each coloured by one column (N,), its colours over the middle 98 %."""
+    across = min(COLUMNS_PER_ROW, len(columns))
+    down = -(-len(columns) // across)
+    figure, axes = new_figure(2.6 * across, 2.2 * down + 0.6, down, across)
+    figure.set_layout_engine("none")  # it takes seconds for so many panels
+    top = 1 - 0.6 / (2.2 * down + 0.6)
+    figure.subplots_adjust(left=0.04, right=0.97, bottom=0.06, top=top, wspace=0.12, hspace=0.2)
+    order = _sample(len(xy))[:MAX_POINTS_IN_PANEL]
+    for panel, (name, values) in zip(axes.flat, columns.items(), strict=False):
+        known = values[np.isfinite(values)]
+        low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, 1.0)
+        drawn = panel.scatter(
+            xy[order, 0], xy[order, 1], c=values[order], s=_point_size(len(order)) / 2, linewidths=0, rasterized=True,
+            cmap="viridis", vmin=low, vmax=max(high, low + 1e-9),
+        )  # fmt: skip
+        figure.colorbar(drawn, ax=panel)
+        panel.set_title(plain(name), fontsize=8)
+        panel.set(xticks=[], yticks=[])
+    for panel in axes.flat[len(columns) :]:
+        panel.set_visible(False)
+    axes[-1, 0].set(xlabel=names[0], ylabel=names[1])
     return figure
 
 
@@ -178,7 +217,7 @@ def fsc_curves(curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float) 
         frequency = np.arange(len(curve)) / (2 * (len(curve) - 1) * pixel_size_A)
         first = number == 0 and len(curves) > 1
         panel.plot(
-            frequency, curve, label=name, color="black" if first else colors(number - (len(curves) > 1)),
+            frequency, curve, label=plain(name), color="black" if first else colors(number - (len(curves) > 1)),
             linewidth=1.8 if first else 1.1,
         )  # fmt: skip
     panel.axhline(FSC_THRESHOLD, color="#888888", linewidth=0.8, linestyle="--")
@@ -211,5 +250,22 @@ def map_slices(slices: Mapping[str, NDArray[np.floating]]) -> Figure:
                 spine.set_visible(False)
             if column == 0:
                 panel.set_ylabel(f"normal to {normal}")
-        axes[0, column].set_title(name, fontsize=8)
+        axes[0, column].set_title("\n".join(map(plain, name.split("\n"))), fontsize=8)
+    return figure
+
+
+@styled
+def map_surfaces(views: Mapping[str, tuple[NDArray[np.floating], Sequence[float]]]) -> Figure:
+    """Isosurfaces of several maps, one map per column: pictures (3, P, P) of lightness, and their colours."""
+    figure, axes = new_figure(1.25 * max(3, len(views)) + 0.3, 4.1, 3, len(views))
+    for column, (name, (pictures, color)) in enumerate(views.items()):
+        for row, along in enumerate(("z", "y", "x")):
+            panel = axes[row, column]
+            panel.imshow(painted(pictures[row], color))
+            panel.set(xticks=[], yticks=[])
+            for spine in panel.spines.values():
+                spine.set_visible(False)
+            if column == 0:
+                panel.set_ylabel(f"along {along}")
+        axes[0, column].set_title("\n".join(map(plain, name.split("\n"))), fontsize=8)
     return figure

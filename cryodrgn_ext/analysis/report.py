@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis import plots
 from cryodrgn_ext.analysis.latents import Clustering, Embedding, principal_components
+from cryodrgn_ext.analysis.shown_particles import ShownParticles
 
 MAPS_PER_FIGURE = 8
+COLUMNS_IN_FIGURE = 12
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class StateSummary:
         (3, D, D) central slices of the map, see :func:`plots.central_slices`.
     verdict : str
         What the comparison with random subsets says.
+    views : ndarray or None
+        (3, P, P) pictures of the isosurface, see :func:`isosurface.surface_views`; of all states at one level.
     """
 
     label: str
@@ -44,6 +48,7 @@ class StateSummary:
     fsc: NDArray[np.floating] | None = None
     slices: NDArray[np.floating] | None = None
     verdict: str = ""
+    views: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,19 @@ class ReportContent:
     files : mapping
         Output file to what it is.
     elapsed_s : float or None
+        The whole job, preprocessing included.
     further : sequence of ReportFigure
         Figures of a job's own, after those of the states.
+    date : str
+        When the job ended.
+    seconds : mapping
+        Time of each part of the job, by name.
+    group_name : str
+        What the clusters of the latents are called, in the figures as in the text.
+    consensus : StateSummary or None
+        All particles; takes the place of ``consensus_fsc`` and ``consensus_resolution_A``.
+    shown : ShownParticles or None
+        Particles that the page draws one by one, with their columns; a sample of ``z`` when not given.
     """
 
     title: str
@@ -105,15 +121,36 @@ class ReportContent:
     files: Mapping[str, str] = field(default_factory=dict)
     elapsed_s: float | None = None
     further: Sequence[ReportFigure] = ()
+    date: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    group_name: str = "cluster"
+    consensus: StateSummary | None = None
+    shown: ShownParticles | None = None
+
+    @property
+    def whole(self) -> StateSummary | None:
+        """The consensus with whatever is known of it."""
+        if self.consensus is not None or self.consensus_fsc is None:
+            return self.consensus
+        return StateSummary("consensus", self.n_particles, self.consensus_resolution_A, self.consensus_fsc)
 
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure with the section it belongs to and its caption."""
+    """A figure with the section it belongs to and its caption.
+
+    Attributes
+    ----------
+    section, caption : str
+    figure : Figure
+    is_live : bool
+        Whether the page draws the same by itself, so that the figure is for paper, and for browsers without scripts.
+    """
 
     section: str
     caption: str
     figure: Figure
+    is_live: bool = False
 
 
 def overview(content: ReportContent) -> dict[str, str]:
@@ -125,17 +162,32 @@ def overview(content: ReportContent) -> dict[str, str]:
         facts["Box"] = f"{content.box_size} px at {content.pixel_size_A:.4g} Å"
     if content.z is not None:
         facts["Latent dimensions"] = str(content.z.shape[1])
-    if content.consensus_resolution_A is not None:
-        facts["Consensus resolution"] = f"{content.consensus_resolution_A:.2f} Å"
+    if content.whole is not None and content.whole.resolution_A is not None:
+        facts["Consensus resolution"] = f"{content.whole.resolution_A:.2f} Å"
     if content.states:
         facts["States"] = str(len(content.states))
     if content.seed is not None:
         facts["Seed"] = str(content.seed)
     if content.elapsed_s is not None:
-        facts["Time"] = (
-            f"{content.elapsed_s / 60:.1f} min" if content.elapsed_s >= 100 else f"{content.elapsed_s:.0f} s"
-        )
+        facts["Time"] = duration(content.elapsed_s)
     return facts
+
+
+def share(n: int, of: int) -> str:
+    """A part of the particles in percent, with a digit more for rare states; empty when nothing is known."""
+    if of <= 0:
+        return ""
+    percent = 100 * n / of
+    return f"{percent:.1f} %" if percent >= 1 or n == 0 else f"{percent:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: seconds, minutes or hours."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def state_rows(content: ReportContent) -> list[tuple[str, str, str, str, str]]:
@@ -144,7 +196,7 @@ def state_rows(content: ReportContent) -> list[tuple[str, str, str, str, str]]:
         (
             state.label,
             f"{state.n:,}",
-            f"{100 * state.n / content.n_particles:.1f} %" if content.n_particles else "",
+            share(state.n, content.n_particles),
             f"{state.resolution_A:.2f} Å" if state.resolution_A is not None else "-",
             state.verdict,
         )
@@ -153,70 +205,86 @@ def state_rows(content: ReportContent) -> list[tuple[str, str, str, str, str]]:
 
 
 def report_figures(content: ReportContent) -> list[ReportFigure]:
-    """All figures that the content allows, in order."""
+    """All figures that the content allows, in order: those of the PDF, and of a page without scripts."""
     figures: list[ReportFigure] = []
     if content.states:
         figures += _map_figures(content)
     figures += content.further
-    curves = {} if content.consensus_fsc is None else {"consensus": content.consensus_fsc}
+    curves = {} if content.whole is None or content.whole.fsc is None else {"consensus": content.whole.fsc}
     curves |= {state.label: state.fsc for state in content.states if state.fsc is not None}
     if curves:
         caption = "FSC between half-maps from original images, within the mask; the dashed line is 0.143."
-        figures.append(ReportFigure("Resolution", caption, plots.fsc_curves(curves, content.pixel_size_A)))
+        drawn = plots.fsc_curves(curves, content.pixel_size_A)
+        figures.append(ReportFigure("Resolution", caption, drawn, is_live=True))
     if content.z is not None:
         figures += _latent_figures(content, content.z)
     if any(len(values) for values in content.loss_history.values()):
         caption = "Loss terms, mean over each epoch."
-        figures.append(ReportFigure("Training", caption, plots.loss_curves(content.loss_history)))
+        figures.append(ReportFigure("Training", caption, plots.loss_curves(content.loss_history), is_live=True))
     return figures
 
 
 def _map_figures(content: ReportContent) -> list[ReportFigure]:
-    drawn = {f"{state.label}\n{state.n:,}": state.slices for state in content.states if state.slices is not None}
-    names = list(drawn)
-    return [
-        ReportFigure(
-            "States",
-            "Central slices of the maps of the states (number of particles above), one grey scale.",
-            plots.map_slices({name: drawn[name] for name in names[start : start + MAPS_PER_FIGURE]}),
-        )
-        for start in range(0, len(names), MAPS_PER_FIGURE)
-    ]
-
-
-def _latent_figures(content: ReportContent, z: NDArray[np.floating]) -> list[ReportFigure]:
-    section = "Latent space"
-    components = principal_components(z)
-    clusters = content.clusters
-    if z.shape[1] == 1:
-        figures = [ReportFigure(section, "Distribution of the latent.", plots.latent_histogram(z[:, 0], "z1"))]
-    else:
-        plane, names = components.projections[:, :2], ("PC 1", "PC 2")
-        figures = [ReportFigure(section, "Density of the particles.", plots.latent_density(plane, names))]
-        if clusters is not None:
-            marked = plots.latent_by_label(plane, clusters.label, names, plane[clusters.center_index])
-            figures.append(ReportFigure(section, "Clusters; numbers mark the on-data centres.", marked))
-        figures += [
-            ReportFigure(section, f"Coloured by {name}.", plots.latent_by_value(plane, values, names, name))
-            for name, values in content.colorings.items()
-        ]
-        shares = plots.explained_variance(components.explained_variance_ratio)
-        figures.append(ReportFigure(section, "Share of the latent variance along each principal axis.", shares))
-    if content.embedding is not None:
-        figures += _umap_figures(content, content.embedding)
-    if clusters is not None:
-        figures.append(ReportFigure(section, "Particles in each cluster.", plots.group_sizes(clusters.size)))
+    """Surfaces and slices, some maps on each."""
+    states, figures = list(content.states), []
+    colors = plots.label_colors(len(states))
+    names = [f"{state.label}\n{state.n:,}" for state in states]
+    views = {k: state.views for k, state in enumerate(states) if state.views is not None}
+    slices = {k: state.slices for k, state in enumerate(states) if state.slices is not None}
+    for part in _parts(views):
+        drawn = plots.map_surfaces({names[k]: (views[k], colors(k)[:3]) for k in part})
+        caption = "Isosurfaces of the maps of the states at one level (number of particles above)."
+        figures.append(ReportFigure("States", caption, drawn, is_live=True))
+    for part in _parts(slices):
+        drawn = plots.map_slices({names[k]: slices[k] for k in part})
+        caption = "Central slices of the maps of the states (number of particles above), one grey scale."
+        figures.append(ReportFigure("States", caption, drawn, is_live=True))
     return figures
 
 
-def _umap_figures(content: ReportContent, embedding: Embedding) -> list[ReportFigure]:
+def _parts(of: Mapping[int, object]) -> list[list[int]]:
+    numbers = list(of)
+    return [numbers[start : start + MAPS_PER_FIGURE] for start in range(0, len(numbers), MAPS_PER_FIGURE)]
+
+
+def _latent_figures(content: ReportContent, z: NDArray[np.floating]) -> list[ReportFigure]:
+    components = principal_components(z)
+    clusters, groups = content.clusters, content.group_name
+    drawn: list[tuple[str, Figure]] = []
+    if z.shape[1] == 1:
+        drawn.append(("Distribution of the latent.", plots.latent_histogram(z[:, 0], "z 1")))
+    else:
+        plane, names = components.projections[:, :2], ("PC 1", "PC 2")
+        drawn.append(("Density of the particles.", plots.latent_density(plane, names)))
+        if clusters is not None:
+            marked = plots.latent_by_label(plane, clusters.label, names, plane[clusters.center_index], groups)
+            drawn.append((f"Particles by {groups}; numbers mark the on-data centres.", marked))
+        drawn += [
+            (f"Coloured by {name}.", plots.latent_by_value(plane, values, names, name))
+            for name, values in content.colorings.items()
+        ]
+        if content.shown is not None and content.shown.columns:
+            columns = dict(list(content.shown.columns.items())[:COLUMNS_IN_FIGURE])
+            drawn.append(("Coloured by columns of the particles.",
+                          plots.latent_by_columns(plane[content.shown.index], columns, names)))  # fmt: skip
+        drawn.append(("Share of the latent variance along each principal axis.",
+                      plots.explained_variance(components.explained_variance_ratio)))  # fmt: skip
+    if content.embedding is not None:
+        drawn.append(_umap_figure(content, content.embedding))
+    if clusters is not None:
+        drawn.append((f"Particles in each {groups}.", plots.group_sizes(clusters.size, groups)))
+    return [ReportFigure("Latent space", caption, figure, is_live=True) for caption, figure in drawn]
+
+
+def _umap_figure(content: ReportContent, embedding: Embedding) -> tuple[str, Figure]:
     names = ("UMAP 1", "UMAP 2")
     clusters = content.clusters
     if clusters is None:
-        return [ReportFigure("Latent space", "UMAP.", plots.latent_density(embedding.xy, names))]
+        return "UMAP.", plots.latent_density(embedding.xy, names)
     label = clusters.label[embedding.index]
     row = np.searchsorted(embedding.index, clusters.center_index)
     row = np.minimum(row, len(embedding.index) - 1)
     shown = embedding.index[row] == clusters.center_index  # a centre may be missing from the sample
     centers = embedding.xy[row] if shown.all() else None
-    return [ReportFigure("Latent space", "UMAP, clusters.", plots.latent_by_label(embedding.xy, label, names, centers))]
+    drawn = plots.latent_by_label(embedding.xy, label, names, centers, content.group_name)
+    return f"UMAP, particles by {content.group_name}.", drawn

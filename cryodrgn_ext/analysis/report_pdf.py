@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from cryodrgn_ext.analysis.report import ReportContent, overview, report_figures, state_rows
+from cryodrgn_ext.analysis.report import ReportContent, duration, overview, report_figures, state_rows
 from cryodrgn_ext.atomic import atomic_path
 
 PAGE_IN = (8.27, 11.69)  # A4
@@ -34,7 +34,7 @@ def write_logfile_pdf(path: str | os.PathLike[str], content: ReportContent) -> N
             pdf.savefig(_text_page(content.title, lines[start : start + LINES_PER_PAGE]))
         for item in report_figures(content):
             width = int(CAPTION_LETTERS_PER_INCH * item.figure.get_figwidth())
-            item.figure.suptitle(textwrap.fill(f"{item.section}: {item.caption}", width), fontsize=8)
+            item.figure.suptitle(textwrap.fill(f"{item.section}: {item.caption}", width), fontsize=8, parse_math=False)
             pdf.savefig(item.figure, dpi=150)
 
 
@@ -59,6 +59,10 @@ def _text_lines(content: ReportContent) -> list[str]:
             lines += [" " * 47 + line for line in rest]
     if content.truth:
         lines += ["", "Agreement with the known truth", *(f"{k:<44} {v:.3f}" for k, v in content.truth.items())]
+    if content.seconds:
+        lines += ["", "Time", *(f"{name:<28} {duration(value)}" for name, value in content.seconds.items())]
+    if content.date:
+        lines += ["", f"Made on {content.date}"]
     lines += ["", "Command", *textwrap.wrap(content.command, COLUMNS, subsequent_indent="    ")]
     for head, table in (("Settings", content.settings), ("Versions", content.versions), ("Files", content.files)):
         if table:

@@ -104,6 +104,9 @@ class _TrainJob:
         begin = time.monotonic()
         settings, layout = self.settings, self.layout
         images = self._open_images()
+        self.stages.note_seconds(
+            "preprocessing", fingerprint(image_key(settings, self.inputs)), time.monotonic() - begin
+        )
         self.notes += self.monitor.warnings
         if not self.inputs.particles.half_set.all():
             self._note(
@@ -233,8 +236,9 @@ class _TrainJob:
                 "can prove. Treat the states as one."
             )
         write_reports(
-            self.layout, self.settings, latents, table, states, consensus, history, self.notes, sum(seconds.values())
-        )
+            self.layout, self.settings, self.inputs.particles, latents, table, states, consensus, history, self.notes,
+            seconds,
+        )  # fmt: skip
         for state in states:
             self.monitor.message(
                 f"State {state.number:02d}: {state.particles} particles, {state.resolution_A:.2f} Å, {state.evidence}"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
-from cryodrgn_ext.analysis.plots import central_slices
 from cryodrgn_ext.analysis.report import ReportContent, StateSummary
 from cryodrgn_ext.analysis.report_html import write_report_html
 from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
-from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.jobs.consensus import Consensus
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.map_pictures import MapPictures, draw_maps
 from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.particle_columns import shown_particles
 from cryodrgn_ext.jobs.record import versions
 from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable
 from cryodrgn_ext.jobs.train_states import StateResult
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.settings import Settings, describe, text_of
 
 UMAP_FROM_DIMENSIONS = 3
@@ -48,21 +51,28 @@ def command_line(job: str, settings: Settings) -> str:
 def write_reports(
     layout: Layout,
     settings: TrainSettings,
+    particles: ParticleSet,
     latents: LatentTable | None,
     table: StateTable,
     states: Sequence[StateResult],
     consensus: Consensus,
     loss_history: Mapping[str, Sequence[float]],
     messages: Sequence[str],
-    elapsed_s: float,
+    seconds: Mapping[str, float],
 ) -> None:
-    """Write report.html and logfile.pdf."""
+    """Write report.html and logfile.pdf; ``seconds`` is the time of each part of the job so far."""
+    begin = time.monotonic()
     z = None if latents is None else latents.z
-    clusters = embedding = None
+    clusters = embedding = shown = None
     if z is not None:
         clusters = Clustering(table.label, table.center_index, z[table.center_index])
         if z.shape[1] >= UMAP_FROM_DIMENSIONS and len(z) >= 4:
             embedding = umap_embedding(z, seed=settings.seed)
+        prefer = None if embedding is None else embedding.index
+        shown = shown_particles(particles, choose_shown(len(z), table.label, table.center_index, prefer))
+    maps = [layout.state(state.number) / "map.mrc" for state in states]
+    whole, pictures = draw_maps(maps, consensus.map)
+    parts = {**seconds, "plots and pictures": time.monotonic() - begin}
     content = ReportContent(
         title="Heterogeneity" if z is not None else "Homogeneous reconstruction",
         command=command_line("train", settings),
@@ -76,15 +86,40 @@ def write_reports(
         loss_history=loss_history,
         clusters=clusters,
         embedding=embedding,
-        states=[_summary(layout, state) for state in states],
-        consensus_fsc=consensus.fsc,
-        consensus_resolution_A=consensus.resolution_A,
+        states=[
+            state_summary(f"state {state.number:02d}", state, drawn)
+            for state, drawn in zip(states, pictures, strict=True)
+        ],
         messages=messages,
         files=_files(layout, z is not None),
-        elapsed_s=elapsed_s,
+        elapsed_s=sum(parts.values()),
+        date=report_date(),
+        seconds=parts,
+        group_name="state",
+        consensus=consensus_summary(consensus, len(table.label), whole),
+        shown=shown,
     )
     write_report_html(layout.report, content)
     write_logfile_pdf(layout.logfile, content)
+
+
+def report_date() -> str:
+    """Now, as a report says it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def state_summary(label: str, state: StateResult, drawn: MapPictures) -> StateSummary:
+    """What a report shows of a state."""
+    return StateSummary(
+        label, state.particles, state.resolution_A, np.array(state.fsc), drawn.slices, state.evidence, drawn.views
+    )
+
+
+def consensus_summary(consensus: Consensus, n_particles: int, drawn: MapPictures) -> StateSummary:
+    """What a report shows of all particles together."""
+    return StateSummary(
+        "consensus", n_particles, consensus.resolution_A, consensus.fsc, drawn.slices, "All particles.", drawn.views
+    )
 
 
 def _files(layout: Layout, with_latents: bool) -> dict[str, str]:
@@ -94,14 +129,3 @@ def _files(layout: Layout, with_latents: bool) -> dict[str, str]:
         found |= {name: "all particles" for name in ("particles.star",) if name in found}
         found |= {"volumes/": "the decoded volume", "model/": "the trained model"}
     return found
-
-
-def _summary(layout: Layout, state: StateResult) -> StateSummary:
-    return StateSummary(
-        label=f"state {state.number:02d}",
-        n=state.particles,
-        resolution_A=state.resolution_A,
-        fsc=np.array(state.fsc),
-        slices=central_slices(read_map(layout.state(state.number) / "map.mrc").data),
-        verdict=state.evidence,
-    )

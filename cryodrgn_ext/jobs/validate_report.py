@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from cryodrgn_ext.analysis.plots import central_slices
-from cryodrgn_ext.analysis.report import ReportContent, StateSummary
+from cryodrgn_ext.analysis.report import ReportContent
 from cryodrgn_ext.analysis.report_html import write_report_html
 from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
-from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.consensus import Consensus
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.map_pictures import draw_maps
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.record import versions
-from cryodrgn_ext.jobs.train_report import command_line
+from cryodrgn_ext.jobs.train_report import command_line, consensus_summary, report_date, state_summary
 from cryodrgn_ext.jobs.train_states import StateResult
 
 FILES = {
@@ -50,6 +47,7 @@ def write_validation_reports(
         Shown on top.
     elapsed_s : float
     """
+    whole, pictures = draw_maps([layout.state(state.number) / "map.mrc" for state in states.values()], consensus.map)
     content = ReportContent(
         title="Validation of states",
         command=command_line("validate", settings),
@@ -59,23 +57,15 @@ def write_validation_reports(
         n_particles=n_particles,
         box_size=len(consensus.map),
         pixel_size_A=consensus.pixel_size_A,
-        states=[_summary(layout, name, state) for name, state in states.items()],
-        consensus_fsc=consensus.fsc,
-        consensus_resolution_A=consensus.resolution_A,
+        states=[
+            state_summary(name, state, drawn) for (name, state), drawn in zip(states.items(), pictures, strict=True)
+        ],
         messages=messages,
         files=FILES,
         elapsed_s=elapsed_s,
+        date=report_date(),
+        group_name="state",
+        consensus=consensus_summary(consensus, n_particles, whole),
     )
     write_report_html(layout.report, content)
     write_logfile_pdf(layout.logfile, content)
-
-
-def _summary(layout: Layout, name: str, state: StateResult) -> StateSummary:
-    return StateSummary(
-        label=name,
-        n=state.particles,
-        resolution_A=state.resolution_A,
-        fsc=np.array(state.fsc),
-        slices=central_slices(read_map(layout.state(state.number) / "map.mrc").data),
-        verdict=state.evidence,
-    )

@@ -1,0 +1,169 @@
+"""A headless Chromium, spoken to over its DevTools protocol through a pair of pipes: no port, no further packages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+TIMEOUT_S = 90.0
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+    "--remote-debugging-pipe",
+    # There is no network: what a page asks for elsewhere must fail, and is seen to be asked for.
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
+
+
+class Browser:
+    """One page of a headless Chromium; records what it asks for and what it complains about.
+
+    Attributes
+    ----------
+    requests : list of str
+        Addresses that the page asked for, the page itself included, ``data:`` left out.
+    complaints : list of str
+        What was written to the console, exceptions, and what the browser refused or failed to load.
+    """
+
+    def __init__(self, profile: Path, width: int = 1280, height: int = 900) -> None:
+        program = next((found for found in map(shutil.which, PROGRAMS) if found), None)
+        assert program is not None, "Chromium is missing: python3.11 bootstrap.py test installs it (apt: chromium)"
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self._number, self._events, self._answers = 0, 0, dict[int, dict[str, Any]]()
+        self._loaded, self._rest = False, b""
+        to_browser, self._to = os.pipe()
+        self._from, from_browser = os.pipe()
+        # Chromium reads its descriptor 3 and writes to 4.
+        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
+        arguments = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
+        self._process = subprocess.Popen(
+            ["bash", "-c", script, "bash", program, *arguments],
+            pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_browser)
+        os.close(from_browser)
+        self._session = ""
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._session = ""
+            self.call("Browser.close")
+            self._process.wait(20)
+        except (OSError, TimeoutError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol and return its result."""
+        self._number += 1
+        number = self._number
+        message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + TIMEOUT_S
+        while number not in self._answers:
+            self._receive(end)
+        answer = self._answers.pop(number)
+        assert "error" not in answer, f"{method}: {answer.get('error')}"
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _receive(self, end: float) -> None:
+        ready, _, _ = select.select([self._from], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            raise TimeoutError("Chromium does not answer")
+        block = os.read(self._from, 1 << 20)
+        if not block:
+            raise OSError("Chromium has ended")
+        *messages, self._rest = (self._rest + block).split(b"\0")
+        for text in messages:
+            message = json.loads(text)
+            if "id" in message:
+                self._answers[message["id"]] = message
+            else:
+                self._note(message["method"], message["params"])
+
+    def _note(self, method: str, event: dict[str, Any]) -> None:
+        if method == "Network.requestWillBeSent" and not event["request"]["url"].startswith("data:"):
+            self.requests.append(event["request"]["url"])
+        elif method == "Runtime.consoleAPICalled":
+            self.complaints.append(str(event["args"]))
+        elif method == "Runtime.exceptionThrown":
+            self.complaints.append(str(event["exceptionDetails"]))
+        elif method == "Log.entryAdded":
+            self.complaints.append(event["entry"]["text"])
+        elif method == "Page.loadEventFired":
+            self._loaded = True
+
+    def open(self, path: Path, fragment: str = "") -> None:
+        """Open a file and wait until it is loaded."""
+        self._loaded = False
+        self.call("Page.navigate", url=path.as_uri() + fragment)
+        end = time.monotonic() + TIMEOUT_S
+        while not self._loaded:
+            self._receive(end)
+
+    def value(self, expression: str) -> Any:
+        """Evaluate JavaScript in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    def move(self, x: float, y: float) -> None:
+        """Move the mouse to a point of the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x: float, y: float, *, shift: bool = False) -> None:
+        """Click with the left button at a point of the window."""
+        self.move(x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1,
+                      modifiers=8 if shift else 0)  # fmt: skip
+
+    def drag(self, begin: tuple[float, float], end: tuple[float, float]) -> None:
+        """Press at one point of the window, move, and release at another."""
+        self.move(*begin)
+        button = {"button": "left", "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type="mousePressed", x=begin[0], y=begin[1], **button)
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=end[0], y=end[1], buttons=1, **button)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **button)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Scroll an element into view and return its middle in the window."""
+        x, y = self.value(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'});"
+            " const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+        )
+        return x, y
+
+    def screenshot(self, path: Path) -> None:
+        """Write the whole page as a PNG file."""
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
