@@ -154,10 +154,12 @@ def latent_by_columns(
     """Particles (N, 2) in small panels, each coloured by one column (N,), its colours over the middle 98 %."""
     across = min(COLUMNS_PER_ROW, len(columns))
     down = -(-len(columns) // across)
-    figure, axes = new_figure(2.6 * across, 2.2 * down + 0.6, down, across)
-    figure.set_layout_engine("none")  # it takes seconds for so many panels
-    top = 1 - 0.6 / (2.2 * down + 0.6)
-    figure.subplots_adjust(left=0.04, right=0.97, bottom=0.06, top=top, wspace=0.12, hspace=0.2)
+    height = 2.2 * down + 0.6
+    # Fixed places: to lay out so many panels with their scales would take seconds.
+    figure = Figure(figsize=(2.7 * across, height))
+    FigureCanvasAgg(figure)
+    places = {"left": 0.05, "right": 0.96, "bottom": 0.06, "top": 1 - 0.6 / height, "wspace": 0.25, "hspace": 0.2}
+    axes = figure.subplots(down, across, squeeze=False, gridspec_kw=places)
     order = _sample(len(xy))[:MAX_POINTS_IN_PANEL]
     for panel, (name, values) in zip(axes.flat, columns.items(), strict=False):
         known = values[np.isfinite(values)]

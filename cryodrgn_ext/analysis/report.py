@@ -98,6 +98,8 @@ class ReportContent:
         All particles; takes the place of ``consensus_fsc`` and ``consensus_resolution_A``.
     shown : ShownParticles or None
         Particles that the page draws one by one, with their columns; a sample of ``z`` when not given.
+    planes : mapping
+        Name to a pair of columns that the page offers as axes, before those of the latents; the first is seen first.
     """
 
     title: str
@@ -126,6 +128,7 @@ class ReportContent:
     group_name: str = "cluster"
     consensus: StateSummary | None = None
     shown: ShownParticles | None = None
+    planes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def whole(self) -> StateSummary | None:

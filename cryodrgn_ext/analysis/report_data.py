@@ -22,6 +22,7 @@ from cryodrgn_ext.analysis.report import ReportContent, StateSummary
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown, group_weights
 
 MISSING = 65535
+COUNT = "number of particles"  # an axis of its own, as in the script
 BUDGET_BYTES = 3_500_000  # of columns before base64, which adds a third
 MOST_COMPONENTS = 10
 MOST_LEVELS = 20
@@ -105,10 +106,10 @@ def _particles(content: ReportContent, z: NDArray[np.floating], components: Prin
             "image": _packed(shown.image[keep], "<u4"),
         }
     names = [column["name"] for column in columns]
-    planes = {"PCA": ("PC 1", "PC 2"), "UMAP": ("UMAP 1", "UMAP 2")}
-    presets = [{"name": name, "axes": axes} for name, axes in planes.items() if axes[0] in names]
+    planes = {**content.planes, "PCA": ("PC 1", "PC 2"), "UMAP": ("UMAP 1", "UMAP 2")}
     if z.shape[1] == 1:
-        presets.insert(0, {"name": "histogram", "axes": ("z 1", "number of particles")})
+        planes = {**content.planes, "histogram": ("z 1", COUNT), **planes}
+    presets = [{"name": name, "axes": axes} for name, axes in planes.items() if {*axes} <= {*names, COUNT}]
     return {"columns": columns, "points": points, "presets": presets, "axes": presets[0]["axes"]}
 
 

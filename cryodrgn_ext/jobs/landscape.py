@@ -192,7 +192,7 @@ class _LandscapeJob:
         self.monitor.poll()
         seconds, kept = self.stages.seconds(), self.settings.components
         write_landscape_reports(
-            self.layout, self.settings, work.model, clusters, mapping, pca, surfaces, notes, sum(seconds.values())
+            self.layout, self.settings, work, self.result.particles, clusters, mapping, pca, surfaces, notes, seconds
         )
         return {
             "particles": len(work.rows),

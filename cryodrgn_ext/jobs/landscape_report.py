@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cryodrgn_ext.analysis.landscape_plots import (
     cluster_counts,
@@ -12,20 +13,24 @@ from cryodrgn_ext.analysis.landscape_plots import (
     sketch_by_cluster,
     volume_dendrogram,
 )
-from cryodrgn_ext.analysis.plots import central_slices, explained_variance
+from cryodrgn_ext.analysis.latents import Clustering
+from cryodrgn_ext.analysis.plots import explained_variance
 from cryodrgn_ext.analysis.report import ReportContent, ReportFigure, StateSummary
 from cryodrgn_ext.analysis.report_html import write_report_html
 from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
+from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
 from cryodrgn_ext.analysis.surfaces import Surface
 from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.analysis.volume_pca import VolumePca
-from cryodrgn_ext.engines.base import Heterogeneity
-from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, read_arrays
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.map_pictures import draw_group_maps
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.jobs.particle_columns import shown_particles
 from cryodrgn_ext.jobs.record import versions
-from cryodrgn_ext.jobs.train_report import command_line
+from cryodrgn_ext.jobs.train_report import command_line, report_date
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 SHOWN_COMPONENTS = 20
 FILES = {
@@ -46,24 +51,30 @@ FILES = {
 def write_landscape_reports(
     layout: Layout,
     settings: LandscapeSettings,
-    model: Heterogeneity,
+    work: LandscapeStages,
+    particles: ParticleSet,
     clusters: VolumeClusters,
     mapping: ParticleMapping,
     pca: VolumePca,
     surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
     messages: Sequence[str],
-    elapsed_s: float,
+    seconds: Mapping[str, float],
 ) -> None:
-    """Write report.html and logfile.pdf."""
+    """Write report.html and logfile.pdf; ``particles`` are all of the input, ``work.rows`` those looked at."""
+    model = work.model
+    pictures = draw_group_maps([layout.state(number) / "map.mrc" for number in range(clusters.n_clusters)])
     states = [
         StateSummary(
             label=f"state {number:02d}",
             n=int(clusters.n_particles[number]),
-            slices=central_slices(read_map(layout.state(number) / "map.mrc").data),
+            slices=drawn.slices,
+            views=drawn.views,
             verdict=f"{clusters.n_volumes[number]} of the sketched volumes; not tested: run validate",
         )
-        for number in range(clusters.n_clusters)
+        for number, drawn in enumerate(pictures)
     ]
+    centers = work.sketch_index[clusters.medoid]
+    groups = Clustering(clusters.label[mapping.nearest], centers, work.z[centers])
     content = ReportContent(
         title="Landscape",
         command=command_line("landscape", settings),
@@ -77,10 +88,27 @@ def write_landscape_reports(
         messages=messages,
         further=_figures(layout, clusters, mapping, pca, surfaces),
         files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
-        elapsed_s=elapsed_s,
+        elapsed_s=sum(seconds.values()),
+        seconds=seconds,
+        date=report_date(),
+        z=work.z,
+        clusters=groups,
+        group_name="state",
+        shown=_shown(work, particles, groups, mapping),
+        planes={"volume PCs": ("volume PC 1", "volume PC 2")},
     )
     write_report_html(layout.report, content)
     write_logfile_pdf(layout.logfile, content)
+
+
+def _shown(
+    work: LandscapeStages, particles: ParticleSet, groups: Clustering, mapping: ParticleMapping
+) -> ShownParticles:
+    """Particles to draw one by one: volume components before the columns of their file."""
+    index = choose_shown(len(work.rows), groups.label, groups.center_index)
+    shown = shown_particles(particles, work.rows[index])
+    components = {f"volume PC {k + 1}": mapping.v[index, k] for k in range(mapping.v.shape[1])}
+    return replace(shown, index=index, columns={**components, **shown.columns})
 
 
 def _figures(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.isosurface import common_frame, contour_level, surface_views
+from cryodrgn_ext.analysis.isosurface import Frame, common_frame, contour_level, surface_views
 from cryodrgn_ext.analysis.plots import central_slices
 from cryodrgn_ext.images.maps import read_map
 
@@ -56,9 +56,27 @@ def draw_maps(paths: Sequence[Path], whole: NDArray[np.floating]) -> tuple[MapPi
         When a map cannot be read.
     """
     level = contour_level(whole)
-    frame = common_frame(chain((whole,), (read_map(path).data for path in paths)), level)
+    frame = common_frame(chain((whole,), _maps(paths)), level)
+    return _drawn(whole, level, frame), [_drawn(volume, level, frame) for volume in _maps(paths)]
 
-    def drawn(volume: NDArray[np.floating]) -> MapPictures:
-        return MapPictures(central_slices(volume), surface_views(volume, level, frame))
 
-    return drawn(whole), [drawn(read_map(path).data) for path in paths]
+def draw_group_maps(paths: Sequence[Path]) -> list[MapPictures]:
+    """Draw maps as :func:`draw_maps` where there is none of all particles: the median of their levels serves all.
+
+    Raises
+    ------
+    InputError
+        When a map cannot be read.
+    """
+    level = float(np.median([contour_level(volume) for volume in _maps(paths)])) if paths else 0.0
+    frame = common_frame(_maps(paths), level)
+    return [_drawn(volume, level, frame) for volume in _maps(paths)]
+
+
+def _maps(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    """The maps one at a time, so that never more than one is in memory."""
+    return (read_map(path).data for path in paths)
+
+
+def _drawn(volume: NDArray[np.floating], level: float, frame: Frame) -> MapPictures:
+    return MapPictures(central_slices(volume), surface_views(volume, level, frame))

@@ -17,7 +17,9 @@ import pytest
 from cryodrgn_ext.analysis.report import ReportContent, StateSummary
 from cryodrgn_ext.analysis.report_html import write_report_html
 from cryodrgn_ext.analysis.shown_particles import ShownParticles
+from cryodrgn_ext.jobs.landscape import landscape
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.metadata.particles import read_particles
@@ -217,6 +219,23 @@ def test_without_scripts_there_are_still_pictures(result: Result, browser: Brows
     assert browser.value("getComputedStyle(document.querySelector('.explore')).display") == "none"
     browser.screenshot(artefacts / "report_without_scripts.png")
     assert_quiet(browser, result.report)
+
+
+def test_the_report_of_a_landscape(result: Result, browser: Browser, tmp_path: Path, artefacts: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(result.root)
+        settings = LandscapeSettings(in_parts=Path("out"), o=tmp_path / "land", sketch=60, clusters=4, bootstrap=3)
+        landscape(settings, SilentMonitor())
+    page = tmp_path / "land/report.html"
+    browser.open(page, "#state=1")
+    assert selected_maps(browser) == ["state 01"]
+    axes = "['axis-x', 'axis-y'].map(id => document.getElementById(id).value)"
+    assert browser.value(axes) == ["volume PC 1", "volume PC 2"]
+    hover_until(browser, r"state 01 \d+ particles")
+    assert browser.value("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert browser.value("document.querySelectorAll('.figures img').length") >= 6
+    browser.screenshot(artefacts / "report_landscape.png")
+    assert_quiet(browser, page)
 
 
 def wicked_content() -> ReportContent:
