@@ -13,7 +13,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.slices import FourierVolume
 
 CHUNK_COEFFICIENTS = 1 << 20
-BYTES_PER_COEFFICIENT = 12  # complex64 and float32
+BYTES_PER_COEFFICIENT = 16  # complex64, float32, and a place in the order of cubes
 
 
 class Band:
@@ -48,12 +48,13 @@ class Band:
         self.operators = Operators(self.grid, base, kxy[self.order].float().contiguous())
         self.chunk_size = max(1, CHUNK_COEFFICIENTS // self.count)
         self.resident = BYTES_PER_COEFFICIENT * images.n * self.count <= memory_bytes
-        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._kept: dict[int, Chunk] = {}
 
-    def _make(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _make(self, rows: Tensor) -> Chunk:
         batch = self.images.batch(rows, self.count, self.device)
         order = self.order.to(self.device)
-        return batch.coefficients[:, order], batch.ctf[:, order], self.images.planes(rows).to(self.device)
+        planes = self.images.planes(rows).to(self.device)
+        return Chunk(rows, batch.coefficients[:, order], batch.ctf[:, order], planes)
 
     def chunks(self, rows: Tensor) -> Iterator[Chunk]:
         """The images ``rows`` (int64, on the CPU), in that order, some at a time."""
@@ -63,7 +64,7 @@ class Band:
 
     def _chunk(self, rows: Tensor) -> Chunk:
         if not self.resident:
-            return Chunk(rows, *self._make(rows))
+            return self._make(rows)
         pieces = []
         blocks = torch.div(rows, self.chunk_size, rounding_mode="floor")
         # Whole blocks are kept, so that any selection of rows is made of slices of them.
@@ -71,9 +72,9 @@ class Band:
             if block not in self._kept:
                 end = min((block + 1) * self.chunk_size, self.images.n)
                 self._kept[block] = self._make(torch.arange(block * self.chunk_size, end))
-            here = rows[blocks == block] - block * self.chunk_size
-            whole = len(here) == len(self._kept[block][0]) and bool((here == torch.arange(len(here))).all())
-            pieces.append([t if whole else t[here.to(t.device)] for t in self._kept[block]])
-        if len(pieces) == 1:
-            return Chunk(rows, *pieces[0])
+            kept = self._kept[block]
+            if torch.equal(rows, kept.rows):
+                return kept
+            here = (rows[blocks == block] - block * self.chunk_size).to(self.device)
+            pieces.append((kept.values[here], kept.transfer[here], kept.planes[here]))
         return Chunk(rows, *(torch.cat(part) for part in zip(*pieces, strict=True)))

@@ -1,9 +1,12 @@
 """Compiled CPU kernels of the subspace engine; :mod:`.torch_form` holds their plain forms.
 
 ``gram`` interpolates all components at the coefficients of an image and forms their inner products with each other
-and with the image. ``accumulate`` spreads the normal equations of the components over the voxels. Both walk along the
-rows of an image, so that neighbouring coefficients share the lines of memory that they touch; the second gives every
-thread a slab of voxels and lets it walk through all images in order, so that sums do not depend on the threads.
+and with the image. ``accumulate`` spreads the normal equations of the components over the voxels. What they touch is
+far larger than a processor's cache. So the coefficients of many images are first sorted into small cubes of the
+volume (:mod:`.tiles`), and each cube is worked through for all images at once.
+
+Sums do not depend on the threads: the former gives every thread whole images, the latter a slab of voxels, which it
+goes through cube by cube in one order.
 """
 
 from __future__ import annotations
@@ -11,29 +14,61 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
+from cryodrgn_ext.engines.subspace.lanes import (
+    LANES,
+    add_scaled,
+    add_two_scaled,
+    compiled,
+    inlined,
+    interpolate,
+    look_up,
+    prefetch,
+    scaled,
+    subtract_product,
+)
+from cryodrgn_ext.engines.subspace.tiles import EDGE
+
+SOON = 24  # coefficients that are asked for before they are needed
+AHEAD = 3  # voxels whose sums are asked for before they are needed
 RIDGE = 1e-5  # added to the diagonal, in its own units: sums in single precision are not exactly positive
-_MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur
 
 
-def _compile(function: Any) -> Any:
-    try:
-        return njit(parallel=True, cache=True, nogil=True, fastmath=_MATH)(function)
-    except RuntimeError:  # no place for the cache, as in a read-only container
-        return njit(parallel=True, nogil=True, fastmath=_MATH)(function)
+@inlined
+def _point(kxy: Any, planes: Any, i: Any, t: Any) -> Any:
+    """Where coefficient t of image i lies, on the side x >= 0, and whether it had to be brought there."""
+    kx, ky = kxy[t, 0], kxy[t, 1]
+    x = kx * planes[i, 0, 0] + ky * planes[i, 1, 0]
+    y = kx * planes[i, 0, 1] + ky * planes[i, 1, 1]
+    z = kx * planes[i, 0, 2] + ky * planes[i, 1, 2]
+    flip = x < 0
+    if flip:
+        x, y, z = -x, -y, -z
+    return x, y, z, flip
 
 
-try:
-    _inline = njit(cache=True, nogil=True, fastmath=_MATH, inline="always")
-except RuntimeError:
-    _inline = njit(nogil=True, fastmath=_MATH, inline="always")
+@inlined
+def _slice(base: Any, x: Any, y: Any, z: Any, scale: Any) -> Any:
+    """Value of the consensus at a point, trilinear."""
+    half = base.shape[2] - 1
+    one = np.float32(1.0)
+    x, y, z = x * scale, y * scale, z * scale
+    xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
+    fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
+    x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
+    gx, gy, gz = one - fx, one - fy, one - fz
+    s00 = base[z0, y0, x0] * gx + base[z0, y0, x0 + 1] * fx
+    s01 = base[z0, y0 + 1, x0] * gx + base[z0, y0 + 1, x0 + 1] * fx
+    s10 = base[z0 + 1, y0, x0] * gx + base[z0 + 1, y0, x0 + 1] * fx
+    s11 = base[z0 + 1, y0 + 1, x0] * gx + base[z0 + 1, y0 + 1, x0 + 1] * fx
+    return (s00 * gy + s01 * fy) * gz + (s10 * gy + s11 * fy) * fz
 
 
-@_compile
+@compiled
 def gram(
-    components: Any, table: Any, base: Any, oversampling: Any, radius2: Any, kxy: Any, planes: Any, values: Any,
-    transfer: Any, inner: Any, cross: Any
+    components: Any, table: Any, base: Any, oversampling: Any, kxy: Any, planes: Any, values: Any, transfer: Any,
+    order: Any, bits: Any, start: Any, inner: Any, cross: Any
 ) -> None:  # fmt: skip
     """Inner products of an image's model terms.
 
@@ -47,80 +82,80 @@ def gram(
     base : (Z, Y, X) complex64
         Consensus on its grid, spaced 1 / oversampling.
     oversampling : int
-    radius2 : float32
-        Square of the largest |k| interpolated.
     kxy : (M, 2) float32
     planes : (B, 2, 3) float32
         Points are kx planes[0] + ky planes[1].
     values : (B, M) complex64
     transfer : (B, M) float32
-    inner : (B, Q, Qp) float32, output
+    order : (R,) int32
+        Coefficients ``i << bits | t`` that count, by cube, in each cube by image.
+    bits : int
+    start : (T, K + 1) int64
+        Where in ``order`` each cube's part of each block of images begins, and ends.
+    inner : (B, Q, Q) float32, output
     cross : (B, Qp) float32, output
     """
     n, m = values.shape
     width = components.shape[2]
+    mask = (1 << bits) - 1
+    flat_values, flat_transfer = values.reshape(-1), transfer.reshape(-1)
     q = inner.shape[1]
     half = (table.shape[0] - 1) // 2
-    base_half = base.shape[2] - 1
     one = np.float32(1.0)
     scale = np.float32(oversampling)
-    for i in prange(n):
-        g = np.zeros((q, width), np.float32)
-        h = np.zeros(width, np.float32)
-        re = np.empty(width, np.float32)
-        im = np.empty(width, np.float32)
-        for t in range(m):
-            c = transfer[i, t]
-            kx, ky = kxy[t, 0], kxy[t, 1]
-            x = kx * planes[i, 0, 0] + ky * planes[i, 1, 0]
-            y = kx * planes[i, 0, 1] + ky * planes[i, 1, 1]
-            z = kx * planes[i, 0, 2] + ky * planes[i, 1, 2]
-            if c == 0 or not x * x + y * y + z * z <= radius2:
-                continue
-            data_re, data_im = values[i, t].real, values[i, t].imag
-            if x < 0:
-                x, y, z, data_im = -x, -y, -z, -data_im
-            xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-            x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
-            for j in range(width):
-                re[j] = 0.0
-                im[j] = 0.0
-            for dz in range(2):
-                wz = (fz if dz else one - fz) * c
-                for dy in range(2):
-                    wy = wz * (fy if dy else one - fy)
-                    v = table[z0 + dz, y0 + dy] + x0
-                    a, b = wy * (one - fx), wy * fx
-                    for j in range(width):
-                        re[j] += a * components[v, 0, j] + b * components[v + 1, 0, j]
-                        im[j] += a * components[v, 1, j] + b * components[v + 1, 1, j]
-            x, y, z = x * scale, y * scale, z * scale
-            xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-            x0, y0, z0 = np.int64(xf), np.int64(yf) + base_half, np.int64(zf) + base_half
-            gx, gy, gz = one - fx, one - fy, one - fz
-            s00 = base[z0, y0, x0] * gx + base[z0, y0, x0 + 1] * fx
-            s01 = base[z0, y0 + 1, x0] * gx + base[z0, y0 + 1, x0 + 1] * fx
-            s10 = base[z0 + 1, y0, x0] * gx + base[z0 + 1, y0, x0 + 1] * fx
-            s11 = base[z0 + 1, y0 + 1, x0] * gx + base[z0 + 1, y0 + 1, x0 + 1] * fx
-            s = (s00 * gy + s01 * fy) * gz + (s10 * gy + s11 * fy) * fz
-            re[0] += c * s.real
-            im[0] += c * s.imag
+    flat = components.reshape(-1)
+    row = 2 * width
+    n_tiles, n_blocks = start.shape[0], start.shape[1] - 1
+    last_of_all = len(order) - 1
+    for block in prange(n_blocks):
+        first, last = block * n // n_blocks, (block + 1) * n // n_blocks
+        g = np.zeros((last - first) * q * width, np.float32)
+        h = np.zeros((last - first) * width, np.float32)
+        term = np.zeros(row, np.float32)  # real parts, then imaginary parts
+        for tile in range(n_tiles):
+            for place in range(start[tile, block], start[tile, block + 1]):
+                i, t = order[place] >> bits, order[place] & mask
+                later = order[min(place + SOON, last_of_all)]
+                look_up(flat_values, (later >> bits) * m + (later & mask))
+                look_up(flat_transfer, (later >> bits) * m + (later & mask))
+                x, y, z, flip = _point(kxy, planes, i, t)
+                c = transfer[i, t]
+                xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
+                fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
+                x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
+                v00, v01 = (table[z0, y0] + x0) * row, (table[z0, y0 + 1] + x0) * row
+                v10, v11 = (table[z0 + 1, y0] + x0) * row, (table[z0 + 1, y0 + 1] + x0) * row
+                near, far = (one - fz) * c, fz * c
+                for k in range(0, row, LANES):
+                    interpolate(
+                        term, k, flat, v00 + k, v01 + k, v10 + k, v11 + k, row, one - fx, fx,
+                        near * (one - fy), near * fy, far * (one - fy), far * fy,
+                    )  # fmt: skip
+                s = _slice(base, x, y, z, scale)
+                term[0] += c * s.real
+                term[width] += c * s.imag
+                data_re, data_im = values[i, t].real, values[i, t].imag
+                if flip:
+                    data_im = -data_im
+                own = (i - first) * q * width
+                for k in range(0, width, LANES):
+                    for j in range(min(q, k + LANES)):
+                        add_two_scaled(g, own + j * width + k, term, k, term[j], width + k, term[width + j])
+                    add_two_scaled(h, (i - first) * width + k, term, k, data_re, width + k, data_im)
+        for i in range(first, last):
+            own = (i - first) * q * width
             for j in range(q):
-                a, b = re[j], im[j]
-                for k in range(width):
-                    g[j, k] += a * re[k] + b * im[k]
+                for k in range(q):
+                    inner[i, j, k] = g[own + min(j, k) * width + max(j, k)]
             for k in range(width):
-                h[k] += data_re * re[k] + data_im * im[k]
-        inner[i] = g
-        cross[i] = h
+                cross[i, k] = h[(i - first) * width + k]
 
 
-@_compile
+@compiled
 def accumulate(
-    components: Any, table: Any, base: Any, oversampling: Any, radius2: Any, kxy: Any, planes: Any, values: Any,
-    transfer: Any, contrast: Any, half_set: Any, moments: Any, packed: Any, weight: Any, right: Any, bounds: Any
+    components: Any, table: Any, base: Any, oversampling: Any, kxy: Any, planes: Any, values: Any, transfer: Any,
+    order: Any, bits: Any, start: Any, lowest: Any, contrast: Any, half_set: Any, moments: Any, packed: Any,
+    weight: Any, right: Any, bounds: Any
 ) -> None:  # fmt: skip
     """Normal equations of the components, linearised at their present values.
 
@@ -132,8 +167,10 @@ def accumulate(
 
     Parameters
     ----------
-    components, table, base, oversampling, radius2, kxy, planes, values, transfer
+    components, table, base, oversampling, kxy, planes, values, transfer, order, bits, start
         See :func:`gram`.
+    lowest : (T,) int64
+        Lowest plane z of each cube.
     contrast : (B,) float32
     half_set : (B,) int64
         0 or 1.
@@ -143,101 +180,100 @@ def accumulate(
         Upper triangle of E, row by row.
     weight : (2, V, Lp) float32, added to
     right : (2, V, 2, Qp) float32, added to
-    bounds : (T + 1,) int64
+    bounds : (S + 1,) int64
         Planes z where the slabs begin.
     """
-    n, m = values.shape
-    width = components.shape[2]
+    m = values.shape[1]
+    mask = (1 << bits) - 1
+    flat_values, flat_transfer = values.reshape(-1), transfer.reshape(-1)
+    n_voxels, _, width = components.shape
     q = moments.shape[1]
     length = packed.shape[1]
     half = (table.shape[0] - 1) // 2
-    base_half = base.shape[2] - 1
     one = np.float32(1.0)
     scale = np.float32(oversampling)
+    flat, flat_moments, flat_packed = components.reshape(-1), moments.reshape(-1), packed.reshape(-1)
+    flat_weight, flat_right = weight.reshape(-1), right.reshape(-1)
+    row = 2 * width
+    n_tiles, n_blocks = start.shape[0], start.shape[1] - 1
+    last_of_all = len(order) - 1
     for slab in prange(bounds.shape[0] - 1):
         low, high = bounds[slab], bounds[slab + 1]
-        re = np.empty(width, np.float32)
-        im = np.empty(width, np.float32)
-        out_re = np.empty(width, np.float32)
-        out_im = np.empty(width, np.float32)
-        for i in range(n):
-            half_of_image = half_set[i]
-            for t in range(m):
-                kx, ky = kxy[t, 0], kxy[t, 1]
-                x = kx * planes[i, 0, 0] + ky * planes[i, 1, 0]
-                z = kx * planes[i, 0, 2] + ky * planes[i, 1, 2]
-                flip = x < 0
-                if flip:
-                    x, z = -x, -z
+        term = np.zeros(row, np.float32)
+        out = np.zeros(row, np.float32)
+        corner = np.zeros(8, np.int64)
+        share = np.zeros(8, np.float32)
+        load = np.zeros(n_voxels, np.float32)  # what an image adds to a voxel, before it is multiplied by E
+        touched = np.zeros(8 * m + AHEAD, np.int64)
+        for tile in range(n_tiles):
+            if lowest[tile] >= high or lowest[tile] + EDGE < low:
+                continue
+            begin, end = start[tile, 0], start[tile, n_blocks]
+            count = 0
+            for place in range(begin, end):
+                i, t = order[place] >> bits, order[place] & mask
+                later = order[min(place + SOON, last_of_all)]
+                look_up(flat_values, (later >> bits) * m + (later & mask))
+                look_up(flat_transfer, (later >> bits) * m + (later & mask))
+                x, y, z, flip = _point(kxy, planes, i, t)
                 zf = np.floor(z)
-                if not (-half <= zf < half):
-                    continue
                 z0 = np.int64(zf) + half
-                if z0 + 1 < low or z0 >= high:
-                    continue
-                y = kx * planes[i, 0, 1] + ky * planes[i, 1, 1]
-                c = transfer[i, t] * contrast[i]
-                if c == 0 or not x * x + y * y + z * z <= radius2:
-                    continue
-                data_re, data_im = values[i, t].real, values[i, t].imag
-                if flip:
-                    y, data_im = -y, -data_im
-                xf, yf = np.floor(x), np.floor(y)
-                fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-                x0, y0 = np.int64(xf), np.int64(yf) + half
-                for j in range(width):
-                    re[j] = 0.0
-                    im[j] = 0.0
-                for dz in range(2):
-                    wz = fz if dz else one - fz
-                    for dy in range(2):
-                        wy = wz * (fy if dy else one - fy)
-                        v = table[z0 + dz, y0 + dy] + x0
-                        a, b = wy * (one - fx), wy * fx
-                        for j in range(width):
-                            re[j] += a * components[v, 0, j] + b * components[v + 1, 0, j]
-                            im[j] += a * components[v, 1, j] + b * components[v + 1, 1, j]
-                xs, ys, zs = x * scale, y * scale, z * scale
-                xf, yf, zf = np.floor(xs), np.floor(ys), np.floor(zs)
-                gx1, gy1, gz1 = np.float32(xs - xf), np.float32(ys - yf), np.float32(zs - zf)
-                bx, by, bz = np.int64(xf), np.int64(yf) + base_half, np.int64(zf) + base_half
-                gx, gy, gz = one - gx1, one - gy1, one - gz1
-                s00 = base[bz, by, bx] * gx + base[bz, by, bx + 1] * gx1
-                s01 = base[bz, by + 1, bx] * gx + base[bz, by + 1, bx + 1] * gx1
-                s10 = base[bz + 1, by, bx] * gx + base[bz + 1, by, bx + 1] * gx1
-                s11 = base[bz + 1, by + 1, bx] * gx + base[bz + 1, by + 1, bx + 1] * gx1
-                s = (s00 * gy + s01 * gy1) * gz + (s10 * gy + s11 * gy1) * gz1
-                rest_re = c * (data_re - c * s.real)
-                rest_im = c * (data_im - c * s.imag)
-                cc = c * c
-                for j in range(width):
-                    out_re[j] = rest_re * moments[i, 0, j]
-                    out_im[j] = rest_im * moments[i, 0, j]
-                for k in range(q):
-                    a, b = cc * re[k], cc * im[k]
-                    for j in range(width):
-                        out_re[j] -= a * moments[i, k, j]
-                        out_im[j] -= b * moments[i, k, j]
-                for dz in range(2):
-                    zi = z0 + dz
-                    if zi < low or zi >= high:
-                        continue
-                    wz = fz if dz else one - fz
-                    for dy in range(2):
-                        wy = wz * (fy if dy else one - fy)
-                        row = table[zi, y0 + dy] + x0
-                        for dx in range(2):
-                            w = wy * (fx if dx else one - fx)
-                            v = row + dx
-                            wcc = w * cc
-                            for k in range(length):
-                                weight[half_of_image, v, k] += wcc * packed[i, k]
-                            for j in range(width):
-                                right[half_of_image, v, 0, j] += w * out_re[j]
-                                right[half_of_image, v, 1, j] += w * out_im[j]
+                if z0 + 1 >= low and z0 < high:
+                    xf, yf = np.floor(x), np.floor(y)
+                    fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
+                    x0, y0 = np.int64(xf), np.int64(yf) + half
+                    v00, v01 = table[z0, y0] + x0, table[z0, y0 + 1] + x0
+                    v10, v11 = table[z0 + 1, y0] + x0, table[z0 + 1, y0 + 1] + x0
+                    w00, w01, w10, w11 = (one - fz) * (one - fy), (one - fz) * fy, fz * (one - fy), fz * fy
+                    gx = one - fx
+                    for k in range(0, row, LANES):
+                        interpolate(
+                            term, k, flat, v00 * row + k, v01 * row + k, v10 * row + k, v11 * row + k, row, gx, fx,
+                            w00, w01, w10, w11,
+                        )  # fmt: skip
+                    corner[0], corner[2], corner[4], corner[6] = v00, v01, v10, v11
+                    corner[1], corner[3], corner[5], corner[7] = v00 + 1, v01 + 1, v10 + 1, v11 + 1
+                    share[0], share[2], share[4], share[6] = w00 * gx, w01 * gx, w10 * gx, w11 * gx
+                    share[1], share[3], share[5], share[7] = w00 * fx, w01 * fx, w10 * fx, w11 * fx
+                    c = transfer[i, t] * contrast[i]
+                    cc = c * c
+                    s = _slice(base, x, y, z, scale)
+                    data_re, data_im = values[i, t].real, values[i, t].imag
+                    if flip:
+                        data_im = -data_im
+                    rest_re = c * (data_re - c * s.real)
+                    rest_im = c * (data_im - c * s.imag)
+                    mean = i * q * width
+                    for k in range(0, width, LANES):
+                        scaled(out, k, flat_moments, mean + k, rest_re)
+                        scaled(out, width + k, flat_moments, mean + k, rest_im)
+                        subtract_product(out, k, flat_moments, mean + k, width, q, term, 0, cc)
+                        subtract_product(out, width + k, flat_moments, mean + k, width, q, term, width, cc)
+                    home = half_set[i] * n_voxels
+                    for side in range(0 if z0 >= low else 4, 8 if z0 + 1 < high else 4):
+                        v, w = corner[side], share[side]
+                        touched[count] = v
+                        count += int(load[v] == 0)  # no branch: whether it is the first time cannot be foreseen
+                        load[v] += w * cc
+                        for k in range(0, row, LANES):
+                            add_scaled(flat_right, (home + v) * row + k, out, k, w)
+                if count > 0 and (place + 1 == end or order[place + 1] >> bits != i):
+                    # The image's last coefficient in this cube: its share of E goes to all voxels that it touched.
+                    home = half_set[i] * n_voxels
+                    for k in range(AHEAD):
+                        touched[count + k] = touched[count - 1]
+                    for k in range(count):
+                        ahead = (home + touched[k + AHEAD]) * length
+                        v = touched[k]
+                        along = load[v]
+                        load[v] = 0
+                        for j in range(0, length, LANES):
+                            prefetch(flat_weight, ahead + j)
+                            add_scaled(flat_weight, (home + v) * length + j, flat_packed, i * length + j, along)
+                    count = 0
 
 
-@_compile
+@compiled
 def solve(weight: Any, right: Any, components: Any, precision: Any, floor: Any, shell: Any, out: Any) -> None:
     """Step of every voxel: ``out = components + (weight + precision)^-1 (right - precision components)``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace import kernels
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.engines.subspace.tiles import Tiles
 from cryodrgn_ext.imaging.kernels import threads_of_torch
 from cryodrgn_ext.imaging.slices import RIM, FourierVolume
 
@@ -36,6 +37,7 @@ class Chunk:
     values: Tensor
     transfer: Tensor
     planes: Tensor
+    _tiles: list[Tiles] = field(default_factory=list, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class Operators:
         """Square of the largest |k| that counts."""
         return np.float32((self.grid.radius + RIM) ** 2)
 
+    def tiles(self, chunk: Chunk) -> Tiles:
+        """Coefficients of a chunk by cubes of the volume; sorted once."""
+        if not chunk._tiles:
+            limit2 = float(self.limit2)
+            chunk._tiles.append(Tiles.sort(self.kxy, chunk.planes, chunk.transfer, limit2, self.grid.half))
+        return chunk._tiles[0]
+
     def gram(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Inner products (B, Q, Q) of the model terms, and (B, Q) with the images; see :func:`kernels.gram`.
 
@@ -74,15 +83,16 @@ class Operators:
         """
         if components.device.type != "cpu":
             return self.gram_torch(components, n_columns, chunk)
-        inner = torch.empty(len(chunk.rows), n_columns, components.shape[2])
+        inner = torch.empty(len(chunk.rows), n_columns, n_columns)
         cross = torch.empty(len(chunk.rows), components.shape[2])
+        tiles = self.tiles(chunk)
         with threads_of_torch():
             kernels.gram(
                 components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
-                self.limit2, self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
-                inner.numpy(), cross.numpy(),
+                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                tiles.order.numpy(), tiles.bits, tiles.start.numpy(), inner.numpy(), cross.numpy(),
             )  # fmt: skip
-        return inner[:, :, :n_columns], cross[:, :n_columns]
+        return inner, cross[:, :n_columns]
 
     def accumulate(
         self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor, weight: Tensor,
@@ -98,10 +108,12 @@ class Operators:
         packed[:, : len(rows)] = moments[:, rows, columns]
         wide = torch.zeros(len(chunk.rows), q, components.shape[2])
         wide[:, :, :q] = moments
+        tiles = self.tiles(chunk)
         with threads_of_torch():
             kernels.accumulate(
                 components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
-                self.limit2, self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                tiles.order.numpy(), tiles.bits, tiles.start.numpy(), tiles.lowest.numpy(),
                 contrast.float().numpy(), half_set.numpy(), wide.numpy(), packed.numpy(), weight.numpy(),
                 right.numpy(), bounds.numpy(),
             )  # fmt: skip

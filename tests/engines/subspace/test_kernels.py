@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import padded
 from cryodrgn_ext.engines.subspace.kernels import RIDGE
+from cryodrgn_ext.engines.subspace.tiles import EDGE, Tiles
 from cryodrgn_ext.engines.subspace.torch_form import solve, solve_torch
 from tests.engines.subspace.tiny_problem import TinyProblem, dense_sampler, half_voxels, tiny_problem
 
@@ -121,13 +122,14 @@ def inner_of_many(problem: TinyProblem, threads: int) -> tuple[Tensor, Tensor]:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        return problem.operators.gram(problem.components, problem.n_columns, problem.chunk)
+        chunk = replace(problem.chunk)  # sorted anew
+        return problem.operators.gram(problem.components, problem.n_columns, chunk)
     finally:
         torch.set_num_threads(before)
 
 
 def test_inner_products_do_not_depend_on_threads(problem: TinyProblem) -> None:
-    for one, many in zip(inner_of_many(problem, 1), inner_of_many(problem, 2), strict=True):
+    for one, many in zip(inner_of_many(problem, 1), inner_of_many(problem, 3), strict=True):
         assert torch.equal(one, many)
 
 
@@ -177,3 +179,31 @@ def test_points_that_are_not_numbers_are_left_out(problem: TinyProblem) -> None:
     inner, _ = problem.operators.gram(problem.components, problem.n_columns, broken)
     assert torch.isfinite(inner[1:]).all()
     assert torch.isfinite(inner[0]).all()
+
+
+def test_tiles_hold_every_coefficient_that_counts_once_and_in_order(problem: TinyProblem) -> None:
+    operators, chunk = problem.operators, problem.chunk
+    tiles = operators.tiles(chunk)
+    image, coefficient = tiles.order.long() >> tiles.bits, tiles.order.long() & ((1 << tiles.bits) - 1)
+    inside = (problem.points**2).sum(2) <= operators.limit2
+    expected = (torch.from_numpy(inside) & (chunk.transfer != 0)).nonzero()
+    listed = torch.stack([image, coefficient], 1)
+    assert sorted(listed.tolist()) == expected.tolist()
+    assert torch.equal(tiles.start[1:, 0], tiles.start[:-1, -1])
+    for begin, end in zip(tiles.start[:, 0].tolist(), tiles.start[:, -1].tolist(), strict=True):
+        assert listed[begin:end].tolist() == sorted(listed[begin:end].tolist())
+
+
+def test_coefficients_lie_in_their_cubes(problem: TinyProblem) -> None:
+    operators, chunk = problem.operators, problem.chunk
+    radius2, half = float(operators.limit2), operators.grid.half
+    tiles = Tiles.sort(operators.kxy, chunk.planes, chunk.transfer, radius2, half)
+    image, coefficient = tiles.order.long() >> tiles.bits, tiles.order.long() & ((1 << tiles.bits) - 1)
+    points = problem.points[image, coefficient]
+    points = np.where(points[:, :1] < 0, -points, points)
+    cell = np.floor(points.astype(np.float32) + np.array([0, half, half])).astype(int) // EDGE
+    along, along_x = 2 * half // EDGE + 1, half // EDGE + 1
+    number = (cell[:, 2] * along + cell[:, 1]) * along_x + cell[:, 0]
+    ends = tiles.start[:, -1].numpy()
+    surely = np.abs(points - np.round(points)).min(1) > 1e-4  # on a face, rounding decides
+    assert np.array_equal(number[surely], np.searchsorted(ends, np.arange(len(number)), side="right")[surely])
