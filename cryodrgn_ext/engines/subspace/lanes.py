@@ -38,7 +38,7 @@ def inlined(function: Any) -> Any:
 
 
 def operation(function: Any) -> Any:
-    """Make an operation of the kernels of a function that writes its instructions; it is called without ``typingctx``."""
+    """Make an operation of a function that writes its instructions; kernels call it without ``typingctx``."""
     return intrinsic(function)
 
 
