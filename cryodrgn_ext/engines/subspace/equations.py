@@ -30,8 +30,8 @@ def slab_bounds(grid: ComponentGrid, planes: Tensor, kxy: Tensor, count: int) ->
     count : int
         Number of slabs.
     """
-    step = max(1, len(kxy) // 64)
-    points = (kxy[::step, :, None] * planes[:, None]).sum(2)
+    step, stride = max(1, len(kxy) // 64), max(1, len(planes) // 256)
+    points = (kxy[::step, :, None] * planes[::stride, None]).sum(2)
     z = torch.where(points[..., 0] < 0, -points[..., 2], points[..., 2]).flatten()
     plane = (z.floor() + grid.half).clamp(0, 2 * grid.half).long()
     total = torch.bincount(plane, minlength=2 * grid.half + 1).double().cumsum(0)

@@ -57,6 +57,15 @@ class ComponentGrid:
         found: Tensor = keep.nonzero()
         return found - torch.tensor([h, h, 0])
 
+    @cached_property
+    def coarse(self) -> ComponentGrid:
+        """The same voxels for maps of the same extent with no more samples than the band needs."""
+        return ComponentGrid(2 * self.radius + 2, self.radius)
+
+    @cached_property
+    def _gridding(self) -> Tensor:
+        return gridding_correction(self.box_size, 1)
+
     @property
     def n_voxels(self) -> int:
         """Number V of voxels in the list."""
@@ -145,12 +154,11 @@ class ComponentGrid:
         cube = torch.zeros(self.cube.shape, dtype=torch.complex64, device=values.device)
         inside = torch.where(self.norm.to(values.device)[:, None] <= self.radius, values, 0.0).contiguous()
         cube.view(-1)[self.cube_index.to(values.device)] = torch.view_as_complex(inside)
-        d = self.box_size
-        return grid_to_map(cube, self.cube) * gridding_correction(d, 1, values.device)
+        return grid_to_map(cube, self.cube) * self._gridding.to(values.device)
 
     def from_map(self, volume: Tensor) -> Tensor:
         """Component (V, 2) of a real map (D, D, D), the inverse of :meth:`to_map` within the band."""
-        corrected = volume.float() / gridding_correction(self.box_size, 1, volume.device)
+        corrected = volume.float() / self._gridding.to(volume.device)
         cube = map_to_grid(corrected, self.cube).reshape(-1)
         values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
         return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)

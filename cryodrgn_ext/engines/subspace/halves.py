@@ -69,7 +69,7 @@ def independent_halves(
     q = len(covariance)
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.T))
     longer = (vectors / (1 - values).clamp_min(LEAST_INFORMATION)) @ vectors.T
-    small = ComponentGrid(2 * grid.radius + 2, grid.radius)  # the same voxels; the map of the box, coarsely sampled
+    small = grid.coarse
     position = torch.arange(small.box_size) / small.box_size - 0.5
     hat = (2 + torch.cos(2 * math.pi * position)) / 3
     norm2 = position[:, None, None] ** 2 + position[:, None] ** 2 + position**2
