@@ -102,17 +102,18 @@ def run(
                 found = _times(measured, layout)
                 np.savez(
                     handle, z=load_heterogeneity(layout.model).z, latents=found["latents"], settled=found["settled"],
-                    training=found["training"],
+                    training=found["training"], model=found["model"],
                 )  # fmt: skip
         with np.load(kept, allow_pickle=False) as data:
-            z, times = data["z"], {key: float(data[key]) for key in ("latents", "settled", "training")}
+            z, times = data["z"], {key: float(data[key]) for key in ("latents", "settled", "training", "model")}
         steps.append({
             "epoch": epochs, "seconds": round(begun + times["latents"], 2),
+            "seconds_to_model": round(begun + times["model"], 2),
             "training_seconds": round(times["training"], 2),
             "seconds_to_settled_latents": None if np.isnan(times["settled"]) else round(begun + times["settled"], 2),
             **judge.latents(z, thorough=epochs in (None, network.epochs)),
         })  # fmt: skip
-        begun += times["latents"]
+        begun += times["model"]
         peak = max(peak, measured.peak_memory_MB)
     model = load_heterogeneity(layout.model)
     history = {key: [float(value) for value in values] for key, values in model.loss_history.items()}
@@ -123,7 +124,7 @@ def run(
     return {
         "seconds_to_latents": steps[-1]["seconds"],
         "seconds_to_settled_latents": steps[-1]["seconds_to_settled_latents"],
-        "seconds_to_volumes": round(steps[-1]["seconds"] + decoding, 2),
+        "seconds_to_volumes": round(steps[-1]["seconds_to_model"] + decoding, 2),
         "seconds_of_volumes": round(decoding, 2),
         "images_per_s_and_pass": round(len(model.z) * passes / training, 1) if passes else None,
         "seconds_in_all": measured.seconds,
@@ -138,11 +139,12 @@ def run(
 
 
 def _times(measured: Measured, layout: Layout) -> dict[str, float]:
-    """Seconds from the start until latents were on disk, until they were settled (nan: not said), and of training."""
+    """Seconds until latents and the model were on disk, until latents were settled (nan: not said); of training."""
     settled = [seconds for seconds, text in measured.lines if LATENTS_KNOWN in text]
     record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
     return {
         "latents": measured.seconds_until(layout.latents),
+        "model": measured.seconds_until(layout.model),
         "settled": settled[0] if settled else np.nan,
         "training": float(record["results"]["seconds"]["training"]),
     }

@@ -114,6 +114,10 @@ class Regions:
     focus: NDArray[np.float32] | None = None
 
 
+LatentsFunction = Callable[[NDArray[np.float32], NDArray[np.float32] | None], None]
+"""Takes final latents (N, q) and, where defined, their covariances (N, q, q)."""
+
+
 class TrainFunction(Protocol):
     """Signature of an engine's ``train``."""
 
@@ -127,6 +131,7 @@ class TrainFunction(Protocol):
         consensus_radius: int | None = None,
         regions: Regions | None = None,
         start: Heterogeneity | None = None,
+        on_latents: LatentsFunction | None = None,
     ) -> Heterogeneity:
         """Learn the heterogeneity of ``images``.
 
@@ -147,6 +152,8 @@ class TrainFunction(Protocol):
             Masks, for engines that can use them.
         start : Heterogeneity, optional
             Another engine's result on the same images, for engines that can begin with it.
+        on_latents : callable, optional
+            Called by engines whose latents are final before their volumes are, as soon as they are.
         """
         ...
 

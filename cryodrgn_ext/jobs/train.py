@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
@@ -166,16 +167,22 @@ class _TrainJob:
             self._note(compare_with_reference(consensus, self.inputs.reference))
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
+        written = False
+
+        def write(z: NDArray[np.float32], z_cov: NDArray[np.float32] | None) -> None:
+            nonlocal written
+            table, particles = LatentTable(z, self.inputs.particles.uid, z_cov), self.inputs.particles
+            write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
+            self.monitor.message(f"Latents of all particles are in {self.layout.latents}")
+            written = True
+
+        self.layout.latents.unlink(missing_ok=True)  # of another training
         with self.team.assembled():
-            result = learn(self.settings, self.inputs, self.layout, images, consensus, self.monitor)
+            result = learn(self.settings, self.inputs, self.layout, images, consensus, self.monitor, write)
+        if not written and result.z.shape[1] > 0:
+            write(result.z, result.z_cov)
         with atomic_directory(self.layout.model) as temporary:
             result.save(temporary)
-        particles = self.inputs.particles
-        if result.z.shape[1] > 0:
-            table = LatentTable(result.z, particles.uid, result.z_cov)
-            write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
-        else:
-            self.layout.latents.unlink(missing_ok=True)
 
     def _volumes(self) -> None:
         model = load_heterogeneity(self.layout.model)

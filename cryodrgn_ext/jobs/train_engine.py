@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.engines.base import Heterogeneity, Regions, get_engine
+from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions, get_engine
 from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -31,13 +31,13 @@ def open_working_images(
 
 def learn(
     settings: TrainSettings, inputs: TrainInputs, layout: Layout, images: ParticleImages, consensus: Consensus,
-    monitor: Monitor,
+    monitor: Monitor, on_latents: LatentsFunction | None = None,
 ) -> Heterogeneity:  # fmt: skip
     """Train the engine, alone or as one process of a group."""
     engine = get_engine(choose_engine(settings))
     return engine.train(
         images, consensus.map, settings, layout.checkpoint / "training", monitor, consensus_radius=consensus.radius,
-        regions=_regions(inputs, images),
+        regions=_regions(inputs, images), on_latents=on_latents,
     )  # fmt: skip
 
 

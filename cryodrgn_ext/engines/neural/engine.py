@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.engines.base import Heterogeneity, Regions
+from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
@@ -42,6 +42,7 @@ def train(
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
+    on_latents: LatentsFunction | None = None,
 ) -> NeuralHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
 
@@ -56,6 +57,8 @@ def train(
         Result of another engine on the same images, with the same number of latent dimensions, to begin with: its
         volumes, where they are linear, are taught to the network first, and its latents begin the table, where the
         latents are one, or are taught to the encoder.
+    on_latents : callable, optional
+        Not called: latents and volumes are final together.
 
     Raises
     ------

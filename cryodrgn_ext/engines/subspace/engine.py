@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.engines.base import Heterogeneity, Regions
+from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.assignment import assign
@@ -49,6 +49,7 @@ def train(
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
+    on_latents: LatentsFunction | None = None,
 ) -> SubspaceHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
 
@@ -74,7 +75,8 @@ def train(
         )
     if consensus is None:
         raise InputError("--engine subspace starts from a consensus map, and none was given")
-    return _Run(images, consensus, settings, checkpoint_dir, monitor, consensus_radius, regions or Regions()).result()
+    run = _Run(images, consensus, settings, checkpoint_dir, monitor, consensus_radius, regions or Regions(), on_latents)
+    return run.result()
 
 
 class _Run:
@@ -83,8 +85,10 @@ class _Run:
     def __init__(
         self, images: ParticleImages, consensus: NDArray[np.float32], settings: Settings, directory: Path | None,
         monitor: Monitor, consensus_radius: int | None, regions: Regions,
+        on_latents: LatentsFunction | None,
     ) -> None:  # fmt: skip
         self.images, self.settings, self.monitor, self.regions = images, settings, monitor, regions
+        self.on_latents = on_latents
         self.consensus = np.ascontiguousarray(consensus, dtype=np.float32)
         self.zdim: int = settings.zdim  # type: ignore[attr-defined]
         self.seed: int = getattr(settings, "seed", 0)
@@ -165,6 +169,8 @@ class _Run:
         x, x_cov = mean * scale, covariance * scale[:, None] * scale
         z = workers.gather_rows(x.contiguous(), images.n)
         z_cov = workers.gather_rows(x_cov.contiguous(), images.n)
+        if self.on_latents is not None:
+            self.on_latents(z.numpy(), z_cov.numpy())
         carried = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
         nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
