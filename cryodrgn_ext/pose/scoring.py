@@ -1,0 +1,332 @@
+"""Log-likelihoods of poses, for candidates that images share and for candidates of their own.
+
+With whitened coefficients y, c = CTF / sigma, a slice P of the model and the phases of a shift t (thesis eq. 5.1),
+
+    y = c exp(-2 pi i k.t / D) P + n,    E|n|² = 1,
+
+the log-likelihood of a pose, in nats and relative to an image without any particle, is
+
+    sum_k m_k (Re <exp(-2 pi i k.t / D) P, c y> - |c P|² / 2),    m = 2, and 1 at k = 0 (the half plane's partners).
+
+The first term is linear in the slice and in the shifted image, the second knows nothing of the image but its CTF: for
+a set of rotations and shifts that all images share, both are matrix products (thesis 5.3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.pose.model import SharedSlices, SliceModel, as_model
+
+DEFAULT_MEMORY_BYTES = 1 << 30
+CACHE_BYTES = 1 << 23  # scores that are reduced while they are still in a CPU's cache
+ROWS_PER_LOAD = 2048
+
+Reducer = Callable[[slice | Tensor, int, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Top:
+    """The best rotations of each image, each with its best shift, best first.
+
+    Attributes
+    ----------
+    rotation : Tensor
+        (B, K) int64 into the candidates' rotations.
+    shift : Tensor
+        (B, K) int64 into the candidates' shifts.
+    log_likelihood : Tensor
+        (B, K) float32.
+    """
+
+    rotation: Tensor
+    shift: Tensor
+    log_likelihood: Tensor
+
+
+@dataclass(frozen=True)
+class SoftTop:
+    """The most probable rotations of each image, with the posterior probability of every shift at each.
+
+    Attributes
+    ----------
+    rotation : Tensor
+        (B, K) int64 into the candidates' rotations, most probable first.
+    weight : Tensor
+        (B, K, T) float32: posterior probabilities of rotation and shift among all G x T candidates; what is missing
+        to 1 belongs to rotations that were left out.
+    evidence : Tensor
+        (B,) float32: log of the mean over all candidates of the likelihood.
+    """
+
+    rotation: Tensor
+    weight: Tensor
+    evidence: Tensor
+
+
+class Scorer:
+    """Some images at a band, ready to be held against models.
+
+    The poses that the images have are not used.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    rows : Tensor, optional
+        (B,) int64 particle rows, all when omitted. They are held in memory: 12 bytes per image and coefficient.
+    radius : float, optional
+        Largest |k| that can be asked for, in cycles per box; all coefficients when omitted.
+    device : torch.device or str, optional
+        Where to compute; where the poses of the images are when omitted.
+    memory_bytes : int
+        Bound of everything that is made besides the images and the results.
+    """
+
+    def __init__(
+        self,
+        images: ParticleImages,
+        rows: Tensor | None = None,
+        radius: float | None = None,
+        device: torch.device | str | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> None:
+        self.rows = torch.arange(images.n) if rows is None else rows.cpu()
+        self.plane = images.plane
+        self.box_size = images.box_size
+        self.device = torch.device(images.rotation.device if device is None else device)
+        self.memory_bytes = memory_bytes
+        count = images.source.n_coefficients if radius is None else self.plane.prefix(radius)
+        if not 1 <= count <= images.source.n_coefficients:
+            raise ValueError(f"radius {radius} is beyond the {images.source.n_coefficients} coefficients of the images")
+        self.kxy = self.plane.kxy[:count].to(self.device)
+        upright = images.with_poses(torch.eye(3).expand(images.n, 3, 3).to(images.rotation), images.shift_px * 0)
+        multiplicity = self.plane.multiplicity[:count].to(self.device)
+        n = len(self.rows)
+        self.data = torch.empty(n, count, dtype=torch.complex64, device=self.device)
+        self.power = torch.empty(n, count, device=self.device)
+        for start in range(0, n, ROWS_PER_LOAD):
+            part = slice(start, start + ROWS_PER_LOAD)
+            batch = upright.batch(self.rows[part], count, self.device)
+            self.data[part] = batch.coefficients * (batch.ctf * multiplicity)
+            self.power[part] = batch.ctf.square() * multiplicity
+        #: (B, 2, 2): an image's plane is frame @ R[:2].
+        self.frame = upright.planes(self.rows)[:, :, :2].to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def count(self, radius: float | None) -> int:
+        """Number of leading coefficients with |k| <= radius; all that are held when None."""
+        return len(self.kxy) if radius is None else min(self.plane.prefix(radius), len(self.kxy))
+
+    # ------------------------------------------------------------------------------- candidates that images share
+
+    def best_shift(
+        self, model: SliceModel | FourierVolume, rotation: Tensor, shift_px: Tensor, radius: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Best shift of every rotation.
+
+        Parameters
+        ----------
+        model : SliceModel or FourierVolume
+        rotation : Tensor
+            (G, 3, 3) from the model frame to the image frame.
+        shift_px : Tensor
+            (T, 2) displacements x, y in pixels of the working box.
+        radius : float, optional
+            Largest |k| that counts.
+
+        Returns
+        -------
+        Tensor, Tensor
+            (B, G) float32 log-likelihoods and (B, G) int16 shifts.
+        """
+        value = torch.empty(len(self), len(rotation), device=self.device)
+        shift = torch.empty(len(self), len(rotation), dtype=torch.int16, device=self.device)
+
+        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+            columns = slice(first, first + scores.shape[2])
+            best = scores.max(1)
+            value[where, columns] = best.values
+            shift[where, columns] = best.indices.to(torch.int16)
+
+        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        return value, shift
+
+    def top(
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Tensor,
+        shift_px: Tensor,
+        keep: int,
+        radius: float | None = None,
+    ) -> Top:
+        """The ``keep`` best rotations of every image with their best shifts; parameters as in :meth:`best_shift`."""
+        keep = min(keep, len(rotation))
+        shape = (len(self), keep)
+        value = torch.full(shape, -torch.inf, device=self.device)
+        chosen = torch.zeros(shape, dtype=torch.int64, device=self.device)
+        shift = torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+            best = scores.max(1)
+            here = best.values.topk(min(keep, scores.shape[2]), dim=1)
+            values = torch.cat([value[where], here.values], dim=1)
+            rotations = torch.cat([chosen[where], here.indices + first], dim=1)
+            shifts = torch.cat([shift[where], best.indices.gather(1, here.indices)], dim=1)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
+            value[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
+            shift[where] = shifts.gather(1, order)
+
+        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        return Top(chosen, shift, value)
+
+    def soft(
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Tensor,
+        shift_px: Tensor,
+        keep: int,
+        radius: float | None = None,
+    ) -> SoftTop:
+        """The ``keep`` most probable rotations of every image, under a uniform prior; see :class:`SoftTop`.
+
+        Other parameters as in :meth:`best_shift`.
+        """
+        keep, n_shifts = min(keep, len(rotation)), len(shift_px)
+        marginal = torch.full((len(self), keep), -torch.inf, device=self.device)
+        chosen = torch.zeros((len(self), keep), dtype=torch.int64, device=self.device)
+        kept = torch.full((len(self), n_shifts, keep), -torch.inf, device=self.device)
+        total = torch.full((len(self),), -torch.inf, device=self.device)
+
+        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+            over_shifts = scores.logsumexp(1)
+            total[where] = torch.logaddexp(total[where], over_shifts.logsumexp(1))
+            here = over_shifts.topk(min(keep, scores.shape[2]), dim=1)
+            values = torch.cat([marginal[where], here.values], dim=1)
+            rotations = torch.cat([chosen[where], here.indices + first], dim=1)
+            index = here.indices[:, None].expand(-1, n_shifts, -1)
+            both = torch.cat([kept[where], scores.gather(2, index)], dim=2)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
+            marginal[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
+            kept[where] = both.gather(2, order[:, None].expand(-1, n_shifts, -1))
+
+        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        weight = (kept - total[:, None, None]).exp().transpose(1, 2).contiguous()
+        size = torch.tensor(float(len(rotation) * n_shifts), device=self.device)
+        return SoftTop(chosen, weight, total - size.log())
+
+    def _shared(
+        self, model: SliceModel, rotation: Tensor, shift_px: Tensor, radius: float | None, reduce: Reducer
+    ) -> None:
+        """Call ``reduce(images, first rotation, scores (b, T, g))`` for all blocks of images and rotations."""
+        count = self.count(radius)
+        rotation, shift_px = rotation.to(self.device, torch.float32), shift_px.to(self.device, torch.float32)
+        phases = shift_phases(self.kxy[:count], -shift_px, self.box_size)
+        each = max(1, self.memory_bytes // (4 * count * 12))
+        for members, frame in self._frames():
+            planes = frame @ rotation[:, :2]
+            for first in range(0, len(rotation), each):
+                slices = model.shared(planes[first : first + each], self.kxy[:count])
+                n_slices = min(each, len(rotation) - first)
+                for where, scores in self._blocks(model, slices, n_slices, phases, members):
+                    reduce(where, first, scores)
+
+    def _frames(self) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Positions of images with a common frame matrix (None for all of them), and the matrix (2, 2)."""
+        distinct, kind = self.frame.flatten(1).unique(dim=0, return_inverse=True)
+        if len(distinct) <= 1:
+            yield None, distinct.view(-1, 2, 2).sum(0)
+            return
+        for number, matrix in enumerate(distinct):
+            yield (kind == number).nonzero()[:, 0], matrix.view(2, 2)
+
+    def _blocks(
+        self, model: SliceModel, slices: SharedSlices, n_slices: int, phases: Tensor, members: Tensor | None
+    ) -> Iterator[tuple[slice | Tensor, Tensor]]:
+        """Scores (b, T, G) of some images at a time against all slices."""
+        n_shifts, count = phases.shape
+        n = len(self) if members is None else len(members)
+        per_image = 4 * n_shifts * n_slices + 8 * n_shifts * count + (20 * n_slices * count if model.per_image else 0)
+        budget = self.memory_bytes // 2
+        block = max(1, min(n, (min(budget, CACHE_BYTES) if self.device.type == "cpu" else budget) // per_image))
+        common: tuple[Tensor, Tensor] | None = None
+        for start in range(0, n, block):
+            where: slice | Tensor = slice(start, min(start + block, n))
+            if members is not None:
+                where = members[where]
+            shifted = self.data[where, :count][:, None] * phases
+            power = self.power[where, :count]
+            if model.per_image:
+                values = slices.of(self.rows[where if isinstance(where, slice) else where.cpu()])
+                scores = torch.view_as_real(shifted).flatten(2) @ torch.view_as_real(values).flatten(2).mT
+                norm = (_squared(values) @ power[:, :, None])[..., 0]
+            else:
+                if common is None:
+                    values = slices.of(self.rows[:1])
+                    common = torch.view_as_real(values).flatten(1).T, _squared(values).T
+                scores = (torch.view_as_real(shifted).flatten(0, 1).flatten(1) @ common[0]).unflatten(0, (-1, n_shifts))
+                norm = power @ common[1]
+            yield where, scores.sub_(norm[:, None], alpha=0.5)
+
+    # -------------------------------------------------------------------------------------- candidates of its own
+
+    def own(
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Tensor,
+        shift_px: Tensor,
+        offset_px: Tensor | None = None,
+        radius: float | None = None,
+    ) -> Tensor:
+        """Log-likelihoods of each image's own candidates.
+
+        Parameters
+        ----------
+        model : SliceModel or FourierVolume
+        rotation : Tensor
+            (B, K, 3, 3).
+        shift_px : Tensor
+            (B, K, 2) displacement of each candidate, in pixels of the working box.
+        offset_px : Tensor, optional
+            (T, 2) added to it; only the origin when omitted.
+        radius : float, optional
+            Largest |k| that counts.
+
+        Returns
+        -------
+        Tensor
+            (B, K, T) float32.
+        """
+        model = as_model(model)
+        count, n_candidates = self.count(radius), rotation.shape[1]
+        kxy = self.kxy[:count]
+        offsets = torch.zeros(1, 2) if offset_px is None else offset_px
+        ramp = torch.view_as_real(shift_phases(kxy, offsets.to(self.device, torch.float32), self.box_size))
+        ramp = ramp.flatten(1).T.contiguous()
+        out = torch.empty(len(self), n_candidates, len(offsets), device=self.device)
+        each = max(1, self.memory_bytes // (64 * n_candidates * count))
+        for start in range(0, len(self), each):
+            part = slice(start, start + each)
+            chosen = rotation[part].to(self.device, torch.float32)
+            values = model.own(self.rows[part], self.frame[part, None] @ chosen[:, :, :2], kxy)
+            norm = (_squared(values) @ self.power[part, :count, None])[..., 0]
+            centre = shift_px[part].to(self.device, torch.float32)
+            phases = shift_phases(kxy, centre.reshape(-1, 2), self.box_size).view(values.shape)
+            # Re (conj(offset phase P) d) is the real product of conj(phase P) d with the offset's phases.
+            values = (values * phases).conj() * self.data[part, None, :count]
+            products = torch.view_as_real(values).flatten(2)
+            out[part] = products @ ramp - 0.5 * norm[..., None]
+        return out
+
+
+def _squared(values: Tensor) -> Tensor:
+    """|values|², float32."""
+    return torch.view_as_real(values).square().sum(-1)

@@ -1,0 +1,195 @@
+"""Search for poses: a whole grid at a low band, then the best candidates refined as the band grows.
+
+Algorithm 2 of the thesis (5.3.2, 5.6.1). Every image is held against all rotations of a base grid, each with its best
+shift; the K best rotations go on, each divided into eight, with shifts on a grid of half the extent about its best
+one; M times, while the band grows linearly from k_min to k_max.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.pose.model import SliceModel, as_model
+from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES, Scorer
+from cryodrgn_ext.pose.shift_grid import shift_grid
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+
+MOST_IMAGES_AT_ONCE = 1024  # keeps the progress bar moving
+BYTES_PER_COEFFICIENT = 32  # of an image that is held, with what loading it takes
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search; the defaults are cryoDRGN2's, where they do not depend on the box.
+
+    Attributes
+    ----------
+    base_level : int
+        Grid that is searched whole: 0, 1, 2 for 30°, 15°, 7.5°.
+    refinements : int
+        M, how often rotations are divided and the spacing of shifts halved.
+    keep : int
+        K, rotations that are refined.
+    k_min, k_max : float
+        Band of the base grid and of the last refinement, in cycles per box; all coefficients when ``k_max`` is None.
+    shift_extent_px : float
+        Shifts are searched in [-extent, extent]², in pixels of the working box. 0: no shifts.
+    shift_count : int
+        Shifts along each edge of the grid.
+    keep_final : int
+        Candidates returned for each image (at most ``keep``).
+    memory_bytes : int
+        Bound of working memory; it does not change the result.
+    device : str, optional
+        Where to compute; where the poses of the images are when None.
+    """
+
+    base_level: int = 1
+    refinements: int = 4
+    keep: int = 8
+    k_min: float = 12.0
+    k_max: float | None = None
+    shift_extent_px: float = 10.0
+    shift_count: int = 7
+    keep_final: int = 1
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    device: str | None = None
+
+    def band(self, step: int, largest: float) -> float:
+        """Radius of refinement ``step`` (0 is the base grid), for images with |k| up to ``largest``."""
+        high = largest if self.k_max is None else self.k_max
+        low = min(self.k_min, high)
+        return low if self.refinements == 0 else low + (high - low) * step / self.refinements
+
+    def check(self, images: ParticleImages) -> None:
+        """Refuse what cannot be.
+
+        Raises
+        ------
+        InputError
+        """
+        radius = images.plane.radius
+        bounds = (
+            ("base_level", self.base_level, 0, 3), ("refinements", self.refinements, 0, 12),
+            ("keep", self.keep, 1, 4096), ("k_min", self.k_min, 1, radius),
+            ("k_max", radius if self.k_max is None else self.k_max, 1, radius),
+            ("shift_extent_px", self.shift_extent_px, 0, images.box_size / 2),
+            ("shift_count", self.shift_count, 1, 181),
+        )  # fmt: skip
+        for name, value, low, high in bounds:
+            if not low <= value <= high:
+                raise InputError(
+                    f"pose search: {name} is {value:g}, but must lie in {low}..{high:g} for images of "
+                    f"{images.box_size} px with |k| up to {radius} cycles per box"
+                )
+
+
+@dataclass(frozen=True)
+class Poses:
+    """What a search found, for each of the rows that were searched, in their order.
+
+    Attributes
+    ----------
+    rotation : Tensor
+        (N, 3, 3) float32, model frame to image frame.
+    shift_px : Tensor
+        (N, 2) float32 displacement of the particle, in pixels of the working box.
+    log_likelihood : Tensor
+        (N,) float32 nats, relative to an image without particle, at the last band.
+    candidates : Candidates, optional
+        The best ones of each image, when more than one was asked for.
+    """
+
+    rotation: Tensor
+    shift_px: Tensor
+    log_likelihood: Tensor
+    candidates: Candidates | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Best candidates of each image, best first: (N, K, 3, 3), (N, K, 2), (N, K) as in :class:`Poses`."""
+
+    rotation: Tensor
+    shift_px: Tensor
+    log_likelihood: Tensor
+
+
+def search(
+    images: ParticleImages,
+    model: SliceModel | FourierVolume,
+    settings: SearchSettings,
+    rows: Tensor | None = None,
+    monitor: Monitor | None = None,
+) -> Poses:
+    """Find the pose of every image.
+
+    Parameters
+    ----------
+    images : ParticleImages
+        The poses that they have are not used.
+    model : SliceModel or FourierVolume
+    settings : SearchSettings
+    rows : Tensor, optional
+        (N,) int64 particles to search for; all when omitted.
+    monitor : Monitor, optional
+
+    Raises
+    ------
+    InputError
+        When a setting does not fit the images.
+    """
+    settings.check(images)
+    monitor = SilentMonitor() if monitor is None else monitor
+    rows = torch.arange(images.n) if rows is None else rows.cpu()
+    kept = min(settings.keep_final, settings.keep)
+    rotation = torch.empty(len(rows), kept, 3, 3)
+    shift_px = torch.empty(len(rows), kept, 2)
+    value = torch.empty(len(rows), kept)
+    count = images.plane.prefix(settings.band(settings.refinements, images.plane.radius))
+    each = max(1, min(MOST_IMAGES_AT_ONCE, settings.memory_bytes // (2 * BYTES_PER_COEFFICIENT * count)))
+    starts = range(0, len(rows), each)
+    for start in monitor.track(starts, "Searching poses", len(rows), each):
+        part = slice(start, min(start + each, len(rows)))
+        rotation[part], shift_px[part], value[part] = _search_some(images, as_model(model), settings, rows[part], kept)
+    best = Candidates(rotation, shift_px, value) if settings.keep_final > 1 else None
+    return Poses(rotation[:, 0].clone(), shift_px[:, 0].clone(), value[:, 0].clone(), best)
+
+
+def _search_some(
+    images: ParticleImages, model: SliceModel, settings: SearchSettings, rows: Tensor, kept: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best candidates (B, k, 3, 3), (B, k, 2), (B, k) of images that are held at once."""
+    largest = images.plane.radius
+    last = settings.band(settings.refinements, largest)
+    scorer = Scorer(images, rows, last, settings.device, settings.memory_bytes // 2)
+    count = settings.shift_count if settings.shift_extent_px > 0 else 1
+    shifts = shift_grid(settings.shift_extent_px, count)
+    base = torch.from_numpy(so3_grid.grid(settings.base_level)).float()
+    top = scorer.top(model, base, shifts, settings.keep, settings.band(0, largest))
+    index, centre, value = top.rotation.cpu().numpy(), shifts[top.shift.cpu()], top.log_likelihood.cpu()
+    for step in range(1, settings.refinements + 1):
+        level = settings.base_level + step
+        index = so3_grid.children(level - 1, index).reshape(len(rows), -1)
+        centre = centre.repeat_interleave(8, dim=1)
+        rotation = torch.from_numpy(so3_grid.rotations(level, index)).float()
+        offsets = shift_grid(settings.shift_extent_px / 2**step, count)
+        scores = scorer.own(model, rotation, centre, offsets, settings.band(step, largest))
+        best = scores.max(2)
+        here = best.values.topk(min(settings.keep, best.values.shape[1]), dim=1)
+        order = here.indices.cpu()
+        index = np.take_along_axis(index, order.numpy(), axis=1)
+        moved = offsets[best.indices.gather(1, here.indices).cpu()]
+        centre = centre.gather(1, order[..., None].expand(-1, -1, 2)) + moved
+        value = here.values.cpu()
+    level = settings.base_level + settings.refinements
+    rotation = torch.from_numpy(so3_grid.rotations(level, index[:, :kept])).float()
+    return rotation, centre[:, :kept], value[:, :kept]

@@ -1,0 +1,68 @@
+"""Planted poses are found, to the resolution of the last grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.pose.scoring import Scorer
+from cryodrgn_ext.pose.search import SearchSettings, search
+from tests.pose.phantoms import angles_deg, phantom
+
+SETTINGS = SearchSettings(base_level=1, refinements=3, keep=8, k_min=8, k_max=15, shift_extent_px=4, shift_count=5)
+
+
+def test_noiseless_poses_are_found_to_the_last_grid() -> None:
+    made = phantom(40, snr=None, seed=1)
+    found = search(made.images, made.volume, SETTINGS)
+    last = so3_grid.spacing_deg(SETTINGS.base_level + SETTINGS.refinements)
+    step = 2 * SETTINGS.shift_extent_px / SETTINGS.shift_count / 2**SETTINGS.refinements
+    error = angles_deg(found.rotation, made.rotation)
+    # A cell reaches 0.9 spacings from its centre; beside the best one, another shift may make up for the difference.
+    assert error.median() < 0.8 * last
+    assert error.max() < 2 * last
+    assert (found.shift_px - made.shift_px).abs().amax() < 2 * step
+
+
+def test_what_is_found_in_noise_is_as_likely_as_the_truth() -> None:
+    made = phantom(100, snr=0.1, seed=2)
+    found = search(made.images, made.volume, SETTINGS)
+    truth = Scorer(made.images, radius=15).own(made.volume, made.rotation[:, None], made.shift_px[:, None])[:, 0, 0]
+    assert (found.log_likelihood > truth - 0.5).float().mean() > 0.95
+    error = angles_deg(found.rotation, made.rotation)
+    assert error.median() < 6.0  # what the noise leaves at this box
+    assert (error < 15.0).float().mean() > 0.9
+    assert (found.shift_px - made.shift_px).norm(dim=1).median() < 0.5
+
+
+def test_rows_and_memory_do_not_change_what_is_found() -> None:
+    made = phantom(30, snr=0.1, seed=4)
+    settings = replace(SETTINGS, base_level=0, keep_final=3)
+    whole = search(made.images, made.volume, settings)
+    rows = torch.tensor([4, 29, 0])
+    some = search(made.images, made.volume, replace(settings, memory_bytes=1 << 20), rows)
+    assert torch.equal(some.rotation, whole.rotation[rows])
+    assert torch.equal(some.shift_px, whole.shift_px[rows])
+    assert whole.candidates is not None
+    assert whole.candidates.rotation.shape == (30, 3, 3, 3)
+    assert torch.equal(whole.candidates.log_likelihood[:, 0], whole.log_likelihood)
+    assert (whole.candidates.log_likelihood.diff(dim=1) <= 0).all()
+
+
+def test_poses_that_images_have_are_not_used() -> None:
+    made = phantom(10, snr=0.1, seed=5)
+    settings = replace(SETTINGS, base_level=0, refinements=1)
+    posed = made.images.with_poses(made.rotation, made.shift_px)
+    assert torch.equal(
+        search(made.images, made.volume, settings).rotation, search(posed, made.volume, settings).rotation
+    )
+
+
+@pytest.mark.parametrize(("change", "name"), [({"k_max": 40}, "k_max"), ({"keep": 0}, "keep"), ({"k_min": 0}, "k_min")])
+def test_settings_that_cannot_be_are_refused(change: dict[str, float], name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        search(phantom(2).images, phantom(2).volume, replace(SETTINGS, **change))
