@@ -1,17 +1,20 @@
 #!/usr/bin/env python
 """Time per particle and memory of training, from ten thousand to a million particles read from disk.
 
-    python benchmarks/scale.py [--engine neural] [--particles 10000 100000 1000000] [--images 6400] [--directory DIR]
+    python benchmarks/scale.py [--engine subspace] [--particles 10000 100000 1000000] [--images 6400] [--directory DIR]
 
 The coefficient store is simulated, not the images: a bank of noisy projections with known heterogeneity is repeated
 to the wanted number of rows, in float16. Each number of particles runs in a process of its own, with a limit on
-resident coefficients (--memory_GB) far below the larger stores, so that their training streams. A run ends after
---images images of the first pass; the table says
+resident coefficients (--memory_GB) far below the larger stores, so that their training streams.
 
-    setup s       from the call of the engine to its first step (bands, envelope, order of the pass)
-    ms/image      of a step, divided by the images of the step (the median over steps)
-    anonymous MB  the most that the process allocated; store MB: pages of the store that the kernel kept mapped
-    B/particle    growth of the allocated memory against the smallest set: poses, CTF, order and latents
+The subspace engine runs whole: seconds of the components (a pass sees a part of very many images), of the latents of
+all particles and of the volumes. The neural engine ends after --images images of its first pass:
+
+    setup_s        from the call of the engine to its first step (bands, envelope, order of the pass)
+    ms_per_image   subspace: latents and volumes, all passes together, divided by the particles; neural: a step,
+                   divided by its images (the median over steps)
+    anonymous_MB   the most that the process allocated; store_pages_MB: of the store, that the kernel kept mapped
+    B_per_particle growth of the allocated memory against the smallest set: poses, CTF, order and latents
 """
 
 from __future__ import annotations
@@ -44,24 +47,45 @@ AMPLITUDE = 400.0
 ROWS_AT_ONCE = 8192
 
 
-class Stopwatch(SilentMonitor):
-    """Ends the run after a number of images, and notes when each step began and how much memory was in use."""
+class MemoryWatch(SilentMonitor):
+    """Notes the most memory that was in use at any poll, and what each stage took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begin = time.perf_counter()
+        self.memory = {"RssAnon": 0.0, "RssFile": 0.0}
+        self.stages: dict[str, float] = {}
+
+    def poll(self) -> None:
+        """Look at the memory."""
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name in self.memory:
+                self.memory[name] = max(self.memory[name], float(value.split()[0]) / 1024)
+
+    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
+        """Iterate, and add the time to the stage that the description's first word names."""
+        begin = time.perf_counter()
+        for item in items:
+            self.poll()
+            yield item
+        stage = description.split()[0].strip(",").lower()
+        self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - begin
+
+
+class Stopwatch(MemoryWatch):
+    """Ends the run after a number of images, and notes when each step began."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
         self.left = images
-        self.begin = time.perf_counter()
         self.steps: list[tuple[float, int]] = []
-        self.memory = {"RssAnon": 0.0, "RssFile": 0.0}
 
     def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
         """Iterate until enough images were seen."""
         for item in items:
             self.steps.append((time.perf_counter(), unit))
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                name, _, value = line.partition(":")
-                if name in self.memory:
-                    self.memory[name] = max(self.memory[name], float(value.split()[0]) / 1024)
+            self.poll()
             if self.left <= 0:
                 raise JobAborted("enough images")
             self.left -= unit
@@ -116,7 +140,7 @@ def simulated(n: int, path: Path) -> tuple[ParticleImages, np.ndarray]:
     stored = np.memmap(path, np.float16, "r", shape=(n, *pairs.shape[1:]))
     particles = replace(
         bank, source=StoredCoefficients(stored, torch.arange(n)), rotation=bank.rotation[repeat],
-        shift_px=torch.zeros(n, 2), ctf_parameters=parameters(n, generator),
+        shift_px=torch.zeros(n, 2), ctf_parameters=bank.ctf_parameters.index(repeat),
         half_set=(repeat % 2 + 1).to(torch.int8), optics_index=torch.zeros(n, dtype=torch.int64),
     )  # fmt: skip
     return particles, volume.numpy()
@@ -128,16 +152,22 @@ def one(engine: str, n: int, images: int, directory: Path, memory_GB: float) -> 
     try:
         particles, consensus = simulated(n, path)
         settings = TrainSettings(in_parts=Path(), o=Path(), device="cpu", epochs=10, memory_GB=memory_GB)
-        watch = Stopwatch(images)
+        watch = Stopwatch(images) if engine == "neural" else MemoryWatch()
         with contextlib.suppress(JobAborted):
             get_engine(engine).train(particles, consensus, settings, None, watch, consensus_radius=RADIUS)
-        times = np.array([t for t, _ in watch.steps])
-        per_image = np.diff(times) / np.array([unit for _, unit in watch.steps[:-1]])
+        if isinstance(watch, Stopwatch):
+            times = np.array([t for t, _ in watch.steps])
+            per_image = float(np.median(np.diff(times) / np.array([unit for _, unit in watch.steps[:-1]])))
+            seconds = {"setup_s": round(times[0] - watch.begin, 2)}
+        else:
+            per_image = (watch.stages["latents"] + watch.stages["volumes"]) / n
+            seconds = {f"{name}_s": round(taken, 2) for name, taken in watch.stages.items()}
+            seconds["all_s"] = round(time.perf_counter() - watch.begin, 2)
         return {
             "particles": n,
             "store_GB": round(path.stat().st_size / 1e9, 2),
-            "setup_s": round(times[0] - watch.begin, 2),
-            "ms_per_image": round(float(np.median(per_image)) * 1e3, 3),
+            **seconds,
+            "ms_per_image": round(per_image * 1e3, 3),
             "anonymous_MB": round(watch.memory["RssAnon"], 1),
             "store_pages_MB": round(watch.memory["RssFile"], 1),
         }
@@ -148,7 +178,7 @@ def one(engine: str, n: int, images: int, directory: Path, memory_GB: float) -> 
 def main() -> None:
     """Run the benchmark: a process of its own for each number of particles."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="neural")
+    parser.add_argument("--engine", choices=("subspace", "neural"), default="subspace")
     parser.add_argument("--particles", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--images", type=int, default=6400)
     parser.add_argument("--directory", type=Path, default=Path())
