@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
 from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
@@ -43,7 +44,7 @@ from cryodrgn_ext.jobs.returned_particles import (
     write_particles,
 )
 from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_engine import learn, open_working_images
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
 from cryodrgn_ext.jobs.train_report import write_reports

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import VolumeMap, read_map
@@ -38,7 +39,7 @@ from cryodrgn_ext.jobs.record import (
 from cryodrgn_ext.jobs.returned_particles import returned_name, write_particles
 from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
 from cryodrgn_ext.jobs.train_states import StateResult, read_state, write_state
 from cryodrgn_ext.jobs.validate_report import write_validation_reports

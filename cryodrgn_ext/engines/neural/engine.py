@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
+from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
@@ -137,19 +138,6 @@ def _warm_start(start: Heterogeneity | None, recipe: Recipe, images: ParticleIma
             "same --zdim and --box"
         )
     return WarmStart.from_result(start)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` takes a GPU if there is one.
-
-    Raises
-    ------
-    InputError
-        When a GPU was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda was asked for, but no CUDA GPU is visible: use --device cpu, or auto")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings, setting
 
@@ -13,13 +14,12 @@ FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents ha
 
 
 @dataclass(frozen=True)
-class NeuralSettings(Settings):
+class NeuralSettings(EngineSettings):
     """Options of the neural engine; a job's settings inherit them."""
 
     preset: str = setting(
         "fast", choices=("fast", "cryodrgn"), help="Recipe of the engine; cryodrgn as published (slow)"
     )
-    zdim: int = setting(8, low=0, high=128, help="Dimensions of the latent space; 0 learns one structure only")
     epochs: int | None = setting(
         None, low=1, high=10_000, help="Passes over all particles; chosen by their number if not given"
     )
@@ -66,16 +66,6 @@ class NeuralSettings(Settings):
     precision: str = setting(
         "auto", choices=("auto", "float32", "bfloat16"), help="Arithmetic of the networks; auto asks the processor"
     )
-    checkpoint_minutes: float = setting(
-        5.0, low=0.0, high=1440, unit="min", help="Longest time between checkpoints within a pass"
-    )
-    memory_GB: float = setting(
-        4.0, low=0.1, high=4096, unit="GB", help="Coefficients are kept in memory up to this size, else on disk"
-    )
-    device: str = setting(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
-    )
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
 
 
 @dataclass(frozen=True)
