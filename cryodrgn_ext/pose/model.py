@@ -8,13 +8,14 @@ space: (kx, ky) at kx plane[0] + ky plane[1], in cycles per box, so plane = (fra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.pose.kernels import Packed
 
 
 class SharedSlices(Protocol):
@@ -61,23 +62,56 @@ class SameSlices:
 
 @dataclass(frozen=True)
 class CombinedSlices:
-    """Slices of components (Q, G, M), combined for each image with its weights (N, Q)."""
+    """Slices (Q, G, M) of the volumes of a mixture, added up for each image."""
 
     values: Tensor
-    weights: Tensor
+    model: LinearModel
 
     def of(self, rows: Tensor) -> Tensor:
         """See :class:`SharedSlices`."""
-        weights = self.weights[rows.to(self.weights.device)].to(self.values.device)
         flat = torch.view_as_real(self.values).flatten(1)
-        return torch.view_as_complex((weights @ flat).view(len(rows), *self.values.shape[1:], 2))
+        mixed = self.model.share(rows).to(flat.device) @ flat
+        return torch.view_as_complex(mixed.view(len(rows), *self.values.shape[1:], 2))
 
 
 @dataclass(frozen=True)
-class VolumeModel:
+class _Voxels:
+    """What models made of volumes have in common."""
+
+    _packed: list[Packed] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def volumes(self) -> tuple[FourierVolume, ...]:
+        """The volumes that are mixed."""
+        raise NotImplementedError
+
+    def share(self, rows: Tensor) -> Tensor:
+        """(B, Q) float32: how much of each volume the images ``rows`` have."""
+        raise NotImplementedError
+
+    def packed(self, reach: float) -> Packed | None:
+        """The volumes as the compiled kernel wants them, None where it cannot be used; made once for a reach."""
+        if not all(v.data.device.type == "cpu" and v.data.dtype == torch.complex64 for v in self.volumes):
+            return None
+        if not self._packed or self._packed[0].reach < reach or self._packed[0].reach > 1.2 * reach:
+            self._packed[:] = [Packed.of(self.volumes, reach)] if Packed.fits(self.volumes, reach) else []
+        return self._packed[0] if self._packed else None
+
+
+@dataclass(frozen=True)
+class VolumeModel(_Voxels):
     """One volume for all images."""
 
     volume: FourierVolume
+
+    @property
+    def volumes(self) -> tuple[FourierVolume, ...]:
+        """The volumes that are mixed: this one."""
+        return (self.volume,)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """(B, 1): one."""
+        return torch.ones(len(rows), 1)
 
     @property
     def per_image(self) -> bool:
@@ -94,7 +128,7 @@ class VolumeModel:
 
 
 @dataclass(frozen=True)
-class LinearModel:
+class LinearModel(_Voxels):
     """A consensus and components, with weights of each image: V_i = base + sum_j z_ij V_j.
 
     Attributes
@@ -120,23 +154,25 @@ class LinearModel:
         return True
 
     @property
-    def weights(self) -> Tensor:
-        """(N, q + 1) float32: one, and z."""
-        return torch.cat([torch.ones_like(self.z[:, :1]), self.z], dim=1).float()
+    def volumes(self) -> tuple[FourierVolume, ...]:
+        """The volumes that are mixed: the consensus first."""
+        return (self.base, *self.components)
+
+    def share(self, rows: Tensor) -> Tensor:
+        """(B, q + 1): one, and z."""
+        z = self.z[rows.to(self.z.device)].float()
+        return torch.cat([torch.ones_like(z[:, :1]), z], dim=1)
 
     def shared(self, planes: Tensor, kxy: Tensor) -> CombinedSlices:
         """See :class:`SliceModel`."""
         points = points_on(planes, kxy)
-        return CombinedSlices(torch.stack([v.slice(points) for v in (self.base, *self.components)]), self.weights)
+        return CombinedSlices(torch.stack([volume.slice(points) for volume in self.volumes]), self)
 
     def own(self, rows: Tensor, planes: Tensor, kxy: Tensor) -> Tensor:
         """See :class:`SliceModel`."""
         points = points_on(planes, kxy)
-        out = self.base.slice(points)
-        z = self.z[rows.to(self.z.device)].to(out.device).float()
-        for j, volume in enumerate(self.components):
-            out = out + z[:, j, None, None] * volume.slice(points)
-        return out
+        share = self.share(rows).to(points.device)[:, :, None, None].unbind(1)
+        return sum((w * v.slice(points) for w, v in zip(share, self.volumes, strict=True)), torch.zeros(()))
 
 
 def as_model(model: SliceModel | FourierVolume) -> SliceModel:

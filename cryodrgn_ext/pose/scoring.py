@@ -23,7 +23,8 @@ from torch import Tensor
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.shifts import shift_phases
 from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.model import SharedSlices, SliceModel, as_model
+from cryodrgn_ext.pose.kernels import products
+from cryodrgn_ext.pose.model import LinearModel, SharedSlices, SliceModel, VolumeModel, as_model
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 CACHE_BYTES = 1 << 23  # scores that are reduced while they are still in a CPU's cache
@@ -188,6 +189,30 @@ class Scorer:
         self._shared(as_model(model), rotation, shift_px, radius, reduce)
         return Top(chosen, shift, value)
 
+    def top_poses(
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Tensor,
+        shift_px: Tensor,
+        keep: int,
+        radius: float | None = None,
+    ) -> Top:
+        """The ``keep`` best pairs of a rotation and a shift, several shifts of one rotation among them."""
+        keep = min(keep, len(rotation) * len(shift_px))
+        value = torch.full((len(self), keep), -torch.inf, device=self.device)
+        place = torch.zeros((len(self), keep), dtype=torch.int64, device=self.device)
+
+        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+            width = scores.shape[2]
+            here = scores.flatten(1).topk(min(keep, scores[0].numel()), dim=1)
+            places = here.indices // width * len(rotation) + here.indices % width + first
+            values, places = torch.cat([value[where], here.values], 1), torch.cat([place[where], places], 1)
+            order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
+            value[where], place[where] = values.gather(1, order), places.gather(1, order)
+
+        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        return Top(place % len(rotation), place // len(rotation), value)
+
     def soft(
         self,
         model: SliceModel | FourierVolume,
@@ -306,25 +331,44 @@ class Scorer:
             (B, K, T) float32.
         """
         model = as_model(model)
-        count, n_candidates = self.count(radius), rotation.shape[1]
-        kxy = self.kxy[:count]
+        count = self.count(radius)
         offsets = torch.zeros(1, 2) if offset_px is None else offset_px
-        ramp = torch.view_as_real(shift_phases(kxy, offsets.to(self.device, torch.float32), self.box_size))
-        ramp = ramp.flatten(1).T.contiguous()
-        out = torch.empty(len(self), n_candidates, len(offsets), device=self.device)
-        each = max(1, self.memory_bytes // (64 * n_candidates * count))
+        phases = shift_phases(self.kxy[:count], offsets.to(self.device, torch.float32), self.box_size)
+        ramp = torch.cat([phases.real, phases.imag], dim=1).T.contiguous()
+        packed = model.packed(self._reach(count)) if isinstance(model, VolumeModel | LinearModel) else None
+        compiled = packed is not None and self.device.type == "cpu"
+        each = self.memory_bytes // ((8 if compiled else 64) * rotation.shape[1] * count)
+        each = max(1, min(each, CACHE_BYTES // (4 * rotation.shape[1] * count)) if compiled else each)
+        out = torch.empty(len(self), rotation.shape[1], len(offsets), device=self.device)
         for start in range(0, len(self), each):
             part = slice(start, start + each)
-            chosen = rotation[part].to(self.device, torch.float32)
-            values = model.own(self.rows[part], self.frame[part, None] @ chosen[:, :, :2], kxy)
-            norm = (_squared(values) @ self.power[part, :count, None])[..., 0]
+            planes = self.frame[part, None] @ rotation[part].to(self.device, torch.float32)[:, :, :2]
             centre = shift_px[part].to(self.device, torch.float32)
-            phases = shift_phases(kxy, centre.reshape(-1, 2), self.box_size).view(values.shape)
-            # Re (conj(offset phase P) d) is the real product of conj(phase P) d with the offset's phases.
-            values = (values * phases).conj() * self.data[part, None, :count]
-            products = torch.view_as_real(values).flatten(2)
-            out[part] = products @ ramp - 0.5 * norm[..., None]
+            power = self.power[part, :count].contiguous()
+            if compiled and packed is not None and isinstance(model, VolumeModel | LinearModel):
+                parts = torch.view_as_real(self.data[part, :count]).movedim(-1, 0).contiguous()
+                share = model.share(self.rows[part])
+                inner, norm = products(packed, share, self.kxy[:count], planes, centre, parts, power, self.box_size)
+            else:
+                inner, norm = self._products_torch(model, part, planes, centre, power)
+            out[part] = inner.flatten(2) @ ramp - 0.5 * norm[..., None]
         return out
+
+    def _reach(self, count: int) -> float:
+        """Farthest that the first ``count`` coefficients lie from the model's origin, in cycles per box."""
+        stretch = torch.linalg.matrix_norm(self.frame, ord=2).max() if len(self) else 1.0
+        return float(self.plane.norm[count - 1]) * float(stretch)
+
+    def _products_torch(
+        self, model: SliceModel, part: slice, planes: Tensor, centre: Tensor, power: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Plain form of :func:`cryodrgn_ext.pose.kernels.products`, for any model and device."""
+        kxy = self.kxy[: power.shape[1]]
+        values = model.own(self.rows[part], planes, kxy)
+        norm = (_squared(values) @ power[..., None])[..., 0]
+        phases = shift_phases(kxy, centre.reshape(-1, 2), self.box_size).view(values.shape)
+        inner = (values * phases).conj() * self.data[part, None, : len(kxy)]
+        return torch.stack([inner.real, inner.imag], dim=2), norm
 
 
 def _squared(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ one; M times, while the band grows linearly from k_min to k_max.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging import so3_grid
 from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import SliceModel, as_model
 from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES, Scorer
 from cryodrgn_ext.pose.shift_grid import shift_grid
@@ -123,12 +125,16 @@ class Candidates:
     log_likelihood: Tensor
 
 
+Batch = Callable[[GroupScorer], tuple[Tensor, Tensor, Tensor]]
+
+
 def search(
     images: ParticleImages,
     model: SliceModel | FourierVolume,
     settings: SearchSettings,
     rows: Tensor | None = None,
     monitor: Monitor | None = None,
+    groups: ImageGroups | None = None,
 ) -> Poses:
     """Find the pose of every image.
 
@@ -141,36 +147,63 @@ def search(
     rows : Tensor, optional
         (N,) int64 particles to search for; all when omitted.
     monitor : Monitor, optional
+    groups : ImageGroups, optional
+        P groups of S images that share a particle, in place of ``rows``. What is returned is that of image (p, s) in
+        row ``p * S + s``; its log-likelihood is the group's.
 
     Raises
     ------
     InputError
         When a setting does not fit the images.
     """
+    some = as_model(model)
+    return sweep(images, settings, rows, groups, monitor, lambda scorer: _search_some(scorer, some, settings, images))
+
+
+def sweep(
+    images: ParticleImages,
+    settings: SearchSettings,
+    rows: Tensor | None,
+    groups: ImageGroups | None,
+    monitor: Monitor | None,
+    search_some: Batch,
+) -> Poses:
+    """Search some images at a time, as many as the memory allows; parameters as in :func:`search`.
+
+    ``search_some`` gets the images and returns their best candidates: rotations (B, k, 3, 3), shifts (B, k, S, 2) and
+    log-likelihoods (B, k), best first.
+    """
     settings.check(images)
     monitor = SilentMonitor() if monitor is None else monitor
-    rows = torch.arange(images.n) if rows is None else rows.cpu()
-    kept = min(settings.keep_final, settings.keep)
-    rotation = torch.empty(len(rows), kept, 3, 3)
-    shift_px = torch.empty(len(rows), kept, 2)
-    value = torch.empty(len(rows), kept)
-    count = images.plane.prefix(settings.band(settings.refinements, images.plane.radius))
-    each = max(1, min(MOST_IMAGES_AT_ONCE, settings.memory_bytes // (2 * BYTES_PER_COEFFICIENT * count)))
-    starts = range(0, len(rows), each)
-    for start in monitor.track(starts, "Searching poses", len(rows), each):
-        part = slice(start, min(start + each, len(rows)))
-        rotation[part], shift_px[part], value[part] = _search_some(images, as_model(model), settings, rows[part], kept)
+    groups = ImageGroups.single(torch.arange(images.n) if rows is None else rows) if groups is None else groups
+    n, size, kept = len(groups.rows), groups.size, min(settings.keep_final, settings.keep)
+    rotation = torch.empty(n, size, kept, 3, 3)
+    shift_px = torch.empty(n, size, kept, 2)
+    value = torch.full((n, size, kept), -torch.inf)
+    last = settings.band(settings.refinements, images.plane.radius)
+    per_image = size * BYTES_PER_COEFFICIENT * images.plane.prefix(last)
+    if size > 1:  # the scores of all rotations are held, to be added up
+        per_image += (4 + 6 * size) * so3_grid.n_rotations(settings.base_level)
+    each = max(1, min(MOST_IMAGES_AT_ONCE, settings.memory_bytes // (2 * per_image)))
+    for start in monitor.track(range(0, n, each), "Searching poses", n, each):
+        part = slice(start, min(start + each, n))
+        members = groups.part(part)
+        memory = settings.memory_bytes // 2
+        scorers = [Scorer(images, members.rows[:, s], last, settings.device, memory) for s in range(size)]
+        found, moved, score = search_some(GroupScorer(scorers, members))
+        for s in range(size):
+            rotation[part, s], shift_px[part, s] = members.rotations(found, s)[:, :kept], moved[:, :kept, s]
+        value[part] = score[:, None, :kept]
+    rotation, shift_px, value = rotation.flatten(0, 1), shift_px.flatten(0, 1), value.flatten(0, 1)
     best = Candidates(rotation, shift_px, value) if settings.keep_final > 1 else None
     return Poses(rotation[:, 0].clone(), shift_px[:, 0].clone(), value[:, 0].clone(), best)
 
 
 def _search_some(
-    images: ParticleImages, model: SliceModel, settings: SearchSettings, rows: Tensor, kept: int
+    scorer: GroupScorer, model: SliceModel, settings: SearchSettings, images: ParticleImages
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Best candidates (B, k, 3, 3), (B, k, 2), (B, k) of images that are held at once."""
+    """Algorithm 2 for some images: their best candidates, see :func:`sweep`."""
     largest = images.plane.radius
-    last = settings.band(settings.refinements, largest)
-    scorer = Scorer(images, rows, last, settings.device, settings.memory_bytes // 2)
     count = settings.shift_count if settings.shift_extent_px > 0 else 1
     shifts = shift_grid(settings.shift_extent_px, count)
     base = torch.from_numpy(so3_grid.grid(settings.base_level)).float()
@@ -178,18 +211,15 @@ def _search_some(
     index, centre, value = top.rotation.cpu().numpy(), shifts[top.shift.cpu()], top.log_likelihood.cpu()
     for step in range(1, settings.refinements + 1):
         level = settings.base_level + step
-        index = so3_grid.children(level - 1, index).reshape(len(rows), -1)
+        index = so3_grid.children(level - 1, index).reshape(len(index), -1)
         centre = centre.repeat_interleave(8, dim=1)
         rotation = torch.from_numpy(so3_grid.rotations(level, index)).float()
         offsets = shift_grid(settings.shift_extent_px / 2**step, count)
-        scores = scorer.own(model, rotation, centre, offsets, settings.band(step, largest))
-        best = scores.max(2)
-        here = best.values.topk(min(settings.keep, best.values.shape[1]), dim=1)
+        scores, moves = scorer.own(model, rotation, centre, offsets, settings.band(step, largest))
+        here = scores.topk(min(settings.keep, scores.shape[1]), dim=1)
         order = here.indices.cpu()
         index = np.take_along_axis(index, order.numpy(), axis=1)
-        moved = offsets[best.indices.gather(1, here.indices).cpu()]
-        centre = centre.gather(1, order[..., None].expand(-1, -1, 2)) + moved
+        centre = (centre + offsets[moves.cpu()]).take_along_dim(order[..., None, None], dim=1)
         value = here.values.cpu()
     level = settings.base_level + settings.refinements
-    rotation = torch.from_numpy(so3_grid.rotations(level, index[:, :kept])).float()
-    return rotation, centre[:, :kept], value[:, :kept]
+    return torch.from_numpy(so3_grid.rotations(level, index)).float(), centre, value

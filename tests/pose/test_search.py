@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
 from tests.pose.phantoms import angles_deg, phantom
@@ -66,3 +68,18 @@ def test_poses_that_images_have_are_not_used() -> None:
 def test_settings_that_cannot_be_are_refused(change: dict[str, float], name: str) -> None:
     with pytest.raises(InputError, match=name):
         search(phantom(2).images, phantom(2).volume, replace(SETTINGS, **change))
+
+
+def test_tilt_pair_is_found_where_one_image_alone_is_ambiguous() -> None:
+    """Two views of each particle carry more than one: rotations get better, and both images get consistent poses."""
+    tilt = torch.from_numpy(Rotation.from_euler("x", 45, degrees=True).as_matrix()).float()
+    first = torch.from_numpy(Rotation.random(40, random_state=7).as_matrix()).float()
+    made = phantom(80, snr=0.05, seed=6, rotation=torch.cat([first, tilt @ first]))
+    groups = ImageGroups(torch.arange(80).view(2, 40).T, torch.stack([torch.eye(3), tilt]))
+    settings = replace(SETTINGS, refinements=2, k_max=12)
+    pairs = search(made.images, made.volume, settings, groups=groups)
+    alone = search(made.images, made.volume, settings)
+    rows = groups.rows.flatten()
+    assert angles_deg(pairs.rotation[1::2], tilt @ pairs.rotation[::2]).max() < 0.1
+    assert angles_deg(pairs.rotation, made.rotation[rows]).mean() < angles_deg(alone.rotation, made.rotation).mean()
+    assert (pairs.shift_px - made.shift_px[rows]).norm(dim=1).median() < 0.6
