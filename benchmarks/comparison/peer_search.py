@@ -65,7 +65,8 @@ def main():
     parameters = torch.from_numpy(ctf.load_ctf_for_training(side - 1, request["ctf"])[rows]).float().to(device)
     search = PoseSearch(
         model, lattice, request["k_min"], request["k_max"], t_extent=request["shift_extent_px"],
-        t_ngrid=request["shift_count"] / 2 ** request["base_level"], niter=request["refinements"], nkeptposes=request["keep"],
+        t_ngrid=request["shift_count"] / 2 ** request["base_level"],  # it doubles them with every level
+        niter=request["refinements"], nkeptposes=request["keep"],
         base_healpy=request["base_level"] + 1, device=device,
     )  # fmt: skip
     images = torch.stack([data[i][0].reshape(side, side) for i in range(len(rows))]).to(device)

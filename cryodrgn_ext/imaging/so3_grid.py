@@ -32,13 +32,13 @@ def _check_level(level: int) -> None:
 def n_views(level: int) -> int:
     """Number of view directions at a level."""
     _check_level(level)
-    return 48 * 4**level
+    return 48 << 2 * level
 
 
 def n_psi(level: int) -> int:
     """Number of in-plane angles at a level."""
     _check_level(level)
-    return 12 * 2**level
+    return 12 << level
 
 
 def n_rotations(level: int) -> int:
@@ -49,7 +49,7 @@ def n_rotations(level: int) -> int:
 def spacing_deg(level: int) -> float:
     """Step of the in-plane angle, and about the distance between neighbouring views, in degrees."""
     _check_level(level)
-    return BASE_SPACING_DEG / 2**level
+    return BASE_SPACING_DEG / (1 << level)
 
 
 def _directions(theta: NDArray[np.float64], phi: NDArray[np.float64]) -> NDArray[np.float64]:

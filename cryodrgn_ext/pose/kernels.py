@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic as untyped_intrinsic
+from numba import njit, prange
+from numba import types as untyped_types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from cryodrgn_ext.imaging.kernels import threads_of_torch
 from cryodrgn_ext.imaging.slices import RIM, FourierVolume
 
-intrinsic: Any = untyped_intrinsic
+types: Any = untyped_types
 _MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur
 _FLOAT = ir.FloatType()
 
@@ -37,7 +38,12 @@ def _compiled(function: Any) -> Any:
         return njit(parallel=True, nogil=True, fastmath=_MATH)(function)
 
 
-@intrinsic
+def _operation(function: Any) -> Any:
+    """Make an operation of a function that writes its instructions; kernels call it without ``typingctx``."""
+    return intrinsic(function)
+
+
+@_operation
 def _interpolate(typingctx: Any, packed: Any, near: Any, step: Any, fx: Any, fy: Any, fz: Any) -> Any:
     """Trilinear value (real, imaginary) from the eight floats at ``near`` and the eight ``step`` floats further on.
 
@@ -142,8 +148,8 @@ def _products(
             ax, ay, az = planes[b, k, 0, 0] * scale, planes[b, k, 0, 1] * scale, planes[b, k, 0, 2] * scale
             bx, by, bz = planes[b, k, 1, 0] * scale, planes[b, k, 1, 1] * scale, planes[b, k, 1, 2] * scale
             for t in range(m):
-                i, j = np.float32(kx[t]), np.float32(ky[t])
-                x, y, z = i * ax + j * bx, i * ay + j * by, i * az + j * bz
+                u, v = np.float32(kx[t]), np.float32(ky[t])
+                x, y, z = u * ax + v * bx, u * ay + v * by, u * az + v * bz
                 sign = one if x >= zero else -one
                 x, y, z = x * sign, y * sign, z * sign
                 inside = x * x + y * y + z * z <= limit2
