@@ -123,6 +123,33 @@ def grid(level: int) -> NDArray[np.float64]:
     return _grid(level).copy()
 
 
+@lru_cache(maxsize=4)
+def _quads(level: int) -> NDArray[np.int64]:
+    nside, count = 1 << level + 1, n_psi(level)
+    view = np.arange(n_views(level))
+    opposite = healpix.vec2pix(nside, *(-axis for axis in healpix.pix2vec(nside, view, nest=True)), nest=True)
+    first = view < opposite
+    psi = np.arange(count // 2)
+    here, there = (np.asarray(v)[first, None] * count for v in (view, opposite))
+    columns = (here + psi, here + psi + count // 2, there + count - 1 - psi, there + count // 2 - 1 - psi)
+    return np.stack([column.ravel() for column in columns], axis=1)
+
+
+def quads(level: int) -> NDArray[np.int64]:
+    """Rotations whose central sections are made of the same values, in fours.
+
+    Views come in opposite pairs, and in-plane angles in pairs half a turn apart. With R the first of four, the second
+    is diag(-1, -1, 1) R, which sees the model at -k (the complex conjugate), the third is diag(1, -1, -1) R, which sees
+    it from behind, at (kx, -ky), and the fourth is diag(-1, 1, -1) R.
+
+    Returns
+    -------
+    ndarray
+        (n_rotations(level) / 4, 4) int64 indices; each occurs once.
+    """
+    return _quads(level).copy()
+
+
 def children(level: int, index: NDArray[np.integer]) -> NDArray[np.int64]:
     """Indices (..., 8) at ``level + 1`` of the cells into which cells (...) of ``level`` divide."""
     pixel, step = np.divmod(np.asarray(index, dtype=np.int64), n_psi(level))

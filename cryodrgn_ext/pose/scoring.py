@@ -24,13 +24,16 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.shifts import shift_phases
 from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.kernels import products
+from cryodrgn_ext.pose.mirrors import Mirrors, quads_of
 from cryodrgn_ext.pose.model import LinearModel, SharedSlices, SliceModel, VolumeModel, as_model
+from cryodrgn_ext.pose.shared_scores import SharedScores, squared
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 CACHE_BYTES = 1 << 23  # scores that are reduced while they are still in a CPU's cache
 ROWS_PER_LOAD = 2048
 
-Reducer = Callable[[slice | Tensor, int, Tensor], None]
+#: What is done with scores (b, T, g) of some images (b of them) and rotations (g,), before they are overwritten.
+Reducer = Callable[[slice | Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -152,11 +155,10 @@ class Scorer:
         value = torch.empty(len(self), len(rotation), device=self.device)
         shift = torch.empty(len(self), len(rotation), dtype=torch.int16, device=self.device)
 
-        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
-            columns = slice(first, first + scores.shape[2])
+        def reduce(where: slice | Tensor, columns: Tensor, scores: Tensor) -> None:
             best = scores.max(1)
-            value[where, columns] = best.values
-            shift[where, columns] = best.indices.to(torch.int16)
+            value[where] = value[where].index_copy(1, columns, best.values)
+            shift[where] = shift[where].index_copy(1, columns, best.indices.to(torch.int16))
 
         self._shared(as_model(model), rotation, shift_px, radius, reduce)
         return value, shift
@@ -176,12 +178,12 @@ class Scorer:
         chosen = torch.zeros(shape, dtype=torch.int64, device=self.device)
         shift = torch.zeros(shape, dtype=torch.int64, device=self.device)
 
-        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
-            best = scores.max(1)
-            here = best.values.topk(min(keep, scores.shape[2]), dim=1)
+        def reduce(where: slice | Tensor, columns: Tensor, scores: Tensor) -> None:
+            here = scores.amax(1).topk(min(keep, scores.shape[2]), dim=1)
+            best = scores.gather(2, here.indices[:, None].expand(-1, len(shift_px), -1)).argmax(1)
             values = torch.cat([value[where], here.values], dim=1)
-            rotations = torch.cat([chosen[where], here.indices + first], dim=1)
-            shifts = torch.cat([shift[where], best.indices.gather(1, here.indices)], dim=1)
+            rotations = torch.cat([chosen[where], columns[here.indices]], dim=1)
+            shifts = torch.cat([shift[where], best], dim=1)
             order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
             value[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
             shift[where] = shifts.gather(1, order)
@@ -202,10 +204,10 @@ class Scorer:
         value = torch.full((len(self), keep), -torch.inf, device=self.device)
         place = torch.zeros((len(self), keep), dtype=torch.int64, device=self.device)
 
-        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+        def reduce(where: slice | Tensor, columns: Tensor, scores: Tensor) -> None:
             width = scores.shape[2]
             here = scores.flatten(1).topk(min(keep, scores[0].numel()), dim=1)
-            places = here.indices // width * len(rotation) + here.indices % width + first
+            places = here.indices // width * len(rotation) + columns[here.indices % width]
             values, places = torch.cat([value[where], here.values], 1), torch.cat([place[where], places], 1)
             order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
             value[where], place[where] = values.gather(1, order), places.gather(1, order)
@@ -231,12 +233,12 @@ class Scorer:
         kept = torch.full((len(self), n_shifts, keep), -torch.inf, device=self.device)
         total = torch.full((len(self),), -torch.inf, device=self.device)
 
-        def reduce(where: slice | Tensor, first: int, scores: Tensor) -> None:
+        def reduce(where: slice | Tensor, columns: Tensor, scores: Tensor) -> None:
             over_shifts = scores.logsumexp(1)
             total[where] = torch.logaddexp(total[where], over_shifts.logsumexp(1))
             here = over_shifts.topk(min(keep, scores.shape[2]), dim=1)
             values = torch.cat([marginal[where], here.values], dim=1)
-            rotations = torch.cat([chosen[where], here.indices + first], dim=1)
+            rotations = torch.cat([chosen[where], columns[here.indices]], dim=1)
             index = here.indices[:, None].expand(-1, n_shifts, -1)
             both = torch.cat([kept[where], scores.gather(2, index)], dim=2)
             order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
@@ -251,55 +253,54 @@ class Scorer:
     def _shared(
         self, model: SliceModel, rotation: Tensor, shift_px: Tensor, radius: float | None, reduce: Reducer
     ) -> None:
-        """Call ``reduce(images, first rotation, scores (b, T, g))`` for all blocks of images and rotations."""
-        count = self.count(radius)
-        rotation, shift_px = rotation.to(self.device, torch.float32), shift_px.to(self.device, torch.float32)
-        phases = shift_phases(self.kxy[:count], -shift_px, self.box_size)
-        each = max(1, self.memory_bytes // (4 * count * 12))
+        """Call ``reduce`` for all blocks of images and rotations."""
+        kxy = self.kxy[: self.count(radius)]
+        quads, mirrors = quads_of(rotation), Mirrors.of(kxy)
+        rotation = rotation.to(self.device, torch.float32)
+        each = max(1, self.memory_bytes // (4 * len(kxy) * 20))
         for members, frame in self._frames():
-            planes = frame @ rotation[:, :2]
-            for first in range(0, len(rotation), each):
-                slices = model.shared(planes[first : first + each], self.kxy[:count])
-                n_slices = min(each, len(rotation) - first)
-                for where, scores in self._blocks(model, slices, n_slices, phases, members):
-                    reduce(where, first, scores)
+            sheared = bool((frame[0, 1] != 0) | (frame[1, 0] != 0))
+            fours = None if quads is None or sheared else quads.to(self.device)
+            job = SharedScores(model, kxy, shift_px, self.box_size, None if fours is None else mirrors)
+            columns = torch.arange(len(rotation), device=self.device)[:, None] if fours is None else fours
+            for some in columns.split(each):
+                slices = model.shared(frame @ rotation[some[:, 0], :2], job.kxy)
+                for where, scores in self._blocks(job, slices, len(some), members):
+                    reduce(where, some.T.flatten(), scores)
 
     def _frames(self) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Positions of images with a common frame matrix (None for all of them), and the matrix (2, 2)."""
-        distinct, kind = self.frame.flatten(1).unique(dim=0, return_inverse=True)
-        if len(distinct) <= 1:
-            yield None, distinct.view(-1, 2, 2).sum(0)
+        if not len(self) or torch.equal(self.frame, self.frame[:1].expand_as(self.frame)):
+            yield None, self.frame[:1].sum(0)
             return
+        distinct, kind = self.frame.flatten(1).unique(dim=0, return_inverse=True)
         for number, matrix in enumerate(distinct):
             yield (kind == number).nonzero()[:, 0], matrix.view(2, 2)
 
     def _blocks(
-        self, model: SliceModel, slices: SharedSlices, n_slices: int, phases: Tensor, members: Tensor | None
+        self, job: SharedScores, slices: SharedSlices, n_slices: int, members: Tensor | None
     ) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Scores (b, T, G) of some images at a time against all slices."""
-        n_shifts, count = phases.shape
-        n = len(self) if members is None else len(members)
-        per_image = 4 * n_shifts * n_slices + 8 * n_shifts * count + (20 * n_slices * count if model.per_image else 0)
+        """Scores (b, T, g) of some images at a time against all slices and their mirrors."""
+        n_shifts, count = len(job.phases), len(job.kxy)
+        n, width = len(self) if members is None else len(members), n_slices * job.fold
+        per_image = 8 * n_shifts * width + 16 * n_shifts * count + (24 * n_slices * count if job.model.per_image else 0)
         budget = self.memory_bytes // 2
         block = max(1, min(n, (min(budget, CACHE_BYTES) if self.device.type == "cpu" else budget) // per_image))
-        common: tuple[Tensor, Tensor] | None = None
+        buffer = torch.empty(block, n_shifts, job.fold, n_slices, device=self.device)
+        common = None if job.model.per_image else job.sections(slices.of(self.rows[:1]))
         for start in range(0, n, block):
             where: slice | Tensor = slice(start, min(start + block, n))
             if members is not None:
                 where = members[where]
-            shifted = self.data[where, :count][:, None] * phases
-            power = self.power[where, :count]
-            if model.per_image:
+            data, power = self.data[where, :count], self.power[where, :count]
+            if common is None:
                 values = slices.of(self.rows[where if isinstance(where, slice) else where.cpu()])
-                scores = torch.view_as_real(shifted).flatten(2) @ torch.view_as_real(values).flatten(2).mT
-                norm = (_squared(values) @ power[:, :, None])[..., 0]
+                sections = job.sections(values)
             else:
-                if common is None:
-                    values = slices.of(self.rows[:1])
-                    common = torch.view_as_real(values).flatten(1).T, _squared(values).T
-                scores = (torch.view_as_real(shifted).flatten(0, 1).flatten(1) @ common[0]).unflatten(0, (-1, n_shifts))
-                norm = power @ common[1]
-            yield where, scores.sub_(norm[:, None], alpha=0.5)
+                sections = common
+            scores = buffer[: len(data)]
+            job.score(data, power, *sections, scores)
+            yield where, scores.flatten(2)
 
     # -------------------------------------------------------------------------------------- candidates of its own
 
@@ -365,12 +366,7 @@ class Scorer:
         """Plain form of :func:`cryodrgn_ext.pose.kernels.products`, for any model and device."""
         kxy = self.kxy[: power.shape[1]]
         values = model.own(self.rows[part], planes, kxy)
-        norm = (_squared(values) @ power[..., None])[..., 0]
+        norm = (squared(values) @ power[..., None])[..., 0]
         phases = shift_phases(kxy, centre.reshape(-1, 2), self.box_size).view(values.shape)
         inner = (values * phases).conj() * self.data[part, None, : len(kxy)]
         return torch.stack([inner.real, inner.imag], dim=2), norm
-
-
-def _squared(values: Tensor) -> Tensor:
-    """|values|², float32."""
-    return torch.view_as_real(values).square().sum(-1)

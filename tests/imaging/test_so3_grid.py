@@ -86,6 +86,15 @@ def test_rotation_turns_the_view_into_the_image_axis() -> None:
     assert np.allclose(angle_deg(rows, np.roll(rows, 1, axis=0)), 15.0)
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_quads_see_the_model_at_mirrored_frequencies(level: int) -> None:
+    quads = so3_grid.quads(level)
+    assert np.array_equal(np.sort(quads.ravel()), np.arange(so3_grid.n_rotations(level)))
+    members = so3_grid.rotations(level, quads)
+    for member, signs in enumerate([(1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, -1)]):
+        assert np.allclose(members[:, member], np.diag(signs) @ members[:, 0], atol=1e-12)
+
+
 def test_wrong_indices_and_levels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.\.575"):
         so3_grid.rotations(0, np.array([576]))

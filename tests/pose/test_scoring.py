@@ -115,12 +115,14 @@ def test_memory_does_not_change_results(noisy: Phantom) -> None:
         assert x.flatten().numpy() == pytest.approx(y.flatten().numpy(), rel=1e-5, abs=1e-2)
 
 
-def test_linear_model_is_each_images_own_volume(noisy: Phantom) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_linear_model_is_each_images_own_volume(noisy: Phantom, whole: bool) -> None:
     other = FourierVolume.from_map(noisy.density.flip(0).roll(3, 1))
     z = torch.linspace(-1, 1, noisy.images.n)[:, None]
     model = LinearModel(noisy.volume, [other], z)
     rows = torch.tensor([2, 40, 11])
-    rotation = torch.from_numpy(so3_grid.grid(0)).float()[::9]
+    rotation = torch.from_numpy(so3_grid.grid(0)).float()
+    rotation = rotation if whole else rotation[::9]
     shifts = shift_grid(3.0, 3)
     scorer = Scorer(noisy.images, rows, 9)
     value, _ = scorer.best_shift(model, rotation, shifts)
@@ -179,9 +181,11 @@ def two_groups(images: ParticleImages) -> ParticleImages:
     )  # fmt: skip
 
 
-def test_optics_groups_have_their_own_frames(noisy: Phantom) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_optics_groups_have_their_own_frames(noisy: Phantom, whole: bool) -> None:
     images, rows = two_groups(noisy.images), torch.arange(10, 17)
-    rotation = torch.from_numpy(so3_grid.grid(0)).float()[::9]
+    rotation = torch.from_numpy(so3_grid.grid(0)).float()
+    rotation = rotation if whole else rotation[::9]
     shifts = shift_grid(3.0, 3)
     wanted = brute_force(images, noisy.volume, rows, rotation, shifts, 9)
     scorer = Scorer(images, rows, 9)

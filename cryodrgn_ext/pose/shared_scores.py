@@ -1,0 +1,66 @@
+"""Scores of a block of images against slices that all of them share, as matrix products."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.pose.mirrors import Mirrors
+from cryodrgn_ext.pose.model import SliceModel
+
+
+class SharedScores:
+    """Scores of images against slices that they share, with or without the slices' mirrors.
+
+    Parameters
+    ----------
+    model : SliceModel
+    kxy : Tensor
+        (M, 2) frequencies that count, a prefix of the half plane's.
+    shift_px : Tensor
+        (T, 2) candidates.
+    box_size : int
+    mirrors : Mirrors, optional
+        Score the mirrors of every slice as well; ``kxy`` is then in their order.
+    """
+
+    def __init__(
+        self, model: SliceModel, kxy: Tensor, shift_px: Tensor, box_size: int, mirrors: Mirrors | None
+    ) -> None:
+        self.model, self.mirrors = model, mirrors
+        self.kxy = kxy if mirrors is None else kxy[mirrors.order]
+        self.phases = shift_phases(self.kxy, -shift_px.to(kxy.device, torch.float32), box_size)
+        #: How many scores each slice gives.
+        self.fold = 1 if mirrors is None else 4
+
+    def sections(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Slices (..., G, M) as real numbers, and their squares."""
+        real = torch.view_as_real(values).flatten(-2) if self.mirrors is None else self.mirrors.split(values)
+        return real, squared(values)
+
+    def score(self, data: Tensor, power: Tensor, sections: Tensor, norms: Tensor, out: Tensor) -> None:
+        """Write log-likelihoods (b, T, fold, G) of images, of which data and power (b, M) are given."""
+        if self.mirrors is None:
+            shifted = torch.view_as_real(data[:, None] * self.phases).flatten(-2)
+            if sections.ndim == 2:
+                torch.mm(shifted.flatten(0, 1), sections.mT, out=out.flatten(0, 2))
+            else:
+                torch.bmm(shifted, sections.mT, out=out[:, :, 0])
+            norm = weighed(power, norms)[:, None]
+        else:
+            data, power = data[:, self.mirrors.order], power[:, self.mirrors.order]
+            self.mirrors.products(self.mirrors.split(data[:, None] * self.phases), sections, out)
+            front, back = weighed(power, norms), weighed(self.mirrors.swap(power), norms)
+            norm = torch.stack([front, front, back, back], dim=1)
+        out.sub_(norm[:, None], alpha=0.5)
+
+
+def weighed(power: Tensor, norms: Tensor) -> Tensor:
+    """(B, G): sums of power (B, M) times squared slices (G, M), or (B, G, M)."""
+    return power @ norms.T if norms.ndim == 2 else (norms @ power[..., None])[..., 0]
+
+
+def squared(values: Tensor) -> Tensor:
+    """|values|², float32."""
+    return torch.view_as_real(values).square().sum(-1)
