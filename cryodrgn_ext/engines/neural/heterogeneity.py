@@ -47,6 +47,34 @@ def build_model(recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int)
         )  # fmt: skip
 
 
+def render_maps(
+    grid: FourierGrid, count: int, spectrum: Callable[[Tensor], Tensor], device: torch.device
+) -> Iterator[Tensor]:
+    """Yield real maps (D, D, D), on the CPU, of ``count`` spectra given as a function.
+
+    Parameters
+    ----------
+    grid : FourierGrid
+        Box and band of the maps, with oversampling 1.
+    count : int
+        P.
+    spectrum : callable
+        (K, 3) points in cycles per box, on ``device`` -> (P, K) complex64.
+    device : torch.device
+    """
+    zs, ys, xs = (torch.arange(n, device=device) for n in grid.shape)
+    coordinates = torch.stack(torch.meshgrid(xs, ys - grid.half, zs - grid.half, indexing="ij"), -1)
+    coordinates = coordinates.permute(2, 1, 0, 3).reshape(-1, 3)
+    inside = ((coordinates**2).sum(1) <= grid.radius**2).nonzero()[:, 0]
+    points = coordinates[inside].float()
+    half = torch.zeros(count, len(coordinates), dtype=torch.complex64, device=device)
+    for start in range(0, len(points), POINTS_PER_CHUNK):
+        part = slice(start, start + POINTS_PER_CHUNK)
+        half[:, inside[part]] = spectrum(points[part])
+    for values in half:
+        yield grid_to_map(values.reshape(grid.shape), grid).cpu()
+
+
 @dataclass(frozen=True)
 class NeuralHeterogeneity:
     """Result of the neural engine; see :class:`cryodrgn_ext.engines.base.Heterogeneity`."""
@@ -80,23 +108,8 @@ class NeuralHeterogeneity:
         grid = FourierGrid(self.box_size, self.train_radius, 1)
         for rows in torch.as_tensor(z).split(max(1, BYTES_OF_VOLUMES // (8 * math.prod(grid.shape)))):
             spectrum = partial(self.model.spectrum, z=rows.to(self.model.envelope.device))
-            for volume in self._maps(grid, len(rows), spectrum):
+            for volume in render_maps(grid, len(rows), spectrum, self.model.envelope.device):
                 yield (volume if base_map is None else volume + base_map).numpy()
-
-    def _maps(self, grid: FourierGrid, count: int, spectrum: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-        """Real maps (D, D, D) of ``count`` spectra, given as a function (P, 3) points -> (count, P) complex64."""
-        device = self.model.envelope.device
-        zs, ys, xs = (torch.arange(n, device=device) for n in grid.shape)
-        coordinates = torch.stack(torch.meshgrid(xs, ys - grid.half, zs - grid.half, indexing="ij"), -1)
-        coordinates = coordinates.permute(2, 1, 0, 3).reshape(-1, 3)
-        inside = ((coordinates**2).sum(1) <= self.train_radius**2).nonzero()[:, 0]
-        points = coordinates[inside].float()
-        half = torch.zeros(count, len(coordinates), dtype=torch.complex64, device=device)
-        for start in range(0, len(points), POINTS_PER_CHUNK):
-            part = slice(start, start + POINTS_PER_CHUNK)
-            half[:, inside[part]] = spectrum(points[part])
-        for values in half:
-            yield grid_to_map(values.reshape(grid.shape), grid).cpu()
 
     def save(self, directory: Path) -> None:
         """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
@@ -135,7 +148,7 @@ class SeparableHeterogeneity(NeuralHeterogeneity):
         grid = FourierGrid(self.box_size, self.train_radius, 1)
         for block in torch.arange(2 * self.model.width).split(max(1, BYTES_OF_VOLUMES // (8 * math.prod(grid.shape)))):
             spectrum = partial(self.model.components, which=block.to(self.model.envelope.device))
-            for volume in self._maps(grid, len(block), spectrum):
+            for volume in render_maps(grid, len(block), spectrum, self.model.envelope.device):
                 yield volume.numpy()
 
     def _weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:

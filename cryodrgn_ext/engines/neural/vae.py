@@ -141,6 +141,11 @@ class VaeModel(VolumeModel):
         mean, log_variance = self.encode(observation)
         return mean, torch.diag_embed(log_variance.exp())
 
+    @torch.no_grad()
+    def values(self, points: Tensor, z: Tensor) -> Tensor:
+        """Fourier coefficients (...) complex64 at points (..., 3), with latents (..., q) that broadcast."""
+        return self._decode(points, z, self.magnitude(points))
+
     def decode(self, points: Tensor, z: Tensor) -> Tensor:
         """One decoder pass per volume."""
         gain = self.magnitude(points)

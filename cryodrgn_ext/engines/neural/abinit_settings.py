@@ -1,0 +1,211 @@
+"""What ab initio reconstruction with the neural decoder can be told, and the choices that follow. No torch here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cryodrgn_ext.engines.neural.settings import Recipe
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.settings import Settings, setting
+
+GRID_LEVELS = {"30": 0, "15": 1, "7.5": 2}
+VISITS = 150_000  # of images in the first stage, at least: a small set needs more passes for as many updates
+FEWEST_PASSES, MOST_PASSES = 30, 200  # thesis 5.6.3: 30
+SHIFT_EXTENT = 20 / 128  # of the box: thesis 5.6.1
+BLOCKS_PER_PASS = 20
+SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512
+MOST_ENCODED = 4096
+
+
+@dataclass(frozen=True)
+class NeuralAbinitSettings(Settings):
+    """Options of cryoDRGN2's ab initio reconstruction; a job's settings inherit them."""
+
+    zdim: int = setting(0, low=0, high=128, help="Dimensions of the latent space; 0 reconstructs one structure")
+    epochs: int | None = setting(
+        None, low=1, high=10_000, help="Passes over all particles in each stage; chosen by their number if not given"
+    )
+    search_every: int = setting(5, low=1, high=1000, help="Every so many passes, poses are searched for anew")
+    random_images: int = setting(
+        10_000, low=0, high=10_000_000, help="Images learned at random orientations before the first search"
+    )
+    retrain: str = setting(
+        "r+ps",
+        choices=("none", "r", "r+ps"),
+        help="After the first stage: r starts the network anew at the poses found; r+ps then searches again",
+    )
+    grid_deg: str = setting("15", choices=tuple(GRID_LEVELS), help="Spacing of the rotations that are all tried")
+    refinements: int = setting(4, low=0, high=10, help="How often the best rotations are divided into eight")
+    keep_poses: int = setting(8, low=1, high=1024, help="Rotations of each image that are refined")
+    k_min: float = setting(12.0, low=2, high=512, unit="cycles per box", help="Band of the first grid")
+    k_max: float | None = setting(
+        None, low=2, high=512, unit="cycles per box", help="Band of the last refinement; 32 at most if not given"
+    )
+    shift_extent_px: float | None = setting(
+        None,
+        low=0,
+        high=512,
+        unit="working px",
+        help="Shifts are searched up to this in x and y; box / 6.4 if not given",
+    )
+    shift_steps: int = setting(7, low=1, high=63, help="Shifts tried along x and along y at each step")
+    search_volumes: int = setting(
+        8, low=0, high=4096, help="With a latent space: volumes that images are compared with, each with that "
+        "nearest to its latent; 0 evaluates the network for every image"
+    )  # fmt: skip
+    batch: int = setting(8, low=1, high=65_536, help="Images per step of the optimiser")
+    learning_rate: float | None = setting(None, low=1e-8, high=1, help="Step size of Adam")
+    beta: float | None = setting(None, low=0, high=1000, help="Weight of the latent prior; 1 / zdim if not given")
+    enc_layers: int = setting(3, low=1, high=32, help="Hidden layers of the image encoder")
+    enc_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the image encoder")
+    dec_layers: int = setting(3, low=1, high=32, help="Hidden layers of the volume decoder")
+    dec_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the volume decoder")
+    features: str = setting(
+        "gaussian",
+        choices=("support", "gaussian", "geometric", "geometric_lowpass"),
+        help="Fourier features of the coordinates",
+    )
+    feat_sigma: float = setting(0.5, low=0.01, high=10, help="Scale of Gaussian Fourier features")
+    latents: str = setting(
+        "encoder", choices=("encoder", "table"), help="Latents from an image encoder, or a table with one per image"
+    )
+    tilt_deg: float = setting(
+        45.0, low=-90, high=90, unit="degrees", help="Tilt of the second image of each particle against the first"
+    )
+    tilt_axis_deg: float = setting(
+        0.0, low=-360, high=360, unit="degrees", help="Direction of the tilt axis in the image, from x towards y"
+    )
+    precision: str = setting(
+        "auto", choices=("auto", "float32", "bfloat16"), help="Arithmetic of the networks; auto asks the processor"
+    )
+    checkpoint_minutes: float = setting(
+        5.0, low=0.0, high=1440, unit="min", help="Longest time between checkpoints within a pass"
+    )
+    memory_GB: float = setting(
+        4.0, low=0.1, high=4096, unit="GB", help="Coefficients are kept in memory up to this size, else on disk"
+    )
+    device: str = setting(
+        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
+    )
+    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
+
+
+@dataclass(frozen=True)
+class AbinitPlan:
+    """Every choice made: what a run does, in full.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        Of the network.
+    search_every, random_images, retrain, search_volumes
+        As in :class:`NeuralAbinitSettings`.
+    base_level, refinements, keep, k_min, k_max, shift_extent_px, shift_count
+        As in :class:`cryodrgn_ext.pose.search.SearchSettings`.
+    radius : int
+        Largest |k| that is learned, in cycles per box.
+    encoder_radius : int
+        Largest |k| that the image encoder sees.
+    block : int
+        Images that are searched for with the network as it is, before it learns from them.
+    """
+
+    recipe: Recipe
+    search_every: int
+    random_images: int
+    retrain: str
+    search_volumes: int
+    base_level: int
+    refinements: int
+    keep: int
+    k_min: float
+    k_max: float
+    shift_extent_px: float
+    shift_count: int
+    radius: int
+    encoder_radius: int
+    block: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return asdict(self)
+
+
+def plan_abinit(settings: Settings, n_images: int, box_size: int, radius: int) -> AbinitPlan:
+    """Fill in what the user left open.
+
+    Parameters
+    ----------
+    settings : Settings
+        Any settings; fields of :class:`NeuralAbinitSettings` that they lack have the defaults.
+    n_images : int
+        Number of particles.
+    box_size : int
+        Working box, pixels.
+    radius : int
+        Largest |k| of the images' coefficients, in cycles per box.
+
+    Raises
+    ------
+    InputError
+        When options contradict each other.
+    """
+    defaults = NeuralAbinitSettings()
+
+    def given(name: str, fallback: Any = None) -> Any:
+        value = getattr(settings, name, getattr(defaults, name))
+        return fallback if value is None else value
+
+    k_min, k_max = min(given("k_min"), float(radius)), min(given("k_max", 32.0), float(radius))
+    if k_max < given("k_min") and getattr(settings, "k_max", None) is not None:
+        raise InputError(f"--k_max {k_max:g} is below --k_min {given('k_min'):g}: the band grows from k_min to k_max")
+    extent = given("shift_extent_px", SHIFT_EXTENT * box_size)
+    if extent > box_size / 2:
+        raise InputError(
+            f"--shift_extent_px {extent:g} is more than half of the working box of {box_size} px: shifts are in its "
+            "pixels"
+        )
+    zdim = given("zdim")
+    encoder_radius = radius
+    while zdim and encoder_radius > 6 and math.pi / 2 * encoder_radius**2 > MOST_ENCODED:
+        encoder_radius -= 1
+    recipe = Recipe(
+        preset="cryodrgn",
+        architecture="vae",
+        zdim=zdim,
+        epochs=given("epochs", min(MOST_PASSES, max(FEWEST_PASSES, math.ceil(VISITS / max(n_images, 1))))),
+        linear_epochs=0,
+        batch=given("batch"),
+        learning_rate=given("learning_rate", 1e-4),
+        final_learning_rate=given("learning_rate", 1e-4) * 0.1,
+        beta=given("beta", 1.0 / max(zdim, 1)),
+        enc_layers=given("enc_layers"),
+        enc_dim=given("enc_dim"),
+        dec_layers=given("dec_layers"),
+        dec_dim=given("dec_dim"),
+        features=given("features"),
+        feat_sigma=given("feat_sigma"),
+        domain="complex",
+        residual=False,
+        seed=given("seed"),
+        latents=given("latents") if zdim else "encoder",
+    )
+    return AbinitPlan(
+        recipe=recipe,
+        search_every=given("search_every"),
+        random_images=given("random_images"),
+        retrain=given("retrain"),
+        search_volumes=given("search_volumes"),
+        base_level=GRID_LEVELS[given("grid_deg")],
+        refinements=given("refinements"),
+        keep=given("keep_poses"),
+        k_min=k_min,
+        k_max=max(k_min, k_max),
+        shift_extent_px=float(extent),
+        shift_count=given("shift_steps"),
+        radius=radius,
+        encoder_radius=encoder_radius,
+        block=max(SMALLEST_BLOCK, min(LARGEST_BLOCK, n_images // BLOCKS_PER_PASS)),
+    )

@@ -1,0 +1,91 @@
+"""Two sets of particles as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
+from cryodrgn_ext.imaging.ctf import CtfParameters
+
+SAME_PIXEL = 1e-3  # relative
+
+
+@dataclass(frozen=True)
+class JoinedCoefficients:
+    """The rows of one source, then those of another.
+
+    Attributes
+    ----------
+    first, second : CoefficientSource
+    split : int
+        Number of rows of the first.
+    """
+
+    first: CoefficientSource
+    second: CoefficientSource
+    split: int
+
+    @property
+    def n_coefficients(self) -> int:
+        """How many coefficients of each image are available."""
+        return min(self.first.n_coefficients, self.second.n_coefficients)
+
+    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+        """See :class:`cryodrgn_ext.images.particle_images.CoefficientSource`."""
+        late = rows >= self.split
+        if not bool(late.any()):
+            return self.first.gather(rows, n_coefficients)
+        after = self.second.gather(rows[late] - self.split, n_coefficients)
+        out = torch.empty((len(rows), n_coefficients), dtype=after.dtype, device=after.device)
+        out[late.to(out.device)] = after
+        if not bool(late.all()):
+            out[~late.to(out.device)] = self.first.gather(rows[~late], n_coefficients)
+        return out
+
+
+def join_images(first: ParticleImages, second: ParticleImages) -> ParticleImages:
+    """All particles of both, the first ones first; optics groups stay apart, metadata is left behind.
+
+    Raises
+    ------
+    InputError
+        When the working boxes, bands or pixel sizes differ, or only one of them has CTF parameters.
+    """
+    if first.plane != second.plane:
+        raise InputError(
+            f"images with a working box of {second.box_size} px (|k| up to {second.plane.radius}) cannot be joined to "
+            f"those of {first.box_size} px (|k| up to {first.plane.radius}): give both the same"
+        )
+    if abs(second.pixel_size_A / first.pixel_size_A - 1) > SAME_PIXEL:
+        raise InputError(
+            f"images of {second.pixel_size_A:g} Å per working pixel cannot be joined to those of "
+            f"{first.pixel_size_A:g} Å: give both the same"
+        )
+    if (first.ctf_parameters is None) != (second.ctf_parameters is None):
+        raise InputError("only one of the two sets of images has CTF parameters: give both, or none")
+    device = first.rotation.device
+    parameters = None
+    if first.ctf_parameters is not None and second.ctf_parameters is not None:
+        mine, others = first.ctf_parameters, second.ctf_parameters.to(device)
+        parameters = CtfParameters(*(torch.cat([getattr(mine, f.name), getattr(others, f.name)]) for f in fields(mine)))
+    stored = None
+    if first.stored_sigma is not None or second.stored_sigma is not None:
+        stored = torch.cat([i.noise_sigma if i.stored_sigma is None else i.stored_sigma for i in (first, second)])
+    return ParticleImages(
+        source=JoinedCoefficients(first.source, second.source, first.n),
+        frame=replace(first.frame, groups=first.frame.groups + second.frame.groups),
+        particles=None,
+        rotation=torch.cat([first.rotation, second.rotation.to(device)]),
+        shift_px=torch.cat([first.shift_px, second.shift_px.to(device)]),
+        ctf_parameters=parameters,
+        optics=first.optics + second.optics,
+        half_set=torch.cat([first.half_set, second.half_set]),
+        optics_index=torch.cat([first.optics_index, second.optics_index + len(first.optics)]),
+        noise_sigma=torch.cat([first.noise_sigma, second.noise_sigma]),
+        window_power=torch.cat([first.window_power, second.window_power]),
+        stored_sigma=stored,
+    )

@@ -1,0 +1,173 @@
+"""Ab initio reconstruction with the neural decoder: poses get better, runs can be stopped, bad input is refused."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.neural.abinit import NeuralAbInitio, train_abinit
+from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
+from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from tests.pose.phantoms import Phantom, phantom
+
+TILT_DEG = 40.0
+TINY = NeuralAbinitSettings(
+    epochs=2, search_every=1, random_images=40, grid_deg="30", refinements=1, keep_poses=2, shift_steps=3, dec_layers=1,
+    dec_dim=32, enc_layers=1, enc_dim=32, k_min=6.0, k_max=8.0, precision="float32", device="cpu", tilt_deg=TILT_DEG,
+    learning_rate=1e-3, search_volumes=2, checkpoint_minutes=0.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    rotation: np.ndarray
+    shift_px: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pairs:
+    first: Phantom
+    second: Phantom
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    first = phantom(80, box_size=24, snr=0.5, shift_px=2.0)
+    turned = tilt_rotation(TILT_DEG) @ first.rotation
+    return Pairs(first, phantom(80, box_size=24, snr=0.5, shift_px=2.0, seed=5, rotation=turned))
+
+
+def rough(truth: Phantom, degrees: float, shift_px: float) -> Start:
+    rng = np.random.default_rng(4)
+    n = len(truth.rotation)
+    turn = Rotation.from_rotvec(np.deg2rad(degrees) / np.sqrt(3) * rng.normal(size=(n, 3))).as_matrix()
+    return Start(turn @ truth.rotation.numpy(), truth.shift_px.numpy() + rng.normal(0, shift_px, (n, 2)))
+
+
+class Impatient(Monitor):
+    """Asks to stop after so many polls."""
+
+    def __init__(self, polls: int) -> None:
+        super().__init__(io.StringIO())
+        self.left = polls
+
+    def poll(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise JobAborted("stopped")
+
+
+def same(a: NeuralAbInitio, b: NeuralAbInitio) -> None:
+    np.testing.assert_array_equal(a.rotation, b.rotation)
+    np.testing.assert_array_equal(a.shift_px, b.shift_px)
+    np.testing.assert_array_equal(a.map, b.map)
+    np.testing.assert_array_equal(a.heterogeneity.z, b.heterogeneity.z)
+    assert a.loss_history == b.loss_history
+    assert a.search_history == b.search_history
+
+
+def test_network_and_search_improve_rough_poses() -> None:
+    truth = phantom(300, box_size=24, snr=1.0, shift_px=2.0)
+    start = rough(truth, 10.0, 0.7)
+    settings = replace(
+        TINY, epochs=16, search_every=8, refinements=4, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=2e-3,
+        grid_deg="15",
+    )  # fmt: skip
+    found = train_abinit(truth.images, settings, None, SilentMonitor(), start)
+    before = align_poses(start.rotation, start.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
+    after = align_poses(found.rotation, found.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
+    assert not after.change.mirrored
+    assert np.median(after.errors.degrees) < 0.5 * np.median(before.errors.degrees)
+    assert np.median(after.errors.shift_px) < 0.5 * np.median(before.errors.shift_px)
+    assert np.corrcoef(found.map.ravel(), truth.density.numpy().ravel())[0, 1] > 0.8
+    assert found.search_history["log_likelihood"][-1] > 0
+
+
+@pytest.mark.parametrize(
+    "settings", [TINY, replace(TINY, zdim=2), replace(TINY, zdim=2, latents="table")], ids=["one", "encoder", "table"]
+)
+def test_stopped_run_continues_to_the_same_result(pairs: Pairs, settings: NeuralAbinitSettings, tmp_path: Path) -> None:
+    images = pairs.first.images
+    whole = train_abinit(images, settings, None, SilentMonitor())
+    stops = 0
+    while True:
+        try:
+            continued = train_abinit(images, settings, tmp_path, Impatient(9))
+            break
+        except JobAborted:
+            stops += 1
+    assert stops > 1
+    same(whole, continued)
+    again = train_abinit(images, settings, tmp_path, Impatient(9))  # finished: nothing is done anew
+    same(whole, again)
+
+
+def test_checkpoint_of_other_settings_is_refused(pairs: Pairs, tmp_path: Path) -> None:
+    quick = replace(TINY, retrain="none", epochs=1, random_images=0)
+    train_abinit(pairs.first.images, quick, tmp_path, SilentMonitor())
+    with pytest.raises(ResumeError, match="other settings"):
+        train_abinit(pairs.first.images, replace(quick, epochs=2), tmp_path, SilentMonitor())
+    with pytest.raises(ResumeError, match="other settings"):
+        train_abinit(pairs.second.images, quick, tmp_path, SilentMonitor())
+
+
+@pytest.mark.parametrize("latents", ["encoder", "table"])
+@pytest.mark.parametrize("volumes", [0, 2])
+def test_pairs_share_rotation_and_latent(pairs: Pairs, latents: str, volumes: int, tmp_path: Path) -> None:
+    settings = replace(TINY, zdim=1, latents=latents, search_volumes=volumes, epochs=1, random_images=0, refinements=0)
+    found = train_abinit(pairs.first.images, settings, None, SilentMonitor(), tilted=pairs.second.images)
+    assert found.rotation.shape == (80, 3, 3)
+    assert found.tilted_shift_px is not None
+    assert found.tilted_shift_px.shape == found.shift_px.shape == (80, 2)
+    assert found.heterogeneity.z.shape == (80, 1)
+    found.heterogeneity.save(tmp_path)
+    loaded = load_heterogeneity(tmp_path)
+    np.testing.assert_array_equal(loaded.z, found.heterogeneity.z)
+    z = found.heterogeneity.z[:1]
+    np.testing.assert_array_equal(next(loaded.volumes(z)), next(found.heterogeneity.volumes(z)))
+
+
+def test_pairs_are_trained_and_searched_with_the_tilt_between_them(pairs: Pairs) -> None:
+    """Started at the truth, both images agree only with the tilt that there was."""
+    start = Start(pairs.first.rotation.numpy(), pairs.first.shift_px.numpy())
+    settings = replace(TINY, epochs=6, search_every=6, learning_rate=2e-3, refinements=2, grid_deg="15")
+    gain = {}
+    for tilt_deg in (TILT_DEG, -TILT_DEG):
+        chosen = replace(settings, tilt_deg=tilt_deg)
+        found = train_abinit(pairs.first.images, chosen, None, SilentMonitor(), start, pairs.second.images)
+        gain[tilt_deg] = found.search_history["log_likelihood"][-1]
+    assert gain[TILT_DEG] > gain[-TILT_DEG]
+
+
+def test_tilt_turns_about_its_axis() -> None:
+    turn = tilt_rotation(30.0, 0.0)
+    torch.testing.assert_close(turn @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(turn @ torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, -0.5, 0.75**0.5]))
+    torch.testing.assert_close(tilt_rotation(30.0, 90.0) @ torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_bad_input_is_refused_in_one_sentence(pairs: Pairs) -> None:
+    images, quiet = pairs.first.images, SilentMonitor()
+    some = images.subset(torch.arange(10))
+    with pytest.raises(InputError, match=r"tilted set has 10 particles, the untilted one 80"):
+        train_abinit(images, TINY, None, quiet, tilted=some)
+    with pytest.raises(InputError, match=r"--tilt_deg 0 is no tilt"):
+        train_abinit(images, replace(TINY, tilt_deg=0.0), None, quiet, tilted=images)
+    start = rough(pairs.first, 1.0, 0.1)
+    with pytest.raises(InputError, match=r"poses of the same particles"):
+        train_abinit(some, TINY, None, quiet, start)
+    start.rotation[7] *= -1
+    with pytest.raises(InputError, match=r"particle 7 \(from 0\)"):
+        train_abinit(images, TINY, None, quiet, start)
+    with pytest.raises(InputError, match=r"at least 2 particles"):
+        train_abinit(images.subset(torch.arange(1)), TINY, None, quiet)
