@@ -177,7 +177,8 @@ class AbinitRun:
                 torch.manual_seed(recipe.seed)
                 model = PairVaeModel(
                     recipe.zdim, self.envelope, model.features.frequencies, n_encoder,
-                    (recipe.enc_layers, recipe.enc_dim), (recipe.dec_layers, recipe.dec_dim), recipe.domain, recipe.kl_weight,
+                    (recipe.enc_layers, recipe.enc_dim), (recipe.dec_layers, recipe.dec_dim), recipe.domain,
+                    recipe.kl_weight,
                 )  # fmt: skip
         model.network_dtype = self.precision
         return model.to(self.device).train()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cryodrgn_ext.engines.neural.settings import Recipe
+from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings, setting
 
@@ -20,7 +21,7 @@ MOST_ENCODED = 4096
 
 
 @dataclass(frozen=True)
-class NeuralAbinitSettings(Settings):
+class NeuralAbinitSettings(EngineSettings):
     """Options of cryoDRGN2's ab initio reconstruction; a job's settings inherit them."""
 
     zdim: int = setting(0, low=0, high=128, help="Dimensions of the latent space; 0 reconstructs one structure")
@@ -80,16 +81,6 @@ class NeuralAbinitSettings(Settings):
     precision: str = setting(
         "auto", choices=("auto", "float32", "bfloat16"), help="Arithmetic of the networks; auto asks the processor"
     )
-    checkpoint_minutes: float = setting(
-        5.0, low=0.0, high=1440, unit="min", help="Longest time between checkpoints within a pass"
-    )
-    memory_GB: float = setting(
-        4.0, low=0.1, high=4096, unit="GB", help="Coefficients are kept in memory up to this size, else on disk"
-    )
-    device: str = setting(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
-    )
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
 
 
 @dataclass(frozen=True)

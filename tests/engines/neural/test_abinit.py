@@ -77,19 +77,19 @@ def same(a: NeuralAbInitio, b: NeuralAbInitio) -> None:
 
 
 def test_network_and_search_improve_rough_poses() -> None:
-    truth = phantom(300, box_size=24, snr=1.0, shift_px=2.0)
+    truth = phantom(300, box_size=24, snr=2.0, shift_px=2.0)
     start = rough(truth, 10.0, 0.7)
     settings = replace(
-        TINY, epochs=16, search_every=8, refinements=4, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=2e-3,
-        grid_deg="15",
+        TINY, epochs=8, search_every=4, refinements=3, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=5e-3,
+        grid_deg="15", batch=16,
     )  # fmt: skip
     found = train_abinit(truth.images, settings, None, SilentMonitor(), start)
     before = align_poses(start.rotation, start.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
     after = align_poses(found.rotation, found.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
     assert not after.change.mirrored
-    assert np.median(after.errors.degrees) < 0.5 * np.median(before.errors.degrees)
+    assert np.median(after.errors.degrees) < 0.7 * np.median(before.errors.degrees)
     assert np.median(after.errors.shift_px) < 0.5 * np.median(before.errors.shift_px)
-    assert np.corrcoef(found.map.ravel(), truth.density.numpy().ravel())[0, 1] > 0.8
+    assert np.corrcoef(found.map.ravel(), truth.density.numpy().ravel())[0, 1] > 0.95
     assert found.search_history["log_likelihood"][-1] > 0
 
 
@@ -121,10 +121,11 @@ def test_checkpoint_of_other_settings_is_refused(pairs: Pairs, tmp_path: Path) -
         train_abinit(pairs.second.images, quick, tmp_path, SilentMonitor())
 
 
-@pytest.mark.parametrize("latents", ["encoder", "table"])
-@pytest.mark.parametrize("volumes", [0, 2])
+@pytest.mark.parametrize(("latents", "volumes"), [("encoder", 0), ("table", 2)])
 def test_pairs_share_rotation_and_latent(pairs: Pairs, latents: str, volumes: int, tmp_path: Path) -> None:
-    settings = replace(TINY, zdim=1, latents=latents, search_volumes=volumes, epochs=1, random_images=0, refinements=0)
+    settings = replace(
+        TINY, zdim=1, latents=latents, search_volumes=volumes, epochs=1, random_images=0, refinements=0, retrain="none"
+    )
     found = train_abinit(pairs.first.images, settings, None, SilentMonitor(), tilted=pairs.second.images)
     assert found.rotation.shape == (80, 3, 3)
     assert found.tilted_shift_px is not None
