@@ -1,0 +1,190 @@
+"""Ab initio reconstruction: poses and a map from particles of which nothing but the CTF is known.
+
+Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement of all of
+them in two independent halves (:mod:`.refinement`). Images cannot tell a map from its mirror image: either hand comes
+out, with the same likelihood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.pose.checkpoint import CheckpointFile, images_key
+from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
+from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.starts import LAST_RADIUS, Start, StartReport, choose_rows, make_starts, report_starts
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.reconstruction.half_maps import combine_halves
+
+STARTS_FILE, REFINEMENT_FILE = "starts.safetensors", "refinement.safetensors"
+STATE_TENSORS = ("rotation", "shift_px", "log_likelihood", "error_deg", "error_px")
+STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "settled")
+
+
+@dataclass(frozen=True)
+class AbInitio:
+    """What was found.
+
+    Attributes
+    ----------
+    rotation : ndarray
+        (N, 3, 3) float32, model frame to image frame.
+    shift_px : ndarray
+        (N, 2) float32 displacement x, y of the particle, in pixels of the working box.
+    map, half1, half2 : ndarray
+        (D, D, D) float32 in the frame of the poses, white on black: Wiener-filtered, and unfiltered of each half.
+    fsc : ndarray
+        (D // 2 + 1,) float64 between the half-maps, in a sphere; the halves were refined independently but for the
+        lowest frequencies. 0 beyond the band that was refined.
+    resolution_A : float
+        Where it falls below 0.143.
+    log_likelihood : ndarray
+        (N,) float32 nats of each image, relative to no particle.
+    error_deg, error_px : ndarray
+        (N,) float32 standard deviation (root of the mean over axes) of rotation and shift that noise leaves, from the
+        curvature of the likelihood: large for images that hardly tell their pose.
+    starts : tuple of StartReport
+        Log-likelihood of each random start, and how far it agrees with the best one.
+    moved_share : float
+        Share of the images that the last search over all orientations still moved by more than 10 degrees.
+    """
+
+    rotation: NDArray[np.float32]
+    shift_px: NDArray[np.float32]
+    map: NDArray[np.float32]
+    half1: NDArray[np.float32]
+    half2: NDArray[np.float32]
+    fsc: NDArray[np.float64]
+    resolution_A: float
+    log_likelihood: NDArray[np.float32]
+    error_deg: NDArray[np.float32]
+    error_px: NDArray[np.float32]
+    starts: tuple[StartReport, ...]
+    moved_share: float
+
+
+def reconstruct(
+    images: ParticleImages,
+    settings: ReconstructSettings,
+    checkpoint_dir: Path | None = None,
+    monitor: Monitor | None = None,
+) -> AbInitio:
+    """Find poses and map.
+
+    Parameters
+    ----------
+    images : ParticleImages
+        The poses that they have are not used.
+    settings : ReconstructSettings
+    checkpoint_dir : Path, optional
+        Where an interrupted run is continued from, and this one keeps its place.
+    monitor : Monitor, optional
+
+    Raises
+    ------
+    InputError
+        When a setting does not fit the images.
+    ResumeError
+        When a checkpoint is damaged, or was made with other settings or images.
+    JobAborted
+        When the monitor says so; checkpoints stay.
+    """
+    settings.check(images)
+    monitor = SilentMonitor() if monitor is None else monitor
+    key = images_key(images, *_decisive(settings, images))
+    with torch.no_grad():
+        best, reports = _starts(images, settings, CheckpointFile(checkpoint_dir, STARTS_FILE, key), monitor)
+        refined = _refined(images, best, settings, CheckpointFile(checkpoint_dir, REFINEMENT_FILE, key), monitor)
+        return _result(images, refined, reports)
+
+
+def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
+    d = images.box_size
+    return [settings.starts, settings.start_particles, settings.shift_extent(d), settings.mask_radius(d), settings.seed]
+
+
+def _starts(
+    images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
+) -> tuple[Start, tuple[StartReport, ...]]:
+    """Best start, and the reports of all."""
+    rows = choose_rows(images, settings)
+    device = torch.device(images.rotation.device if settings.device is None else settings.device)
+    done: list[Start] = []
+    finished = False
+    found = file.load()
+    if found is not None:
+        numbers, tensors = found
+        finished = bool(numbers["finished"])
+        for i, seed in enumerate(numbers["seeds"]):
+            parts = [tensors[f"{name}{i}"].to(device) for name in ("map", "rotation", "shift_px")]
+            done.append(Start(int(seed), parts[0], parts[1], parts[2], float(numbers["log_likelihood"][i])))
+        monitor.message(f"Continuing after {len(done)} random starts.")
+    if finished:
+        return report_starts(done)
+    made: list[Start] = done
+
+    def keep(starts: list[Start], finished: bool = False) -> None:
+        nonlocal made
+        made = list(starts)
+        numbers = {
+            "seeds": [start.seed for start in starts],
+            "log_likelihood": [start.log_likelihood for start in starts],
+            "finished": finished,
+        }
+        tensors: dict[str, Tensor] = {}
+        for i, start in enumerate(starts):
+            tensors |= {f"map{i}": start.map, f"rotation{i}": start.rotation, f"shift_px{i}": start.shift_px}
+        file.save(numbers, tensors)
+
+    monitor.message(f"Random starts from {len(rows)} of {images.n} particles.")
+    best, reports = make_starts(images, rows, settings, monitor, done, keep)
+    keep(made, finished=True)
+    return best, reports
+
+
+def _refined(
+    images: ParticleImages, best: Start, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
+) -> Refined:
+    """Refine from the best start, or go on with an interrupted refinement."""
+    state = first_state(images, min(LAST_RADIUS, float(images.plane.radius)))
+    found = file.load()
+    if found is not None:
+        numbers, tensors = found
+        state = RefinementState(
+            **{name: tensors[name] for name in STATE_TENSORS}, **{name: numbers[name] for name in STATE_NUMBERS}
+        )
+        monitor.message(f"Continuing after round {state.round}.")
+
+    def keep(now: RefinementState) -> None:
+        file.save(
+            {name: getattr(now, name) for name in STATE_NUMBERS}, {name: getattr(now, name) for name in STATE_TENSORS}
+        )
+
+    return refine(images, best.map, settings, state, monitor, keep)
+
+
+def _result(images: ParticleImages, refined: Refined, reports: tuple[StartReport, ...]) -> AbInitio:
+    state = refined.state
+    maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
+    return AbInitio(
+        rotation=state.rotation.numpy().astype(np.float32),
+        shift_px=state.shift_px.numpy().astype(np.float32),
+        map=maps.map,
+        half1=maps.half1,
+        half2=maps.half2,
+        fsc=maps.fsc,
+        resolution_A=maps.resolution_A,
+        log_likelihood=state.log_likelihood.numpy().astype(np.float32),
+        error_deg=state.error_deg.numpy().astype(np.float32),
+        error_px=state.error_px.numpy().astype(np.float32),
+        starts=reports,
+        moved_share=state.moved_share,
+    )

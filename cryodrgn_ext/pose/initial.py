@@ -1,0 +1,304 @@
+"""A map from nothing: expectation maximisation at low frequencies, over mini-batches, from a random start.
+
+The random start is a backprojection of images at random orientations. Then every step takes some images, gives each a
+posterior over all rotations of a grid and all shifts (thesis eq. 5.2, uniform prior), and replaces part of the running
+sums of the backprojection by theirs (online EM; Cappé and Moulines 2009, J. R. Stat. Soc. B 71). Both halves are matrix
+products over the shared grid: scores are images times slices, and the sums of every grid slice are posteriors times
+images, so that no image is ever inserted by itself. The band grows while steps go on, and posteriors are tempered at
+first (deterministic annealing), for a random map that takes itself seriously stays what it is.
+
+The map is regularised by the power that the images themselves say it has: orientations spread the frequencies of a
+slice over a shell, so the mean power of CTF-corrected, noise-corrected images is that of the map, without any pose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.imaging.masks import spherical_mask
+from cryodrgn_ext.imaging.shells import shell_sum
+from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.imaging.slices import FourierAccumulator, FourierGrid, FourierVolume, friedel_sum
+from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, rounded
+from cryodrgn_ext.pose.model import points_on
+from cryodrgn_ext.pose.scoring import Scorer
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums
+
+OVERSAMPLING = 2
+#: Power assumed at least, as a fraction of the largest: where noise drowns the estimate.
+LEAST_POWER = 1e-5
+SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a random start is made.
+
+    Attributes
+    ----------
+    first_radius, last_radius : float
+        Band of the first step and of the last ones, in cycles per box.
+    steps : int
+    batch : int
+        Images of a step.
+    growing : float
+        Fraction of the steps in which the band grows.
+    warm : float
+        Fraction of the steps in which posteriors are tempered.
+    first_exponent : float
+        Exponent of the likelihood in the first step, 1 after the warm ones.
+    coarse_radius : float
+        Up to this band the 30° grid is used, beyond it the 15° grid.
+    least_rate : float
+        Least share of the running sums that a step replaces.
+    """
+
+    first_radius: float = 4.0
+    last_radius: float = 8.0
+    steps: int = 40
+    batch: int = 200
+    growing: float = 0.8
+    warm: float = 0.5
+    first_exponent: float = 0.1
+    coarse_radius: float = 5.0
+    least_rate: float = 0.2
+
+    def radius(self, step: int) -> float:
+        """Band of a step."""
+        share = min(1.0, step / max(1.0, self.growing * self.steps))
+        return self.first_radius + (self.last_radius - self.first_radius) * share
+
+    def exponent(self, step: int) -> float:
+        """Exponent of the likelihood in a step."""
+        share = min(1.0, step / max(1.0, self.warm * self.steps))
+        return self.first_exponent ** (1.0 - share)
+
+    def rate(self, step: int) -> float:
+        """Share of the running sums that a step replaces."""
+        return max(self.least_rate, (step + 1.0) ** -0.6)
+
+
+def signal_power(images: ParticleImages, scorer: Scorer) -> Tensor:
+    """Mean |V̂|² per shell that the images of a scorer tell, whatever their poses.
+
+    E|y|² = c² |V̂|² + w with the noise power w of a windowed image; averaged with weights c².
+
+    Returns
+    -------
+    Tensor
+        (S,) float64 for shells 0 .. S - 1 of the scorer's band, positive.
+    """
+    count = len(scorer.kxy)
+    shell = scorer.plane.shell[:count].to(scorer.device)
+    multiplicity = scorer.plane.multiplicity[:count].to(scorer.device)
+    noise = images.window_power[images.optics_index[scorer.rows]].to(scorer.device)
+    n_shells = int(shell[-1]) + 1
+    signal = torch.zeros(n_shells, dtype=torch.float64, device=scorer.device)
+    weight = torch.zeros_like(signal)
+    for part in torch.arange(len(scorer), device=scorer.device).split(1024):
+        power = scorer.power[part]
+        excess = scorer.data[part].abs().square() - power * multiplicity * noise[part, None]
+        signal += shell_sum(excess, shell, n_shells).sum(0)
+        weight += shell_sum(power.square(), shell, n_shells).sum(0)
+    found = signal / weight.clamp_min(1e-30)
+    if n_shells > 1:
+        found[0] = found[1]  # normalising the background took the mean of every image
+    return found.clamp_min(LEAST_POWER * float(found.max().clamp_min(1e-30)))
+
+
+def shift_disc(extent_px: float, step_px: float) -> Tensor:
+    """(T, 2) shifts on a square lattice of about ``step_px`` within a square of half edge ``extent_px``, rounded off.
+
+    The corners beyond 1.2 times the extent are left out.
+    """
+    if extent_px <= 0:
+        return torch.zeros(1, 2)
+    half = max(1, math.ceil(extent_px / step_px - 0.5))
+    axis = torch.arange(-half, half + 1, dtype=torch.float32) * (extent_px / half)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    both = torch.stack([x.flatten(), y.flatten()], dim=1)
+    return both[both.norm(dim=1) <= 1.2 * extent_px]
+
+
+class LowBandMap:
+    """Running sums of a backprojection at low frequencies, per image, and the map that they stand for.
+
+    Parameters
+    ----------
+    box_size, radius : int
+    power : Tensor
+        (>= radius + 1,) mean |V̂|² per shell, see :func:`signal_power`.
+    mask : Tensor
+        (D, D, D) soft mask of where the particle may be.
+    """
+
+    def __init__(self, box_size: int, radius: int, power: Tensor, mask: Tensor) -> None:
+        self.grid = FourierGrid(box_size, radius, OVERSAMPLING)
+        self.mask = mask
+        # Grid points are OVERSAMPLING³ times as dense as independent values, and each sees a part of their weight.
+        self.prior = (1.0 / (OVERSAMPLING**3 * power[: radius + 1].double())).cpu()
+        sums = FourierAccumulator(self.grid, mask.device)
+        self.numerator, self.weight = sums.numerator, sums.weight
+        self.effective = 0.0
+
+    def update(self, sums: FourierAccumulator, n_images: int, rate: float) -> None:
+        """Replace a share ``rate`` of the sums by those over ``n_images`` images."""
+        self.numerator = (1.0 - rate) * self.numerator + (rate / n_images) * sums.numerator
+        self.weight = (1.0 - rate) * self.weight + (rate / n_images) * sums.weight
+        # Images that sums with these shares are worth: 1 / sum of squared shares, for large numbers of steps.
+        self.effective = n_images if rate >= 1.0 else (1.0 - rate) * self.effective + n_images
+
+    def solve(self) -> Tensor:
+        """(D, D, D) map within the mask."""
+        n = self.effective
+        sums = BackprojectionSums(self.grid, friedel_sum(self.numerator * n), friedel_sum(self.weight * n), int(n))
+        return sums.solve(self.prior) * self.mask
+
+    def centre(self, volume: Tensor) -> Tensor:
+        """Move sums and map, by whole voxels, so that the centre of mass is at the centre of the box."""
+        offset = rounded(centre_of_mass(volume))
+        if not bool(offset.any()):
+            return volume
+        self.numerator = move_spectrum(self.numerator, self.grid, -offset)
+        return torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
+
+
+def expectation(
+    scorer: Scorer, rows: Tensor, slices: Tensor, phases: Tensor, exponent: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Posteriors of some images over grid and shifts, as sums of the images over every grid slice.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    rows : Tensor
+        (b,) int64 of its images.
+    slices : Tensor
+        (G, M) complex64 slices of the map.
+    phases : Tensor
+        (T, M) complex64 that undo the shifts.
+    exponent : float
+        Of the likelihood.
+
+    Returns
+    -------
+    (numerator, weight, evidence) : (G, M) complex64, (G, M) float32, (b,) float32
+        Sums of posterior times CTF times image, of posterior times CTF², and the log of the mean likelihood over all
+        candidates.
+    """
+    n_slices, count = slices.shape
+    n_shifts = len(phases)
+    flat = torch.view_as_real(slices).flatten(1)
+    squared = torch.view_as_real(slices).square().sum(-1)
+    numerator = torch.zeros(n_slices, 2 * count, device=slices.device)
+    weight = torch.zeros(n_slices, count, device=slices.device)
+    evidence = torch.empty(len(rows), device=slices.device)
+    budget = SCORES_BYTES_CPU if slices.device.type == "cpu" else SCORES_BYTES_GPU
+    block = max(1, budget // (4 * n_slices * n_shifts))
+    for start in range(0, len(rows), block):
+        chosen = rows[start : start + block]
+        power = scorer.power[chosen, :count]
+        shifted = torch.view_as_real(scorer.data[chosen, :count][:, None] * phases).flatten(2).flatten(0, 1)
+        scores = (shifted @ flat.T).view(len(chosen), n_shifts, n_slices)
+        scores -= (0.5 * (power @ squared.T))[:, None]
+        peak = scores.flatten(1).amax(1)
+        scores -= peak[:, None, None]
+        likelihood = scores if exponent == 1.0 else scores * exponent
+        posterior = likelihood.exp_()
+        total = posterior.flatten(1).sum(1)
+        evidence[start : start + block] = peak + total.log() - math.log(n_slices * n_shifts)
+        posterior /= total[:, None, None]
+        numerator.addmm_(posterior.flatten(0, 1).T, shifted)
+        weight.addmm_(posterior.sum(1).T, power)
+    return torch.view_as_complex(numerator.view(n_slices, count, 2)), weight, evidence
+
+
+def _frame_groups(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Frame matrices (2, 2) among some images, each with its rows."""
+    distinct, kind = scorer.frame[rows].flatten(1).unique(dim=0, return_inverse=True)
+    return [(matrix.view(2, 2), rows[kind == number]) for number, matrix in enumerate(distinct)]
+
+
+def random_start(
+    scorer: Scorer,
+    power: Tensor,
+    schedule: Schedule,
+    shift_extent_px: float,
+    mask_radius_px: float,
+    seed: int,
+    monitor: Monitor,
+) -> Tensor:
+    """Make a map from nothing.
+
+    Parameters
+    ----------
+    scorer : Scorer
+        Holds the images, at least up to the last band.
+    power : Tensor
+        See :func:`signal_power`.
+    schedule : Schedule
+    shift_extent_px : float
+        Particles lie up to this off the centre, along x and y.
+    mask_radius_px : float
+        Radius of the sphere that the particle lies in.
+    seed : int
+    monitor : Monitor
+        Polled at every step.
+
+    Returns
+    -------
+    Tensor
+        (D, D, D) map with frequencies up to the last band.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    d, device, n = scorer.box_size, scorer.device, len(scorer)
+    last = min(math.ceil(schedule.last_radius), int(scorer.plane.shell[len(scorer.kxy) - 1]))
+    edge = 0.1 * mask_radius_px
+    mask = spherical_mask(d, mask_radius_px - edge, edge, device)
+    running = LowBandMap(d, last, power, mask)
+    batch = min(schedule.batch, n)
+    volume = _from_random_angles(scorer, running, batch, generator)
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(schedule.steps):
+        monitor.poll()
+        if len(order) < batch:
+            order = torch.randperm(n, generator=generator)
+        rows, order = order[:batch].to(device), order[batch:]
+        radius = min(schedule.radius(step), float(last))
+        count = scorer.count(radius)
+        kxy = scorer.kxy[:count]
+        shifts = shift_disc(shift_extent_px, d / (4.0 * radius)).to(device)
+        phases = shift_phases(kxy, -shifts, d)
+        level = 0 if radius <= schedule.coarse_radius else 1
+        rotation = torch.from_numpy(so3_grid.grid(level)).to(device, torch.float32)
+        model = FourierVolume.from_map(volume, OVERSAMPLING, last)
+        sums = FourierAccumulator(running.grid, device)
+        for frame, members in _frame_groups(scorer, rows):
+            points = points_on(frame @ rotation[:, :2], kxy)
+            numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, schedule.exponent(step))
+            sums.insert(points, 0.5 * numerator, 0.5 * weight)  # coefficients counted twice, for their partners
+        running.update(sums, len(rows), schedule.rate(step))
+        volume = running.centre(running.solve())
+    return volume
+
+
+def _from_random_angles(scorer: Scorer, running: LowBandMap, batch: int, generator: torch.Generator) -> Tensor:
+    """Map from some images at random rotations."""
+    level = 2
+    rows = torch.randperm(len(scorer), generator=generator)[:batch]
+    chosen = torch.randint(so3_grid.n_rotations(level), (batch,), generator=generator)
+    rotation = torch.from_numpy(so3_grid.rotations(level, chosen.numpy())).to(scorer.device, torch.float32)
+    rows = rows.to(scorer.device)
+    count = scorer.count(float(running.grid.radius))
+    points = points_on(scorer.frame[rows] @ rotation[:, :2], scorer.kxy[:count])
+    sums = FourierAccumulator(running.grid, scorer.device)
+    sums.insert(points, 0.5 * scorer.data[rows, :count], 0.5 * scorer.power[rows, :count])
+    running.update(sums, batch, 1.0)
+    return running.solve()

@@ -1,0 +1,84 @@
+"""What an ab initio reconstruction can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES
+
+#: Default of ``max_shift_px`` and of ``mask_radius_px``, as fractions of the box.
+DEFAULT_SHIFT, DEFAULT_MASK_RADIUS = 0.1, 0.42
+#: Particles that random starts are made from, when the user does not say.
+START_PARTICLES = 2000
+
+
+@dataclass(frozen=True)
+class ReconstructSettings:
+    """Settings of :func:`cryodrgn_ext.pose.abinit.reconstruct`.
+
+    Attributes
+    ----------
+    starts : int
+        Random starts that are made at least. Up to as many again follow while no second one agrees with the best.
+    start_particles : int, optional
+        Particles that they are made from; 2,000, or all when there are fewer.
+    max_shift_px : float, optional
+        Particles lie up to this off the centre of their image, along x and y, in pixels of the working box; a tenth
+        of the box when omitted.
+    mask_radius_px : float, optional
+        Radius of a sphere that holds the particle, in pixels of the working box; 0.42 of the box when omitted.
+    rounds : int
+        Most rounds of refinement.
+    seed : int
+        Everything random follows from it.
+    device : str, optional
+        Where to compute; where the images are when None.
+    memory_bytes : int
+        Bound of working memory besides the maps.
+    """
+
+    starts: int = 3
+    start_particles: int | None = None
+    max_shift_px: float | None = None
+    mask_radius_px: float | None = None
+    rounds: int = 24
+    seed: int = 0
+    device: str | None = None
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+
+    def shift_extent(self, box_size: int) -> float:
+        """Largest shift in pixels, chosen where it was not given."""
+        return DEFAULT_SHIFT * box_size if self.max_shift_px is None else self.max_shift_px
+
+    def mask_radius(self, box_size: int) -> float:
+        """Radius of the sphere in pixels, chosen where it was not given."""
+        return DEFAULT_MASK_RADIUS * box_size if self.mask_radius_px is None else self.mask_radius_px
+
+    def check(self, images: ParticleImages) -> None:
+        """Refuse what cannot be.
+
+        Raises
+        ------
+        InputError
+        """
+        d = images.box_size
+        bounds = (
+            ("number of starts", self.starts, 1, 1000),
+            ("number of rounds", self.rounds, 1, 10_000),
+            ("largest shift (pixels)", self.shift_extent(d), 0, d / 2),
+            ("radius of the mask (pixels)", self.mask_radius(d), 2, d / 2),
+        )
+        for name, value, low, high in bounds:
+            if not low <= value <= high:
+                raise InputError(
+                    f"ab initio: the {name} is {value:g}, but must lie in {low:g}..{high:g} for a box of {d} pixels"
+                )
+        if self.start_particles is not None and self.start_particles < 1:
+            raise InputError(f"ab initio: starts need particles, but start_particles is {self.start_particles}")
+        if images.n < 2 or len(images.half_set.unique()) < 2:
+            raise InputError(
+                f"ab initio: two half-maps need particles in both half-sets, but the {images.n} particles are not "
+                "in two halves"
+            )
