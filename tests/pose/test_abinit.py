@@ -1,0 +1,156 @@
+"""Ab initio reconstruction as a whole: poses and map from nothing, agreement of starts, resuming, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from phantoms import Phantom, phantom
+
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.imaging.fsc import fsc
+from cryodrgn_ext.pose import abinit, starts
+from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
+from cryodrgn_ext.pose.initial import Schedule
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.refinement import RefinementState
+from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+
+SETTINGS = ReconstructSettings(starts=2, start_particles=300, max_shift_px=2.5, seed=1)
+
+
+@pytest.fixture(scope="module")
+def made() -> Phantom:
+    return phantom(500, snr=0.5, shift_px=2.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_starts() -> None:
+    """Small starts: the phantom has 32 pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
+        patch.setattr(starts, "Schedule", lambda: small)
+        yield
+
+
+class Recorder(SilentMonitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def found(made: Phantom, tmp_path_factory: pytest.TempPathFactory) -> tuple[AbInitio, Path, list[str]]:
+    directory = tmp_path_factory.mktemp("abinit")
+    monitor = Recorder()
+    return reconstruct(made.images, SETTINGS, directory, monitor), directory, monitor.lines
+
+
+def test_poses_and_map_come_from_nothing(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
+    result = found[0]
+    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    assert np.median(aligned.errors.degrees) < 4.0
+    assert np.median(aligned.errors.shift_px) < 0.25
+    assert np.mean(aligned.errors.degrees < 20) > 0.9
+    rotation, shift = aligned.change.poses(result.rotation, result.shift_px)
+    images = made.images.with_poses(torch.from_numpy(rotation), torch.from_numpy(shift))
+    curve = fsc(torch.from_numpy(reconstruct_half_maps(images).map), made.density)
+    assert curve[1:11].min() > 0.5
+
+
+def test_the_map_is_in_the_frame_of_the_poses(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
+    result = found[0]
+    again = reconstruct_half_maps(
+        made.images.with_poses(torch.from_numpy(result.rotation), torch.from_numpy(result.shift_px))
+    )
+    assert fsc(torch.from_numpy(again.map), torch.from_numpy(result.map))[1:10].min() > 0.98
+    assert fsc(torch.from_numpy(again.half1), torch.from_numpy(result.half1))[1:10].min() > 0.98
+
+
+def test_both_starts_are_reported_and_agree(found: tuple[AbInitio, Path, list[str]]) -> None:
+    reports = found[0].starts
+    assert [report.seed for report in reports[:2]] == [1, 2]
+    best = max(reports, key=lambda report: report.log_likelihood)
+    assert best.agreement == 1.0
+    assert all(report.log_likelihood > 0 for report in reports)
+    assert max(report.agreement for report in reports if report is not best) > 0.5
+
+
+def test_uncertain_images_are_known(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
+    result = found[0]
+    assert np.isfinite(result.error_deg).all()
+    assert (result.error_deg > 0).all()
+    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    worse = result.error_deg > np.median(result.error_deg)
+    assert np.median(aligned.errors.degrees[worse]) > np.median(aligned.errors.degrees[~worse])
+
+
+class Impatient(Recorder):
+    """Asks to stop at the second message that tells of a round."""
+
+    def message(self, text: str) -> None:
+        super().message(text)
+        if text.startswith("Round 2"):
+            raise JobAborted("enough")
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path
+) -> None:
+    with pytest.raises(JobAborted):
+        reconstruct(made.images, SETTINGS, tmp_path, Impatient())
+    monitor = Recorder()
+    resumed = reconstruct(made.images, SETTINGS, tmp_path, monitor)
+    assert any("Continuing after round 1" in line for line in monitor.lines)
+    assert not any(line.startswith("Start ") for line in monitor.lines)
+    np.testing.assert_array_equal(resumed.rotation, found[0].rotation)
+    np.testing.assert_array_equal(resumed.map, found[0].map)
+
+
+def test_a_finished_run_is_read_back(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
+    again = reconstruct(made.images, SETTINGS, found[1])
+    np.testing.assert_array_equal(again.rotation, found[0].rotation)
+    np.testing.assert_array_equal(again.half2, found[0].half2)
+
+
+def test_a_checkpoint_of_other_images_or_settings_is_refused(
+    made: Phantom, found: tuple[AbInitio, Path, list[str]]
+) -> None:
+    with pytest.raises(ResumeError, match="other settings or other particles"):
+        reconstruct(made.images, replace(SETTINGS, seed=2), found[1])
+    with pytest.raises(ResumeError, match="other settings or other particles"):
+        reconstruct(phantom(500, snr=0.5, seed=4).images, SETTINGS, found[1])
+
+
+def test_a_damaged_checkpoint_is_named(made: Phantom, tmp_path: Path) -> None:
+    (tmp_path / abinit.STARTS_FILE).write_bytes(b"no safetensors")
+    with pytest.raises(ResumeError, match="cannot be read"):
+        reconstruct(made.images, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"starts": 0}, "number of starts is 0"),
+        ({"max_shift_px": 20.0}, "largest shift"),
+        ({"mask_radius_px": 1.0}, "radius of the mask"),
+        ({"start_particles": 0}, "start_particles is 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(made: Phantom, change: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
+        reconstruct(made.images, replace(SETTINGS, **change))
+
+
+def test_particles_of_one_half_are_refused(made: Phantom) -> None:
+    one = replace(made.images, half_set=torch.ones(made.images.n, dtype=torch.int8))
+    with pytest.raises(InputError, match="not in two halves"):
+        reconstruct(one, SETTINGS)

@@ -1,0 +1,72 @@
+"""A map from nothing at low frequencies: its power, its posteriors, and that poses can be told by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from phantoms import phantom
+
+from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.pose.initial import Schedule, expectation, random_start, shift_disc, signal_power
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.model import points_on
+from cryodrgn_ext.pose.scoring import Scorer
+from cryodrgn_ext.pose.search import SearchSettings, search
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.progress import SilentMonitor
+
+
+def test_power_of_the_map_is_told_by_images_without_poses() -> None:
+    made = phantom(1500, snr=0.2)
+    found = signal_power(made.images, Scorer(made.images))
+    points = so3_grid.grid(0)[:, :2]
+    kxy = made.images.plane.kxy
+    slices = made.volume.slice(points_on(torch.from_numpy(points).float(), kxy)).abs().square().mean(0)
+    shell = made.images.plane.shell
+    for s in range(2, 9):
+        assert 0.7 < float(found[s] / slices[shell == s].mean()) < 1.4, s
+
+
+def test_shifts_cover_the_square() -> None:
+    disc = shift_disc(5.0, 2.0)
+    assert float(disc.abs().max()) == 5.0
+    assert bool((disc == 0).all(1).any())
+    places = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 7 - 3.5
+    assert float(torch.cdist(places, disc).amin(1).max()) <= 2.0 / np.sqrt(2) + 1e-6
+    assert shift_disc(0.0, 2.0).tolist() == [[0.0, 0.0]]
+
+
+def test_posteriors_are_those_of_all_scores() -> None:
+    made = phantom(12, snr=0.05)
+    scorer = Scorer(made.images, radius=5)
+    rotation = torch.from_numpy(so3_grid.grid(0)).float()
+    shifts = shift_disc(3.0, 3.0)
+    slices = made.volume.slice(points_on(rotation[:, :2], scorer.kxy))
+    rows = torch.tensor([3, 7, 8])
+    numerator, weight, evidence = expectation(scorer, rows, slices, shift_phases(scorer.kxy, -shifts, 32), 0.3)
+    all_rotations = rotation.expand(12, -1, 3, 3)
+    scores = scorer.own(made.volume, all_rotations, torch.zeros(12, len(rotation), 2), shifts)[rows].double()
+    posterior = (0.3 * scores).flatten(1).softmax(1).view(scores.shape)
+    moved = scorer.data[rows][:, None] * shift_phases(scorer.kxy, -shifts, 32)
+    wanted = torch.einsum("bgt,btm->gm", posterior.to(torch.complex64), moved)
+    assert float((numerator - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+    assert torch.allclose(weight, torch.einsum("bgt,bm->gm", posterior.float(), scorer.power[rows]), atol=1e-3)
+    peak = scores.flatten(1).amax(1)
+    mass = (0.3 * (scores - peak[:, None, None])).exp().flatten(1).sum(1)
+    assert torch.allclose(evidence.double(), peak + mass.log() - np.log(scores[0].numel()), rtol=1e-3)
+
+
+def test_a_random_start_tells_poses() -> None:
+    made = phantom(400, snr=0.5, shift_px=2.0)
+    scorer = Scorer(made.images, radius=9)
+    schedule = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
+    power = signal_power(made.images, scorer)
+    map_ = random_start(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor())
+    assert torch.equal(map_, random_start(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor()))
+    looking = SearchSettings(base_level=0, refinements=1, keep=4, k_min=5, k_max=6, shift_extent_px=2.5, shift_count=3)
+    found = search(made.images, FourierVolume.from_map(map_, radius=7), looking)
+    aligned = align_poses(
+        found.rotation.numpy(), found.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy()
+    )
+    assert np.mean(aligned.errors.degrees < 40) > 0.6  # by chance: 2 %
