@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.masks import threshold_mask
+from cryodrgn_ext.imaging.masks import default_threshold, threshold_mask
 from cryodrgn_ext.imaging.shells import apply_radial_weights
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, wiener_precision
 
@@ -23,6 +22,8 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, wiene
 JOINED_RADIUS = 5
 #: FSC up to which frequencies are used for alignment.
 USED_FSC = 0.143
+#: Density above this fraction of the 99.99th percentile is the particle's, at the low resolution of the mask.
+MASK_LEVEL = 0.15
 #: The mask reaches this far beyond the density, and then falls off over as much, as fractions of the box.
 MASK_MARGIN, MASK_EDGE = 0.06, 0.06
 #: Frequencies (fraction of the resolved ones) from which the mask is made: it should not follow detail.
@@ -105,8 +106,7 @@ def _particle_mask(both: Tensor, radius: float, sphere: Tensor) -> Tensor:
     shells = torch.arange(d // 2 + 1, dtype=torch.float32)
     cut = max(3.0, MASK_BAND * radius)
     smooth = apply_radial_weights(both * sphere, torch.exp(-((shells / cut) ** 2)).to(both.device))
-    try:
-        mask = threshold_mask(smooth, 1.0, None, MASK_MARGIN * d, MASK_EDGE * d)
-    except InputError:  # a map without positive density, as of pure noise: nothing to cut out
+    level = 2.0 * MASK_LEVEL * default_threshold(smooth)
+    if not level > 0:  # no positive density, as in a map of noise: nothing to cut out
         return sphere
-    return mask * sphere
+    return threshold_mask(smooth, 1.0, level, MASK_MARGIN * d, MASK_EDGE * d) * sphere

@@ -20,7 +20,7 @@ from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.pose.local import LocalPoses, TurningVolume, refine_poses
 from cryodrgn_ext.pose.model import LinearModel
-from cryodrgn_ext.pose.refinement import BYTES_PER_COEFFICIENT, GAUSS_NEWTON_STEPS, search_settings
+from cryodrgn_ext.pose.refinement import BYTES_PER_COEFFICIENT, GAUSS_NEWTON_STEPS, polished, search_settings
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import search
 from cryodrgn_ext.pose.settings import ReconstructSettings
@@ -142,10 +142,8 @@ def _some(
     each = rotation.shape[1]
     repeated = rows.repeat_interleave(each)
     scorer = Scorer(images, repeated, band, settings.device, settings.memory_bytes)
-    refined = refine_poses(
-        scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), band, weights[repeated],
-        iterations=GAUSS_NEWTON_STEPS,
-    )  # fmt: skip
+    start = (scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), band, weights[repeated])
+    refined = polished(*start) if search_all else refine_poses(*start, iterations=GAUSS_NEWTON_STEPS)
     best = refined.log_likelihood.view(-1, each).argmax(1)
     return refined.chosen(torch.arange(len(rows), device=best.device) * each + best)
 

@@ -35,9 +35,9 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backp
 
 Kind = Literal["search", "local"]
 
-#: Band of the base grid of searches, and the largest band of their refinement, in cycles per box.
-BASE_RADIUS, SEARCH_RADIUS = 10.0, 20.0
-REFINEMENTS, KEPT, POLISHED = 2, 6, 2
+#: Band of the base grid of searches and the band of their refinement, in cycles per box.
+BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
+REFINEMENTS, KEPT, POLISHED = 1, 6, 3
 #: The band may grow by this factor in a round, and this many shells beyond the resolution.
 GROWTH, BEYOND = 1.5, 1.0
 #: A search that moves fewer images than this, by more than MOVED_DEG, was the last one; no more than MOST_SEARCHES.
@@ -233,6 +233,17 @@ def _round(
     )  # fmt: skip
 
 
+def polished(
+    scorer: Scorer, field: TurningVolume, rotation: Tensor, shift_px: Tensor, radius: float,
+    weights: Tensor | None = None,
+) -> LocalPoses:  # fmt: skip
+    """Refine what a search found, in its own band first: in the full band it may lie beyond the nearest optimum."""
+    if radius > SEARCH_RADIUS:
+        near = refine_poses(scorer, field, rotation, shift_px, SEARCH_RADIUS, weights, GAUSS_NEWTON_STEPS)
+        rotation, shift_px = near.rotation, near.shift_px
+    return refine_poses(scorer, field, rotation, shift_px, radius, weights, GAUSS_NEWTON_STEPS)
+
+
 def search_settings(images: ParticleImages, settings: ReconstructSettings, radius: float) -> SearchSettings:
     """How all orientations are searched when images are aligned up to ``radius`` cycles per box."""
     d = images.box_size
@@ -273,9 +284,7 @@ def _searched(
         shift = torch.cat([shift, state.shift_px[rows, None]], dim=1)
     each = rotation.shape[1]
     scorer = Scorer(images, rows.repeat_interleave(each), state.radius, settings.device, settings.memory_bytes)
-    refined = refine_poses(
-        scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), state.radius, iterations=GAUSS_NEWTON_STEPS
-    )
+    refined = polished(scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), state.radius)
     best = refined.log_likelihood.view(-1, each).argmax(1)
     return refined.chosen(torch.arange(len(rows), device=best.device) * each + best)
 

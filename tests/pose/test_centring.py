@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from phantoms import density, phantom
 
 from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, recentred, shifts_after_centring
 from cryodrgn_ext.pose.scoring import Scorer
+from tests.pose.phantoms import density, phantom
 
 
 def test_centre_of_mass_follows_a_moved_map() -> None:

