@@ -7,6 +7,7 @@ out, with the same likelihood.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _starts(
         return report_starts(done)
     made: list[Start] = done
 
-    def keep(starts: list[Start], finished: bool = False) -> None:
+    def keep(starts: Sequence[Start], finished: bool = False) -> None:
         nonlocal made
         made = list(starts)
         numbers = {
@@ -158,9 +159,8 @@ def _refined(
     found = file.load()
     if found is not None:
         numbers, tensors = found
-        state = RefinementState(
-            **{name: tensors[name] for name in STATE_TENSORS}, **{name: numbers[name] for name in STATE_NUMBERS}
-        )
+        values: dict[str, Any] = {name: tensors[name] for name in STATE_TENSORS}
+        state = RefinementState(**values, **{name: numbers[name] for name in STATE_NUMBERS})
         monitor.message(f"Continuing after round {state.round}.")
 
     def keep(now: RefinementState) -> None:

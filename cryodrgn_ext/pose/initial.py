@@ -78,11 +78,11 @@ class Schedule:
     def exponent(self, step: int) -> float:
         """Exponent of the likelihood in a step."""
         share = min(1.0, step / max(1.0, self.warm * self.steps))
-        return self.first_exponent ** (1.0 - share)
+        return float(self.first_exponent ** (1.0 - share))
 
     def rate(self, step: int) -> float:
         """Share of the running sums that a step replaces."""
-        return max(self.least_rate, (step + 1.0) ** -0.6)
+        return max(self.least_rate, float((step + 1.0) ** -0.6))
 
 
 def signal_power(images: ParticleImages, scorer: Scorer) -> Tensor:
