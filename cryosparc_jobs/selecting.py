@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.pictures import draw_selection
@@ -79,7 +80,16 @@ def select(
     refuse_results_of_others(directory, "select")
     slots = wanted_slots(source)
     trained = read_train_result(trained_in)
-    groups = choose_groups(checked, trained)
+    looked_at = np.ones(trained.particles.n, np.bool_)
+    if particles is None and trained.states is not None:
+        looked_at = trained.states.label >= 0  # a landscape of some of the particles has no others to give back
+    groups = {name: chosen[looked_at[chosen]] for name, chosen in choose_groups(checked, trained).items()}
+    for name, chosen in groups.items():
+        if len(chosen) == 0:
+            raise InputError(
+                f"None of the particles of {name.replace('_', ' ')} is among those that the landscape looked at: name "
+                'the particles of the project with particles=("J42", "particles") (--particles J42 particles).'
+            )
     job = create_external_job(
         cs, project, workspace, title, description(f"Particles chosen by the result in {trained_in}.", checked, OURS)
     )
@@ -92,6 +102,7 @@ def select(
         rows = job.load_input(INPUT, [slot.name for slot in slots])
         publication = Publication(job, rows, monitor)
         rest = left_over(groups, trained.particles.n)
+        rest = rest[looked_at[rest]]
         everything = {f"particles_{name}": chosen for name, chosen in groups.items()}
         if len(rest):
             everything[REST] = rest

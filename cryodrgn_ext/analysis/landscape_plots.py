@@ -32,19 +32,19 @@ def path_in_plane(xy: NDArray[np.floating], path: NDArray[np.floating], names: t
 
 
 @styled
-def sketch_by_cluster(
+def sketch_by_state(
     xy: NDArray[np.floating],
     label: NDArray[np.integer],
     size: NDArray[np.integer],
     medoid: NDArray[np.integer],
     names: tuple[str, str],
 ) -> Figure:
-    """Sketched volumes (K, 2) coloured by cluster, their area by the number of particles (K,); on-data ones marked."""
-    n_clusters = int(label.max()) + 1
+    """Sketched volumes (K, 2) coloured by state, their area by the number of particles (K,); on-data ones marked."""
+    n_states = int(label.max()) + 1
     figure, axes = new_figure(4.8, 3.9)
     panel = axes[0, 0]
     area = LARGEST_DOT * size / max(int(size.max()), 1)
-    panel.scatter(xy[:, 0], xy[:, 1], s=np.maximum(area, 3), c=label_colors(n_clusters)(label), linewidths=0, alpha=0.8)
+    panel.scatter(xy[:, 0], xy[:, 1], s=np.maximum(area, 3), c=label_colors(n_states)(label), linewidths=0, alpha=0.8)
     for number, volume in enumerate(medoid):
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "black", "linewidth": 0.6}
         panel.annotate(str(number), xy[volume], ha="center", va="center", fontsize=8, bbox=box, zorder=5)
@@ -53,23 +53,23 @@ def sketch_by_cluster(
 
 
 @styled
-def cluster_counts(n_volumes: NDArray[np.integer], n_particles: NDArray[np.integer]) -> Figure:
-    """Volumes and particles of each cluster, on logarithmic axes: rare ones must be seen."""
+def state_counts(n_volumes: NDArray[np.integer], n_particles: NDArray[np.integer]) -> Figure:
+    """Volumes and particles of each state, on logarithmic axes: rare ones must be seen."""
     figure, axes = new_figure(float(np.clip(0.5 * len(n_volumes) + 2, 4.5, 9)), 2.6, 1, 2)
     numbers = np.arange(len(n_volumes))
     for panel, counts, what in zip(axes[0], (n_volumes, n_particles), ("volumes", "particles"), strict=True):
         panel.bar(numbers, counts, color=label_colors(len(counts))(numbers))
-        panel.set(xlabel="cluster", ylabel=what, yscale="log", ylim=(0.5, None))
+        panel.set(xlabel="state", ylabel=what, yscale="log", ylim=(0.5, None))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 @styled
-def volume_dendrogram(tree: NDArray[np.floating], n_clusters: int) -> Figure:
+def volume_dendrogram(tree: NDArray[np.floating], n_states: int) -> Figure:
     """The upper part of the tree of volumes; the numbers in brackets are of volumes."""
     figure, axes = new_figure(6.0, 2.8)
     dendrogram(
-        tree, p=max(30, 2 * n_clusters), truncate_mode="lastp", ax=axes[0, 0], color_threshold=0,
+        tree, p=max(30, 2 * n_states), truncate_mode="lastp", ax=axes[0, 0], color_threshold=0,
         above_threshold_color=INK, leaf_font_size=6, leaf_rotation=90,
     )  # fmt: skip
     axes[0, 0].set(ylabel="distance")
@@ -116,7 +116,7 @@ def _curve(surface: Surface, name: str) -> Figure:
 
 @styled
 def layouts(points: Mapping[str, NDArray[np.floating]], label: NDArray[np.integer]) -> Figure:
-    """Sketched volumes in several planes side by side (MDS, UMAP), coloured by cluster."""
+    """Sketched volumes in several planes side by side (MDS, UMAP), coloured by state."""
     figure, axes = new_figure(3.6 * len(points), 3.2, 1, len(points))
     colors = label_colors(int(label.max()) + 1)
     for panel, (name, xy) in zip(axes[0], points.items(), strict=True):

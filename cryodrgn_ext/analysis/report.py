@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -130,6 +131,11 @@ class ReportContent:
     shown: ShownParticles | None = None
     planes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
+    @cached_property
+    def figures(self) -> list[ReportFigure]:
+        """All figures that the content allows, drawn once: those of the PDF, and of a page without scripts."""
+        return report_figures(self)
+
     @property
     def whole(self) -> StateSummary | None:
         """The consensus with whatever is known of it."""
@@ -208,7 +214,7 @@ def state_rows(content: ReportContent) -> list[tuple[str, str, str, str, str]]:
 
 
 def report_figures(content: ReportContent) -> list[ReportFigure]:
-    """All figures that the content allows, in order: those of the PDF, and of a page without scripts."""
+    """Draw all figures that the content allows, in order; see :attr:`ReportContent.figures`."""
     figures: list[ReportFigure] = []
     if content.states:
         figures += _map_figures(content)

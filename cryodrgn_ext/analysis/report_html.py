@@ -26,7 +26,6 @@ from cryodrgn_ext.analysis.report import (
     StateSummary,
     duration,
     overview,
-    report_figures,
     share,
     state_rows,
 )
@@ -56,7 +55,7 @@ def write_report_html(path: str | os.PathLike[str], content: ReportContent) -> N
 def report_html(content: ReportContent) -> str:
     """``content`` as the text of an HTML page; its policy forbids every request to elsewhere."""
     style, script = _page_file("report.css"), _page_file("report.js")
-    figures = report_figures(content)
+    figures = content.figures
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from cryodrgn_ext.analysis.report import ReportContent, duration, overview, report_figures, state_rows
+from cryodrgn_ext.analysis.report import ReportContent, duration, overview, state_rows
 from cryodrgn_ext.atomic import atomic_path
 
 PAGE_IN = (8.27, 11.69)  # A4
@@ -32,10 +32,12 @@ def write_logfile_pdf(path: str | os.PathLike[str], content: ReportContent) -> N
         lines = _text_lines(content)
         for start in range(0, len(lines), LINES_PER_PAGE):
             pdf.savefig(_text_page(content.title, lines[start : start + LINES_PER_PAGE]))
-        for item in report_figures(content):
+        for item in content.figures:
             width = int(CAPTION_LETTERS_PER_INCH * item.figure.get_figwidth())
-            item.figure.suptitle(textwrap.fill(f"{item.section}: {item.caption}", width), fontsize=8, parse_math=False)
+            words = textwrap.fill(f"{item.section}: {item.caption}", width)
+            title = item.figure.suptitle(words, fontsize=8, parse_math=False)
             pdf.savefig(item.figure, dpi=150)
+            title.set_text("")  # the page shows the same figure with a caption of its own
 
 
 def _text_page(title: str, lines: list[str]) -> Figure:

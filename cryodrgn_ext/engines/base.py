@@ -99,6 +99,37 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True)
+class SpectralForm:
+    """Volumes as a fixed map and Fourier coefficients that can be had one by one: V(z) = mean + map of spectrum(z).
+
+    What is smooth in volumes, such as their projections onto eigenvolumes, needs few of the coefficients.
+
+    Attributes
+    ----------
+    mean : (D, D, D) float32
+        Real-space map, axes z, y, x.
+    radius : int
+        Coefficients with |k| up to this count, in cycles per box; D // 2 - 1 at most.
+    spectrum : callable
+        (K, q) float32 latents, (P, 3) float32 integer frequencies x, y, z with x >= 0 -> (K, P) complex64 coefficients:
+        sum over voxels of V(x) exp(-2 pi i k.(x - D // 2) / D).
+    """
+
+    mean: NDArray[np.float32]
+    radius: int
+    spectrum: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.complex64]]
+
+
+@runtime_checkable
+class Spectral(Protocol):
+    """An engine's result whose volumes have a spectral form."""
+
+    def spectral_form(self) -> SpectralForm:
+        """Return the volumes as Fourier coefficients on demand."""
+        ...
+
+
+@dataclass(frozen=True)
 class Regions:
     """Where an engine may look, in the working box.
 

@@ -173,14 +173,14 @@ class _LandscapeJob:
         notes = list(self.monitor.warnings)
         if clusters.n_clusters != self.settings.clusters:
             notes.append(
-                f"{clusters.n_clusters} clusters instead of {self.settings.clusters}: small groups that are set apart "
-                "are clusters of their own, and groups of too few particles are none."
+                f"{clusters.n_clusters} states instead of {self.settings.clusters}: small groups that are set apart "
+                "are states of their own, and groups of too few particles are none."
             )
         if clusters.stray.any():
             count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.stray)).sum())
             notes.append(
                 f"{np.count_nonzero(clusters.stray)} volumes ({count} particles) lie in groups too small to be "
-                "clusters and were put with the nearest one; --min_particles 0 shows them."
+                "states and were put with the nearest one; --min_particles 0 shows them."
             )
         if not mapping.is_exact:
             notes.append(

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cryodrgn_ext.analysis.landscape_plots import (
-    cluster_counts,
     density_and_energy,
     layouts,
     learning_curves,
-    sketch_by_cluster,
+    sketch_by_state,
+    state_counts,
     volume_dendrogram,
 )
 from cryodrgn_ext.analysis.latents import Clustering
@@ -34,14 +34,14 @@ from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 SHOWN_COMPONENTS = 20
 FILES = {
-    "particles.star": "all particles, with clusters and volume components",
+    "particles.star": "all particles, with states and volume components",
     "particles.cs": "all particles; particles.csg beside it is for Import Result Group",
-    "states/": "particles, average volume (map.mrc) and on-data volume (on_data.mrc) of each cluster",
+    "states/": "particles, average volume (map.mrc) and on-data volume (on_data.mrc) of each state",
     "components/": "principal components of the volumes, and five maps along the first",
     "mask.mrc": "where volumes were compared",
-    "landscape.npz": "v: volume components; cluster; row, uid and image_name of each particle",
-    "sketch.npz": "the sketched volumes: their particles, latents, components, clusters, MDS, UMAP, tree",
-    "states.npz": "cluster of each input particle (-1: not looked at)",
+    "landscape.npz": "v: volume components; cluster: the state; row, uid and image_name of each particle",
+    "sketch.npz": "the sketched volumes: particles, latents, components, states (cluster), MDS, UMAP, tree",
+    "states.npz": "state of each input particle (-1: not looked at)",
     "density_pc1_pc2.npz": "density and apparent free energy over components, with standard deviations",
     "job.yaml": "settings, versions, seed, inputs, results",
     "run.log": "everything that the run said",
@@ -120,8 +120,8 @@ def _figures(
 ) -> list[ReportFigure]:
     section = "Volumes"
     figures = [
-        ReportFigure(section, "Volumes and particles of each cluster.",
-                     cluster_counts(clusters.n_volumes, clusters.n_particles)),
+        ReportFigure(section, "Volumes and particles of each state.",
+                     state_counts(clusters.n_volumes, clusters.n_particles)),
         ReportFigure(section, "The upper part of the tree of volumes.",
                      volume_dendrogram(clusters.tree, clusters.n_clusters)),
         ReportFigure(section, "Share of the variance of the volumes along each principal component.",
@@ -130,14 +130,15 @@ def _figures(
     sketch = read_arrays(layout.root / "sketch.npz")
     for first, second in ((0, 1), (1, 2)):
         if second < pca.n_components:
-            drawn = sketch_by_cluster(
+            drawn = sketch_by_state(
                 pca.coordinates[:, [first, second]], clusters.label, sketch["particles"].astype(int), clusters.medoid,
                 (f"volume PC {first + 1}", f"volume PC {second + 1}"),
             )  # fmt: skip
-            caption = "Sketched volumes, coloured by cluster, area by particles; numbers mark on-data volumes."
+            caption = "Sketched volumes, coloured by state, area by particles; numbers mark on-data volumes."
             figures.append(ReportFigure(section, caption, drawn))
     planes = {name.upper(): sketch[name].astype(float) for name in ("mds", "umap") if name in sketch}
-    figures.append(ReportFigure(section, "Sketched volumes in planes.", layouts(planes, clusters.label)))
+    caption = "Sketched volumes in planes, coloured by state."
+    figures.append(ReportFigure(section, caption, layouts(planes, clusters.label)))
     for surface, components in surfaces:
         names = [f"volume PC {number}" for number in components]
         caption = (

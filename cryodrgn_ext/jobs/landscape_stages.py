@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.coefficient_mapping import choose_coefficients
 from cryodrgn_ext.analysis.latents import umap_embedding
 from cryodrgn_ext.analysis.scaling import multidimensional_scaling
 from cryodrgn_ext.analysis.set_apart import groups_set_apart
@@ -29,7 +30,7 @@ from cryodrgn_ext.analysis.volume_clusters import (
 )
 from cryodrgn_ext.analysis.volume_mapping import learn_mapping, map_linear, map_rendered
 from cryodrgn_ext.analysis.volume_pca import VolumePca, volume_distances
-from cryodrgn_ext.engines.base import Heterogeneity, Linear
+from cryodrgn_ext.engines.base import Heterogeneity, Linear, Spectral
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.landscape_tables import (
@@ -192,17 +193,31 @@ class LandscapeStages:
             rows = np.load(self.rows_path, mmap_mode="r")
             mask = self.read_mask()
             if settings.mapping == "direct" or len(self.z) <= settings.mapping_volumes + len(index):
-                v = map_rendered(self.model, rows, mask, pca, self.z, self.monitor)
+                v = self._map_directly(rows, mask, pca, self.z)
             else:
                 rest = np.setdiff1d(np.arange(len(self.z)), index)
                 chosen = np.random.default_rng(settings.seed).choice(rest, settings.mapping_volumes, replace=False)
-                rendered = map_rendered(self.model, rows, mask, pca, self.z[chosen], self.monitor)
+                rendered = self._map_directly(rows, mask, pca, self.z[chosen])
                 phi = learn_mapping(
                     np.concatenate([self.z[chosen], self.z[index]]), np.concatenate([rendered, pca.coordinates]),
                     seed=settings.seed, monitor=self.monitor,
                 )  # fmt: skip
                 v, train_loss, held_out_loss = phi(self.z), phi.train_loss, phi.held_out_loss
         ParticleMapping(v, nearest, np.array(train_loss), np.array(held_out_loss)).write(self.mapping_path)
+
+    def _map_directly(
+        self, rows: NDArray[np.float32], mask: NDArray[np.bool_], pca: VolumePca, z: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """(n, L) volume components of latents (n, q), from no more of each volume than they need."""
+        if not isinstance(self.model, Spectral):
+            return map_rendered(self.model, rows, mask, pca, z, self.monitor)
+        form = self.model.spectral_form()
+        found = choose_coefficients(form, rows, mask, pca, z, seed=self.settings.seed)
+        self.monitor.message(
+            f"{len(found.points)} of {found.n_all} Fourier coefficients of each volume give its components to "
+            f"{100 * found.error:.2g} %"
+        )
+        return found(form, z, self.monitor)
 
     def cluster(self) -> None:
         """Cluster the sketched volumes."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis import plots
 from cryodrgn_ext.analysis.isosurface import surface_views
 from cryodrgn_ext.analysis.latents import Clustering, Embedding, cluster_latents
-from cryodrgn_ext.analysis.report import ReportContent, StateSummary, duration, report_figures, share
+from cryodrgn_ext.analysis.report import ReportContent, ReportFigure, StateSummary, duration, report_figures, share
 from cryodrgn_ext.analysis.report_html import report_html, write_report_html
 from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
@@ -135,6 +135,21 @@ def test_the_log_has_text_pages_and_a_page_for_each_figure(tmp_path: Path) -> No
     write_logfile_pdf(tmp_path / "log.pdf", content())
     pages = len(re.findall(rb"/Type /Page\b", (tmp_path / "log.pdf").read_bytes()))
     assert pages == 1 + len(report_figures(content()))
+
+
+def test_figures_are_drawn_once_for_page_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[ReportContent] = []
+
+    def draw(given: ReportContent) -> list[ReportFigure]:
+        drawn.append(given)
+        return report_figures(given)
+
+    monkeypatch.setattr("cryodrgn_ext.analysis.report.report_figures", draw)
+    given = replace(content(n_states=1), embedding=None, colorings={})
+    before = report_html(given)
+    write_logfile_pdf(tmp_path / "log.pdf", given)
+    assert report_html(given) == before  # the log's titles leave no trace
+    assert len(drawn) == 1
 
 
 def test_figures_are_drawn_from_extremes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_clusters_return_on_the_parents_particles(real: Lab, trained: FinishedJo
     # Its clusters are states for the other jobs.
     chosen = select(real.cs, project=real.project, workspace="W1", result=finished.uid, state=(1,))
     assert chosen.outputs == ("particles_state_01", "particles_rest")
+
+
+def test_selecting_from_a_landscape_of_some_particles(real: Lab, trained: FinishedJob, tmp_path: Path) -> None:
+    """The landscape's own output has the particles that it looked at; the project's have all."""
+    np.save(tmp_path / "some.npy", np.arange(0, N, 2))
+    finished = look(real, indices=tmp_path / "some.npy")
+    label = read_state_table(finished.result.directory / "states.npz").label
+    uid = np.asarray(real.particles["uid"])
+    for particles, others in ((None, (label >= 0) & (label != 1)), (("J1", "particles"), label != 1)):
+        chosen = select(
+            real.cs, project=real.project, workspace="W1", result=finished.uid, particles=particles, state=(1,)
+        )  # fmt: skip
+        job = real.cs.find_job(real.project, chosen.uid)
+        assert_array_equal(job.load_output("particles_state_01")["uid"], uid[label == 1])
+        assert_array_equal(job.load_output("particles_rest")["uid"], uid[others])
+    np.savetxt(tmp_path / "unseen.txt", [1, 3], fmt="%d")
+    with pytest.raises(InputError, match="among those that the landscape looked at"):
+        select(real.cs, project=real.project, workspace="W1", result=finished.uid, indices=tmp_path / "unseen.txt")
 
 
 def test_mask_of_a_job_and_no_latents_among_volume_components(real: Lab, trained: FinishedJob) -> None:

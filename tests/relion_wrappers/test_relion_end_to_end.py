@@ -153,6 +153,40 @@ def test_select_returns_a_subset_that_reconstruct_and_class3d_accept(project: Pr
     assert set(classified["cdxState"]) == {1}
 
 
+def test_landscape_of_a_train_job_and_its_states_in_relion(project: Project, trained: str) -> None:
+    job = project.add_external("landscape", "--in_parts", trained + "particles.star", "--clusters", "2",
+                               "--sketch", "30", "--bootstrap", "5")  # fmt: skip
+    assert project.run_job(job) == SUCCESS, (project.root / job / "run.err").read_text()
+    assert project.markers(job) == ["RELION_JOB_EXIT_SUCCESS"]
+    assert (project.root / job / "run.err").read_text() == ""
+    nodes = project.nodes()
+    expected = {"particles.star": PARTICLES, "states/state00/particles.star": PARTICLES, "states/state01/map.mrc": MAP,
+                "states/state00/on_data.mrc": MAP, "components/pc01.mrc": MAP, "components/pc01_004.mrc": MAP,
+                "mask.mrc": MASK, "logfile.pdf": PDF}  # fmt: skip
+    for name, kind in expected.items():
+        assert nodes[job + name] == kind
+    for name in (name for name in nodes if name.startswith(job)):
+        assert (project.root / name).is_file()
+    purity, maps = [], []
+    for number in (0, 1):
+        state = f"{job}states/state{number:02d}/"
+        table = particles(project.root / state / "particles.star")
+        assert set(table["cdxState"]) == {number}
+        assert "cdxVolumePc1" in table
+        first = sum("images0" in str(name) for name in table["rlnImageName"])
+        purity.append(max(first, len(table["rlnImageName"]) - first) / len(table["rlnImageName"]))
+        project.run("relion_reconstruct", "--i", state + "particles.star", "--o", f"cluster{number}.mrc", "--ctf")
+        names = (project.root / f"cluster{number}.mrc", project.root / state / "map.mrc")
+        maps.append([low_pass(mrcfile.read(name)) for name in names])
+    assert min(purity) > 0.9
+    # RELION's maps of the states differ by what the landscape's maps differ by.
+    theirs, ours = (first - second for first, second in zip(*maps, strict=True))
+    assert np.corrcoef(theirs, ours)[0, 1] > 0.8
+    chosen = project.add_external("select", "--in_parts", job + "states/state01/particles.star", "--state", "1")
+    assert project.run_job(chosen) == SUCCESS, (project.root / chosen / "run.err").read_text()
+    assert particles(project.root / chosen / "particles.star")["rlnImageName"] == table["rlnImageName"]
+
+
 def test_validate_gives_full_size_maps_that_relion_reconstructs_alike(project: Project, trained: str) -> None:
     job = project.add_external("validate", "--in_parts", trained + "particles.star", "--random_subsets", "12")
     assert project.run_job(job) == SUCCESS, (project.root / job / "run.err").read_text()

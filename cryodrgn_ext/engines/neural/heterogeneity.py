@@ -111,6 +111,18 @@ class NeuralHeterogeneity:
             for volume in render_maps(grid, len(rows), spectrum, self.model.envelope.device):
                 yield (volume if base_map is None else volume + base_map).numpy()
 
+    def spectral_form(self) -> base.SpectralForm:
+        """See :class:`cryodrgn_ext.engines.base.SpectralForm`."""
+        mean = np.zeros((self.box_size,) * 3, np.float32) if self.consensus is None else self.consensus
+        return base.SpectralForm(mean, self.train_radius, self._spectrum)
+
+    def _spectrum(self, z: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.complex64]:
+        device = self.model.envelope.device
+        rows = torch.as_tensor(np.asarray(z, np.float32), device=device)
+        parts = torch.as_tensor(np.asarray(points, np.float32), device=device).split(POINTS_PER_CHUNK)
+        found: NDArray[np.complex64] = torch.cat([self.model.spectrum(part, rows) for part in parts], 1).cpu().numpy()
+        return found
+
     def save(self, directory: Path) -> None:
         """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
         tensors = {f"model.{name}": tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}

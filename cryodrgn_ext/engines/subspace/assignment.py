@@ -30,12 +30,15 @@ class Assignment:
         (n, T) float32, adds up to 1.
     contrast : Tensor
         (n,) float32 of each image.
+    rare : Tensor
+        (n, K) float32 probabilities of rare states, which exclude each other.
     """
 
     rows: Tensor
     node: Tensor
     probability: Tensor
     contrast: Tensor
+    rare: Tensor
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,24 +58,30 @@ def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
     return torch.softmax(nodes.weight.log() - 0.5 * whitened.square().sum(1), dim=1)
 
 
-def assign(rows: Tensor, x: Tensor, covariance: Tensor, contrast: Tensor, nodes: Nodes) -> Assignment:
+def assign(
+    rows: Tensor, x: Tensor, covariance: Tensor, contrast: Tensor, nodes: Nodes, rare: Tensor | None = None
+) -> Assignment:
     """Assign images ``rows`` (n,) by the Gaussian posteriors (n, d), (n, d, d) of their latents."""
+    rare = torch.zeros(len(x), 0) if rare is None else rare
     count = min(KEPT, len(nodes.centres))
     node, probability = torch.zeros(len(x), count, dtype=torch.int32), torch.zeros(len(x), count)
     for here in torch.arange(len(x)).split(ROWS):
         best, index = node_probabilities(x[here], covariance[here], nodes).topk(count, dim=1)
         node[here], probability[here] = index.int(), (best / best.sum(1, keepdim=True)).float()
-    return Assignment(rows, node, probability, contrast)
+    return Assignment(rows, node, probability, contrast, rare)
 
 
 def feature_pass(
     band: Band, values: Tensor, features: Features, assigned: Assignment, monitor: Monitor, label: str | None = None
 ) -> Equations:
-    """Equations of the features' components, from images assigned to nodes, linearised at ``values`` (V, 2, Qp)."""
+    """Equations of the components of features and rare states, from images assigned to nodes.
+
+    Linearised at ``values`` (V, 2, Qp): the correction of the consensus, the features, the rare states.
+    """
     table = features.at_nodes()
-    q = table.shape[1]
+    q, k = table.shape[1], assigned.rare.shape[1]
     outer = (table[:, :, None] * table[:, None, :]).float()
-    equations = Equations.empty(band, q)
+    equations = Equations.empty(band, q + k)
     half_set = (band.images.half_set == 2).long()
     start = 0
     chunks = band.chunks(assigned.rows)
@@ -83,9 +92,13 @@ def feature_pass(
         here = slice(start, start + len(chunk.rows))
         start += len(chunk.rows)
         node, probability = assigned.node[here].long(), assigned.probability[here]
-        moments = torch.zeros(len(chunk.rows), q, q)
+        moments = torch.zeros(len(chunk.rows), q + k, q + k)
         for t in range(node.shape[1]):
-            moments += probability[:, t, None, None] * outer[node[:, t]]
+            moments[:, :q, :q] += probability[:, t, None, None] * outer[node[:, t]]
+        rare = assigned.rare[here]
+        moments[:, :q, q:] = moments[:, :q, :1] * rare[:, None, :]  # as if they were independent of the latents
+        moments[:, q:, :q] = moments[:, :q, q:].mT
+        moments[:, q:, q:] = torch.diag_embed(rare)
         contrast = assigned.contrast[here].to(band.device)
         equations.add(values, chunk, contrast, half_set[chunk.rows].to(band.device), moments.to(band.device))
     equations.complete()

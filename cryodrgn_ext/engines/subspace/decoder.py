@@ -44,7 +44,7 @@ def fit_decoder(
     band: Band, features: Features, assigned: Assignment, particle: Tensor, moving: Tensor, monitor: Monitor,
     state: DecoderState | None = None, checkpoint: Callable[[DecoderState], None] | None = None,
 ) -> Tensor:  # fmt: skip
-    """Components (V, 2, Qp) of the correction of the consensus and of all features, at the full band.
+    """Components (V, 2, Qp) of the correction of the consensus, all features and rare states, at the full band.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def fit_decoder(
     checkpoint : callable, optional
         Called after each pass.
     """
-    q = features.count + 1
+    q = features.count + 1 + assigned.rare.shape[1]
     cut = restriction(particle, moving)
     if state is None:
         values = torch.zeros(band.grid.n_voxels, 2, padded(q), device=band.device)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
 from cryodrgn_ext.engines.subspace.halves import independent_halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
+from cryodrgn_ext.engines.subspace.rare_posterior import RareStates, infer_mixture
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 
@@ -67,14 +68,18 @@ class Subspace:
     agreement: Tensor
 
     @property
-    def scale(self) -> Tensor:
-        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes.
+    def shared_power(self) -> Tensor:
+        """(q,) power of each component that counts.
 
-        Of a component's power, the share that a half-set's agreement c stands for in both together, 2 c / (1 + c),
-        counts; the rest is noise.
+        That is the share that a half-set's agreement c stands for in both together, 2 c / (1 + c); the rest is noise.
         """
         agreement = self.agreement.clamp(0, 1)
-        power = self.power * (2 * agreement / (1 + agreement)).clamp_min(LEAST_SHARE)
+        return self.power * (2 * agreement / (1 + agreement)).clamp_min(LEAST_SHARE)
+
+    @property
+    def scale(self) -> Tensor:
+        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes."""
+        power = self.shared_power
         return (power / power.max().clamp_min(1e-300)).sqrt()
 
     @property
@@ -99,6 +104,27 @@ class PassResult:
     covariance: Tensor
     evidence: float
     contrast: float
+
+
+class Latents(NamedTuple):
+    """Latents of n images, float32.
+
+    Attributes
+    ----------
+    mean : Tensor
+        (n, q).
+    covariance : Tensor
+        (n, q, q).
+    contrast : Tensor
+        (n,).
+    rare : Tensor
+        (n, K) probabilities of rare states.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    contrast: Tensor
+    rare: Tensor
 
 
 Inference = Callable[[Tensor, Tensor, Tensor], Posterior]
@@ -304,18 +330,22 @@ class SubspaceFit:
         return Subspace(self.band.grid, self.values, self.zdim, self.power, self.shared)
 
 
-def latents(fit: SubspaceFit, subspace: Subspace, rows: Tensor, monitor: Monitor) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents of all images ``rows`` at the fit's band: (n, q) mean, (n, q, q) covariance, (n,) contrast; float32."""
-    mean, covariance, contrast = [], [], []
-    chunks = fit.band.chunks(rows)
-    for chunk in monitor.track(chunks, "Latents", len(rows), fit.band.chunk_size):
-        posterior = fit._infer(chunk.rows, *fit.band.operators.gram(subspace.values, subspace.zdim + 1, chunk))
-        mean.append(posterior.mean.float().cpu())
-        covariance.append(posterior.covariance.float().cpu())
-        contrast.append(posterior.contrast.float().cpu())
+def latents(
+    fit: SubspaceFit, subspace: Subspace, rows: Tensor, monitor: Monitor, states: RareStates | None = None
+) -> Latents:
+    """Latents of all images ``rows`` at the fit's band, and which of them have rare states."""
+    states = RareStates.none(subspace.grid) if states is None else states
+    q = subspace.zdim + 1
+    values = states.beside(subspace.values, q) if len(states) else subspace.values
     empty = torch.zeros(0, subspace.zdim)
-    return (
-        torch.cat([empty, *mean]),
-        torch.cat([empty[:, :, None].expand(0, -1, subspace.zdim), *covariance]),
-        torch.cat([empty[:, 0], *contrast]),
-    )
+    parts = [Latents(empty, torch.zeros(0, subspace.zdim, subspace.zdim), empty[:, 0], torch.zeros(0, len(states)))]
+    for chunk in monitor.track(fit.band.chunks(rows), "Latents", len(rows), fit.band.chunk_size):
+        inner, cross = fit.band.operators.gram(values, q + len(states), chunk)
+        if len(states):
+            posterior, rare = infer_mixture(inner, cross, q, states, fit.fit_contrast)
+        else:
+            posterior = fit._infer(chunk.rows, inner, cross)
+            rare = posterior.mean[:, :0]
+        found = (posterior.mean, posterior.covariance, posterior.contrast, rare)
+        parts.append(Latents(*(tensor.float().cpu() for tensor in found)))
+    return Latents(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

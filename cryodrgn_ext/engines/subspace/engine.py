@@ -23,7 +23,10 @@ from cryodrgn_ext.engines.subspace.decoder import DecoderState, fit_decoder, res
 from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
-from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region
+from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
+from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
+from cryodrgn_ext.engines.subspace.rare_states import RareSearch
+from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -109,7 +112,8 @@ class _Run:
         solvent = b"" if self.regions.particle is None else np.ascontiguousarray(self.regions.particle).tobytes()
         description = [
             images.n, images.box_size, self.limit, self.zdim, self.seed, self.fit_contrast,
-            getattr(self.settings, "curve_features", None), poses.hexdigest(),
+            getattr(self.settings, "curve_features", None), getattr(self.settings, "rare_states", 0),
+            poses.hexdigest(),
             hashlib.sha256(self.consensus.tobytes() + focus + solvent).hexdigest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
@@ -160,24 +164,45 @@ class _Run:
         self.file.save(Checkpoint(stage, {**numbers, "passes": done}, {**tensors, **(more or {})}))
         self.last_saved = time.monotonic()
 
+    def _rare_states(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> RareStates:
+        """States of few particles that the subspace leaves out; those that the checkpoint holds if it is so far."""
+        if found is not None and found.stage == "decoder":
+            return RareStates(found.tensors["rare_values"].to(self.device), *found.tensors["rare_shares"])
+        states = RareSearch(fit, self._focus(), self.monitor).run(getattr(self.settings, "rare_states", 0))
+        columns = rare_columns(subspace, states).column
+        for column, share in zip(columns, states.share.tolist(), strict=True):
+            self.monitor.message(
+                f"A rare state: about {max(1, round(share * self.images.n))} images ({100 * share:.2g} %) have or lack "
+                f"density of their own; column {column} of the latents (from 0) tells it."
+            )
+        return states
+
     def _decode(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> SubspaceHeterogeneity:
         images, workers = self.images, current()
+        states = self._rare_states(fit, subspace, found)
         shard = workers.shard(images.n)
         rows = torch.arange(shard.start, shard.stop)
-        mean, covariance, contrast = latents(fit, subspace, rows, self.monitor)
+        known = latents(fit, subspace, rows, self.monitor, states)
         scale = subspace.scale.float()
-        x, x_cov = mean * scale, covariance * scale[:, None] * scale
-        z = workers.gather_rows(x.contiguous(), images.n)
-        z_cov = workers.gather_rows(x_cov.contiguous(), images.n)
+        x, x_cov = known.mean * scale, known.covariance * scale[:, None] * scale
+        columns = rare_columns(subspace, states)
+        z = workers.gather_rows(columns.latents(x, known.rare), images.n)
+        z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
         if self.on_latents is not None:
             self.on_latents(z.numpy(), z_cov.numpy())
         carried = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
         nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
-        features = Features.build(nodes, CURVE_LENGTH, getattr(self.settings, "curve_features", 15))
-        assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], contrast, nodes)
+        # Rare states have columns of their own, in the same block of columns.
+        curved = max(1, getattr(self.settings, "curve_features", 15) - len(states))
+        features = Features.build(nodes, CURVE_LENGTH, curved)
+        assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], known.contrast, nodes, known.rare)
         smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
         moving = moving_region(subspace, images.box_size, self._focus())
+        for k in range(len(states)):
+            added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
+            own = standing_out(added, subspace.grid.radius)
+            moving = torch.maximum(moving, own if self._focus() is None else own * self._focus())
         given = self.regions.particle
         particle = (
             particle_region(self.consensus, fit.band.radius, moving)
@@ -191,7 +216,8 @@ class _Run:
             state = DecoderState(values, found.tensors["precision"], int(found.numbers["passes"]))
 
         def keep(done: DecoderState) -> None:
-            more = {"decoder": done.values, "precision": done.precision}
+            more = {"decoder": done.values, "precision": done.precision, "rare_values": states.values,
+                    "rare_shares": torch.stack([states.share, states.offset, states.width])}  # fmt: skip
             self._save_fit(fit, "decoder", more, done.done)
 
         band = self._band(self.limit)
@@ -201,7 +227,7 @@ class _Run:
             carried=tuple(carried.tolist()),
             smoothing=smoothing,
             radius=self.limit,
-            values=values[..., : features.count + 1].cpu().contiguous(),
+            values=values[..., : features.count + 1 + len(states)].cpu().contiguous(),
             consensus=self.consensus,
             particle=particle.numpy(),
             moving=moving.numpy(),
@@ -209,6 +235,8 @@ class _Run:
             z=z.numpy(),
             z_cov=z_cov.numpy(),
             loss_history=_history(fit),
+            rare=columns.column,
+            rare_scale=columns.scale,
         )
 
 

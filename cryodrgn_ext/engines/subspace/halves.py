@@ -46,6 +46,13 @@ class Halves:
         return torch.where(seen, shared / torch.where(seen, product, 1.0), 0.0).cpu()
 
 
+def interpolation_falloff(box_size: int) -> Tensor:
+    """(D, D, D) e(x), by which a step that majorises the coupling of neighbours is too short in real space."""
+    position = torch.arange(box_size) / box_size - 0.5
+    hat = (2 + torch.cos(2 * math.pi * position)) / 3
+    return hat[:, None, None] * hat[:, None] * hat
+
+
 def independent_halves(
     grid: ComponentGrid, present: Tensor, half1: Tensor, half2: Tensor, covariance: Tensor
 ) -> Halves:  # fmt: skip
@@ -71,10 +78,9 @@ def independent_halves(
     longer = (vectors / (1 - values).clamp_min(LEAST_INFORMATION)) @ vectors.T
     small = grid.coarse
     position = torch.arange(small.box_size) / small.box_size - 0.5
-    hat = (2 + torch.cos(2 * math.pi * position)) / 3
     norm2 = position[:, None, None] ** 2 + position[:, None] ** 2 + position**2
     ball = (norm2 <= BALL**2).float().to(present.device)
-    gain = ball / (hat[:, None, None] * hat[:, None] * hat).to(present.device)
+    gain = ball / interpolation_falloff(small.box_size).to(present.device)
     out = []
     for half in (half1, half2):
         step = (half - present)[..., : q + 1].double()

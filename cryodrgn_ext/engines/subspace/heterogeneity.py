@@ -33,12 +33,16 @@ class SubspaceHeterogeneity:
     features : Features
     carried : tuple of int
         Columns of the latents that the features depend on; the others carry nothing that half-sets agree on.
+    rare : tuple of int
+        Columns of the latents that tell rare states, one each: 0 without it, and with it ``rare_scale``.
+    rare_scale : tuple of float
     smoothing : Tensor
         (d, d) float64 typical covariance of those columns: how precisely an image tells its latent.
     radius : int
         Band of the components, in cycles per box.
     values : Tensor
-        (V, 2, Q) float32 components on the grid of that band.
+        (V, 2, Q) float32 components on the grid of that band: the correction of the consensus, those of the features,
+        and what each rare state adds.
     consensus : ndarray
         (D, D, D).
     particle, moving : ndarray
@@ -57,6 +61,8 @@ class SubspaceHeterogeneity:
     z: NDArray[np.float32]
     z_cov: NDArray[np.float32] | None
     loss_history: Mapping[str, Sequence[float]]
+    rare: tuple[int, ...] = ()
+    rare_scale: tuple[float, ...] = ()
 
     @property
     def box_size(self) -> int:
@@ -88,7 +94,9 @@ class SubspaceHeterogeneity:
         table = self.features.at_nodes()[:, 1:]
         x = torch.from_numpy(z[:, list(self.carried)].astype(np.float64))
         parts = [node_probabilities(part, self.smoothing, self.features.nodes) @ table for part in x.split(4096)]
-        return (torch.cat(parts) if parts else table[:0]).float().numpy()
+        features = (torch.cat(parts) if parts else table[:0]).float().numpy()
+        scale = np.array(self.rare_scale, np.float32)
+        return np.hstack([features, np.clip(z[:, list(self.rare)] / scale, 0, 1)])
 
     @cached_property
     def _mean(self) -> NDArray[np.float32]:
@@ -111,7 +119,7 @@ class SubspaceHeterogeneity:
 
     def linear_form(self) -> base.LinearForm:
         """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
-        return base.LinearForm(self._mean, self.features.count, self._components, self.weights)
+        return base.LinearForm(self._mean, self.values.shape[2] - 1, self._components, self.weights)
 
     def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q), within the mask of the particle.
@@ -141,7 +149,8 @@ class SubspaceHeterogeneity:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(directory / MODEL_FILE))
         description = {
             "box_size": self.box_size, "pixel_size_A": self.pixel_size_A, "radius": self.radius,
-            "carried": list(self.carried), "length": self.features.length, "spread": self.features.spread,
+            "carried": list(self.carried), "rare": list(self.rare), "rare_scale": list(self.rare_scale),
+            "length": self.features.length, "spread": self.features.spread,
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }  # fmt: skip
         base.write_description(directory, "subspace", description)
@@ -174,8 +183,10 @@ def load(directory: Path) -> SubspaceHeterogeneity:
             z=t["z"].numpy(),
             z_cov=t["z_cov"].numpy() if "z_cov" in t else None,
             loss_history=description["loss_history"],
+            rare=tuple(int(column) for column in description.get("rare", ())),
+            rare_scale=tuple(float(scale) for scale in description.get("rare_scale", ())),
         )
-        if t["values"].shape != (model.grid.n_voxels, 2, model.features.count + 1):
+        if t["values"].shape != (model.grid.n_voxels, 2, model.features.count + 1 + len(model.rare)):
             raise KeyError("components of another shape")
         return model
     except FileNotFoundError:

@@ -16,6 +16,7 @@ LEAST_PIECE = 0.1  # of the largest piece's volume
 MOVING_LEVEL = 0.07  # of the largest spread
 NOISE_LEVELS = 8.0  # deviations above the spread of the surroundings
 EDGE_PX = 3
+OUTSTANDING_LEVEL = 0.3  # of the largest smoothed difference, in a rare state
 
 
 def _soft(inside: NDArray[np.bool_], dilation: float, edge: float) -> Tensor:
@@ -54,6 +55,24 @@ def moving_region(subspace: Subspace, box: int, focus: Tensor | None) -> Tensor:
     if not high.any():
         mask = torch.zeros(box, box, box)
     return mask if focus is None else mask * focus
+
+
+def standing_out(difference: NDArray[np.float32], radius: int) -> Tensor:
+    """Soft mask (D, D, D) of where a difference map, of either sign, is strong once smoothed.
+
+    Parameters
+    ----------
+    difference : ndarray
+        (D, D, D).
+    radius : int
+        Frequency in cycles per box up to which it is known.
+    """
+    box = len(difference)
+    size = np.abs(ndimage.gaussian_filter(difference, 0.35 * box / radius)) * _sphere(box)
+    high = size > OUTSTANDING_LEVEL * size.max()
+    if not high.any():
+        return torch.zeros(box, box, box)
+    return _soft(high, 0.25 * box / radius, max(1.0, 0.5 * box / radius))
 
 
 def particle_region(consensus: NDArray[np.float32], radius: int, moving: Tensor) -> Tensor:

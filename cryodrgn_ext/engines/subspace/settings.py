@@ -21,3 +21,8 @@ class SubspaceSettings(EngineSettings):
         15, low=1, high=63,
         help="Smooth functions of the latents that volumes are made of (subspace); more follow sharper bends",
     )  # fmt: skip
+    rare_states: int = setting(
+        2, low=0, high=8,
+        help="Rare states to look for, which at most one particle in twenty is in (subspace); each has a latent of its "
+        "own",
+    )  # fmt: skip

@@ -129,7 +129,8 @@ def test_latents_have_unit_variance_and_follow_the_truth(
     linear_set: LinearSet, result: tuple[SubspaceFit, Subspace]
 ) -> None:
     fit, subspace = result
-    mean, covariance, contrast = latents(fit, subspace, torch.arange(600), SilentMonitor())
+    mean, covariance, contrast, rare = latents(fit, subspace, torch.arange(600), SilentMonitor())
+    assert rare.shape == (600, 0)
     spread = mean.T @ mean / 600 + covariance.mean(0)
     assert torch.allclose(spread[0, 0], torch.tensor(1.0), atol=0.2)
     assert abs(float(torch.corrcoef(torch.stack([mean[:, 0], torch.from_numpy(linear_set.y)]))[0, 1])) > 0.97
@@ -137,8 +138,8 @@ def test_latents_have_unit_variance_and_follow_the_truth(
 
 
 def test_latents_of_no_images_are_empty(result: tuple[SubspaceFit, Subspace]) -> None:
-    mean, covariance, contrast = latents(*result, torch.arange(0), SilentMonitor())
-    assert (mean.shape, covariance.shape, contrast.shape) == ((0, ZDIM), (0, ZDIM, ZDIM), (0,))
+    found = latents(*result, torch.arange(0), SilentMonitor())
+    assert [tensor.shape for tensor in found] == [(0, ZDIM), (0, ZDIM, ZDIM), (0,), (0, 0)]
 
 
 def test_state_restores_to_the_same_passes(linear_set: LinearSet) -> None:
