@@ -27,7 +27,7 @@ from cryodrgn_ext.engines.subspace.residuals import residuals, score_histograms
 from cryodrgn_ext.engines.subspace.torch_form import Chunk
 from cryodrgn_ext.progress import Monitor
 
-WIDTHS = (0.025, 0.04, 0.065)  # standard deviations of the balls, in boxes
+WIDTHS = (0.035, 0.06)  # standard deviations of the balls, in boxes
 SHARPEST = 0.25  # times the shortest period
 BALL = 0.42  # of the box: where it is looked
 SPACING = 1.2  # of places, in standard deviations of the ball

@@ -42,10 +42,11 @@ FEWEST_IMAGES = 1000  # in which rare states are looked for
 FEWEST_MEMBERS = 12
 TRIES = 3  # candidates of a scan that are grown
 LEAST_GAIN = 20.0  # nats: some thousand places are looked at
-ROUNDS, EARLY = 6, 2  # of growing; after so many it must have begun to stand the test
+ROUNDS = 3
+LARGEST_FACTOR = 5.0  # by which a template may be stronger than its shrunken form
 LEAST_PROBABILITY = 0.02
 FIRST_WINDOW = 3.0  # standard deviations of the ball
-MOST_DOUBT = 0.3  # mean of 1 - p over the members
+MOST_DOUBT = 0.4  # mean of 1 - p over the members
 
 
 @dataclass(frozen=True)
@@ -225,15 +226,18 @@ class RareSearch:
         grid = self.band.grid
         ball = self._ball(candidate)
         templates, windows = [ball, ball], self._first_windows(candidate)
-        solved = ball
-        for number in range(ROUNDS):
-            found = self._ratios(seen := self._see(templates), lambda half: half, claimed)
+        solved, probability = ball, None
+        for number in range(ROUNDS + 1):
+            seen = self._see(templates)
+            if probability is not None:
+                templates, seen = self._rescaled(templates, seen, probability)
             held_out = self._ratios(seen, lambda half: 1 - half, claimed)
-            if float(found.probability.sum()) < FEWEST_MEMBERS or (
-                number >= EARLY and min(held_out.gain, default=0.0) < LEAST_GAIN
-            ):
+            if number == ROUNDS:
+                break
+            probability = self._ratios(seen, lambda half: half, claimed).probability
+            if float(probability.sum()) < FEWEST_MEMBERS or min(held_out.gain, default=0.0) < LEAST_GAIN:
                 return None
-            equations = self._equations(seen, found.probability)
+            equations = self._equations(seen, probability)
             raw = equations.halves(self.nothing)
             halves = independent_halves(grid, self.nothing, *raw, torch.zeros(0, 0, dtype=torch.float64))
             precision = equations.precision(equations.signal(halves.first, halves.second))
@@ -243,16 +247,34 @@ class RareSearch:
                 self._cut(equations.solve(self.nothing, precision, half)[..., 0], windows[half]) for half in (0, 1)
             ]
             solved = self._cut(equations.solve(self.nothing, precision)[..., 0], torch.maximum(*windows))
-        seen = self._see(templates)
-        held_out = self._ratios(seen, lambda half: 1 - half, claimed)
         if not held_out.stands():
             return None
         return RareStates(
-            solved[..., None],
+            (self._along(solved, templates) * solved)[..., None],
             torch.tensor([float(held_out.probability.mean())], dtype=torch.float64),
             torch.tensor([float(np.mean(held_out.offset))], dtype=torch.float64),
             torch.tensor([float(np.mean(held_out.width))], dtype=torch.float64),
         )
+
+    def _rescaled(
+        self, templates: list[Tensor], seen: _Seen, probability: Tensor
+    ) -> tuple[list[Tensor], _Seen]:  # fmt: skip
+        """Templates as strong as the members of the half that has not made them say: their prior has shrunk them."""
+        factors = []
+        for half in (0, 1):
+            others = (self.half != half) & (probability > LEAST_PROBABILITY)
+            weight, t, s = probability[others], seen.score[others, half], seen.sharpness[others, half]
+            offset = float(seen.score[self.half != half, half].median())
+            strength = float((weight * (t - offset) * s).sum() / (weight * s.square()).sum().clamp_min(1e-12))
+            factors.append(min(max(strength, 1 / LARGEST_FACTOR), LARGEST_FACTOR))
+        sharpness = seen.sharpness * torch.tensor(factors, dtype=torch.float64)
+        return [f * t for f, t in zip(factors, templates, strict=True)], replace(seen, sharpness=sharpness)
+
+    def _along(self, solved: Tensor, templates: list[Tensor]) -> float:
+        """Factor that makes what both halves have solved together as strong as the templates along it."""
+        weight = self.band.grid.multiplicity.to(solved.device)[:, None]
+        own = float((weight * solved.square()).sum())
+        return sum(float((weight * solved * t).sum()) for t in templates) / (2 * max(own, 1e-30))
 
     def _equations(self, seen: _Seen, probability: Tensor) -> Equations:
         """Equations of what members have beyond their model, each image counted by its probability."""

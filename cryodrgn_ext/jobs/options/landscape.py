@@ -40,8 +40,8 @@ class LandscapeSettings(Settings):
     mapping: str = setting(
         "auto",
         choices=("auto", "direct", "learned"),
-        help="How all particles get their volume components: direct is exact for a linear engine, else computes of "
-        "each volume the Fourier coefficients that it takes (error below 1 %); learned is a perceptron on some volumes; "
+        help="How all particles get their volume components: direct is exact for a linear engine, else computes the "
+        "Fourier coefficients of each volume that matter (error below 1 %); learned is a perceptron on some volumes; "
         "auto is direct for a linear engine",
     )
     mapping_volumes: int = setting(2000, low=16, high=1_000_000, help="Volumes that a learned mapping is trained on")
