@@ -91,9 +91,10 @@ def subspace_model(box: int, z: np.ndarray) -> SubspaceHeterogeneity:
     generator = torch.Generator().manual_seed(0)
     fall = torch.exp(-FALL_OFF * grid.norm)[:, None]
     region = ball(box)
+    support = torch.from_numpy(region)
     values = torch.stack(
         [
-            grid.from_map(grid.to_map(fall * torch.randn(grid.n_voxels, 2, generator=generator)) * region)
+            grid.from_map(grid.to_map(fall * torch.randn(grid.n_voxels, 2, generator=generator)) * support)
             for _ in range(FEATURES + 1)
         ],
         dim=-1,

@@ -87,7 +87,8 @@ def nearest_gaussian(truth: GroundTruth) -> np.ndarray:
 def thirds(truth: GroundTruth) -> np.ndarray:
     """Thirds of the range of the angle."""
     angle = truth.coordinates[:, 0]
-    return np.minimum((3 * angle / np.ptp(angle)).astype(int), 2)
+    third: np.ndarray = np.minimum((3 * angle / np.ptp(angle)).astype(int), 2)
+    return third
 
 
 def open_hinge(truth: GroundTruth) -> np.ndarray:
@@ -123,7 +124,8 @@ def coordinates(name: str, truth: GroundTruth) -> np.ndarray:
         angle = np.deg2rad(truth.coordinates[:, 0])
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
     kept = truth.coordinates[:, :-1] if name.endswith("-rare") else truth.coordinates
-    return np.eye(truth.n_states)[truth.state] if name.startswith("discrete") else kept
+    one_hot: np.ndarray = np.eye(truth.n_states)[truth.state]
+    return one_hot if name.startswith("discrete") else kept
 
 
 def closure(v: np.ndarray) -> dict[str, float]:

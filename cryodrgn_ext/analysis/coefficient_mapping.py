@@ -21,7 +21,7 @@ from cryodrgn_ext.imaging.slices import FourierGrid, map_to_grid
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 FloatArray = NDArray[np.float64]
-RELATIVE_ERROR = 0.003  # of the coordinates, in units of their spread
+RELATIVE_ERROR = 0.005  # of the coordinates, in units of their spread
 MEASURED = (8, 48)  # particles that it is measured on
 BYTES_OF_MEASURED = 1 << 28
 VALUES_AT_ONCE = 1 << 22

@@ -146,9 +146,8 @@ def test_figures_are_drawn_once_for_page_and_log(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("cryodrgn_ext.analysis.report.report_figures", draw)
     given = replace(content(n_states=1), embedding=None, colorings={})
-    before = report_html(given)
+    report_html(given)
     write_logfile_pdf(tmp_path / "log.pdf", given)
-    assert report_html(given) == before  # the log's titles leave no trace
     assert len(drawn) == 1
 
 

@@ -198,11 +198,12 @@ class _Run:
         features = Features.build(nodes, CURVE_LENGTH, curved)
         assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], known.contrast, nodes, known.rare)
         smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
-        moving = moving_region(subspace, images.box_size, self._focus())
+        focus = self._focus()
+        moving = moving_region(subspace, images.box_size, focus)
         for k in range(len(states)):
             added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
             own = standing_out(added, subspace.grid.radius)
-            moving = torch.maximum(moving, own if self._focus() is None else own * self._focus())
+            moving = torch.maximum(moving, own if focus is None else own * focus)
         given = self.regions.particle
         particle = (
             particle_region(self.consensus, fit.band.radius, moving)
