@@ -1,0 +1,266 @@
+"""Bringing one map onto another: rotation, shift and hand that maximise the correlation of their transforms in a band.
+
+Every rotation of the SO(3) grid, in both hands, is tried at low frequencies with all shifts at once (the correlation
+over shifts is a Fourier transform of the cross spectrum); the best few are then improved on ever finer neighbourhoods,
+shifts by Newton's method, while the band grows. Both maps are whitened, shell by shell, so that the overall shape does
+not drown the rest; shells in which the reference has next to nothing (it was low-pass filtered) do not count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.imaging.so3_grid import grid, spacing_deg
+from cryodrgn_ext.pose.metrics import FrameChange
+
+#: Band (cycles per box) and grid level of the exhaustive search.
+COARSE_RADIUS, COARSE_LEVEL = 7, 1
+#: Candidates of each hand that are improved in the coarse band, and in the full band.
+KEPT_COARSE, KEPT_FINE = 12, 3
+FINEST_DEG = 0.02
+#: Whitening divides by no less than this fraction of the largest root-mean-square of a shell.
+FLOOR = 1e-3
+ROTATIONS_PER_BLOCK = 256
+#: Grid points per cycle per box: maps may lie off centre, where a coarser grid interpolates badly.
+OVERSAMPLING = 4
+#: Largest default band: the rotation is known to a fraction of a degree by then.
+LARGEST_DEFAULT_RADIUS = 32
+
+
+@dataclass(frozen=True)
+class MapAlignment:
+    """How a map is brought onto another.
+
+    Attributes
+    ----------
+    change : FrameChange
+        From the frame of the moving map to that of the reference; shifts in voxels.
+    correlation : float
+        Of the whitened transforms within the band, after the change.
+    other_hand : float or None
+        The same for the other hand at its own best alignment; None when only one was tried.
+    """
+
+    change: FrameChange
+    correlation: float
+    other_hand: float | None
+
+
+def align_maps(moving: Tensor, reference: Tensor, radius: int | None = None, both_hands: bool = True) -> MapAlignment:
+    """Find the change of frame that brings a map onto a reference.
+
+    Parameters
+    ----------
+    moving, reference : Tensor
+        (D, D, D) real maps in boxes of the same extent, axes z, y, x.
+    radius : int, optional
+        Largest |k| compared, in cycles per box; half of Nyquist, at most 32, when omitted.
+    both_hands : bool
+        Try the mirrored map too, and take the better one.
+
+    Returns
+    -------
+    MapAlignment
+    """
+    if moving.shape != reference.shape or moving.ndim != 3:
+        raise ValueError(f"two maps of one shape are needed, got {tuple(moving.shape)} and {tuple(reference.shape)}")
+    box = int(moving.shape[0])
+    radius = min(box // 4, LARGEST_DEFAULT_RADIUS) if radius is None else min(radius, box // 2 - 1)
+    pair = _Pair(moving, reference, radius)
+    best: dict[bool, _Candidate] = {}
+    for mirrored in (False, True) if both_hands else (False,):
+        coarse = min(radius, COARSE_RADIUS)
+        found = [pair.improve(one, coarse, spacing_deg(COARSE_LEVEL) / 2) for one in pair.search(mirrored, coarse)]
+        found.sort(key=lambda one: -one.correlation)
+        fine = [pair.improve(one, radius, spacing_deg(COARSE_LEVEL) / 8) for one in _distinct(found)[:KEPT_FINE]]
+        best[mirrored] = max(fine, key=lambda one: one.correlation)
+    hand = max(best, key=lambda one: best[one].correlation)
+    chosen, other = best[hand], best.get(not hand)
+    change = FrameChange(chosen.rotation, chosen.shift_px, hand)
+    return MapAlignment(change, chosen.correlation, None if other is None else other.correlation)
+
+
+def move_map(volume: Tensor, change: FrameChange) -> Tensor:
+    """Resample a map (D, D, D) in the frame that ``change`` (in voxels) leads to, in Fourier space.
+
+    Frequencies beyond the Nyquist sphere are lost.
+    """
+    box = int(volume.shape[0])
+    limit = box // 2 - 1
+    axis = torch.fft.fftfreq(box, 1.0 / box, device=volume.device)
+    half = torch.arange(box // 2 + 1, device=volume.device, dtype=torch.float32)
+    source = FourierVolume.from_map(volume)
+    matrix = torch.from_numpy(change.matrix).to(half)
+    shift = torch.from_numpy(change.shift_px).to(half)
+    spectrum = torch.empty((box, box, box // 2 + 1), dtype=torch.complex64, device=volume.device)
+    for z in range(box):  # a plane at a time: no list of points of the size of the map
+        ky, kx = torch.meshgrid(axis, half, indexing="ij")
+        k = torch.stack([kx, ky, torch.full_like(kx, float(axis[z]))], dim=-1)
+        angle = (-2.0 * math.pi / box) * (k @ (shift + box // 2))  # the origin is voxel D // 2
+        values = source.slice(k @ matrix) * torch.polar(torch.ones_like(angle), angle)
+        spectrum[z] = values * (k.square().sum(-1) <= limit**2)
+    moved: Tensor = torch.fft.irfftn(spectrum, s=(box, box, box))
+    return moved
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    rotation: NDArray[np.float64]
+    shift_px: NDArray[np.float64]
+    mirrored: bool
+    correlation: float
+
+
+class _Pair:
+    """Both maps as whitened transforms, on half of the ball of integer frequencies in order of |k|."""
+
+    def __init__(self, moving: Tensor, reference: Tensor, radius: int) -> None:
+        self.box = int(moving.shape[0])
+        self.device = moving.device
+        axis = torch.arange(-radius, radius + 1)
+        kz, ky, kx = torch.meshgrid(axis, axis, axis[radius:], indexing="ij")
+        half = (kx > 0) | (ky > 0) | ((ky == 0) & (kz > 0))
+        keep = half & (kx**2 + ky**2 + kz**2 <= radius**2)
+        points = torch.stack([kx[keep], ky[keep], kz[keep]], dim=1)
+        order = torch.argsort(points.square().sum(1), stable=True)
+        self.points = points[order].float().to(self.device)
+        self.norm = self.points.square().sum(1).sqrt()
+        shell = torch.round(self.norm).long()
+        self.source = FourierVolume.from_map(moving, OVERSAMPLING, min(radius + 1, self.box // 2))
+        self.moving_rms = _shell_rms(self.source.slice(self.points), shell)[shell]
+        target = _transform_at(reference, points[order])
+        self.target = (target / _shell_rms(target, shell)[shell]).conj()
+        # Shells without power in the reference are left out of both, or they would only dilute the correlation.
+        self.counts = (self.target.abs().square() > 0).float()
+        weak = _shell_power(self.target, shell)[shell] < 0.5
+        self.target[weak] = 0.0
+        self.counts[weak] = 0.0
+
+    def search(self, mirrored: bool, radius: int) -> list[_Candidate]:
+        """Best rotations of the grid, each with its best shift on a grid, within a band."""
+        count = self._prefix(radius)
+        points, target = self.points[:count], self.target[:count]
+        side = 2 * (radius + 1) + (radius + 1) // 2 * 2
+        index = self._grid_index(points, side)
+        rotations = grid(COARSE_LEVEL)
+        best = []
+        for start in range(0, len(rotations), ROTATIONS_PER_BLOCK):
+            block = rotations[start : start + ROTATIONS_PER_BLOCK]
+            moved = self._moved(block, mirrored, count)
+            cross = moved * target
+            spectrum = torch.zeros((len(block), side * side * (side // 2 + 1)), dtype=cross.dtype, device=self.device)
+            spectrum[:, index] = cross.conj()
+            self._fill_plane(spectrum, points, cross.conj(), side)
+            shifts: Tensor = torch.fft.irfftn(spectrum.reshape(len(block), side, side, -1), s=(side, side, side))
+            value, place = shifts.flatten(1).max(dim=1)
+            correlation = value * (side**3 / 2) / self._norms(moved, target)
+            best += list(zip(correlation.tolist(), place.tolist(), block, strict=True))
+        best.sort(key=lambda one: -one[0])
+        out = []
+        for value, place, rotation in best[: 4 * KEPT_COARSE]:
+            cell = np.array(np.unravel_index(place, (side,) * 3))[::-1]  # x, y, z
+            shift = (cell - side * (cell > side // 2)) * (self.box / side)
+            out.append(_Candidate(rotation, shift.astype(np.float64), mirrored, value))
+        return _distinct(out, spacing_deg(COARSE_LEVEL) * 0.9)[:KEPT_COARSE]
+
+    def improve(self, start: _Candidate, radius: int, step_deg: float) -> _Candidate:
+        """Climb from a candidate: rotations of its neighbourhood with their best shifts, ever closer."""
+        count = self._prefix(radius)
+        around = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        around = around[np.argsort(np.abs(around).sum(1), kind="stable")]  # the centre first: ties change nothing
+        best = start
+        while step_deg > FINEST_DEG:
+            tried = Rotation.from_rotvec(np.radians(step_deg) * around).as_matrix() @ best.rotation
+            shift, correlation = self._shifts(tried, best.mirrored, best.shift_px, count)
+            chosen = int(np.argmax(correlation))
+            best = _Candidate(tried[chosen], shift[chosen], best.mirrored, float(correlation[chosen]))
+            if chosen == 0:
+                step_deg /= 2.0
+        return best
+
+    def _shifts(
+        self, rotations: NDArray[np.float64], mirrored: bool, shift_px: NDArray[np.float64], count: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Best shifts (B, 3) near a start, by Newton's method, and the correlations (B,) there."""
+        target, points = self.target[:count], self.points[:count].double()
+        moved = self._moved(rotations, mirrored, count)
+        cross = (moved * target).to(torch.complex128)
+        shift = torch.from_numpy(shift_px).to(points).expand(len(rotations), 3).clone()
+        wave = 2.0 * math.pi / self.box
+        for _ in range(3):
+            values = cross * torch.exp(-1j * wave * (shift @ points.T))
+            # f = Re Σ c exp(-i w k.s): gradient w Σ k Im(..), Hessian -w² Σ k kᵀ Re(..)
+            gradient = wave * (values.imag @ points)
+            curvature = wave**2 * torch.einsum("bm,mi,mj->bij", values.real, points, points)
+            curvature += 1e-9 * curvature.diagonal(dim1=1, dim2=2).abs().sum(1)[:, None, None] * torch.eye(3).to(points)
+            step = torch.linalg.solve(curvature, gradient)
+            # Away from a maximum the curvature may be of the wrong sign: never farther than a wavelength's tenth.
+            length = step.norm(dim=1, keepdim=True)
+            limit = 0.1 * self.box / float(self.norm[count - 1])
+            uphill = torch.where(((step * gradient).sum(1) > 0)[:, None], step, gradient * (length / gradient.norm()))
+            shift = shift + uphill * (limit / length.clamp_min(limit))
+        values = cross * torch.exp(-1j * wave * (shift @ points.T))
+        correlation = values.real.sum(1) / self._norms(moved, target)
+        return shift.cpu().numpy(), correlation.cpu().numpy()
+
+    def _moved(self, rotations: NDArray[np.float64], mirrored: bool, count: int) -> Tensor:
+        """(B, count) whitened transform of the moving map, turned by each rotation, not shifted."""
+        matrices = np.stack([FrameChange(one, np.zeros(3), mirrored).matrix for one in rotations])
+        turned = torch.einsum("mi,bij->bmj", self.points[:count], torch.from_numpy(matrices).to(self.points))
+        return self.source.slice(turned.contiguous()) / self.moving_rms[:count]
+
+    def _prefix(self, radius: int) -> int:
+        return int(torch.searchsorted(self.norm, torch.tensor(radius + 1e-3, device=self.device)))
+
+    def _norms(self, moved: Tensor, target: Tensor) -> Tensor:
+        """(B,) what a perfect agreement would sum to."""
+        power = (moved.abs().square() * self.counts[: len(target)]).sum(1)
+        return (power * target.abs().square().sum()).sqrt().clamp_min(1e-30)
+
+    def _grid_index(self, points: Tensor, side: int) -> Tensor:
+        kx, ky, kz = points.long().unbind(1)
+        return ((kz % side) * side + ky % side) * (side // 2 + 1) + kx
+
+    def _fill_plane(self, spectrum: Tensor, points: Tensor, values: Tensor, side: int) -> None:
+        """On the plane kx = 0 the inverse transform wants both members of each Friedel pair."""
+        on_plane = points[:, 0] == 0
+        spectrum[:, self._grid_index(-points[on_plane], side)] = values[:, on_plane].conj()
+
+
+def _transform_at(volume: Tensor, points: Tensor) -> Tensor:
+    """Transform (M,) of a map (D, D, D) at integer frequencies (M, 3) x, y, z with x >= 0, origin at voxel D // 2."""
+    box = int(volume.shape[0])
+    spectrum = torch.fft.rfftn(volume.float())
+    kx, ky, kz = points.to(volume.device).unbind(1)
+    values: Tensor = spectrum[kz % box, ky % box, kx]
+    return values * (1.0 - 2.0 * ((kx + ky + kz) % 2))
+
+
+def _shell_power(values: Tensor, shell: Tensor) -> Tensor:
+    total = torch.zeros(int(shell.max()) + 1, dtype=torch.float64, device=values.device)
+    total.index_add_(0, shell, values.abs().double().square())
+    return (total / torch.bincount(shell, minlength=len(total)).clamp_min(1)).float()
+
+
+def _shell_rms(values: Tensor, shell: Tensor) -> Tensor:
+    """(S,) root mean square of each shell, floored."""
+    rms = _shell_power(values, shell).sqrt()
+    return rms.clamp_min(max(FLOOR * float(rms.max()), 1e-30))
+
+
+def _distinct(candidates: list[_Candidate], apart_deg: float = 1.0) -> list[_Candidate]:
+    """Candidates in order, without those that repeat an earlier one's rotation."""
+    kept: list[_Candidate] = []
+    for one in candidates:
+        angles = [Rotation.from_matrix(one.rotation @ other.rotation.T).magnitude() for other in kept]
+        if all(np.degrees(angle) >= apart_deg for angle in angles):
+            kept.append(one)
+    return kept

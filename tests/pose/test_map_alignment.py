@@ -1,0 +1,96 @@
+"""Maps are brought back onto a reference: any rotation, any shift, either hand, with noise and low-passed references."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cryodrgn_ext.imaging.fsc import fsc
+from cryodrgn_ext.imaging.shells import half_volume_norm
+from cryodrgn_ext.pose.map_alignment import align_maps, move_map
+from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.simulate.projection import bead_volume
+
+BOX = 32
+
+
+@functools.cache
+def beads() -> tuple[np.ndarray, np.ndarray]:
+    """A chain of beads without symmetry, within 10 voxels."""
+    rng = np.random.default_rng(4)
+    steps = rng.normal(0, 1.6, (60, 3))
+    points = np.cumsum(steps, axis=0) * np.exp(-np.arange(60) / 120)[:, None]
+    points -= points.mean(0)
+    return points * (8.0 / np.linalg.norm(points, axis=1).max()), rng.uniform(0.5, 1.5, 60)
+
+
+def volume(change: FrameChange | None = None) -> Tensor:
+    """Density of the beads, moved exactly."""
+    points, weight = beads()
+    moved = points if change is None else change.points(points)
+    return bead_volume(torch.from_numpy(moved), torch.from_numpy(weight), 1.0, BOX).float()
+
+
+def some_change(seed: int, mirrored: bool, most_px: float = 3.0) -> FrameChange:
+    rng = np.random.default_rng(seed)
+    return FrameChange(Rotation.random(random_state=seed).as_matrix(), rng.uniform(-most_px, most_px, 3), mirrored)
+
+
+def with_noise(clean: Tensor, times: float, seed: int) -> Tensor:
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return clean + times * float(clean.std()) * noise
+
+
+def low_passed(given: Tensor, radius: float) -> Tensor:
+    spectrum = torch.fft.rfftn(given) * (half_volume_norm(BOX) <= radius)
+    return torch.fft.irfftn(spectrum, s=given.shape)
+
+
+def angle_deg(found: FrameChange, expected: FrameChange) -> float:
+    return float(np.degrees(Rotation.from_matrix(found.rotation @ expected.rotation.T).magnitude()))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_moving_a_map_is_moving_its_points(mirrored: bool) -> None:
+    change = some_change(1, mirrored)
+    assert fsc(move_map(volume(), change), volume(change))[1 : BOX // 2 - 2].min() > 0.98
+
+
+@pytest.mark.parametrize(("seed", "mirrored"), [(1, False), (2, True), (3, True)])
+def test_a_moved_map_is_brought_back(seed: int, mirrored: bool) -> None:
+    change = some_change(seed, mirrored)
+    found = align_maps(volume(change), volume())
+    expected = change.inverse()
+    assert found.change.mirrored is mirrored
+    assert angle_deg(found.change, expected) < 0.3
+    assert np.linalg.norm(found.change.shift_px - expected.shift_px) < 0.05
+    assert found.correlation > 0.98
+    assert found.other_hand is not None
+    assert found.other_hand < 0.9 * found.correlation
+    assert fsc(move_map(volume(change), found.change), volume())[1 : BOX // 4].min() > 0.98
+
+
+def test_noise_and_a_low_passed_reference_do_not_mislead() -> None:
+    change = some_change(8, True)
+    found = align_maps(with_noise(volume(change), 0.5, 0), low_passed(volume(), 6.0), radius=12)
+    expected = change.inverse()
+    assert found.change.mirrored
+    assert angle_deg(found.change, expected) < 1.5
+    assert np.linalg.norm(found.change.shift_px - expected.shift_px) < 0.3
+
+
+def test_one_hand_when_asked() -> None:
+    found = align_maps(volume(some_change(2, True)), volume(), both_hands=False)
+    assert not found.change.mirrored
+    assert found.other_hand is None
+    assert found.correlation < 0.9
+
+
+def test_maps_of_different_boxes_are_refused() -> None:
+    with pytest.raises(ValueError, match="of one shape"):
+        align_maps(volume(), volume()[:-2, :-2, :-2])
