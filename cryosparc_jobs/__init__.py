@@ -6,6 +6,7 @@ cryosparc.tools login``) or in its environment variables.
 
 from __future__ import annotations
 
+from cryosparc_jobs.abinitio import abinit
 from cryosparc_jobs.client import connect
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.fetching import fetch
@@ -15,4 +16,4 @@ from cryosparc_jobs.selecting import select
 from cryosparc_jobs.training import train
 from cryosparc_jobs.validating import validate
 
-__all__ = ["FinishedJob", "MasterError", "connect", "fetch", "landscape", "select", "train", "validate"]
+__all__ = ["FinishedJob", "MasterError", "abinit", "connect", "fetch", "landscape", "select", "train", "validate"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import click
 
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.jobs.failure import explain
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.settings import SettingField, Settings, canonical_name, describe, from_mapping, text_of
-from cryosparc_jobs import fetching, landscaping, selecting, training, validating
+from cryosparc_jobs import abinitio, fetching, landscaping, selecting, training, validating
 from cryosparc_jobs.client import connect
 from cryosparc_jobs.lifecycle import RUN_AGAIN
 from cryosparc_jobs.running import FinishedJob
@@ -58,12 +59,18 @@ class ExternalCommand:
     ours: Collection[str]
     things: Mapping[str, bool]
     summary: str
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMANDS = (
     ExternalCommand("train", lambda *a, **k: training.train(*a, **k), TrainSettings, training.OURS,
                     {"particles": True, "mask": False, "volume": False},
                     "Learn the heterogeneity of a finished refinement; states return to the project."),
+    ExternalCommand("abinit", lambda *a, **k: abinitio.abinit(*a, **k), AbinitSettings, abinitio.OURS,
+                    {"particles": True, "volume": False},
+                    "Find poses and a map of particles without orientations; both return to the project.",
+                    {"particles": "Job and output with particles that have CTF, as: J42 particles.",
+                     "volume": "Job and output with a map that the result is brought onto; --in_3dref takes a file."}),
     ExternalCommand("select", lambda *a, **k: selecting.select(*a, **k), SelectSettings, selecting.OURS,
                     {"result": True, "particles": False},
                     "Return particles by state, cluster, latent range or index, one output per state or cluster."),
@@ -128,7 +135,7 @@ def _command(one: ExternalCommand) -> click.Command:
     own = [
         *LOGIN,
         click.Option(["--workspace"], required=True, metavar="W#", help="Workspace for the new job."),
-        *(_thing(name, required) for name, required in one.things.items()),
+        *(_thing(name, required, one.texts.get(name)) for name, required in one.things.items()),
         click.Option(
             ["--directory"], type=click.Path(path_type=Path),
             help="Result directory on this machine [default: P#_J#]; that of an interrupted run continues it.",
@@ -141,9 +148,11 @@ def _command(one: ExternalCommand) -> click.Command:
     )  # fmt: skip
 
 
-def _thing(name: str, required: bool) -> click.Option:
+def _thing(name: str, required: bool, instead: str | None = None) -> click.Option:
     count, metavar, text = THINGS[name]
-    if name == "particles" and not required:
+    if instead is not None:
+        text = instead
+    elif name == "particles" and not required:
         text = "Job and output with the particles [default: those of the train job]."
     return click.Option([f"--{name}"], nargs=count, required=required, metavar=metavar, help=text)
 
@@ -182,9 +191,13 @@ for command in COMMANDS:
     cryosparc.add_command(_command(command))
 cryosparc.add_command(
     click.Command(
-        "fetch", callback=_one_sentence(_fetch),
-        params=[*LOGIN, _thing("particles", True),
-                click.Option(["--o"], required=True, type=click.Path(path_type=Path), help="New .cs file.")],
+        "fetch",
+        callback=_one_sentence(_fetch),
+        params=[
+            *LOGIN,
+            _thing("particles", True),
+            click.Option(["--o"], required=True, type=click.Path(path_type=Path), help="New .cs file."),
+        ],
         help="Write the particles of a live job as a .cs file, which convert and train take.",
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def named_output(given: Any, what: str) -> tuple[str, str | None]:
     return uid, name
 
 
-def find_particles(cs: Any, project: str, given: Any) -> SourceOutput:
-    """Find particles with orientations.
+def find_particles(cs: Any, project: str, given: Any, needed: Sequence[str] = NEEDED) -> SourceOutput:
+    """Find particles with the slots that are needed, orientations among them unless said otherwise.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ def find_particles(cs: Any, project: str, given: Any) -> SourceOutput:
     project : str
     given : str, job, or pair
         See :func:`named_output`.
+    needed : sequence of str
+        Slots without which particles are of no use.
 
     Raises
     ------
@@ -64,17 +67,18 @@ def find_particles(cs: Any, project: str, given: Any) -> SourceOutput:
     """
     uid, name = named_output(given, "particles")
     outputs = outputs_of(cs, project, uid)
-    usable = [key for key, one in outputs.items() if one.type == "particle" and set(NEEDED) <= set(one.slots)]
+    usable = [key for key, one in outputs.items() if one.type == "particle" and set(needed) <= set(one.slots)]
     if name is None:
         chosen = [key for key in PREFERRED if key in usable][:1] or usable
         if len(chosen) != 1:
             found = f"several: {', '.join(chosen)}" if chosen else f"none: it has {', '.join(outputs) or 'no outputs'}"
             raise InputError(
-                f"Which particles of {project}-{uid} are meant? Of those with {', '.join(NEEDED)} it has {found}."
+                f"Which particles of {project}-{uid} are meant? Of those with {', '.join(needed)} it has {found}."
             )
         name = chosen[0]
     source = find_output(cs, project, uid, name)
-    if source.type == "particle" and "alignments3D" not in source.slots and MULTI in source.slots:
+    posed = "alignments3D" in needed
+    if posed and source.type == "particle" and "alignments3D" not in source.slots and MULTI in source.slots:
         instead = f"one of its classes ({', '.join(usable)})" if usable else "particles of one class"
         raise InputError(
             f"{uid} {name} has only {MULTI}: poses against several references, which need not lie in one frame. Refine "

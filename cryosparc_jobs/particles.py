@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,30 @@ from cryodrgn_ext.errors import InputError
 from cryosparc_jobs.slots import Slot, SourceOutput
 
 NEEDED = ("blob", "ctf", "alignments3D")
+# What a job needs that finds orientations by itself.
+UNPOSED = ("blob", "ctf")
 WELCOME = ("location",)
 
 
-def wanted_slots(source: SourceOutput) -> list[Slot]:
+def wanted_slots(source: SourceOutput, needed: Sequence[str] = NEEDED) -> list[Slot]:
     """Return the slots to connect, explicitly: those that a job needs, and what more the particles have.
 
     Raises
     ------
     InputError
-        When the output is not of particles with orientations.
+        When the output is not of particles, or lacks a slot that is needed, such as orientations.
     """
     name = f"{source.job_uid} {source.name}"
     if source.type != "particle":
-        raise InputError(f"{name} is an output of type {source.type}; particles of a 3D refinement are needed.")
-    missing = [slot for slot in NEEDED if slot not in source.slots]
+        what = "particles of a 3D refinement" if "alignments3D" in needed else "particles"
+        raise InputError(f"{name} is an output of type {source.type}; {what} are needed.")
+    missing = [slot for slot in needed if slot not in source.slots]
     if missing:
+        what = "a finished 3D refinement" if "alignments3D" in needed else "an extraction with CTF"
         raise InputError(
-            f"{name} has no {', '.join(missing)}; particles of a finished 3D refinement are needed, which have "
-            f"{', '.join(NEEDED)}."
+            f"{name} has no {', '.join(missing)}; particles of {what} are needed, which have {', '.join(needed)}."
         )
-    slots = [Slot(slot, source.slots[slot]) for slot in NEEDED]
+    slots = [Slot(slot, source.slots[slot]) for slot in needed]
     return slots + [Slot(slot, source.slots[slot], required=False) for slot in WELCOME if slot in source.slots]
 
 

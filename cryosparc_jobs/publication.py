@@ -24,7 +24,7 @@ from cryosparc_jobs.lifecycle import RUNNING
 from cryosparc_jobs.slots import Slot
 
 INPUT = "particles"
-# The one slot that an output of particles must fill itself; it is the parent's, value for value.
+# The one slot that an output of particles must fill itself: the parent's, value for value, or poses of ours.
 COPIED = "alignments3D"
 
 
@@ -57,7 +57,12 @@ class Publication:
             self._uploads.append((source, target))
 
     def add_particles(
-        self, name: str, title: str, uid: NDArray[np.uint64], latents: NDArray[np.floating] | None = None
+        self,
+        name: str,
+        title: str,
+        uid: NDArray[np.uint64],
+        latents: NDArray[np.floating] | None = None,
+        alignments: Mapping[str, NDArray[np.generic]] | None = None,
     ) -> None:
         """Declare an output of some of the parent's particles; all that is not copied is passed through.
 
@@ -68,6 +73,8 @@ class Publication:
             (n,) uint64, in the order of the output.
         latents : ndarray, optional
             (n, q), in slots components_mode_0 .. as 3D Variability has its coordinates, where the master takes them.
+        alignments : mapping, optional
+            Fields alignments3D/... (n, ...) of poses of ours; the parent's own when omitted.
 
         Raises
         ------
@@ -88,7 +95,10 @@ class Publication:
         dataset = self._job.allocate(name, uid)
         known = set(self._rows.fields())
         for column in dataset.fields(exclude_uid=True):
-            if column in known:
+            if alignments is not None and column.startswith(f"{COPIED}/"):
+                if column in alignments:
+                    dataset[column] = alignments[column]
+            elif column in known:
                 dataset[column] = np.asarray(self._rows[column])[place]
             elif column == f"{COPIED}/psize_A":  # without it, shifts would count pixels of no size
                 dataset[column] = np.asarray(self._rows["blob/psize_A"])[place]

@@ -16,20 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.abinit_pictures import draw_abinit_pictures
 from cryodrgn_ext.jobs.landscape_tables import read_arrays
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.pictures import draw_landscape_pictures, draw_pictures, draw_validation_pictures
 from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.jobs.validated_sets import read_set_table
+from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs.external_job import ExternalJob
-from cryosparc_jobs.publication import Publication
+from cryosparc_jobs.publication import INPUT, Publication
 
 ALL_PARTICLES = "particles_all"
 COMPARED = "mask_compared"
 VOLUME_FILES = {"map": "map.mrc", "map_half_A": "half1.mrc", "map_half_B": "half2.mrc"}
 MASK_FILES = {"mask": "mask.mrc"}
 EXTRA_FILES = ("report.html", "logfile.pdf", "job.yaml", "latents.npz", "states.npz", "sets.npz")
+ABINIT_FILES = ("report.html", "logfile.pdf", "job.yaml", "poses.npz", "latents.npz")
 LANDSCAPE_FILES = (*EXTRA_FILES, "landscape.npz", "sketch.npz")
 
 
@@ -179,6 +182,33 @@ def publish_landscape(job: ExternalJob, rows: Any, result: Path, monitor: Monito
         publication.add_plot(picture, "Density of the particles and apparent free energy over volume components")
     publication.add_plot(pictures.states, "Central slices of the average maps")
     publication.add_tile(pictures.states)
+    publication.commit()
+    return publication.names
+
+
+def publish_abinit(job: ExternalJob, rows: Any, result: Path, monitor: Monitor) -> tuple[str, ...]:
+    """Give the poses, map, half-maps and mask of a finished abinit job to CryoSPARC; see :func:`publish_training`."""
+    layout = Layout(result)
+    table = read_cs(result / "particles.cs")
+    uid, n = np.asarray(rows["uid"], np.uint64), table.n_rows
+    if not np.array_equal(table.uid, uid):
+        raise InputError(f"{table.path} has {n} particles that are not the {len(uid)} connected ones in their order: "
+                         "the result is of other particles.")  # fmt: skip
+    alignments = {name: values for name, values in table.columns.items() if name.startswith("alignments3D/")}
+    z = read_latent_table(layout.latents).z if layout.latents.exists() else None
+    publication = Publication(job, rows, monitor)
+    for name in ABINIT_FILES:
+        publication.add_file(result / name, f"{job.uid}_{name}")
+    publication.add_particles(INPUT, "Particles with the poses that were found", uid, z, alignments)
+    maps = {slot: result / name for slot, name in VOLUME_FILES.items()}
+    publication.add_map("volume", "volume", "Ab initio map", maps, "abinit")
+    publication.add_map("mask", "mask", "Mask around the density", {"mask": result / "mask.mrc"}, "abinit")
+    pictures = draw_abinit_pictures(result, result / "pictures")
+    for picture, text in pictures.plots.items():
+        publication.add_plot(picture, text)
+    publication.add_tile(pictures.map)
+    for name, picture in ((INPUT, pictures.views), ("volume", pictures.map), ("mask", pictures.map)):
+        publication.add_output_image(name, picture)
     publication.commit()
     return publication.names
 

@@ -66,7 +66,7 @@ def draw_pictures(result: Path, folder: Path) -> Pictures:
     maps = (read_map(layout.state(number) / "map.mrc").data for number in range(len(names)))
     slices = {name: central_slices(data) for name, data in zip(names, maps, strict=True)}
     each = tuple(
-        _save(map_slices({name: one}), folder / f"state_{number:02d}.png")
+        save_picture(map_slices({name: one}), folder / f"state_{number:02d}.png")
         for number, (name, one) in enumerate(slices.items())
     )
     latents = None
@@ -77,8 +77,8 @@ def draw_pictures(result: Path, folder: Path) -> Pictures:
         else:
             plane = principal_components(z).projections[:, :2]
             figure = latent_by_label(plane, table.label, ("PC 1", "PC 2"), plane[table.center_index], what="state")
-        latents = _save(figure, folder / "latents.png")
-    return Pictures(latents, _save(map_slices(slices), folder / "states.png"), each)
+        latents = save_picture(figure, folder / "latents.png")
+    return Pictures(latents, save_picture(map_slices(slices), folder / "states.png"), each)
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ def draw_validation_pictures(result: Path, names: Mapping[int, str], folder: Pat
             raise InputError(f"{layout.state(number)} is missing or damaged: run the validate job again.")
         slices[name], curves[name], pixel_size_A = central_slices(volume.data), np.array(state.fsc), volume.pixel_size_A
     each = tuple(
-        _save(map_slices({name: slices[name]}), folder / f"state_{number:02d}.png") for number, name in names.items()
+        save_picture(map_slices({name: slices[name]}), folder / f"state_{number:02d}.png")
+        for number, name in names.items()
     )
     return ValidationPictures(
-        _save(fsc_curves(curves, pixel_size_A), folder / "fsc.png"),
-        _save(map_slices(slices), folder / "states.png"),
+        save_picture(fsc_curves(curves, pixel_size_A), folder / "fsc.png"),
+        save_picture(map_slices(slices), folder / "states.png"),
         each,
     )
 
@@ -171,7 +172,7 @@ def draw_landscape_pictures(result: Path, folder: Path) -> LandscapePictures:
         for number in range(len(centers))
     }
     each = tuple(
-        _save(map_slices({name: one}), folder / f"state_{number:02d}.png")
+        save_picture(map_slices({name: one}), folder / f"state_{number:02d}.png")
         for number, (name, one) in enumerate(slices.items())
     )
     v, cluster = arrays["v"].astype(float), arrays["cluster"].astype(int)
@@ -185,10 +186,13 @@ def draw_landscape_pictures(result: Path, folder: Path) -> LandscapePictures:
     for path in sorted(layout.root.glob("density_pc*.npz")):
         surface, components = read_surface(path)
         drawn = density_and_energy(surface, [f"volume PC {number}" for number in components])
-        densities.append(_save(drawn, folder / f"{path.stem}.png"))
+        densities.append(save_picture(drawn, folder / f"{path.stem}.png"))
     some = dict(list(slices.items())[:MOST_MAPS])
     return LandscapePictures(
-        _save(figure, folder / "particles.png"), tuple(densities), _save(map_slices(some), folder / "states.png"), each
+        save_picture(figure, folder / "particles.png"),
+        tuple(densities),
+        save_picture(map_slices(some), folder / "states.png"),
+        each,
     )
 
 
@@ -199,9 +203,10 @@ def draw_selection(z: NDArray[np.floating], label: NDArray[np.integer], folder: 
         figure = latent_histogram(z[:, 0], "latent 1")
     else:
         figure = latent_by_label(principal_components(z).projections[:, :2], label, ("PC 1", "PC 2"), what="group")
-    return _save(figure, folder / "selection.png")
+    return save_picture(figure, folder / "selection.png")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_picture(figure: Figure, path: Path) -> Path:
+    """Save a figure as png; returns the path."""
     figure.savefig(path, dpi=DOTS_PER_INCH)
     return path

@@ -123,7 +123,7 @@ def _finite(table: StarTable, column: str) -> npt.NDArray[np.float64]:
 
 def _has_poses(table: StarTable, require_poses: bool) -> bool:
     missing = [f"_{label}" for label in _ANGLES if label not in table]
-    if missing and (require_poses or len(missing) < len(_ANGLES)):
+    if missing and require_poses:  # template picking and 2D classification may leave some of the three
         raise InputError(
             f"{table.path}: data_{table.name} has no column {', '.join(missing)}; particles with orientations are "
             "expected, such as the run_data.star of a 3D refinement"

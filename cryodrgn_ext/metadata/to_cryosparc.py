@@ -128,9 +128,24 @@ def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     return _pose_fields(particles, shift_pixel_A(table)[rows], None if old is None else old[rows])
 
 
-def _pose_fields(
-    particles: ParticleSet, pixel_A: AnyArray | None, old_pose: AnyArray | None
-) -> dict[str, AnyArray]:
+def alignment_fields(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return what makes particles of a .cs ones of a refinement: their poses, split, and the other fields of that slot.
+
+    Fields of alignments3D that the file has keep their values, but for poses and half-sets; those that it lacks get
+    neutral ones.
+    """
+    table, n = particles.source, particles.n
+    fields = pose_fields(particles)
+    fields[f"{ALIGNMENTS}/split"] = np.maximum(particles.half_set.astype(np.int64) - 1, 0).astype(np.uint32)
+    neutral: dict[str, AnyArray] = {name: np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
+    neutral["class"] = np.zeros(n, np.uint32)
+    for name, values in neutral.items():
+        if not isinstance(table, CsTable) or f"{ALIGNMENTS}/{name}" not in table:
+            fields[f"{ALIGNMENTS}/{name}"] = values
+    return fields
+
+
+def _pose_fields(particles: ParticleSet, pixel_A: AnyArray | None, old_pose: AnyArray | None) -> dict[str, AnyArray]:
     """As :func:`pose_fields`; where ``old_pose`` (N, 3) is the same rotation, its vector is kept."""
     pixel_A = particles.pixel_size_A if pixel_A is None else pixel_A.astype(np.float64)
     pose = pose_from_rotation(particles.rotation).astype(np.float32)
@@ -209,9 +224,7 @@ def _classes(particles: ParticleSet) -> AnyArray:
     return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
 
 
-def _location(
-    particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None
-) -> dict[str, AnyArray]:
+def _location(particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None) -> dict[str, AnyArray]:
     """Return location/* when the micrographs' shape (N, 2) is known, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
     if any(label not in table for label in _LOCATION):
@@ -249,7 +262,7 @@ def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
     carried = set(_CARRIED) | (set(_LOCATION) if has_location else set())
     if not particles.has_poses:
         carried -= {"rlnClassNumber", "rlnRandomSubset", "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
-                    "rlnOriginYAngst"}  # fmt: skip
+                    "rlnOriginYAngst", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}  # fmt: skip
     source = particles.source
     if isinstance(source, CsTable):
         return ()

@@ -93,22 +93,56 @@ def move_map(volume: Tensor, change: FrameChange) -> Tensor:
 
     Frequencies beyond the Nyquist sphere are lost.
     """
-    box = int(volume.shape[0])
-    limit = box // 2 - 1
-    axis = torch.fft.fftfreq(box, 1.0 / box, device=volume.device)
-    half = torch.arange(box // 2 + 1, device=volume.device, dtype=torch.float32)
-    source = FourierVolume.from_map(volume)
-    matrix = torch.from_numpy(change.matrix).to(half)
-    shift = torch.from_numpy(change.shift_px).to(half)
-    spectrum = torch.empty((box, box, box // 2 + 1), dtype=torch.complex64, device=volume.device)
+    matrix, shift = torch.from_numpy(change.matrix).float(), torch.from_numpy(change.shift_px).float()
+    return _resample(FourierVolume.from_map(volume), int(volume.shape[0]), matrix, shift)
+
+
+def _resample(source: FourierVolume, box: int, matrix: Tensor, shift_px: Tensor) -> Tensor:
+    """(box,) * 3 map whose transform at k is that of ``source`` at k @ matrix, times the phases of a shift."""
+    device = source.data.device
+    axis = torch.fft.fftfreq(box, 1.0 / box, device=device)
+    ky, kx = torch.meshgrid(axis, torch.arange(box // 2 + 1, device=device, dtype=torch.float32), indexing="ij")
+    matrix, origin = matrix.to(device), (shift_px + box // 2).to(device)  # the origin is voxel D // 2
+    spectrum = torch.empty((box, box, box // 2 + 1), dtype=torch.complex64, device=device)
     for z in range(box):  # a plane at a time: no list of points of the size of the map
-        ky, kx = torch.meshgrid(axis, half, indexing="ij")
-        k = torch.stack([kx, ky, torch.full_like(kx, float(axis[z]))], dim=-1)
-        angle = (-2.0 * math.pi / box) * (k @ (shift + box // 2))  # the origin is voxel D // 2
+        k = torch.stack([kx, ky, axis[z].expand_as(kx)], dim=-1)
+        angle = (-2.0 * math.pi / box) * (k @ origin)
         values = source.slice(k @ matrix) * torch.polar(torch.ones_like(angle), angle)
-        spectrum[z] = values * (k.square().sum(-1) <= limit**2)
-    moved: Tensor = torch.fft.irfftn(spectrum, s=(box, box, box))
-    return moved
+        spectrum[z] = values * (k.square().sum(-1) <= (box // 2 - 1) ** 2)
+    resampled: Tensor = torch.fft.irfftn(spectrum, s=(box, box, box))
+    return resampled
+
+
+def fit_to_box(volume: Tensor, pixel_size_A: float, box_size: int, box_pixel_A: float) -> Tensor:
+    """Resample a map onto another box and pixel size about the same centre, band-limited by the coarser of the two.
+
+    Parameters
+    ----------
+    volume : Tensor
+        (B, B, B) map, odd or even.
+    pixel_size_A : float
+        Of the map.
+    box_size : int
+        Even edge D of the result; what lies outside it is cut off, what the map does not reach is 0.
+    box_pixel_A : float
+        Pixel size of the result.
+
+    Returns
+    -------
+    Tensor
+        (D, D, D) float32.
+    """
+    count = 2 * math.ceil(
+        box_size * box_pixel_A / pixel_size_A / 2 - 1e-6
+    )  # of the given voxels, about the same extent
+    given = int(volume.shape[0])
+    before = count // 2 - given // 2
+    # Negative padding cuts: with the origin at voxel n // 2 on both sides, odd boxes need nothing special.
+    near = torch.nn.functional.pad(volume.float(), (before, count - given - before) * 3)
+    ratio = count * pixel_size_A / (box_size * box_pixel_A)
+    source = FourierVolume.from_map(near)
+    fitted = _resample(source, box_size, ratio * torch.eye(3), torch.zeros(3))
+    return fitted * (pixel_size_A / box_pixel_A) ** 3
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Maps are brought back onto a reference: any rotation, any shift, either hand, with noise and low-passed references."""
+"""Maps are brought back onto a reference: any rotation, shift and hand, with noise, in other boxes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.imaging.shells import half_volume_norm
-from cryodrgn_ext.pose.map_alignment import align_maps, move_map
+from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box, move_map
 from cryodrgn_ext.pose.metrics import FrameChange
 from cryodrgn_ext.simulate.projection import bead_volume
 
@@ -94,3 +94,17 @@ def test_one_hand_when_asked() -> None:
 def test_maps_of_different_boxes_are_refused() -> None:
     with pytest.raises(ValueError, match="of one shape"):
         align_maps(volume(), volume()[:-2, :-2, :-2])
+
+
+@pytest.mark.parametrize(("box", "pixel_size_A"), [(32, 3.0), (45, 2.0), (40, 3.0), (26, 3.0), (21, 4.5)])
+def test_a_reference_of_another_box_and_pixel_size_fits(box: int, pixel_size_A: float) -> None:
+    """The same beads on another grid, odd boxes too, against the exact density; 3 Å a voxel here."""
+    points, weight = beads()
+    even = box + box % 2
+    scaled = torch.from_numpy(points * 3.0 / pixel_size_A)
+    given = bead_volume(scaled, torch.from_numpy(weight), 3.0 / pixel_size_A, even).float()
+    given = given[even - box :, even - box :, even - box :].contiguous()  # the origin stays at voxel B // 2
+    found = fit_to_box(given, pixel_size_A, BOX, 3.0)
+    reach = BOX // 2 if pixel_size_A <= 3 else 9
+    assert fsc(found, volume())[1 : reach - 2].min() > 0.97
+    assert float(found.sum()) == pytest.approx(float(given.sum()) * (pixel_size_A / 3.0) ** 3, rel=1e-3)

@@ -1,0 +1,308 @@
+"""The job that finds poses, a map and, when asked, heterogeneity from particles without orientations.
+
+Stages, each finished on disk before the next begins, so that a killed job goes on where it stopped: preprocessed
+images, poses from nothing, frame and hand; with ``--zdim`` a first model on these poses and poses refined against
+each image's own volume; map and half-maps from the final poses; the final model and its volumes; returned particles,
+report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.imaging.fsc import fsc, resolution_A
+from cryodrgn_ext.jobs.abinit_frame import ChosenFrame, choose_frame
+from cryodrgn_ext.jobs.abinit_inputs import (
+    AbinitInputs,
+    check_continuation,
+    frame_key,
+    image_key,
+    pose_key,
+    read_inputs,
+    training_key,
+)
+from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
+from cryodrgn_ext.jobs.abinit_particles import stale_columns, write_posed_particles
+from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
+from cryodrgn_ext.jobs.abinit_report import write_abinit_reports
+from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.leftovers import remove_leftovers
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
+from cryodrgn_ext.jobs.pose_table import PoseTable
+from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
+from cryodrgn_ext.jobs.result_tables import read_latent_table
+from cryodrgn_ext.jobs.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
+from cryodrgn_ext.jobs.stages import Stages
+from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.pose.map_alignment import fit_to_box
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import fingerprint
+
+MAP_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
+FOUND_MAP, FOUND_POSES = "map.mrc", "poses.npz"
+
+
+def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
+    """Find poses and a map from particles without orientations.
+
+    Parameters
+    ----------
+    settings : AbinitSettings
+    monitor : Monitor
+
+    Returns
+    -------
+    JobResult
+        The particles with poses, map, half-map, mask, volumes of a heterogeneous model, and the log as PDF.
+
+    Raises
+    ------
+    InputError
+        When the particles, their images, or the reference cannot be used.
+    ResumeError
+        When the directory holds a job with other particles or another search.
+    JobAborted
+        When the user asks for it; everything finished so far stays, and the same call continues.
+    """
+    use_threads(settings.j)
+    monitor.message(f"Reading {settings.in_parts}")
+    inputs = read_inputs(settings)
+    layout = Layout(settings.o)
+    begun = (layout.checkpoint / "search").exists() or (layout.checkpoint / "found").exists()
+    check_continuation(settings, inputs, read_record(settings.o), begun)
+    monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
+    for note in inputs.particles.notes:
+        monitor.message(f"Note: {note}")
+    layout.root.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(layout.root)
+    return _AbinitJob(settings, inputs, layout, monitor).run()
+
+
+class _AbinitJob:
+    """One run of the job: the stages in order, and what they hand on through the result directory."""
+
+    def __init__(self, settings: AbinitSettings, inputs: AbinitInputs, layout: Layout, monitor: Monitor) -> None:
+        self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
+        self.device = choose_device(settings.device)
+        self.stages = Stages(layout.checkpoint)
+        self.notes: list[str] = []
+        self.returned = returned_name(inputs.particles, settings.particles_format)
+        self.found = layout.checkpoint / "found"
+        self.frame = layout.checkpoint / "frame.json"
+        self.final = layout.checkpoint / "maps"
+
+    def run(self) -> JobResult:
+        """All stages."""
+        begin = time.monotonic()
+        settings, inputs, layout = self.settings, self.inputs, self.layout
+        if inputs.had_poses:
+            self._note(f"The orientations and origins in {settings.in_parts} are ignored: this job finds its own.")
+        images = self._open_images()
+        self.stages.note_seconds("preprocessing", image_key(settings, inputs), time.monotonic() - begin)
+        self.notes += self.monitor.warnings
+        self._record("running", {})
+        self._stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(images),
+                    self.found / FOUND_MAP, self.found / FOUND_POSES)  # fmt: skip
+        key = frame_key(settings, inputs)
+        self._stage("frame", key, "Frame and hand", self._choose_frame, self.frame)
+        chosen = ChosenFrame.read(self.frame)
+        self._note(chosen.sentence())
+        poses = PoseTable.read(self.found / FOUND_POSES).changed(chosen.change, images.pixel_size_A)
+        if settings.zdim > 0:
+            key = training_key(settings, inputs)
+            poses = self._with_own_volumes(images, poses, key)
+        posed = poses.pose(images)
+        self._stage("maps", key, "Map and half-maps", lambda: self._reconstruct(posed, poses), self.final,
+                    *(layout.root / name for name in (*MAP_FILES, FOUND_POSES)))  # fmt: skip
+        consensus = read_consensus(self.final)
+        self._note_maps(consensus)
+        if settings.zdim > 0:
+            self._learn(posed, consensus, key)
+        else:
+            self._remove_model()
+        name = fingerprint(key, settings.star_columns, self.returned)
+        self._stage("particles", name, "Writing particles", lambda: self._write_particles(poses),
+                    *(layout.root / one for one in self._returned_names))  # fmt: skip
+        results = self._finish(images, poses, consensus, chosen)
+        self._record("finished", results)
+        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
+        return JobResult(layout.root, self._outputs())
+
+    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
+        self.stages.run(name, key, self.monitor, title, work, products)
+
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        self.monitor.message(sentence)
+
+    def _record(self, status: str, results: Mapping[str, Any]) -> None:
+        write_record(self.layout.root, "abinit", status, self.settings, self.inputs.record, results)
+
+    def _open_images(self) -> ParticleImages:
+        preprocessing = PreprocessSettings(
+            box_size=self.inputs.box,
+            mask_diameter_A=self.settings.mask_diameter_A,
+            contrast=self.settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+        )
+        try:
+            return open_images(
+                self.inputs.particles, self.layout.checkpoint / "images", preprocessing, self.monitor, rebuild=True
+            )
+        except InputError:
+            # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
+            if not (self.layout.root / RECORD_NAME).exists():
+                shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
+            raise
+
+    def _find(self, images: ParticleImages) -> None:
+        search = self.layout.checkpoint / "search"
+        search.mkdir(parents=True, exist_ok=True)
+        shift_px = self.inputs.max_shift_px(self.settings)
+        found = find_poses(images, self.settings, shift_px, search, self.monitor)
+        self._keep(self.found, images, found)
+
+    def _keep(self, directory: Path, images: ParticleImages, found: FoundPoses) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_map(directory / FOUND_MAP, found.map, images.pixel_size_A)
+        table = PoseTable.from_working(images, found.rotation, found.shift_px, found.log_likelihood)
+        starts = np.array(found.starts, np.float64)
+        table.write(directory / FOUND_POSES, starts=starts, fsc=np.asarray(found.fsc, np.float64))
+
+    def _starts(self) -> tuple[list[float], float]:
+        """Log-likelihood of each start, and the resolution in shells (cycles per box) of what was found."""
+        with np.load(self.found / FOUND_POSES, allow_pickle=False) as arrays:
+            curve = arrays["fsc"]
+            return arrays["starts"].tolist(), 1.0 / resolution_A(curve, 1.0 / self.inputs.box, self.inputs.box, 0.5)
+
+    def _choose_frame(self) -> None:
+        volume = read_map(self.found / FOUND_MAP)
+        _, shell = self._starts()
+        chosen = choose_frame(
+            volume.data, volume.pixel_size_A, round(shell), self.inputs.reference, self.settings.flip_hand
+        )
+        chosen.write(self.frame)
+
+    def _with_own_volumes(self, images: ParticleImages, poses: PoseTable, key: str) -> PoseTable:
+        """A first model, and the poses refined against the volume that it gives each image."""
+        first = TrainedModel(self.layout.checkpoint / f"first_{key}")
+        refined = self.layout.checkpoint / f"refined_{key}"
+        posed = poses.pose(images)
+        self._stage("first model", key, "First model, on these poses",
+                    lambda: train_model(first, posed, self.settings, self.device, self.monitor),
+                    first.model)  # fmt: skip
+
+        def refine() -> None:
+            found = refine_poses(posed, load_heterogeneity(first.model), self.settings, refined / "search",
+                                 self.monitor)  # fmt: skip
+            self._keep(refined, images, found)
+
+        self._stage("refined poses", key, "Poses against each image's own volume", refine, refined / FOUND_POSES)
+        return PoseTable.read(refined / FOUND_POSES)
+
+    def _reconstruct(self, posed: ParticleImages, poses: PoseTable) -> None:
+        make_consensus(self.final, posed, None, self.device, self.monitor)
+        for name in MAP_FILES:
+            self._publish(self.final / name, self.layout.root / name)
+        particles = self.inputs.particles
+        poses.write(self.layout.root / FOUND_POSES, uid=particles.uid, row_id=particles.row_id)
+
+    def _publish(self, source: Path, target: Path) -> None:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+    def _note_maps(self, consensus: Consensus) -> None:
+        self._note(
+            f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked). Poses of both halves come "
+            "from one search, so take it for an upper estimate until a refinement with independent halves."
+        )
+        reference = self.inputs.reference
+        if reference is not None:
+            box, pixel_A = len(consensus.map), consensus.pixel_size_A
+            target = fit_to_box(torch.from_numpy(reference.data), reference.pixel_size_A, box, pixel_A)
+            curve = fsc(torch.from_numpy(consensus.map), target, torch.from_numpy(consensus.mask))
+            self._note(f"The map agrees with --in_3dref to {resolution_A(curve, pixel_A, box, 0.5):.1f} Å (FSC 0.5).")
+
+    def _learn(self, posed: ParticleImages, consensus: Consensus, key: str) -> None:
+        """The final model, its latents and volumes."""
+        layout = self.layout
+        last = TrainedModel(layout.checkpoint / f"last_{key}")
+        self._stage("training", key, "Model on the final poses",
+                    lambda: write_model_results(layout, last, posed, consensus, self.inputs.particles, self.settings,
+                                                self.monitor), layout.model, layout.latents)  # fmt: skip
+        decoded = fingerprint(key, self.settings.volumes, self.settings.seed)
+        self._stage("volumes", decoded, "Volumes along the latent space",
+                    lambda: decode_volumes(layout, self.settings, self.monitor), layout.volumes)  # fmt: skip
+
+    def _remove_model(self) -> None:
+        """What an earlier run with --zdim left in the directory speaks of other poses."""
+        self.layout.latents.unlink(missing_ok=True)
+        for folder in (self.layout.model, self.layout.volumes):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_particles(self, poses: PoseTable) -> None:
+        particles = self.inputs.particles
+        columns = {}
+        if self.settings.zdim > 0 and wants_columns(particles, self.settings.star_columns):
+            columns = latent_star_columns(read_latent_table(self.layout.latents).z, None)
+        say_conversion(particles, Path(self.returned), self.monitor)
+        dropped = stale_columns(particles)
+        if dropped:
+            self.monitor.message(
+                f"Note: left out, as they speak of other poses or of an earlier job: {', '.join(dropped)}"
+            )
+        for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
+            (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
+        write_posed_particles(self.layout.root / self.returned, particles, poses, columns)
+
+    @property
+    def _returned_names(self) -> tuple[str, ...]:
+        return (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
+
+    def _finish(
+        self, images: ParticleImages, poses: PoseTable, consensus: Consensus, chosen: ChosenFrame
+    ) -> dict[str, Any]:
+        """Report, and what job.yaml says of the results."""
+        seconds = self.stages.seconds()
+        starts, _ = self._starts()
+        self.monitor.poll()
+        write_abinit_reports(
+            self.layout, self.settings, self.inputs.particles, poses, consensus, starts, chosen, self.notes, seconds
+        )
+        return {
+            "particles": self.inputs.particles.n,
+            "box": images.box_size,
+            "pixel_size_A": round(images.pixel_size_A, 6),
+            "resolution_A": round(consensus.resolution_A, 3),
+            "log_likelihood_of_starts": [round(one, 4) for one in starts],
+            "mirrored": chosen.change.mirrored,
+            "correlation_with_reference": chosen.correlation,
+            "notes": self.notes,
+            "seconds": seconds,
+        }
+
+    def _outputs(self) -> tuple[Output, ...]:
+        root = self.layout.root
+        outputs = [
+            Output(root / self.returned, OutputKind.PARTICLES),
+            Output(root / "map.mrc", OutputKind.MAP),
+            Output(root / "half1.mrc", OutputKind.HALF_MAP),
+            Output(root / "mask.mrc", OutputKind.MASK),
+            *(Output(path, OutputKind.MAP) for path in sorted(self.layout.volumes.glob("vol_*.mrc"))),
+            Output(self.layout.logfile, OutputKind.PDF),
+        ]
+        return tuple(output for output in outputs if output.path.exists())

@@ -1,0 +1,181 @@
+"""What an abinit job reads and refuses before it computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.errors import InputError, ResumeError
+from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
+from cryodrgn_ext.jobs.train_inputs import native_box, working_box
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.settings import fingerprint
+
+#: Poses come out to a degree or so at this box, which a refinement then improves; larger ones cost time.
+LARGEST_DEFAULT_BOX = 64
+#: Fewer images hardly make a map.
+FEWEST_PARTICLES = 40
+#: Default of --max_shift_A as a fraction of the extent of the images.
+DEFAULT_SHIFT = 0.1
+IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
+POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "symmetry", "seed")
+TRAINING_SETTINGS = ("zdim", "fit_contrast", "curve_features", "seed")
+
+
+@dataclass(frozen=True)
+class AbinitInputs:
+    """Checked inputs.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+        With the identity as every rotation, and no shifts: what the file had is gone.
+    had_poses : bool
+        Whether the file had orientations or origins, which are ignored.
+    record : dict
+        Fingerprints of the files, for job.yaml.
+    native_box : int
+        Box of the images on disk (of the optics group with most particles, where groups differ).
+    box : int
+        Working box.
+    extent_A : float
+        Edge of the images.
+    reference : VolumeMap or None
+    """
+
+    particles: ParticleSet
+    had_poses: bool
+    record: dict[str, Any]
+    native_box: int
+    box: int
+    extent_A: float
+    reference: VolumeMap | None
+
+    def max_shift_px(self, settings: AbinitSettings) -> float:
+        """Farthest shift that is searched, in pixels of the working box."""
+        given_A = DEFAULT_SHIFT * self.extent_A if settings.max_shift_A is None else settings.max_shift_A
+        return given_A * self.box / self.extent_A
+
+
+def read_inputs(settings: AbinitSettings) -> AbinitInputs:
+    """Read and check everything that the job starts from.
+
+    Raises
+    ------
+    InputError
+        In one sentence, for whatever is wrong with the files or does not fit together.
+    """
+    if settings.in_3dref is not None and settings.flip_hand:
+        raise InputError(
+            "--flip_hand and --in_3dref are both given, but the reference decides the hand: leave one out."
+        )
+    particles = read_particles(settings.in_parts, require_poses=False)
+    if particles.n < FEWEST_PARTICLES:
+        raise InputError(
+            f"{settings.in_parts} has {particles.n} particles, too few for a map from nothing: give at least "
+            f"{FEWEST_PARTICLES}, better thousands."
+        )
+    if particles.half_set.any() and len(np.unique(particles.half_set)) == 1:
+        raise InputError(
+            f"{settings.in_parts}: all {particles.n} particles are in half-set {particles.half_set[0]} "
+            "(rlnRandomSubset), but two half-maps need particles in both: give the particles of both halves, or a file "
+            "without that column."
+        )
+    for name in ("particles.star", "particles.cs", "particles.csg"):
+        if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
+            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
+                             "inputs are never overwritten; give another directory.")  # fmt: skip
+    particles.check_images()
+    record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
+    native = native_box(particles)
+    box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
+    largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
+    extent_A = native * particles.optics[largest].pixel_size_A
+    if settings.max_shift_A is not None and settings.max_shift_A > 0.5 * extent_A:
+        raise InputError(
+            f"--max_shift_A is {settings.max_shift_A:g} Å, more than half of the images ({extent_A:.0f} Å wide): "
+            "extract particles that lie farther off the centre again."
+        )
+    reference = None
+    if settings.in_3dref is not None:
+        reference = read_map(settings.in_3dref)
+        if reference.pixel_size_A <= 0:
+            raise InputError(f"{settings.in_3dref} has no pixel size in its header: set it first.")
+        record["in_3dref"] = fingerprint_file(settings.in_3dref)
+    had_poses = particles.has_poses or bool(np.any(particles.shift_A != 0))
+    eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
+    unposed = particles.with_poses(eye, np.zeros((particles.n, 2)))
+    return AbinitInputs(unposed, had_poses, record, native, box, extent_A, reference)
+
+
+def check_continuation(
+    settings: AbinitSettings, inputs: AbinitInputs, earlier: Mapping[str, Any] | None, begun: bool
+) -> None:
+    """Compare a Continue with what the directory holds.
+
+    Parameters
+    ----------
+    settings : AbinitSettings
+        Of this run.
+    inputs : AbinitInputs
+    earlier : mapping or None
+        job.yaml of the earlier run.
+    begun : bool
+        Whether the search for poses has begun: before that, any setting may change. Afterwards the frame and hand of
+        the result, the reference, ``--zdim`` and what is written may still change.
+
+    Raises
+    ------
+    ResumeError
+        When the particles are others, or a setting that the poses depend on has changed.
+    """
+    if earlier is None:
+        return
+    if earlier["job"] != "abinit":
+        raise ResumeError(f"{settings.o} holds the results of a {earlier['job']} job: give another directory.")
+    before = earlier["inputs"].get("in_parts", {})
+    if before.get("sha256") not in (None, inputs.record["in_parts"]["sha256"]):
+        raise ResumeError(
+            f"{settings.o} was begun with {before.get('path')}, which has changed or is another file than "
+            f"{settings.in_parts}: start a new job for other particles."
+        )
+    if not begun:
+        return
+    now, then = settings.to_mapping(), earlier["settings"]
+    for name in (*IMAGE_SETTINGS, *POSE_SETTINGS):
+        if name in then and then[name] != now[name]:
+            raise ResumeError(
+                f"--{name} was {then[name]} when {settings.o} was begun and is {now[name]} now: the search cannot be "
+                "continued with another value; restore it, or start a new job."
+            )
+
+
+def image_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
+    """Fingerprint of all that decides the preprocessed images."""
+    return fingerprint(inputs.record["in_parts"]["sha256"], inputs.box, _some(settings, IMAGE_SETTINGS))
+
+
+def pose_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
+    """Fingerprint of all that decides the poses before their frame is chosen."""
+    return fingerprint(image_key(settings, inputs), _some(settings, POSE_SETTINGS))
+
+
+def frame_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
+    """Fingerprint of all that decides poses and map of a homogeneous result."""
+    reference = inputs.record.get("in_3dref", {}).get("sha256")
+    return fingerprint(pose_key(settings, inputs), settings.flip_hand, reference)
+
+
+def training_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
+    """Fingerprint of all that decides a heterogeneous result."""
+    return fingerprint(frame_key(settings, inputs), _some(settings, TRAINING_SETTINGS))
+
+
+def _some(settings: AbinitSettings, names: tuple[str, ...]) -> dict[str, Any]:
+    plain = settings.to_mapping()
+    return {name: plain[name] for name in names}

@@ -1,0 +1,89 @@
+"""The heterogeneous part of an abinit job: a model on given poses, its latents and volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.engines.base import Heterogeneity, get_engine, load_heterogeneity
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.result_tables import LatentTable, write_latent_table
+from cryodrgn_ext.jobs.volumes import write_volumes
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Where a model, its consensus and its checkpoints lie."""
+
+    root: Path
+
+    @property
+    def consensus(self) -> Path:
+        """Map, half-maps and mask that it started from."""
+        return self.root / "consensus"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints of the engine."""
+        return self.root / "training"
+
+    @property
+    def model(self) -> Path:
+        """The saved model."""
+        return self.root / "model"
+
+
+def train_model(
+    where: TrainedModel, images: ParticleImages, settings: AbinitSettings, device: torch.device, monitor: Monitor
+) -> None:
+    """Reconstruct the consensus of the images at their poses, learn the heterogeneity, and save the model."""
+    where.root.mkdir(parents=True, exist_ok=True)
+    if not where.consensus.exists():
+        make_consensus(where.consensus, images, None, device, monitor)
+    result = _learn(where, images, read_consensus(where.consensus), settings, monitor)
+    with atomic_directory(where.model) as temporary:
+        result.save(temporary)
+
+
+def write_model_results(
+    layout: Layout,
+    where: TrainedModel,
+    images: ParticleImages,
+    consensus: Consensus,
+    particles: ParticleSet,
+    settings: AbinitSettings,
+    monitor: Monitor,
+) -> None:
+    """Learn the heterogeneity and write model/ and latents.npz of the result directory."""
+    where.root.mkdir(parents=True, exist_ok=True)
+    result = _learn(where, images, consensus, settings, monitor)
+    table = LatentTable(result.z, particles.uid, result.z_cov)
+    write_latent_table(layout.latents, table, particles.image_name, particles.row_id)
+    with atomic_directory(layout.model) as temporary:
+        result.save(temporary)
+
+
+def decode_volumes(layout: Layout, settings: AbinitSettings, monitor: Monitor) -> None:
+    """Write volumes/ at centres of the latent cloud."""
+    model = load_heterogeneity(layout.model)
+    count = min(settings.volumes, len(model.z))
+    z = cluster_latents(model.z, count, seed=settings.seed).center if count else np.empty((0, model.z.shape[1]))
+    with atomic_directory(layout.volumes) as temporary:
+        write_volumes(model, z.astype(np.float32), temporary, monitor)
+
+
+def _learn(
+    where: TrainedModel, images: ParticleImages, consensus: Consensus, settings: AbinitSettings, monitor: Monitor
+) -> Heterogeneity:
+    engine = get_engine(settings.engine)
+    return engine.train(images, consensus.map, settings, where.training, monitor, consensus_radius=consensus.radius)

@@ -1,0 +1,66 @@
+"""The user's particles with the poses that were found: every row and column as it was, poses and half-sets written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.jobs.pose_table import PoseTable
+from cryodrgn_ext.jobs.returned_particles import OUR_COLUMN
+from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.metadata.to_cryosparc import alignment_fields
+
+HALF_SET_COLUMN = "rlnRandomSubset"
+#: What an earlier alignment expects of the poses: RELION's local searches would start from these and not from ours.
+PRIOR_COLUMNS = (
+    "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnOriginXPrior", "rlnOriginYPrior",
+    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginZPriorAngst",
+)  # fmt: skip
+
+
+def posed_particles(particles: ParticleSet, poses: PoseTable) -> ParticleSet:
+    """The particles with these poses and half-sets."""
+    return replace(particles.with_poses(poses.rotation, poses.shift_A), half_set=poses.half_set)
+
+
+def stale_columns(particles: ParticleSet) -> list[str]:
+    """Columns of a STAR file that speak of other poses or of an earlier job of ours, and are left out."""
+    if isinstance(particles.source, CsTable):
+        return []
+    labels = particles.table.columns
+    return [label for label in labels if label in PRIOR_COLUMNS or OUR_COLUMN.fullmatch(label)]
+
+
+def write_posed_particles(
+    path: Path, particles: ParticleSet, poses: PoseTable, columns: Mapping[str, NDArray[np.generic]]
+) -> None:
+    """Write all particles with their poses, as .star, or as .cs with the .csg that CryoSPARC imports.
+
+    Parameters
+    ----------
+    path : Path
+        Its suffix is the format.
+    particles : ParticleSet
+    poses : PoseTable
+    columns : mapping
+        Further columns (N,) of a STAR file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    posed = posed_particles(particles, poses)
+    if path.suffix == ".cs":
+        extra = alignment_fields(posed) if isinstance(particles.source, CsTable) else None
+        fields = posed.write_cs(path, extra)
+        write_csg(path.with_suffix(".csg"), path, fields, posed.n)
+        return
+    halves = {} if isinstance(particles.source, CsTable) else {HALF_SET_COLUMN: poses.half_set}
+    posed.write_star(path, extra_columns={**halves, **columns}, dropped_columns=stale_columns(particles))

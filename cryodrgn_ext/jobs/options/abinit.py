@@ -1,0 +1,62 @@
+"""Settings of the job that finds poses and a map from particles without orientations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
+from cryodrgn_ext.settings import setting
+
+
+@dataclass(frozen=True)
+class AbinitSettings(SubspaceSettings):
+    """What ``abinit`` can be told: inputs, how to search, the frame of the result, and options of the engine."""
+
+    in_parts: Path = setting(
+        help="Particles with CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC; "
+        "orientations and origins in it are ignored"
+    )
+    o: Path = setting(help="Result directory")
+    in_3dref: Path | None = setting(
+        None, help="Map that the result is turned, shifted and mirrored onto when all is done; it has no part in the "
+        "search, and may have another box and pixel size"
+    )  # fmt: skip
+    engine: str = setting(
+        "auto", choices=("auto", "subspace"),
+        help="Model that images are aligned to: auto and subspace are explicit maps, with components for --zdim",
+    )  # fmt: skip
+    zdim: int = setting(
+        0, low=0, high=MOST_COMPONENTS,
+        help="Dimensions of the heterogeneity to learn with the poses; 0 finds one structure",
+    )  # fmt: skip
+    starts: int = setting(3, low=1, high=100, help="Random starts, of which the likeliest is kept")
+    start_particles: int | None = setting(
+        None, low=100, high=10_000_000, help="Particles that the starts are made from; chosen if not given"
+    )
+    box: int | None = setting(
+        None, low=16, high=1024, unit="px", help="Box that images are Fourier-cropped to; at most 64 if not given"
+    )
+    mask_diameter_A: float | None = setting(
+        None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; the whole box if not given"
+    )
+    max_shift_A: float | None = setting(
+        None, low=0, unit="Å", help="Farthest that particles lie off the centre of their images, along x and along y; "
+        "a tenth of the box if not given"
+    )  # fmt: skip
+    flip_hand: bool = setting(
+        False, help="Return the other hand; images without tilts cannot tell, and --in_3dref decides it otherwise"
+    )
+    symmetry: str = setting("C1", choices=("C1",), help="Point group; only C1 so far: symmetry is found, not imposed")
+    volumes: int = setting(10, low=0, high=1000, help="Number of volumes to decode with --zdim")
+    star_columns: str = setting(
+        "auto", choices=("auto", "yes", "no"),
+        help="Put latents into columns of the returned STAR file; auto leaves RELION 3.0 files without",
+    )  # fmt: skip
+    particles_format: str = setting(
+        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
+    )
+    contrast: str = setting(
+        "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
+    )
+    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

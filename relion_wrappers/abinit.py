@@ -1,0 +1,16 @@
+"""``cdx-relion-abinit``: the abinit job as an External job of RELION."""
+
+from __future__ import annotations
+
+import sys
+
+from relion_wrappers.door import open_door
+
+
+def main() -> int:
+    """Console script; returns the exit status."""
+    return open_door("abinit")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
