@@ -1,4 +1,4 @@
-"""Poses from nothing as an External job of CryoSPARC: the parent's particles with orientations, a map and its halves."""
+"""Poses from nothing as an External job of CryoSPARC: the parent's particles with orientations, a map, its halves."""
 
 from __future__ import annotations
 

@@ -184,7 +184,9 @@ def _project_modules() -> list[tuple[Path, str, bool]]:
 def test_every_module_keeps_the_rules() -> None:
     modules = _project_modules()
     assert len(modules) > 10, "the checker found no modules to check"
-    broken = [fault for path, name, package in modules for fault in violations(path.read_text("utf-8"), name, package)]
+    broken = [
+        fault for path, name, package in modules for fault in violations(path.read_text("utf-8"), name, package)
+    ]
     assert not broken, "\n" + "\n".join(str(fault) for fault in broken)
 
 

@@ -65,7 +65,9 @@ class Pipeline:
         frequency = frequencies_per_A(
             self.frame.plane.kxy, optics.pixel_size_A, box, torch.tensor(optics.mag_matrix, dtype=torch.float64)
         )
-        odd = antisymmetric_phase(frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV)
+        odd = antisymmetric_phase(
+            frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV
+        )
         return GroupPipeline(
             box,
             outside_circle(box, self.settings.background_radius * box),

@@ -87,7 +87,9 @@ def write_fsc_star(path: Path, curve: NDArray[np.floating], pixel_size_A: float,
     write_fsc_table(path, {MASKED if masked else UNMASKED: curve}, pixel_size_A, box_size)
 
 
-def write_fsc_table(path: Path, curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float, box_size: int) -> None:
+def write_fsc_table(
+    path: Path, curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float, box_size: int
+) -> None:
     """Write FSC curves of the same maps as columns of one table, as RELION's postprocessing does, atomically.
 
     Parameters

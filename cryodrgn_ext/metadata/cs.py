@@ -189,9 +189,8 @@ def find_uids(table: CsTable, uid: UidArray, whose: str) -> npt.NDArray[np.intp]
     if len(missing):
         row = int(missing[0])
         why = (
-            "the two files do not belong together"
-            if len(missing) == len(uid)
-            else "a passthrough must have all particles: give the one of this very output"
+            "the two files do not belong together" if len(missing) == len(uid) else
+            "a passthrough must have all particles: give the one of this very output"
         )
         raise InputError(
             f"{table.path}: lacks {len(missing)} of {len(uid)} particles, the first being uid {uid[row]} "

@@ -129,6 +129,7 @@ class QuickJob:
         return JobResult(settings.o, ())
 
 
+
 def run(lab: Lab, **settings: Any) -> FinishedJob:
     """Train on the refinement's particles; ``settings`` may say otherwise."""
     given = {"particles": (lab.parent, "particles"), **SETTINGS, **settings}
@@ -138,3 +139,5 @@ def run(lab: Lab, **settings: Any) -> FinishedJob:
 def saved_outputs(lab: Lab, uid: str) -> list[str]:
     outputs = lab.state(uid).model.spec.outputs.root
     return [name for name, output in outputs.items() if any(result.metafiles for result in output.results)]
+
+

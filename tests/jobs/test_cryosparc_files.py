@@ -142,3 +142,5 @@ def test_inputs_in_the_result_directory_are_not_overwritten(job: Path, engine: F
         with pytest.raises(InputError, match=rf"would overwrite {name}, the input"):
             train(replace(SETTINGS, in_parts=path), SilentMonitor())
         assert path.read_bytes() == before
+
+
