@@ -1,0 +1,115 @@
+"""Abinit as an External job: particles without orientations get alignments3D of ours, with a volume and a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.pose.metrics import align_poses
+from cryosparc_jobs.abinitio import abinit
+from cryosparc_jobs.running import FinishedJob
+from tests.cryosparc_jobs.imitated_project import BOX, Lab, N, saved_outputs
+from tests.cryosparc_master import ParentOutput
+from tests.jobs import fake_poses
+from tests.jobs.fake_poses import FakeSearch
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")
+
+
+@pytest.fixture
+def extracted(real: Lab) -> str:
+    """A job that left the same particles, in another order, without alignments."""
+    order = np.random.default_rng(0).permutation(N)
+    rows = real.particles.take(order)
+    rows = rows.filter_prefixes(["blob", "ctf"])
+    output = ParentOutput("particle", rows, {"blob": "blob", "ctf": "ctf"}, passthrough=())
+    uid: str = real.master.instance.add_finished_job(real.project, "extract_micrographs_multi", {"particles": output})
+    return uid
+
+
+@pytest.fixture
+def truth(real: Lab, refinement: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    particles = read_particles(refinement / "particles.cs", project_dir=refinement)
+    return {int(uid): pose for uid, *pose in zip(particles.uid, particles.rotation, particles.shift_A, strict=True)}  # type: ignore[misc]
+
+
+@pytest.fixture
+def search(
+    real: Lab, extracted: str, truth: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> FakeSearch:
+    rows = real.cs.find_job(real.project, extracted).load_output("particles")
+    poses = [truth[int(uid)] for uid in rows["uid"]]
+    rotation, shift_A = (np.array([pose[k] for pose in poses]) for k in (0, 1))
+    return fake_poses.install(monkeypatch, rotation, shift_A)
+
+
+def find(lab: Lab, parent: str, **settings: Any) -> FinishedJob:
+    given = {"particles": (parent, "particles"), "device": "cpu", **settings}
+    return abinit(lab.cs, project=lab.project, workspace="W1", **given)
+
+
+def test_particles_get_alignments_and_the_map_returns(real: Lab, extracted: str, search: FakeSearch) -> None:
+    finished = find(real, extracted)
+    assert finished.outputs == ("particles", "volume", "mask")
+    job = real.cs.find_job(real.project, finished.uid)
+    rows, parent = job.load_output("particles"), real.cs.find_job(real.project, extracted).load_output("particles")
+    for column in ("uid", "blob/path", "blob/idx", "ctf/df1_A"):
+        assert_array_equal(np.asarray(rows[column]), np.asarray(parent[column]))
+    returned = read_particles(finished.result.directory / "particles.cs")
+    assert_allclose(rows["alignments3D/psize_A"], 12.0)
+    ours = align_poses(returned.rotation, returned.shift_A, search.rotation, search.shift_A)
+    assert ours.errors.degrees.max() < 1e-3
+    from cryodrgn_ext.metadata.poses import rotation_from_pose
+
+    assert_allclose(rotation_from_pose(rows["alignments3D/pose"]), returned.rotation, atol=1e-5)
+    assert_allclose(-np.asarray(rows["alignments3D/shift"]) * 12.0, returned.shift_A, atol=1e-3)
+    assert_array_equal(np.asarray(rows["alignments3D/split"]) + 1, returned.half_set)
+    volume = job.load_output("volume")
+    for slot, name in (("map", "map"), ("map_half_A", "half1"), ("map_half_B", "half2")):
+        written = finished.result.directory / f"{name}.mrc"
+        assert (real.directory / volume[f"{slot}/path"][0]).read_bytes() == written.read_bytes()
+    assert volume["map/shape"].tolist() == [[BOX] * 3]
+    state = real.state(finished.uid)
+    assert state.history == ["building", "running", "completed"]
+    assert state.model.ui_tile_images
+    shown = [event.text for event in state.events if getattr(event, "imgfiles", None)]
+    assert "Directions of view" in shown
+    assert "starts = 3" in state.log_text()
+    assert saved_outputs(real, finished.uid) == ["particles", "volume", "mask"]
+
+
+def test_orientations_of_a_refinement_are_replaced(real: Lab, truth: dict[int, Any], extracted: str, search: FakeSearch,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    poses = [truth[int(uid)] for uid in real.particles["uid"]]
+    fake_poses.install(monkeypatch, *(np.array([pose[k] for pose in poses]) for k in (0, 1)))
+    finished = find(real, real.parent)
+    rows = real.cs.find_job(real.project, finished.uid).load_output("particles")
+    assert rows["uid"].tolist() == real.particles["uid"].tolist()
+    assert np.abs(np.asarray(rows["alignments3D/pose"]) - np.asarray(real.particles["alignments3D/pose"])).max() > 0.5
+    assert "are ignored" in real.state(finished.uid).log_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"particles": ("J9", "particles")}, "J9"),
+        ({"starts": 0}, "starts"),
+        ({"in_parts": "x"}, "in_parts cannot be given"),
+        ({"particles_format": "star"}, "particles_format cannot be given"),
+        ({"volume": ("J1", "particles")}, "for volume one of type volume"),
+        ({"volume": ("J1", "particles"), "in_3dref": "x.mrc"}, "in_3dref cannot be given"),
+    ],
+)
+def test_wrong_jobs_are_refused_before_they_are_made(
+    real: Lab, extracted: str, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(Exception, match=sentence) as caught:
+        find(real, extracted, **settings)
+    assert isinstance(caught.value, InputError) or "J9" in sentence
+    assert real.master.names().count("jobs.create") == 0
