@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
@@ -183,17 +184,16 @@ class _AbinitJob:
         starts = np.array(found.starts, np.float64)
         table.write(directory / FOUND_POSES, starts=starts, fsc=np.asarray(found.fsc, np.float64))
 
-    def _starts(self) -> tuple[list[float], float]:
-        """Log-likelihood of each start, and the resolution in shells (cycles per box) of what was found."""
+    def _search_arrays(self) -> tuple[list[float], NDArray[np.float64]]:
+        """Log-likelihood of each start, and the FSC between the halves of what was found."""
         with np.load(self.found / FOUND_POSES, allow_pickle=False) as arrays:
-            curve = arrays["fsc"]
-            return arrays["starts"].tolist(), 1.0 / resolution_A(curve, 1.0 / self.inputs.box, self.inputs.box, 0.5)
+            return arrays["starts"].tolist(), arrays["fsc"]
 
     def _choose_frame(self) -> None:
         volume = read_map(self.found / FOUND_MAP)
-        _, shell = self._starts()
+        _, curve = self._search_arrays()
         chosen = choose_frame(
-            volume.data, volume.pixel_size_A, round(shell), self.inputs.reference, self.settings.flip_hand
+            volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand
         )
         chosen.write(self.frame)
 
@@ -207,9 +207,9 @@ class _AbinitJob:
                     first.model)  # fmt: skip
 
         def refine() -> None:
-            found = refine_poses(posed, load_heterogeneity(first.model), self.settings, refined / "search",
-                                 self.monitor)  # fmt: skip
-            self._keep(refined, images, found)
+            shift_px, radius = self.inputs.max_shift_px(self.settings), read_consensus(first.consensus).radius
+            model = load_heterogeneity(first.model)
+            self._keep(refined, images, refine_poses(posed, model, self.settings, shift_px, radius, self.monitor))
 
         self._stage("refined poses", key, "Poses against each image's own volume", refine, refined / FOUND_POSES)
         return PoseTable.read(refined / FOUND_POSES)
@@ -278,7 +278,7 @@ class _AbinitJob:
     ) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
         seconds = self.stages.seconds()
-        starts, _ = self._starts()
+        starts, _ = self._search_arrays()
         self.monitor.poll()
         write_abinit_reports(
             self.layout, self.settings, self.inputs.particles, poses, consensus, starts, chosen, self.notes, seconds

@@ -24,6 +24,7 @@ from cryodrgn_ext.pose.metrics import FrameChange
 
 #: Bounds of the band (cycles per box) in which a map is compared with the reference.
 ALIGNMENT_RADII = (6, 32)
+LEAST_FSC = 0.143
 #: Correlation with the reference below which the alignment is not to be trusted, and the lead that a hand should have.
 POOR_CORRELATION, CLEAR_LEAD = 0.3, 0.02
 
@@ -88,7 +89,11 @@ class ChosenFrame:
 
 
 def choose_frame(
-    found: NDArray[np.float32], pixel_size_A: float, radius: int, reference: VolumeMap | None, flip_hand: bool
+    found: NDArray[np.float32],
+    pixel_size_A: float,
+    curve: NDArray[np.float64],
+    reference: VolumeMap | None,
+    flip_hand: bool,
 ) -> ChosenFrame:
     """Decide on the frame of a map that was found ab initio.
 
@@ -97,8 +102,8 @@ def choose_frame(
     found : ndarray
         (D, D, D) map in the frame of the poses.
     pixel_size_A : float
-    radius : int
-        Shell (cycles per box) up to which the map carries signal.
+    curve : ndarray
+        (D // 2 + 1,) FSC between the halves of the map.
     reference : VolumeMap or None
     flip_hand : bool
         Mirror the map, when there is no reference.
@@ -106,8 +111,12 @@ def choose_frame(
     volume = torch.from_numpy(np.asarray(found, np.float32))
     if reference is not None:
         target = fit_to_box(torch.from_numpy(reference.data), reference.pixel_size_A, len(found), pixel_size_A)
-        lowest, highest = ALIGNMENT_RADII
-        alignment = align_maps(volume, target, int(np.clip(radius, lowest, highest)))
+        below = np.flatnonzero(curve[1:] < LEAST_FSC)
+        shell = int(below[0]) if len(below) else len(curve) - 1
+        radius = int(np.clip(shell, *ALIGNMENT_RADII))
+        bounded = np.clip(curve, LEAST_FSC, 1.0)
+        # The correlation of the full map with the truth (Rosenthal & Henderson 2003).
+        alignment = align_maps(volume, target, radius, reliability=np.sqrt(2 * bounded / (1 + bounded)))
         return ChosenFrame(alignment.change, alignment.correlation, alignment.other_hand)
     hand = FrameChange.identity(flip_hand)
     return ChosenFrame(FrameChange(hand.rotation, -hand.points(centre_of_mass(volume)), flip_hand))

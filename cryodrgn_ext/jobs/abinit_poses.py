@@ -9,12 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.threads import choose_device
+from cryodrgn_ext.pose.abinit import reconstruct
+from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
+from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
+
+#: Share of its particles above which a start is the same as the best one.
+AGREEING = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,58 @@ def find_poses(
     images: ParticleImages, settings: AbinitSettings, max_shift_px: float, checkpoint_dir: Path, monitor: Monitor
 ) -> FoundPoses:
     """Find poses and map from nothing; an interrupted search goes on from its checkpoint."""
-    raise NotImplementedError
+    found = reconstruct(images, _search_settings(images, settings, max_shift_px), checkpoint_dir, monitor)
+    for number, start in enumerate(found.starts, 1):
+        hand = ", in the other hand" if start.mirrored else ""
+        monitor.message(
+            f"Start {number} (seed {start.seed}): {start.log_likelihood:.2f} nats per image; {100 * start.agreement:.0f} "
+            f"% of its particles agree with the best one{hand}"
+        )
+    if len(found.starts) > 1 and sum(start.agreement > AGREEING for start in found.starts) < 2:
+        monitor.warn(
+            "Warning: no two starts agree with each other, so the map may be wrong: try another --seed, more --starts, "
+            "or particles that were selected more strictly."
+        )
+    likelihoods = tuple(start.log_likelihood for start in found.starts)
+    return FoundPoses(found.rotation, found.shift_px, found.log_likelihood, found.map, found.fsc, likelihoods)
 
 
 def refine_poses(
-    images: ParticleImages, model: Heterogeneity, settings: AbinitSettings, checkpoint_dir: Path, monitor: Monitor
+    images: ParticleImages,
+    model: Heterogeneity,
+    settings: AbinitSettings,
+    max_shift_px: float,
+    radius: int,
+    monitor: Monitor,
 ) -> FoundPoses:
-    """Improve the poses that ``images`` have, each against the volume that the model gives it."""
-    raise NotImplementedError
+    """Improve the poses that ``images`` have, each against the volume that the model gives it, up to a shell."""
+    if not isinstance(model, Linear):
+        raise TypeError(f"poses are refined against sums of maps, which {type(model).__name__} does not give")
+    form = model.linear_form()
+    volumes = LinearVolumes(
+        torch.from_numpy(form.mean),
+        torch.from_numpy(np.stack(list(form.components()))),
+        torch.from_numpy(form.weights(model.z)),
+    )
+    refined = refine_with_volumes(
+        images, volumes, _search_settings(images, settings, max_shift_px), radius, monitor
+    )
+    return FoundPoses(
+        refined.rotation.numpy(), refined.shift_px.numpy(), refined.log_likelihood.numpy(), form.mean,
+        np.ones(images.box_size // 2 + 1), (),
+    )  # fmt: skip
+
+
+def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift_px: float) -> ReconstructSettings:
+    limit = None
+    if settings.mask_diameter_A is not None:
+        limit = min(0.5 * settings.mask_diameter_A / images.pixel_size_A, DEFAULT_MASK_RADIUS * images.box_size)
+    return ReconstructSettings(
+        starts=settings.starts,
+        start_particles=settings.start_particles,
+        max_shift_px=max_shift_px,
+        mask_radius_px=limit,
+        seed=settings.seed,
+        device=choose_device(settings.device).type,
+        memory_bytes=int(settings.memory_GB * 1e9),
+    )

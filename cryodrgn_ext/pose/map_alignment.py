@@ -19,16 +19,18 @@ from torch import Tensor
 
 from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.imaging.so3_grid import grid, spacing_deg
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import MIRROR, FrameChange
 
 #: Band (cycles per box) and grid level of the exhaustive search.
 COARSE_RADIUS, COARSE_LEVEL = 7, 1
 #: Candidates of each hand that are improved in the coarse band, and in the full band.
-KEPT_COARSE, KEPT_FINE = 12, 3
-FINEST_DEG = 0.02
+KEPT_COARSE, KEPT_FINE = 8, 2
+#: Neighbourhoods shrink to this in the coarse band, and in the full band.
+FINEST_COARSE_DEG, FINEST_DEG = 1.0, 0.02
 #: Whitening divides by no less than this fraction of the largest root-mean-square of a shell.
 FLOOR = 1e-3
 ROTATIONS_PER_BLOCK = 256
+NEWTON_STEPS = 2  # each rotation begins with the best shift of the one before
 #: Grid points per cycle per box: maps may lie off centre, where a coarser grid interpolates badly.
 OVERSAMPLING = 4
 #: Largest default band: the rotation is known to a fraction of a degree by then.
@@ -54,7 +56,13 @@ class MapAlignment:
     other_hand: float | None
 
 
-def align_maps(moving: Tensor, reference: Tensor, radius: int | None = None, both_hands: bool = True) -> MapAlignment:
+def align_maps(
+    moving: Tensor,
+    reference: Tensor,
+    radius: int | None = None,
+    both_hands: bool = True,
+    reliability: NDArray[np.floating] | None = None,
+) -> MapAlignment:
     """Find the change of frame that brings a map onto a reference.
 
     Parameters
@@ -65,6 +73,9 @@ def align_maps(moving: Tensor, reference: Tensor, radius: int | None = None, bot
         Largest |k| compared, in cycles per box; half of Nyquist, at most 32, when omitted.
     both_hands : bool
         Try the mirrored map too, and take the better one.
+    reliability : ndarray, optional
+        (radius + 1 or more,) weight of each shell, such as the correlation of the moving map with the truth that its
+        FSC implies; all shells count alike when omitted.
 
     Returns
     -------
@@ -74,13 +85,19 @@ def align_maps(moving: Tensor, reference: Tensor, radius: int | None = None, bot
         raise ValueError(f"two maps of one shape are needed, got {tuple(moving.shape)} and {tuple(reference.shape)}")
     box = int(moving.shape[0])
     radius = min(box // 4, LARGEST_DEFAULT_RADIUS) if radius is None else min(radius, box // 2 - 1)
-    pair = _Pair(moving, reference, radius)
+    weights = torch.ones(radius + 1)
+    if reliability is not None:
+        if len(reliability) <= radius:
+            raise ValueError(f"the reliability of {radius + 1} shells is needed, got {len(reliability)}")
+        weights = torch.from_numpy(np.array(reliability[: radius + 1], np.float32)).clamp_min(0.0)
+    pair = _Pair(moving, reference, radius, weights)
     best: dict[bool, _Candidate] = {}
     for mirrored in (False, True) if both_hands else (False,):
         coarse = min(radius, COARSE_RADIUS)
-        found = [pair.improve(one, coarse, spacing_deg(COARSE_LEVEL) / 2) for one in pair.search(mirrored, coarse)]
+        step = spacing_deg(COARSE_LEVEL) / 2
+        found = [pair.improve(one, coarse, step, FINEST_COARSE_DEG) for one in pair.search(mirrored, coarse)]
         found.sort(key=lambda one: -one.correlation)
-        fine = [pair.improve(one, radius, spacing_deg(COARSE_LEVEL) / 8) for one in _distinct(found)[:KEPT_FINE]]
+        fine = [pair.improve(one, radius, step / 4, FINEST_DEG) for one in _distinct(found, 2.0)[:KEPT_FINE]]
         best[mirrored] = max(fine, key=lambda one: one.correlation)
     hand = max(best, key=lambda one: best[one].correlation)
     chosen, other = best[hand], best.get(not hand)
@@ -156,7 +173,7 @@ class _Candidate:
 class _Pair:
     """Both maps as whitened transforms, on half of the ball of integer frequencies in order of |k|."""
 
-    def __init__(self, moving: Tensor, reference: Tensor, radius: int) -> None:
+    def __init__(self, moving: Tensor, reference: Tensor, radius: int, reliability: Tensor) -> None:
         self.box = int(moving.shape[0])
         self.device = moving.device
         axis = torch.arange(-radius, radius + 1)
@@ -173,16 +190,15 @@ class _Pair:
         target = _transform_at(reference, points[order])
         self.target = (target / _shell_rms(target, shell)[shell]).conj()
         # Shells without power in the reference are left out of both, or they would only dilute the correlation.
-        self.counts = (self.target.abs().square() > 0).float()
-        weak = _shell_power(self.target, shell)[shell] < 0.5
-        self.target[weak] = 0.0
-        self.counts[weak] = 0.0
+        self.counts = reliability.to(self.device)[shell]
+        self.counts[_shell_power(self.target, shell)[shell] < 0.5] = 0.0
+        self.target *= self.counts
 
     def search(self, mirrored: bool, radius: int) -> list[_Candidate]:
         """Best rotations of the grid, each with its best shift on a grid, within a band."""
         count = self._prefix(radius)
         points, target = self.points[:count], self.target[:count]
-        side = 2 * (radius + 1) + (radius + 1) // 2 * 2
+        side = 2 * (radius + 1) + (radius + 1) // 4 * 2  # a quarter finer than the band needs
         index = self._grid_index(points, side)
         rotations = grid(COARSE_LEVEL)
         best = []
@@ -205,13 +221,13 @@ class _Pair:
             out.append(_Candidate(rotation, shift.astype(np.float64), mirrored, value))
         return _distinct(out, spacing_deg(COARSE_LEVEL) * 0.9)[:KEPT_COARSE]
 
-    def improve(self, start: _Candidate, radius: int, step_deg: float) -> _Candidate:
+    def improve(self, start: _Candidate, radius: int, step_deg: float, finest_deg: float) -> _Candidate:
         """Climb from a candidate: rotations of its neighbourhood with their best shifts, ever closer."""
         count = self._prefix(radius)
         around = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
         around = around[np.argsort(np.abs(around).sum(1), kind="stable")]  # the centre first: ties change nothing
         best = start
-        while step_deg > FINEST_DEG:
+        while step_deg > finest_deg:
             tried = Rotation.from_rotvec(np.radians(step_deg) * around).as_matrix() @ best.rotation
             shift, correlation = self._shifts(tried, best.mirrored, best.shift_px, count)
             chosen = int(np.argmax(correlation))
@@ -229,7 +245,7 @@ class _Pair:
         cross = (moved * target).to(torch.complex128)
         shift = torch.from_numpy(shift_px).to(points).expand(len(rotations), 3).clone()
         wave = 2.0 * math.pi / self.box
-        for _ in range(3):
+        for _ in range(NEWTON_STEPS):
             values = cross * torch.exp(-1j * wave * (shift @ points.T))
             # f = Re Σ c exp(-i w k.s): gradient w Σ k Im(..), Hessian -w² Σ k kᵀ Re(..)
             gradient = wave * (values.imag @ points)
@@ -247,8 +263,8 @@ class _Pair:
 
     def _moved(self, rotations: NDArray[np.float64], mirrored: bool, count: int) -> Tensor:
         """(B, count) whitened transform of the moving map, turned by each rotation, not shifted."""
-        matrices = np.stack([FrameChange(one, np.zeros(3), mirrored).matrix for one in rotations])
-        turned = torch.einsum("mi,bij->bmj", self.points[:count], torch.from_numpy(matrices).to(self.points))
+        matrices = rotations @ MIRROR if mirrored else rotations
+        turned = torch.einsum("mi,bij->bmj", self.points[:count], torch.from_numpy(np.array(matrices)).to(self.points))
         return self.source.slice(turned.contiguous()) / self.moving_rms[:count]
 
     def _prefix(self, radius: int) -> int:
@@ -256,8 +272,11 @@ class _Pair:
 
     def _norms(self, moved: Tensor, target: Tensor) -> Tensor:
         """(B,) what a perfect agreement would sum to."""
-        power = (moved.abs().square() * self.counts[: len(target)]).sum(1)
-        return (power * target.abs().square().sum()).sqrt().clamp_min(1e-30)
+        # Both sides carry the root of the weight, which stands whole in the target.
+        counts = self.counts[: len(target)]
+        power = (moved.abs().square() * counts).sum(1)
+        ours = (target.abs().square() / counts.clamp_min(1e-12)).sum()
+        return (power * ours).sqrt().clamp_min(1e-30)
 
     def _grid_index(self, points: Tensor, side: int) -> Tensor:
         kx, ky, kz = points.long().unbind(1)

@@ -34,8 +34,8 @@ class FakeSearch:
             raise self.error
         return found_at(images, *ELSEWHERE.poses(self.rotation, self.shift_A / images.pixel_size_A))
 
-    def refine(self, images: ParticleImages, model, settings, checkpoint_dir: Path, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
-        self.calls.append({"refined": images.n, "model": model})
+    def refine(self, images: ParticleImages, model, settings, max_shift_px, radius, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
+        self.calls.append({"refined": images.n, "radius": radius})
         return found_at(images, images.rotation.numpy(), images.shift_px.numpy())
 
 

@@ -365,7 +365,7 @@ def test_heterogeneous_results(
 ) -> None:
     engine = fake_engine.install(monkeypatch)
     result = abinit(replace(SETTINGS, zdim=2, volumes=3), SilentMonitor())
-    assert [sorted(call) for call in search.calls] == [["max_shift_px", "n", "rotation"], ["model", "refined"]]
+    assert [sorted(call) for call in search.calls] == [["max_shift_px", "n", "rotation"], ["radius", "refined"]]
     assert len(engine.calls) == 2  # before and after the poses are refined
     with np.load(OUT / "latents.npz") as arrays:
         assert arrays["z"].shape == (N, 2)
