@@ -192,9 +192,7 @@ class _AbinitJob:
     def _choose_frame(self) -> None:
         volume = read_map(self.found / FOUND_MAP)
         _, curve = self._search_arrays()
-        chosen = choose_frame(
-            volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand
-        )
+        chosen = choose_frame(volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand)
         chosen.write(self.frame)
 
     def _with_own_volumes(self, images: ParticleImages, poses: PoseTable, key: str) -> PoseTable:
@@ -226,10 +224,12 @@ class _AbinitJob:
             shutil.copyfile(source, temporary)
 
     def _note_maps(self, consensus: Consensus) -> None:
-        self._note(
-            f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked). Poses of both halves come "
-            "from one search, so take it for an upper estimate until a refinement with independent halves."
+        halves = (
+            "the poses of both halves were refined against one model, so take it for an upper estimate"
+            if self.settings.zdim > 0
+            else "the halves were refined independently but for the lowest frequencies"
         )
+        self._note(f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked); {halves}.")
         reference = self.inputs.reference
         if reference is not None:
             box, pixel_A = len(consensus.map), consensus.pixel_size_A

@@ -61,8 +61,8 @@ def find_poses(
     for number, start in enumerate(found.starts, 1):
         hand = ", in the other hand" if start.mirrored else ""
         monitor.message(
-            f"Start {number} (seed {start.seed}): {start.log_likelihood:.2f} nats per image; {100 * start.agreement:.0f} "
-            f"% of its particles agree with the best one{hand}"
+            f"Start {number} (seed {start.seed}): {start.log_likelihood:.2f} nats per image; "
+            f"{100 * start.agreement:.0f} % of its particles agree with the best one{hand}"
         )
     if len(found.starts) > 1 and sum(start.agreement > AGREEING for start in found.starts) < 2:
         monitor.warn(
@@ -90,9 +90,7 @@ def refine_poses(
         torch.from_numpy(np.stack(list(form.components()))),
         torch.from_numpy(form.weights(model.z)),
     )
-    refined = refine_with_volumes(
-        images, volumes, _search_settings(images, settings, max_shift_px), radius, monitor
-    )
+    refined = refine_with_volumes(images, volumes, _search_settings(images, settings, max_shift_px), radius, monitor)
     return FoundPoses(
         refined.rotation.numpy(), refined.shift_px.numpy(), refined.log_likelihood.numpy(), form.mean,
         np.ones(images.box_size // 2 + 1), (),

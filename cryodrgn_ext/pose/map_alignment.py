@@ -3,7 +3,7 @@
 Every rotation of the SO(3) grid, in both hands, is tried at low frequencies with all shifts at once (the correlation
 over shifts is a Fourier transform of the cross spectrum); the best few are then improved on ever finer neighbourhoods,
 shifts by Newton's method, while the band grows. Both maps are whitened, shell by shell, so that the overall shape does
-not drown the rest; shells in which the reference has next to nothing (it was low-pass filtered) do not count.
+not drown the rest; shells in which the reference has little (it was low-pass filtered) count little.
 """
 
 from __future__ import annotations
@@ -186,13 +186,16 @@ class _Pair:
         self.norm = self.points.square().sum(1).sqrt()
         shell = torch.round(self.norm).long()
         self.source = FourierVolume.from_map(moving, OVERSAMPLING, min(radius + 1, self.box // 2))
-        self.moving_rms = _shell_rms(self.source.slice(self.points), shell)[shell]
+        moving_rms = _shell_rms(self.source.slice(self.points), shell)
         target = _transform_at(reference, points[order])
-        self.target = (target / _shell_rms(target, shell)[shell]).conj()
-        # Shells without power in the reference are left out of both, or they would only dilute the correlation.
-        self.counts = reliability.to(self.device)[shell]
-        self.counts[_shell_power(self.target, shell)[shell] < 0.5] = 0.0
-        self.target *= self.counts
+        target_rms = _shell_rms(target, shell)
+        # A shell in which the reference is weaker than at low resolution (it was low-pass filtered, and what is left
+        # there leaked from other shells) counts in proportion to its power.
+        ratio = target_rms / moving_rms
+        strength = (ratio / ratio[1 : COARSE_RADIUS + 1].median()).clamp_max(1.0)
+        self.counts = (reliability.to(self.device) * strength.square())[shell]
+        self.moving_rms = moving_rms[shell]
+        self.target = (target / target_rms[shell]).conj() * self.counts
 
     def search(self, mirrored: bool, radius: int) -> list[_Candidate]:
         """Best rotations of the grid, each with its best shift on a grid, within a band."""

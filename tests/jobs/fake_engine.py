@@ -57,7 +57,7 @@ class FakeEngine:
     def train(self, images, consensus, settings, checkpoint_dir, monitor, consensus_radius=None, **_):  # type: ignore[no-untyped-def]
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         (checkpoint_dir / "begun").touch()
-        self.calls.append({"n": images.n, "epochs": settings.epochs, "radius": consensus_radius})
+        self.calls.append({"n": images.n, "epochs": getattr(settings, "epochs", None), "radius": consensus_radius})
         if self.error is not None:
             raise self.error
         rng = np.random.default_rng(settings.seed)
