@@ -11,12 +11,13 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import read_particles
-from cryodrgn_ext.pose.metrics import pose_errors
+from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
@@ -49,7 +50,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The search is a stand-in that knows the truth but finds it turned, shifted and mirrored."""
     root = tmp_path_factory.mktemp("abinit_relion")
     particles = simulate_particles(N, motion=two_domain_protein(0, 0.0), box_size=BOX, pixel_size_A=PIXEL_SIZE_A,
-                                   snr=0.5, max_shift_px=2.0, seed=3)  # fmt: skip
+                                   snr=1.5, max_shift_px=2.0, seed=3)  # fmt: skip
     write_relion_project(root, particles)
     with pytest.MonkeyPatch.context() as patch:
         fake_poses.install(patch, particles.rotation, particles.shift_px * PIXEL_SIZE_A)
@@ -68,7 +69,7 @@ def test_relion_reconstructs_our_map(result: Result) -> None:
     halves = [fsc(result.map("half.mrc"), result.map(f"External/job001/half{i}.mrc"))[1 : BOX // 4 + 1].mean()
               for i in (1, 2)]  # fmt: skip
     assert halves[0] > 0.95
-    assert halves[0] > halves[1] + 0.02  # rlnRandomSubset means the same half
+    assert 1 - halves[0] < 0.5 * (1 - halves[1])  # rlnRandomSubset means the same half
 
 
 def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
@@ -84,7 +85,11 @@ def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
     refined = read_particles(result.root / "Refine/run_it002_data.star", project_dir=result.root)
     place = ours.find_uids(refined.uid)
     errors = pose_errors(refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
-    assert np.median(errors.degrees) < 3.0
+    assert np.median(errors.degrees) < 4.0  # what noise leaves at 8 Å a pixel
+    poses = (refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
+    drift = align_poses(*poses, both_hands=False).change
+    assert np.degrees(Rotation.from_matrix(drift.rotation).magnitude()) < 1.5
+    assert np.linalg.norm(drift.shift_px) < 0.3 * PIXEL_SIZE_A
     assert np.median(errors.shift_px) < PIXEL_SIZE_A  # lengths in Å here
     curve = fsc(result.map("Refine/run_it002_class001.mrc"), result.map("External/job001/map.mrc"),
                 result.map("External/job001/mask.mrc"))  # fmt: skip
