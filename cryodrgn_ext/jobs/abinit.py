@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map, write_map
@@ -49,7 +50,7 @@ from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.jobs.result_tables import read_latent_table
 from cryodrgn_ext.jobs.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
 from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import choose_device, use_threads
+from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import fingerprint

@@ -65,8 +65,10 @@ class PoseTable:
 
     def write(self, path: Path, **more: NDArray[np.generic]) -> None:
         """Write as .npz, atomically, with further arrays."""
-        arrays: dict[str, NDArray[np.generic]] = {"rotation": self.rotation, "shift_A": self.shift_A, "half_set": self.half_set,
-                  "log_likelihood": self.log_likelihood, **more}  # fmt: skip
+        arrays: dict[str, NDArray[np.generic]] = {
+            "rotation": self.rotation, "shift_A": self.shift_A, "half_set": self.half_set,
+            "log_likelihood": self.log_likelihood, **more,
+        }  # fmt: skip
         with atomic_path(path) as temporary, open(temporary, "wb") as handle:
             np.savez(handle, allow_pickle=False, **arrays)
 
