@@ -75,8 +75,8 @@ def without(source: Path, target: Path, labels: tuple[str, ...], more: dict[str,
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("abinit") / "project"
-    particles = simulate_particles(N, motion=two_domain_protein(0, 0.0), box_size=BOX, pixel_size_A=PIXEL_SIZE_A, snr=1.0,
-                                   max_shift_px=2.0, seed=1)  # fmt: skip
+    particles = simulate_particles(N, motion=two_domain_protein(0, 0.0), box_size=BOX, pixel_size_A=PIXEL_SIZE_A,
+                                   snr=1.0, max_shift_px=2.0, seed=1)  # fmt: skip
     write_relion_project(root, particles)
     without(root / "particles.star", root / "unposed.star", (*POSE_LABELS, "rlnRandomSubset"))
     reference = read_map(root / "reference.mrc")
