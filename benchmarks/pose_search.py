@@ -2,7 +2,7 @@
 """Search for poses against a known model: time and accuracy of settings, beside the public peer (cryodrgn).
 
     python benchmarks/pose_search.py [--images 1000] [--training 4000] [--box 64] [--snr 0.1] [--output DIR]
-                                     [--rows base legacy ...] [--peer none|map|network|both] [--peer-images 200]
+                                     [--rows base legacy ...] [--peer none|map|network|both] [--peer-images 100]
                                      [--peer-epochs 10] [--peer-python PATH] [--threads N] [--quick]
 
 The thesis' tables 5.1 and 5.5 at a size for a CPU: held-out images of a simulated RELION project (CTF, noise, shifts)
@@ -23,7 +23,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of both programs; left to the libraries if not given")
     parser.add_argument("--gpu", action="store_true", help="let both programs use a GPU")
     parser.add_argument("--peer", choices=("none", "map", "network", "both"), default="both")
-    parser.add_argument("--peer-images", type=int, default=200, help="how many of the held-out images the peer gets")
+    parser.add_argument("--peer-images", type=int, default=100, help="how many of the held-out images the peer gets")
     parser.add_argument("--peer-epochs", type=int, default=10, help="of the training of its network")
     parser.add_argument("--peer-batch", type=int, default=16, help="images at a time, its default")
     parser.add_argument("--peer-python", type=Path, help="a Python that has the peer: nothing is installed then")
@@ -136,13 +136,14 @@ def measured(poses: Poses, seconds: float, images: ParticleImages) -> dict[str, 
     }  # fmt: skip
 
 
-def run_peer(given: argparse.Namespace, project: Path, consensus: np.ndarray, images: ParticleImages) -> dict[str, Any]:
-    """The peer's search with the base row's settings: results by model."""
+def run_peer(
+    given: argparse.Namespace, project: Path, consensus: np.ndarray, images: ParticleImages
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The peer's search with the base row's settings: name and figures, for each kind of model."""
     machine = Machine(given.threads, given.gpu)
     environment = (given.peer_environment or given.output / "peer_environment").absolute()
     own_python = None if given.peer_python is None else given.peer_python.absolute()
     python = str(peer.find_or_install(own_python, environment, given.pip_options))
-    results = {}
     for kind in ("map", "network") if given.peer == "both" else (given.peer,):
         folder = given.output.resolve() / f"peer_{kind}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,8 +176,7 @@ def run_peer(given: argparse.Namespace, project: Path, consensus: np.ndarray, im
             rotation, shift = (torch.from_numpy(answer[name].copy()) for name in ("rotation", "shift_px"))
         seconds = json.loads((folder / "answer.json").read_text(encoding="utf-8"))["seconds"]
         found = Poses(rotation, shift, torch.full((len(rotation),), torch.nan))
-        results[f"{peer.NAME} {peer.VERSION}, {kind}"] = measured(found, seconds, images)
-    return results
+        yield f"{peer.NAME} {peer.VERSION}, {kind}", measured(found, seconds, images)
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
@@ -226,14 +226,14 @@ def compare(given: argparse.Namespace) -> None:
         print(line(name, report["rows"][name]), flush=True)
         atomic_write_text(given.output / "pose_search.json", json.dumps(report, indent=1) + "\n")
     if given.peer != "none":
-        for name, figures in run_peer(given, project, consensus, images).items():
+        for name, figures in run_peer(given, project, consensus, images):
             report["rows"][name] = figures
             print(line(name, figures), flush=True)
             ours = report["rows"].get("base")
             if ours is not None:
                 figures["ratio"] = round(ours["images_per_s"] / figures["images_per_s"], 1)
                 print(f"  base row of ours: {figures['ratio']} times as many images per second", flush=True)
-        atomic_write_text(given.output / "pose_search.json", json.dumps(report, indent=1) + "\n")
+            atomic_write_text(given.output / "pose_search.json", json.dumps(report, indent=1) + "\n")
 
 
 def main() -> int:

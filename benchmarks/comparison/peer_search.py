@@ -57,8 +57,10 @@ def main():
         import yaml
 
         with open(request["config"], encoding="utf-8") as handle:
-            norm = yaml.safe_load(handle)["dataset_args"]["norm"]
-        model, lattice = models.load_decoder(request["config"], request["weights"], device)
+            config = yaml.safe_load(handle)
+        norm = config["dataset_args"]["norm"]
+        config["model_args"].setdefault("zdim", 0)  # its loader asks for it, its homogeneous training leaves it out
+        model, lattice = models.load_decoder(config, request["weights"], device)
     model.eval()
     data = dataset.ImageDataset(request["stack"], lazy=False, norm=norm, invert_data=True, ind=rows)
     side = lattice.D
@@ -69,7 +71,7 @@ def main():
         niter=request["refinements"], nkeptposes=request["keep"],
         base_healpy=request["base_level"] + 1, device=device,
     )  # fmt: skip
-    images = torch.stack([data[i][0].reshape(side, side) for i in range(len(rows))]).to(device)
+    images = torch.stack([data[i]["y"].reshape(side, side) for i in range(len(rows))]).to(device)
 
     def align(part):
         chosen = parameters[part]
