@@ -39,7 +39,7 @@ def branch_and_bound(
     Parameters, result and errors are those of :func:`cryodrgn_ext.pose.search.search`; here ``settings.keep`` counts
     poses, several shifts of one rotation among them, and ``settings.refinements`` subdivisions.
     """
-    some = as_model(model)
+    some = as_model(model, settings.where(images))
     return sweep(images, settings, rows, None, monitor, lambda scorer: _search_some(scorer, some, settings, images))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -89,6 +89,17 @@ class _Voxels:
         """(B, Q) float32: how much of each volume the images ``rows`` have."""
         raise NotImplementedError
 
+    def to(self, device: torch.device) -> Self:
+        """The same model on a device; itself where it is there already."""
+        if all(volume.data.device.type == device.type for volume in self.volumes):
+            return self
+        moved = (FourierVolume(volume.grid, volume.data.to(device)) for volume in self.volumes)
+        return self._of(tuple(moved))
+
+    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
+        """The same model with other volumes."""
+        raise NotImplementedError
+
     def packed(self, reach: float) -> Packed | None:
         """The volumes as the compiled kernel wants them, None where it cannot be used; made once for a reach."""
         if not all(v.data.device.type == "cpu" and v.data.dtype == torch.complex64 for v in self.volumes):
@@ -108,6 +119,9 @@ class VolumeModel(_Voxels):
     def volumes(self) -> tuple[FourierVolume, ...]:
         """The volumes that are mixed: this one."""
         return (self.volume,)
+
+    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
+        return type(self)(volumes[0])
 
     def share(self, rows: Tensor) -> Tensor:
         """(B, 1): one."""
@@ -158,6 +172,9 @@ class LinearModel(_Voxels):
         """The volumes that are mixed: the consensus first."""
         return (self.base, *self.components)
 
+    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
+        return type(self)(volumes[0], volumes[1:], self.z)
+
     def share(self, rows: Tensor) -> Tensor:
         """(B, q + 1): one, and z."""
         z = self.z[rows.to(self.z.device)].float()
@@ -175,6 +192,7 @@ class LinearModel(_Voxels):
         return sum((w * v.slice(points) for w, v in zip(share, self.volumes, strict=True)), torch.zeros(()))
 
 
-def as_model(model: SliceModel | FourierVolume) -> SliceModel:
-    """Return a model: a volume is one for all images."""
-    return VolumeModel(model) if isinstance(model, FourierVolume) else model
+def as_model(model: SliceModel | FourierVolume, device: torch.device) -> SliceModel:
+    """Return a model, on the device if it is made of volumes; a volume alone is one for all images."""
+    some = VolumeModel(model) if isinstance(model, FourierVolume) else model
+    return some.to(device) if isinstance(some, VolumeModel | LinearModel) else some

@@ -160,7 +160,7 @@ class Scorer:
             value[where] = value[where].index_copy(1, columns, best.values)
             shift[where] = shift[where].index_copy(1, columns, best.indices.to(torch.int16))
 
-        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         return value, shift
 
     def top(
@@ -188,7 +188,7 @@ class Scorer:
             value[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
             shift[where] = shifts.gather(1, order)
 
-        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         return Top(chosen, shift, value)
 
     def top_poses(
@@ -212,7 +212,7 @@ class Scorer:
             order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
             value[where], place[where] = values.gather(1, order), places.gather(1, order)
 
-        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         return Top(place % len(rotation), place // len(rotation), value)
 
     def soft(
@@ -245,7 +245,7 @@ class Scorer:
             marginal[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
             kept[where] = both.gather(2, order[:, None].expand(-1, n_shifts, -1))
 
-        self._shared(as_model(model), rotation, shift_px, radius, reduce)
+        self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         weight = (kept - total[:, None, None]).exp().transpose(1, 2).contiguous()
         size = torch.tensor(float(len(rotation) * n_shifts), device=self.device)
         return SoftTop(chosen, weight, total - size.log())
@@ -331,7 +331,7 @@ class Scorer:
         Tensor
             (B, K, T) float32.
         """
-        model = as_model(model)
+        model = as_model(model, self.device)
         count = self.count(radius)
         offsets = torch.zeros(1, 2) if offset_px is None else offset_px
         phases = shift_phases(self.kxy[:count], offsets.to(self.device, torch.float32), self.box_size)

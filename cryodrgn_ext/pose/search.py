@@ -71,6 +71,10 @@ class SearchSettings:
         low = min(self.k_min, high)
         return low if self.refinements == 0 else low + (high - low) * step / self.refinements
 
+    def where(self, images: ParticleImages) -> torch.device:
+        """The device to compute on."""
+        return torch.device(images.rotation.device if self.device is None else self.device)
+
     def check(self, images: ParticleImages) -> None:
         """Refuse what cannot be.
 
@@ -156,7 +160,7 @@ def search(
     InputError
         When a setting does not fit the images.
     """
-    some = as_model(model)
+    some = as_model(model, settings.where(images))
     return sweep(images, settings, rows, groups, monitor, lambda scorer: _search_some(scorer, some, settings, images))
 
 
