@@ -97,6 +97,7 @@ def train_abinit(
     monitor: Monitor,
     start: StartPoses | None = None,
     tilted: ParticleImages | None = None,
+    max_shift_px: float | None = None,
 ) -> NeuralAbInitio:
     """Find poses, volumes and latents of images with nothing but CTF.
 
@@ -113,6 +114,8 @@ def train_abinit(
         Poses to start from instead of random ones: the network is trained at them, then poses are searched again.
     tilted : ParticleImages, optional
         Second images of tilt pairs, one of every particle in the order of ``images``; the angle is in the settings.
+    max_shift_px : float, optional
+        Farthest that particles lie off the centre, along x and along y, in pixels of the working box.
 
     Raises
     ------
@@ -125,7 +128,7 @@ def train_abinit(
     """
     if images.n < FEWEST_IMAGES:
         raise InputError(f"ab initio reconstruction needs at least {FEWEST_IMAGES} particles, got {images.n}")
-    plan = plan_abinit(settings, images.n, images.box_size, images.plane.radius)
+    plan = plan_abinit(settings, images.n, images.box_size, images.plane.radius, max_shift_px)
     n, relative = images.n, torch.eye(3)[None]
     if tilted is not None:
         turn = tilt_rotation(getattr(settings, "tilt_deg", 45.0), getattr(settings, "tilt_axis_deg", 0.0))

@@ -26,51 +26,57 @@ class NeuralAbinitSettings(EngineSettings):
 
     zdim: int = setting(0, low=0, high=128, help="Dimensions of the latent space; 0 reconstructs one structure")
     epochs: int | None = setting(
-        None, low=1, high=10_000, help="Passes over all particles in each stage; chosen by their number if not given"
+        None,
+        low=1,
+        high=10_000,
+        help="Passes over all particles in each stage (neural); chosen by their number if not given",
     )
-    search_every: int = setting(5, low=1, high=1000, help="Every so many passes, poses are searched for anew")
+    search_every: int = setting(5, low=1, high=1000, help="Every so many passes, poses are searched for anew (neural)")
     random_images: int = setting(
-        10_000, low=0, high=10_000_000, help="Images learned at random orientations before the first search"
+        10_000, low=0, high=10_000_000, help="Images learned at random orientations before the first search (neural)"
     )
     retrain: str = setting(
         "r+ps",
         choices=("none", "r", "r+ps"),
-        help="After the first stage: r starts the network anew at the poses found; r+ps then searches again",
+        help="After the first stage (neural): r starts the network anew at the poses found; r+ps then searches again",
     )
-    grid_deg: str = setting("15", choices=tuple(GRID_LEVELS), help="Spacing of the rotations that are all tried")
-    refinements: int = setting(4, low=0, high=10, help="How often the best rotations are divided into eight")
-    keep_poses: int = setting(8, low=1, high=1024, help="Rotations of each image that are refined")
-    k_min: float = setting(12.0, low=2, high=512, unit="cycles per box", help="Band of the first grid")
+    grid_deg: str = setting(
+        "15", choices=tuple(GRID_LEVELS), help="Spacing of the rotations that are all tried (neural)"
+    )
+    refinements: int = setting(4, low=0, high=10, help="How often the best rotations are divided into eight (neural)")
+    keep_poses: int = setting(8, low=1, high=1024, help="Rotations of each image that are refined (neural)")
+    k_min: float = setting(12.0, low=2, high=512, unit="cycles per box", help="Band of the first grid (neural)")
     k_max: float | None = setting(
-        None, low=2, high=512, unit="cycles per box", help="Band of the last refinement; 32 at most if not given"
-    )
-    shift_extent_px: float | None = setting(
         None,
-        low=0,
+        low=2,
         high=512,
-        unit="working px",
-        help="Shifts are searched up to this in x and y; box / 6.4 if not given",
+        unit="cycles per box",
+        help="Band of the last refinement (neural); at most 32 if not given",
     )
-    shift_steps: int = setting(7, low=1, high=63, help="Shifts tried along x and along y at each step")
+    shift_steps: int = setting(7, low=1, high=63, help="Shifts tried along x and along y at each step (neural)")
     search_volumes: int = setting(
-        8, low=0, high=4096, help="With a latent space: volumes that images are compared with, each with that "
-        "nearest to its latent; 0 evaluates the network for every image"
+        8, low=0, high=4096, help="Volumes that images are compared with when there are latents, each with that "
+        "nearest to its own (neural); 0 evaluates the network for every image"
     )  # fmt: skip
-    batch: int = setting(8, low=1, high=65_536, help="Images per step of the optimiser")
-    learning_rate: float | None = setting(None, low=1e-8, high=1, help="Step size of Adam")
-    beta: float | None = setting(None, low=0, high=1000, help="Weight of the latent prior; 1 / zdim if not given")
-    enc_layers: int = setting(3, low=1, high=32, help="Hidden layers of the image encoder")
-    enc_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the image encoder")
-    dec_layers: int = setting(3, low=1, high=32, help="Hidden layers of the volume decoder")
-    dec_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the volume decoder")
+    batch: int = setting(8, low=1, high=65_536, help="Images per step of the optimiser (neural)")
+    learning_rate: float | None = setting(None, low=1e-8, high=1, help="Step size of Adam (neural)")
+    beta: float | None = setting(
+        None, low=0, high=1000, help="Weight of the latent prior (neural); 1 / zdim if not given"
+    )
+    enc_layers: int = setting(3, low=1, high=32, help="Hidden layers of the image encoder (neural)")
+    enc_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the image encoder (neural)")
+    dec_layers: int = setting(3, low=1, high=32, help="Hidden layers of the volume decoder (neural)")
+    dec_dim: int = setting(256, low=8, high=8192, help="Nodes per layer of the volume decoder (neural)")
     features: str = setting(
         "gaussian",
         choices=("support", "gaussian", "geometric", "geometric_lowpass"),
-        help="Fourier features of the coordinates",
+        help="Fourier features of the coordinates (neural)",
     )
-    feat_sigma: float = setting(0.5, low=0.01, high=10, help="Scale of Gaussian Fourier features")
+    feat_sigma: float = setting(0.5, low=0.01, high=10, help="Scale of Gaussian Fourier features (neural)")
     latents: str = setting(
-        "encoder", choices=("encoder", "table"), help="Latents from an image encoder, or a table with one per image"
+        "encoder",
+        choices=("encoder", "table"),
+        help="Latents from an image encoder, or a table with one per image (neural)",
     )
     tilt_deg: float = setting(
         45.0, low=-90, high=90, unit="degrees", help="Tilt of the second image of each particle against the first"
@@ -79,7 +85,9 @@ class NeuralAbinitSettings(EngineSettings):
         0.0, low=-360, high=360, unit="degrees", help="Direction of the tilt axis in the image, from x towards y"
     )
     precision: str = setting(
-        "auto", choices=("auto", "float32", "bfloat16"), help="Arithmetic of the networks; auto asks the processor"
+        "auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="Arithmetic of the networks (neural); auto asks the processor",
     )
 
 
@@ -124,7 +132,9 @@ class AbinitPlan:
         return asdict(self)
 
 
-def plan_abinit(settings: Settings, n_images: int, box_size: int, radius: int) -> AbinitPlan:
+def plan_abinit(
+    settings: Settings, n_images: int, box_size: int, radius: int, max_shift_px: float | None = None
+) -> AbinitPlan:
     """Fill in what the user left open.
 
     Parameters
@@ -137,6 +147,8 @@ def plan_abinit(settings: Settings, n_images: int, box_size: int, radius: int) -
         Working box, pixels.
     radius : int
         Largest |k| of the images' coefficients, in cycles per box.
+    max_shift_px : float, optional
+        Farthest shift that is searched, along x and along y, in working pixels; 20 of 128 pixels when omitted.
 
     Raises
     ------
@@ -152,11 +164,10 @@ def plan_abinit(settings: Settings, n_images: int, box_size: int, radius: int) -
     k_min, k_max = min(given("k_min"), float(radius)), min(given("k_max", 32.0), float(radius))
     if k_max < given("k_min") and getattr(settings, "k_max", None) is not None:
         raise InputError(f"--k_max {k_max:g} is below --k_min {given('k_min'):g}: the band grows from k_min to k_max")
-    extent = given("shift_extent_px", SHIFT_EXTENT * box_size)
-    if extent > box_size / 2:
+    extent = SHIFT_EXTENT * box_size if max_shift_px is None else max_shift_px
+    if not 0 <= extent <= box_size / 2:
         raise InputError(
-            f"--shift_extent_px {extent:g} is more than half of the working box of {box_size} px: shifts are in its "
-            "pixels"
+            f"shifts of up to {extent:g} px are asked for in a working box of {box_size} px: give at most half of it"
         )
     zdim = given("zdim")
     encoder_radius = radius
