@@ -12,8 +12,10 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings, setting
 
 GRID_LEVELS = {"30": 0, "15": 1, "7.5": 2}
-VISITS = 150_000  # of images in the first stage, at least: a small set needs more passes for as many updates
+VISITS = 60_000  # of images in a stage, at least: a small set needs more passes for as many updates
 FEWEST_PASSES, MOST_PASSES = 30, 200  # thesis 5.6.3: 30
+RANDOM_IMAGES = 10_000
+PUBLISHED_RATE, PUBLISHED_IMAGES, FASTEST_RATE = 1e-4, 50_000, 1e-3
 SHIFT_EXTENT = 20 / 128  # of the box: thesis 5.6.1
 BLOCKS_PER_PASS = 20
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512
@@ -32,9 +34,10 @@ class NeuralAbinitSettings(EngineSettings):
         help="Passes over all particles in each stage (neural); chosen by their number if not given",
     )
     search_every: int = setting(5, low=1, high=1000, help="Every so many passes, poses are searched for anew (neural)")
-    random_images: int = setting(
-        10_000, low=0, high=10_000_000, help="Images learned at random orientations before the first search (neural)"
-    )
+    random_images: int | None = setting(
+        None, low=0, high=10_000_000, help="Images learned at random orientations before the first search (neural); "
+        "three times the particles, at most 10,000, if not given"
+    )  # fmt: skip
     retrain: str = setting(
         "r+ps",
         choices=("none", "r", "r+ps"),
@@ -59,7 +62,9 @@ class NeuralAbinitSettings(EngineSettings):
         "nearest to its own (neural); 0 evaluates the network for every image"
     )  # fmt: skip
     batch: int = setting(8, low=1, high=65_536, help="Images per step of the optimiser (neural)")
-    learning_rate: float | None = setting(None, low=1e-8, high=1, help="Step size of Adam (neural)")
+    learning_rate: float | None = setting(
+        None, low=1e-8, high=1, help="Step size of Adam (neural); by the number of particles if not given"
+    )
     beta: float | None = setting(
         None, low=0, high=1000, help="Weight of the latent prior (neural); 1 / zdim if not given"
     )
@@ -173,6 +178,8 @@ def plan_abinit(
     encoder_radius = radius
     while zdim and encoder_radius > 6 and math.pi / 2 * encoder_radius**2 > MOST_ENCODED:
         encoder_radius -= 1
+    # The published 1e-4 is for about 50,000 images a pass; fewer images give fewer updates.
+    rate = given("learning_rate", min(FASTEST_RATE, PUBLISHED_RATE * max(1.0, PUBLISHED_IMAGES / max(n_images, 1))))
     recipe = Recipe(
         preset="cryodrgn",
         architecture="vae",
@@ -180,8 +187,8 @@ def plan_abinit(
         epochs=given("epochs", min(MOST_PASSES, max(FEWEST_PASSES, math.ceil(VISITS / max(n_images, 1))))),
         linear_epochs=0,
         batch=given("batch"),
-        learning_rate=given("learning_rate", 1e-4),
-        final_learning_rate=given("learning_rate", 1e-4) * 0.1,
+        learning_rate=rate,
+        final_learning_rate=rate * 0.1,
         beta=given("beta", 1.0 / max(zdim, 1)),
         enc_layers=given("enc_layers"),
         enc_dim=given("enc_dim"),
@@ -197,7 +204,7 @@ def plan_abinit(
     return AbinitPlan(
         recipe=recipe,
         search_every=given("search_every"),
-        random_images=given("random_images"),
+        random_images=given("random_images", min(RANDOM_IMAGES, 3 * n_images)),
         retrain=given("retrain"),
         search_volumes=given("search_volumes"),
         base_level=GRID_LEVELS[given("grid_deg")],

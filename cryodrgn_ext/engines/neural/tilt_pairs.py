@@ -20,6 +20,12 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.joined import join_images
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.pose.groups import ImageGroups
+from cryodrgn_ext.pose.search import SearchSettings, search
+
+HAND_PAIRS = 300
+HAND_RADIUS = 12.0  # cycles per box: band of the exhaustive search
 
 
 def tilt_rotation(tilt_deg: float, axis_deg: float = 0.0) -> Tensor:
@@ -44,6 +50,48 @@ def tilt_rotation(tilt_deg: float, axis_deg: float = 0.0) -> Tensor:
     axis = np.deg2rad(axis_deg)
     vector = np.deg2rad(tilt_deg) * np.array([np.cos(axis), np.sin(axis), 0.0])
     return torch.from_numpy(Rotation.from_rotvec(vector).as_matrix()).float()
+
+
+def hand_by_tilts(
+    first: ParticleImages,
+    second: ParticleImages,
+    turn: Tensor,
+    volume: Tensor,
+    max_shift_px: float,
+    seed: int,
+) -> tuple[float, float]:
+    """How well pairs agree with a map, and with its mirror image.
+
+    Parameters
+    ----------
+    first, second : ParticleImages
+        Images of N particles, and their second images.
+    turn : Tensor
+        (3, 3) of :func:`tilt_rotation`.
+    volume : Tensor
+        (D, D, D) map, axes z, y, x.
+    max_shift_px : float
+        Farthest shift, in working pixels.
+    seed : int
+        Of the choice of at most ``HAND_PAIRS`` particles.
+
+    Returns
+    -------
+    (as it is, mirrored) : float
+        Mean log-likelihood of a pair at its best pose, in nats.
+    """
+    chosen = torch.randperm(first.n, generator=torch.Generator().manual_seed(seed))[:HAND_PAIRS]
+    images = join_pairs(first.subset(chosen), second.subset(chosen))
+    members = torch.arange(len(chosen))
+    groups = ImageGroups(torch.stack([members, members + len(chosen)], 1), torch.stack([torch.eye(3), turn]))
+    radius = float(images.plane.radius)
+    low, high = (min(band, radius) for band in (HAND_RADIUS, 1.5 * HAND_RADIUS))
+    settings = SearchSettings(refinements=2, k_min=low, k_max=high, shift_extent_px=max_shift_px)
+    gains = []
+    for density in (volume, volume.flip(0).roll(1, 0)):  # z -> -z about voxel D // 2
+        found = search(images, FourierVolume.from_map(density), settings, groups=groups)
+        gains.append(float(found.log_likelihood.mean()))
+    return gains[0], gains[1]
 
 
 def join_pairs(first: ParticleImages, second: ParticleImages) -> ParticleImages:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.neural.abinit import NeuralAbInitio, train_abinit
 from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
-from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
+from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.progress import Monitor, SilentMonitor
@@ -148,6 +148,15 @@ def test_pairs_are_trained_and_searched_with_the_tilt_between_them(pairs: Pairs)
         found = train_abinit(pairs.first.images, chosen, None, SilentMonitor(), start, pairs.second.images)
         gain[tilt_deg] = found.search_history["log_likelihood"][-1]
     assert gain[TILT_DEG] > gain[-TILT_DEG]
+
+
+def test_tilts_tell_the_hand_of_a_map(pairs: Pairs) -> None:
+    density = pairs.first.density
+    turn = tilt_rotation(TILT_DEG)
+    right, wrong = hand_by_tilts(pairs.first.images, pairs.second.images, turn, density, 2.0, 0)
+    assert right > wrong + 1.0
+    mirrored = density.flip(0).roll(1, 0)
+    assert hand_by_tilts(pairs.first.images, pairs.second.images, turn, mirrored, 2.0, 0) == (wrong, right)
 
 
 def test_tilt_turns_about_its_axis() -> None:
