@@ -37,9 +37,11 @@ from cryodrgn_ext.jobs.abinit_inputs import (
     training_key,
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
+from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_particles import stale_columns, write_posed_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_report import write_abinit_reports
+from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
@@ -51,12 +53,13 @@ from cryodrgn_ext.jobs.result_tables import read_latent_table
 from cryodrgn_ext.jobs.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import use_threads
+from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import fingerprint
 
 MAP_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
-FOUND_MAP, FOUND_POSES = "map.mrc", "poses.npz"
+FOUND_MAP, FOUND_POSES, FOUND_TILTED = "map.mrc", "poses.npz", "tilted.npz"
 
 
 def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
@@ -127,6 +130,7 @@ class _AbinitJob:
         poses = PoseTable.read(self.found / FOUND_POSES).changed(chosen.change, images.pixel_size_A)
         if settings.zdim > 0:
             key = training_key(settings, inputs)
+        if settings.zdim > 0 and settings.engine != "neural":
             poses = self._with_own_volumes(images, poses, key)
         posed = poses.pose(images)
         self._stage("maps", key, "Map and half-maps", lambda: self._reconstruct(posed, poses), self.final,
@@ -155,7 +159,7 @@ class _AbinitJob:
     def _record(self, status: str, results: Mapping[str, Any]) -> None:
         write_record(self.layout.root, "abinit", status, self.settings, self.inputs.record, results)
 
-    def _open_images(self) -> ParticleImages:
+    def _open_images(self, particles: ParticleSet | None = None, folder: str = "images") -> ParticleImages:
         preprocessing = PreprocessSettings(
             box_size=self.inputs.box,
             mask_diameter_A=self.settings.mask_diameter_A,
@@ -163,7 +167,8 @@ class _AbinitJob:
         )
         try:
             return open_images(
-                self.inputs.particles, self.layout.checkpoint / "images", preprocessing, self.monitor, rebuild=True
+                self.inputs.particles if particles is None else particles, self.layout.checkpoint / folder,
+                preprocessing, self.monitor, rebuild=True,
             )
         except InputError:
             # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
@@ -175,8 +180,17 @@ class _AbinitJob:
         search = self.layout.checkpoint / "search"
         search.mkdir(parents=True, exist_ok=True)
         shift_px = self.inputs.max_shift_px(self.settings)
-        found = find_poses(images, self.settings, shift_px, search, self.monitor)
+        if self.settings.engine != "neural":
+            self._keep(self.found, images, find_poses(images, self.settings, shift_px, search, self.monitor))
+            return
+        tilted = None
+        if self.inputs.tilted is not None:
+            tilted = self._open_images(self.inputs.tilted.particles, "tilted_images")
+        found = find_poses_with_network(images, tilted, self.settings, shift_px, search, self.monitor, find_poses)
         self._keep(self.found, images, found)
+        if tilted is not None:
+            first = PoseTable.read(self.found / FOUND_POSES)
+            tilted_table(tilted, first, found, self.settings).write(self.found / FOUND_TILTED)
 
     def _keep(self, directory: Path, images: ParticleImages, found: FoundPoses) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -269,10 +283,15 @@ class _AbinitJob:
         for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
             (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
         write_posed_particles(self.layout.root / self.returned, particles, poses, columns)
+        if self.inputs.tilted is not None:
+            change, pixel_A = ChosenFrame.read(self.frame).change, self.inputs.extent_A / self.inputs.box
+            tilted = PoseTable.read(self.found / FOUND_TILTED).changed(change, pixel_A)
+            write_posed_particles(self.layout.root / self._returned_names[-1], self.inputs.tilted.particles, tilted, {})
 
     @property
     def _returned_names(self) -> tuple[str, ...]:
-        return (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
+        names = (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
+        return names if self.inputs.tilted is None else (*names, STEM + Path(self.returned).suffix)
 
     def _finish(
         self, images: ParticleImages, poses: PoseTable, consensus: Consensus, chosen: ChosenFrame

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings, plan_abinit
+from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.jobs.train_inputs import native_box, working_box
@@ -24,6 +27,15 @@ FEWEST_PARTICLES = 40
 DEFAULT_SHIFT = 0.1
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "symmetry", "seed")
+#: What the network's search depends on besides; with a network, also --zdim.
+NETWORK_SETTINGS = (
+    "first_poses",
+    *(
+        field.name
+        for field in fields(NeuralAbinitSettings)
+        if field.name not in {shared.name for shared in fields(EngineSettings)}
+    ),
+)
 TRAINING_SETTINGS = ("zdim", "fit_contrast", "curve_features", "seed")
 
 
@@ -46,6 +58,8 @@ class AbinitInputs:
     extent_A : float
         Edge of the images.
     reference : VolumeMap or None
+    tilted : TiltedInputs or None
+        Second images of tilt pairs.
     """
 
     particles: ParticleSet
@@ -55,6 +69,7 @@ class AbinitInputs:
     box: int
     extent_A: float
     reference: VolumeMap | None
+    tilted: TiltedInputs | None = None
 
     def max_shift_px(self, settings: AbinitSettings) -> float:
         """Farthest shift that is searched, in pixels of the working box."""
@@ -107,10 +122,15 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         if reference.pixel_size_A <= 0:
             raise InputError(f"{settings.in_3dref} has no pixel size in its header: set it first.")
         record["in_3dref"] = fingerprint_file(settings.in_3dref)
+    tilted = read_tilted(settings, particles)
+    if settings.engine == "neural":  # options that contradict each other are refused before anything is computed
+        plan_abinit(settings, particles.n, box, box // 2 - 1)
+    if tilted is not None:
+        record["tilted_parts"] = tilted.record
     had_poses = particles.has_poses or bool(np.any(particles.shift_A != 0))
     eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
     unposed = particles.with_poses(eye, np.zeros((particles.n, 2)))
-    return AbinitInputs(unposed, had_poses, record, native, box, extent_A, reference)
+    return AbinitInputs(unposed, had_poses, record, native, box, extent_A, reference, tilted)
 
 
 def check_continuation(
@@ -146,8 +166,14 @@ def check_continuation(
         )
     if not begun:
         return
+    tilts = (earlier["inputs"].get("tilted_parts", {}), inputs.record.get("tilted_parts", {}))
+    if tilts[0].get("sha256") != tilts[1].get("sha256"):
+        raise ResumeError(
+            f"--tilted_parts is another than when {settings.o} was begun: the search cannot be continued with it; "
+            "restore it, or start a new job."
+        )
     now, then = settings.to_mapping(), earlier["settings"]
-    for name in (*IMAGE_SETTINGS, *POSE_SETTINGS):
+    for name in (*IMAGE_SETTINGS, *_pose_settings(settings)):
         if name in then and then[name] != now[name]:
             raise ResumeError(
                 f"--{name} was {then[name]} when {settings.o} was begun and is {now[name]} now: the search cannot be "
@@ -162,7 +188,8 @@ def image_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
 
 def pose_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides the poses before their frame is chosen."""
-    return fingerprint(image_key(settings, inputs), _some(settings, POSE_SETTINGS))
+    tilted = inputs.record.get("tilted_parts", {}).get("sha256")
+    return fingerprint(image_key(settings, inputs), _some(settings, _pose_settings(settings)), tilted)
 
 
 def frame_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
@@ -174,6 +201,11 @@ def frame_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
 def training_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides a heterogeneous result."""
     return fingerprint(frame_key(settings, inputs), _some(settings, TRAINING_SETTINGS))
+
+
+def _pose_settings(settings: AbinitSettings) -> tuple[str, ...]:
+    """Names of the settings that the search depends on."""
+    return (*POSE_SETTINGS, *NETWORK_SETTINGS, "zdim") if settings.engine == "neural" else POSE_SETTINGS
 
 
 def _some(settings: AbinitSettings, names: tuple[str, ...]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.atomic import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, get_engine, load_heterogeneity
+from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
 from cryodrgn_ext.jobs.layout import Layout
@@ -19,6 +21,7 @@ from cryodrgn_ext.jobs.result_tables import LatentTable, write_latent_table
 from cryodrgn_ext.jobs.volumes import write_volumes
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -86,4 +89,7 @@ def _learn(
     where: TrainedModel, images: ParticleImages, consensus: Consensus, settings: AbinitSettings, monitor: Monitor
 ) -> Heterogeneity:
     engine = get_engine(settings.engine)
-    return engine.train(images, consensus.map, settings, where.training, monitor, consensus_radius=consensus.radius)
+    own: Settings = settings
+    if engine.name == "neural":  # the options of the search for poses are other ones; this is the engine's usual recipe
+        own = NeuralSettings(**{field.name: getattr(settings, field.name) for field in fields(EngineSettings)})
+    return engine.train(images, consensus.map, own, where.training, monitor, consensus_radius=consensus.radius)

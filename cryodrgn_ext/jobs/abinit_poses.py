@@ -43,6 +43,8 @@ class FoundPoses:
         (D // 2 + 1,) between its halves.
     starts : tuple of float
         Log-likelihood per image that each random start reached; the largest was kept.
+    tilted_shift_px : ndarray or None
+        (N, 2) of the second images of tilt pairs.
     """
 
     rotation: NDArray[np.floating]
@@ -51,6 +53,7 @@ class FoundPoses:
     map: NDArray[np.float32]
     fsc: NDArray[np.float64]
     starts: tuple[float, ...]
+    tilted_shift_px: NDArray[np.floating] | None = None
 
 
 def find_poses(

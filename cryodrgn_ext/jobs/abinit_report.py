@@ -28,6 +28,7 @@ from cryodrgn_ext.metadata.particle_set import ParticleSet
 FILES = {
     "particles.star": "all particles, with the poses and half-sets that were found",
     "particles.cs": "all particles with poses; particles.csg beside it is for Import Result Group",
+    "tilted.star": "the second images of tilt pairs, with their poses",
     "map.mrc": "map of all particles at these poses, in the box that was worked in",
     "half1.mrc": "half-map; half2.mrc is the other",
     "mask.mrc": "soft mask around the density",

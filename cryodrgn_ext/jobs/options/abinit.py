@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class AbinitSettings(SubspaceSettings):
+class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
     """What ``abinit`` can be told: inputs, how to search, the frame of the result, and options of the engine."""
 
     in_parts: Path = setting(
@@ -23,12 +24,21 @@ class AbinitSettings(SubspaceSettings):
         "search, and may have another box and pixel size"
     )  # fmt: skip
     engine: str = setting(
-        "auto", choices=("auto", "subspace"),
-        help="Model that images are aligned to: auto and subspace are explicit maps, with components for --zdim",
+        "auto", choices=("auto", "subspace", "neural"),
+        help="Model that images are aligned to: auto and subspace are explicit maps, with components for --zdim; "
+        "neural is the network of cryoDRGN2 (slow)",
     )  # fmt: skip
     zdim: int = setting(
         0, low=0, high=MOST_COMPONENTS,
         help="Dimensions of the heterogeneity to learn with the poses; 0 finds one structure",
+    )  # fmt: skip
+    first_poses: str = setting(
+        "map", choices=("map", "random"),
+        help="What the network starts from (neural): poses of an explicit map, or random ones as published",
+    )  # fmt: skip
+    tilted_parts: Path | None = setting(
+        None, help="Second images of tilt pairs (neural): a particles file with the image of the tilted stage for "
+        "every particle, in the order of the first ones"
     )  # fmt: skip
     starts: int = setting(3, low=1, high=100, help="Random starts, of which the likeliest is kept")
     start_particles: int | None = setting(

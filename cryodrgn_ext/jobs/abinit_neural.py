@@ -1,0 +1,84 @@
+"""Poses by the neural engine in an abinit job (cryoDRGN2): from the poses of an explicit map, or from random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.engines.neural.abinit import train_abinit
+from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.abinit_poses import FoundPoses
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+
+ExplicitSearch = Callable[[ParticleImages, AbinitSettings, float, Path, Monitor], FoundPoses]
+
+
+def find_poses_with_network(
+    images: ParticleImages,
+    tilted: ParticleImages | None,
+    settings: AbinitSettings,
+    max_shift_px: float,
+    checkpoint_dir: Path,
+    monitor: Monitor,
+    explicit: ExplicitSearch,
+) -> FoundPoses:
+    """Find poses with the network as the model; an interrupted search goes on from its checkpoint.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    tilted : ParticleImages or None
+        Second images of tilt pairs, in the same order.
+    settings : AbinitSettings
+    max_shift_px : float
+        Farthest shift, in working pixels.
+    checkpoint_dir : Path
+    monitor : Monitor
+    explicit : callable
+        Finds poses with an explicit map, for ``--first_poses map``.
+    """
+    first = None
+    if settings.first_poses == "map":
+        below = checkpoint_dir / "map"
+        below.mkdir(parents=True, exist_ok=True)
+        first = explicit(images, settings, max_shift_px, below, monitor)
+        if tilted is not None:
+            first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
+    network = checkpoint_dir / "network"
+    result = train_abinit(images, settings, network, monitor, first, tilted, max_shift_px)
+    device = choose_device(settings.device)
+    posed = images.with_poses(torch.from_numpy(result.rotation), torch.from_numpy(result.shift_px))
+    halves = reconstruct_half_maps(posed, device=device, monitor=monitor)
+    starts = () if first is None else first.starts
+    return FoundPoses(
+        result.rotation, result.shift_px, result.log_likelihood, halves.map, halves.fsc, starts, result.tilted_shift_px
+    )
+
+
+def _in_the_hand_of_tilts(
+    images: ParticleImages,
+    tilted: ParticleImages,
+    settings: AbinitSettings,
+    max_shift_px: float,
+    found: FoundPoses,
+    monitor: Monitor,
+) -> FoundPoses:
+    """Poses of an explicit map in the hand in which both images of the pairs agree with it."""
+    turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
+    one, other = hand_by_tilts(images, tilted, turn, torch.from_numpy(found.map), max_shift_px, settings.seed)
+    monitor.message(
+        f"Hand of the map by the tilts: {one:.2f} nats per pair as it was found, {other:.2f} mirrored; the likelier is "
+        "taken."
+    )
+    if other <= one:
+        return found
+    rotation, shift_px = FrameChange.identity(mirrored=True).poses(found.rotation, found.shift_px)
+    return replace(found, rotation=rotation, shift_px=shift_px)

@@ -1,0 +1,84 @@
+"""Second images of tilt pairs in an abinit job: read and checked, and returned with their poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.abinit_poses import FoundPoses
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.pose_table import PoseTable
+from cryodrgn_ext.jobs.record import fingerprint_particles
+from cryodrgn_ext.jobs.train_inputs import native_box
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+
+STEM = "tilted"
+
+
+@dataclass(frozen=True)
+class TiltedInputs:
+    """The tilted particles, without poses, and the fingerprint of their files."""
+
+    particles: ParticleSet
+    record: dict[str, Any]
+
+
+def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | None:
+    """Read ``--tilted_parts``, the second image of every particle in the order of the first ones; None without it.
+
+    Raises
+    ------
+    InputError
+        When it does not go with the engine, the hand that is asked for, or the first images.
+    """
+    path = settings.tilted_parts
+    if path is None:
+        return None
+    if settings.engine != "neural":
+        raise InputError("--tilted_parts works with --engine neural only: choose that engine, or leave the file out.")
+    if settings.flip_hand:
+        raise InputError(
+            "--flip_hand and --tilted_parts are both given, but tilts tell the hand: leave --flip_hand out, or change "
+            "the sign of --tilt_deg."
+        )
+    tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
+    particles = read_particles(path, require_poses=False)
+    if particles.n != first.n:
+        raise InputError(
+            f"{path} has {particles.n} particles and {settings.in_parts} {first.n}: give the second image of every "
+            "particle, in the order of the first ones."
+        )
+    same = particles.image_hash == first.image_hash
+    if same.any():
+        row = int(np.argmax(same))
+        raise InputError(
+            f"{path}: row {row} (from 0) is the same image as in {settings.in_parts}: give the images of the tilted "
+            "stage."
+        )
+    for suffix in ("star", "cs", "csg"):
+        if (settings.o / f"{STEM}.{suffix}").resolve() in {one.resolve() for one in particles.files}:
+            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {path.name}: give "
+                             "another directory.")  # fmt: skip
+    particles.check_images()
+    if native_box(particles) != native_box(first):
+        raise InputError(
+            f"the images in {path} are {native_box(particles)} px wide, those in {settings.in_parts} "
+            f"{native_box(first)} px: extract both in the same box."
+        )
+    record = fingerprint_particles(path, particles.files) | {"particles": particles.n}
+    eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
+    return TiltedInputs(particles.with_poses(eye, np.zeros((particles.n, 2))), record)
+
+
+def tilted_table(tilted: ParticleImages, first: PoseTable, found: FoundPoses, settings: AbinitSettings) -> PoseTable:
+    """Poses of the second images, in the frame of those of the first ones and in their half-sets."""
+    if found.tilted_shift_px is None:
+        raise ValueError("no shifts of tilted images were found")
+    turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg).numpy().astype(np.float64)
+    table = PoseTable.from_working(tilted, turn @ found.rotation, found.tilted_shift_px, found.log_likelihood)
+    return replace(table, half_set=first.half_set)
