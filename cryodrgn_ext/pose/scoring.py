@@ -257,7 +257,8 @@ class Scorer:
         kxy = self.kxy[: self.count(radius)]
         quads, mirrors = quads_of(rotation), Mirrors.of(kxy)
         rotation = rotation.to(self.device, torch.float32)
-        each = max(1, self.memory_bytes // (4 * len(kxy) * 20))
+        volumes = len(model.volumes) if isinstance(model, VolumeModel | LinearModel) else 1
+        each = max(1, self.memory_bytes // (4 * len(kxy) * (12 + 8 * volumes)))
         for members, frame in self._frames():
             sheared = bool((frame[0, 1] != 0) | (frame[1, 0] != 0))
             fours = None if quads is None or sheared else quads.to(self.device)
