@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.checkpoint import CheckpointFile, images_key
+from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.pose.starts import LAST_RADIUS, Start, StartReport, choose_rows, make_starts, report_starts
@@ -26,7 +27,6 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
 STARTS_FILE, REFINEMENT_FILE = "starts.safetensors", "refinement.safetensors"
-STATE_TENSORS = ("rotation", "shift_px", "log_likelihood", "error_deg", "error_px")
 STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "settled")
 
 
@@ -159,13 +159,13 @@ def _refined(
     found = file.load()
     if found is not None:
         numbers, tensors = found
-        values: dict[str, Any] = {name: tensors[name] for name in STATE_TENSORS}
+        values: dict[str, Any] = {name: tensors[name] for name in POSE_COLUMNS}
         state = RefinementState(**values, **{name: numbers[name] for name in STATE_NUMBERS})
         monitor.message(f"Continuing after round {state.round}.")
 
     def keep(now: RefinementState) -> None:
         file.save(
-            {name: getattr(now, name) for name in STATE_NUMBERS}, {name: getattr(now, name) for name in STATE_TENSORS}
+            {name: getattr(now, name) for name in STATE_NUMBERS}, {name: getattr(now, name) for name in POSE_COLUMNS}
         )
 
     return refine(images, best.map, settings, state, monitor, keep)

@@ -8,7 +8,6 @@ and learning and posing take turns (thesis 5.3.3). The learning is not done here
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +15,8 @@ from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.centring import recentred
-from cryodrgn_ext.pose.local import LocalPoses, TurningVolume, refine_poses
-from cryodrgn_ext.pose.model import LinearModel
-from cryodrgn_ext.pose.refinement import BYTES_PER_COEFFICIENT, GAUSS_NEWTON_STEPS, polished, search_settings
-from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.search import search
+from cryodrgn_ext.pose.local import LocalPoses, TurningVolume
+from cryodrgn_ext.pose.posing import KnownPoses, Reference, pose_images
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
@@ -115,41 +109,9 @@ def refine_with_volumes(
     maps = torch.cat([few.base[None], few.components]).to(device)
     field = TurningVolume.from_maps(maps, min(math.ceil(band) + 1, d // 2))
     weights = torch.cat([torch.ones(len(few.weights), 1), few.weights.cpu()], dim=1)
-    parts = []
+    known = KnownPoses(images.rotation.double().cpu(), images.shift_px.double().cpu())
     with torch.no_grad():
-        pieces = list(_pieces(images, band, settings))
-        for rows in monitor.track(pieces, "Refining poses", images.n, len(pieces[0]) if pieces else 1):
-            parts.append(_some(images, field, few, weights, rows, band, settings, search_all))
-    columns = ("rotation", "shift_px", "log_likelihood", "error_deg", "error_px")
-    return LocalPoses(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in columns))
-
-
-def _some(
-    images: ParticleImages, field: TurningVolume, volumes: LinearVolumes, weights: Tensor, rows: Tensor, band: float,
-    settings: ReconstructSettings, search_all: bool,
-) -> LocalPoses:  # fmt: skip
-    """Poses of some images."""
-    rotation, shift = images.rotation[rows].double()[:, None], images.shift_px[rows].double()[:, None]
-    if search_all:
-        one = [FourierVolume(field.grid, field.fields[..., c, 0].contiguous()) for c in range(field.n_components)]
-        model = LinearModel(one[0], one[1:], volumes.weights)
-        centre = images.shift_px
-        found = search(recentred(images, centre), model, search_settings(images, settings, band), rows).candidates
-        if found is None:
-            raise ValueError("a search for several candidates returned none")
-        rotation = torch.cat([rotation.cpu(), found.rotation.double()], dim=1)
-        shift = torch.cat([shift.cpu(), found.shift_px.double() + centre[rows].cpu().double()[:, None]], dim=1)
-    each = rotation.shape[1]
-    repeated = rows.repeat_interleave(each)
-    scorer = Scorer(images, repeated, band, settings.device, settings.memory_bytes)
-    start = (scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), band, weights[repeated])
-    refined = polished(*start) if search_all else refine_poses(*start, iterations=GAUSS_NEWTON_STEPS)
-    best = refined.log_likelihood.view(-1, each).argmax(1)
-    return refined.chosen(torch.arange(len(rows), device=best.device) * each + best)
-
-
-def _pieces(images: ParticleImages, band: float, settings: ReconstructSettings) -> Iterator[Tensor]:
-    """Rows that are held in memory at a time."""
-    count = images.plane.prefix(band)
-    each = max(1, min(2048, settings.memory_bytes // (8 * BYTES_PER_COEFFICIENT * count)))
-    yield from torch.arange(images.n).split(each)
+        return pose_images(
+            images, Reference(field, weights), "search" if search_all else "local", known, band,
+            torch.arange(images.n), settings, monitor, "Posing images against their own volumes",
+        )  # fmt: skip

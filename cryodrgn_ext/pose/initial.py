@@ -34,6 +34,8 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums
 OVERSAMPLING = 2
 #: Power assumed at least, as a fraction of the largest: where noise drowns the estimate.
 LEAST_POWER = 1e-5
+#: Shifts per period of the highest frequency.
+SHIFTS_PER_PERIOD = 3.0
 SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
 
 
@@ -274,7 +276,7 @@ def random_start(
         radius = min(schedule.radius(step), float(last))
         count = scorer.count(radius)
         kxy = scorer.kxy[:count]
-        shifts = shift_disc(shift_extent_px, d / (4.0 * radius)).to(device)
+        shifts = shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius)).to(device)
         phases = shift_phases(kxy, -shifts, d)
         level = 0 if radius <= schedule.coarse_radius else 1
         rotation = torch.from_numpy(so3_grid.grid(level)).to(device, torch.float32)

@@ -198,6 +198,14 @@ class LocalPoses:
         return LocalPoses(*(column[rows] for column in columns))
 
 
+POSE_COLUMNS = ("rotation", "shift_px", "log_likelihood", "error_deg", "error_px")
+
+
+def joined(parts: Sequence[LocalPoses]) -> LocalPoses:
+    """Poses of several runs of images after each other, on the CPU."""
+    return LocalPoses(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in POSE_COLUMNS))
+
+
 def refine_poses(
     scorer: Scorer,
     volume: TurningVolume,
@@ -280,8 +288,3 @@ def _errors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     covariance = torch.linalg.pinv(_regular(matrix, torch.zeros_like(matrix[:, 0, 0])), hermitian=True)
     variance = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0)
     return variance[:, :3].mean(1).sqrt().rad2deg(), variance[:, 3:].mean(1).sqrt()
-
-
-def stacked(maps: Sequence[Tensor]) -> Tensor:
-    """(C, D, D, D) float32 of C maps."""
-    return torch.stack([one.float() for one in maps])

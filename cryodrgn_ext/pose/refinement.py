@@ -11,42 +11,31 @@ particles picked off centre are found step by step (thesis 5.4.2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.centring import centre_of_mass, recentred, shifts_after_centring
+from cryodrgn_ext.pose.centring import centre_of_mass, shifts_after_centring
 from cryodrgn_ext.pose.half_references import References, make_references
-from cryodrgn_ext.pose.local import LocalPoses, TurningVolume, refine_poses
-from cryodrgn_ext.pose.metrics import pose_errors
-from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.search import SearchSettings, search
+from cryodrgn_ext.pose.local import POSE_COLUMNS, LocalPoses, joined
+from cryodrgn_ext.pose.posing import Kind, KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 
-Kind = Literal["search", "local"]
-
-#: Band of the base grid of searches and the band of their refinement, in cycles per box.
-BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
-REFINEMENTS, KEPT, POLISHED = 1, 6, 3
 #: The band may grow by this factor in a round, and this many shells beyond the resolution.
 GROWTH, BEYOND = 1.5, 1.0
 #: A search that moves fewer images than this, by more than MOVED_DEG, was the last one; no more than MOST_SEARCHES.
-MOVED_SHARE, MOVED_DEG, MOST_SEARCHES = 0.02, 10.0, 4
+#: Later searches begin with a sample of so many images, and end there when it does not move.
+MOVED_SHARE, MOVED_DEG, MOST_SEARCHES, SAMPLE = 0.02, 10.0, 4, 1000
 #: Local rounds end when the resolution gains less than this (shells) in one of them, and when they turn images by
 #: less than this share of what noise leaves uncertain.
 LEAST_GAIN, LEAST_TURN = 0.3, 0.2
-MOST_LOCAL_ROUNDS, GAUSS_NEWTON_STEPS = 8, 4
-BYTES_PER_COEFFICIENT = 48
+MOST_LOCAL_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -194,99 +183,47 @@ def _round(
     images: ParticleImages, halves: tuple[Tensor, Tensor], kind: Kind, settings: ReconstructSettings,
     state: RefinementState, monitor: Monitor,
 ) -> RefinementState:  # fmt: skip
-    """Poses of all images against the maps of their halves."""
-    rotation, shift_px = state.rotation.clone(), state.shift_px.clone()
-    fit, error_deg, error_px = state.log_likelihood.clone(), state.error_deg.clone(), state.error_px.clone()
-    reach = min(math.ceil(state.radius) + 1, images.box_size // 2)
-    moved, turn = torch.zeros(images.n), torch.zeros(images.n)
-    for half, reference in enumerate(halves, start=1):
-        members = (images.half_set == half).nonzero()[:, 0]
-        field = TurningVolume.from_maps(reference[None], reach)
-        model = FourierVolume(field.grid, field.fields[..., 0, 0].contiguous())
-        pieces = list(_pieces(images, members, state.radius, settings))
-        label = f"{'Searching' if kind == 'search' else 'Refining'} poses of half {half}"
-        for rows in monitor.track(pieces, label, len(members), len(pieces[0]) if pieces else 1):
-            before = state.rotation[rows]
-            if kind == "search":
-                found = _searched(images, model, field, rows, settings, state)
-            else:
-                scorer = Scorer(images, rows, state.radius, settings.device, settings.memory_bytes)
-                found = refine_poses(
-                    scorer, field, before, state.shift_px[rows], state.radius, iterations=GAUSS_NEWTON_STEPS
-                )
-            rotation[rows], shift_px[rows] = found.rotation.cpu(), found.shift_px.cpu()
-            fit[rows] = found.log_likelihood.cpu()
-            error_deg[rows], error_px[rows] = found.error_deg.cpu(), found.error_px.cpu()
-            turn[rows] = _degrees(before, rotation[rows])
-    if kind == "search":
-        moved = (turn > MOVED_DEG).float()
-        share = 1.0 if state.searches == 0 else float(moved.mean())
-        settled = state.searches > 0 and share <= MOVED_SHARE
+    """Poses of all images, or of those that a search has to look at, against the maps of their halves."""
+    known = KnownPoses(state.rotation, state.shift_px, state.searches > 0)
+
+    def posed(rows: Tensor) -> tuple[LocalPoses, Tensor]:
+        return pose_against_halves(images, halves, kind, known, state.radius, rows, settings, monitor)
+
+    rows = torch.arange(images.n)
+    if kind == "local":
+        poses, turn = posed(rows)
+        still = float(turn.median()) < LEAST_TURN * math.sqrt(3.0) * float(poses.error_deg.median())
         return replace(
-            state, rotation=rotation, shift_px=shift_px, log_likelihood=fit, error_deg=error_deg, error_px=error_px,
-            round=state.round + 1, searches=state.searches + 1, local_rounds=0, moved_share=share, settled=settled,
-        )  # fmt: skip
-    still = float(turn.median()) < LEAST_TURN * math.sqrt(3.0) * float(error_deg.median())
+            _with(state, rows, poses), round=state.round + 1, local_rounds=state.local_rounds + 1, settled=still
+        )
+    if state.searches and images.n > SAMPLE:
+        generator = torch.Generator().manual_seed(settings.seed + state.searches)
+        order = torch.randperm(images.n, generator=generator)
+        rows, rest = order[:SAMPLE].sort().values, order[SAMPLE:].sort().values
+        poses, turn = posed(rows)
+        if _share(turn) > MOVED_SHARE:
+            others, turn_of_others = posed(rest)
+            rows, turn, poses = torch.cat([rows, rest]), torch.cat([turn, turn_of_others]), joined([poses, others])
+    else:
+        poses, turn = posed(rows)
+    share = _share(turn) if state.searches else 1.0
     return replace(
-        state, rotation=rotation, shift_px=shift_px, log_likelihood=fit, error_deg=error_deg, error_px=error_px,
-        round=state.round + 1, local_rounds=state.local_rounds + 1, settled=still,
+        _with(state, rows, poses), round=state.round + 1, searches=state.searches + 1, local_rounds=0,
+        moved_share=share, settled=state.searches > 0 and share <= MOVED_SHARE,
     )  # fmt: skip
 
 
-def polished(
-    scorer: Scorer, field: TurningVolume, rotation: Tensor, shift_px: Tensor, radius: float,
-    weights: Tensor | None = None,
-) -> LocalPoses:  # fmt: skip
-    """Refine what a search found, in its own band first: in the full band it may lie beyond the nearest optimum."""
-    if radius > SEARCH_RADIUS:
-        near = refine_poses(scorer, field, rotation, shift_px, SEARCH_RADIUS, weights, GAUSS_NEWTON_STEPS)
-        rotation, shift_px = near.rotation, near.shift_px
-    return refine_poses(scorer, field, rotation, shift_px, radius, weights, GAUSS_NEWTON_STEPS)
+def _with(state: RefinementState, rows: Tensor, poses: LocalPoses) -> RefinementState:
+    """State with other poses of some images."""
+    columns = {name: getattr(state, name).clone() for name in POSE_COLUMNS}
+    for name, column in columns.items():
+        column[rows] = getattr(poses, name)
+    return replace(state, **columns)
 
 
-def search_settings(images: ParticleImages, settings: ReconstructSettings, radius: float) -> SearchSettings:
-    """How all orientations are searched when images are aligned up to ``radius`` cycles per box."""
-    d = images.box_size
-    extent, base = settings.shift_extent(d), min(BASE_RADIUS, radius)
-    return SearchSettings(
-        base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(SEARCH_RADIUS, radius),
-        shift_extent_px=extent, shift_count=2 * max(1, math.ceil(extent * 4 * base / d - 0.5)) + 1,
-        keep_final=POLISHED, memory_bytes=settings.memory_bytes, device=settings.device,
-    )  # fmt: skip
-
-
-def _degrees(one: Tensor, two: Tensor) -> Tensor:
-    """(n,) angles between rotations."""
-    zero: NDArray[np.float64] = np.zeros((len(one), 2))
-    return torch.from_numpy(pose_errors(one.numpy(), zero, two.numpy(), zero).degrees).float()
-
-
-def _pieces(images: ParticleImages, rows: Tensor, radius: float, settings: ReconstructSettings) -> Iterator[Tensor]:
-    """Rows that are held in memory at a time."""
-    count = images.plane.prefix(radius)
-    each = max(1, min(4096, settings.memory_bytes // (2 * BYTES_PER_COEFFICIENT * POLISHED * count)))
-    yield from rows.split(each)
-
-
-def _searched(
-    images: ParticleImages, model: FourierVolume, field: TurningVolume, rows: Tensor, settings: ReconstructSettings,
-    state: RefinementState,
-) -> LocalPoses:  # fmt: skip
-    """Best of the searched candidates and, after the first search, of the pose at hand, each refined."""
-    looking = search_settings(images, settings, state.radius)
-    # Around the shifts at hand: a particle off by more than the extent is reached in a later search.
-    found = search(recentred(images, state.shift_px), model, looking, rows).candidates
-    if found is None:
-        raise ValueError("a search for several candidates returned none")
-    rotation, shift = found.rotation.double(), found.shift_px.double() + state.shift_px[rows, None]
-    if state.searches:
-        rotation = torch.cat([rotation, state.rotation[rows, None]], dim=1)
-        shift = torch.cat([shift, state.shift_px[rows, None]], dim=1)
-    each = rotation.shape[1]
-    scorer = Scorer(images, rows.repeat_interleave(each), state.radius, settings.device, settings.memory_bytes)
-    refined = polished(scorer, field, rotation.flatten(0, 1), shift.flatten(0, 1), state.radius)
-    best = refined.log_likelihood.view(-1, each).argmax(1)
-    return refined.chosen(torch.arange(len(rows), device=best.device) * each + best)
+def _share(turn: Tensor) -> float:
+    """Share of images that were moved."""
+    return float((turn > MOVED_DEG).double().mean())
 
 
 def _centred(state: RefinementState, references: References) -> tuple[RefinementState, bool]:
