@@ -1,7 +1,8 @@
 """Ab initio reconstruction: poses and a map from particles of which nothing but the CTF is known.
 
 Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement of all of
-them in two independent halves (:mod:`.refinement`). Images cannot tell a map from its mirror image: either hand comes
+them in two independent halves (:mod:`.refinement`). A wrong start betrays itself: no other start agrees with it, and
+searches keep on moving poses; then others are refined too, and the likeliest result is returned. Images cannot tell a map from its mirror image: either hand comes
 out, with the same likelihood.
 """
 
@@ -22,11 +23,24 @@ from cryodrgn_ext.pose.checkpoint import CheckpointFile, images_key
 from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.pose.starts import LAST_RADIUS, Start, StartReport, choose_rows, make_starts, report_starts
+from cryodrgn_ext.pose.starts import (
+    LAST_RADIUS,
+    Start,
+    StartReport,
+    choose_rows,
+    distinct_starts,
+    make_starts,
+    report_starts,
+)
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
-STARTS_FILE, REFINEMENT_FILE = "starts.safetensors", "refinement.safetensors"
+STARTS_FILE = "starts.safetensors"
+#: Of the refinement of the likeliest start, and of those that are tried when its poses do not come to rest.
+REFINEMENT_FILES = ("refinement.safetensors", "refinement2.safetensors", "refinement3.safetensors")
+MOST_ATTEMPTS = len(REFINEMENT_FILES)
+#: Poses have not come to rest when the last search moved a larger share of the images.
+RESTLESS_SHARE = 0.1
 STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "settled")
 
 
@@ -102,9 +116,33 @@ def reconstruct(
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
-        best, reports = _starts(images, settings, CheckpointFile(checkpoint_dir, STARTS_FILE, key), monitor)
-        refined = _refined(images, best, settings, CheckpointFile(checkpoint_dir, REFINEMENT_FILE, key), monitor)
-        return _result(images, refined, reports)
+        starts = _starts(images, settings, CheckpointFile(checkpoint_dir, STARTS_FILE, key), monitor)
+        best: Refined | None = None
+        for number, start in enumerate(distinct_starts(starts)[:MOST_ATTEMPTS]):
+            if best is not None:
+                monitor.message(
+                    f"The poses do not come to rest (the last search moved {100 * best.state.moved_share:.0f} % of the "
+                    f"images): another start is refined (seed {start.seed})."
+                )
+            file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES[number], key)
+            refined = _refined(images, start, settings, file, monitor)
+            best = refined if best is None or _likelier(refined, best) else best
+            if best.state.moved_share <= RESTLESS_SHARE:
+                break
+        if best is None:
+            raise ValueError("there are no starts to refine")
+        if best.state.moved_share > RESTLESS_SHARE:
+            monitor.warn(
+                f"The last search over all orientations still moved {100 * best.state.moved_share:.0f} % of the images "
+                "by more than 10 degrees: the map may be wrong, or the particles differ too much for one map. Look at "
+                "the map, and try more --starts, or particles that were cleaned by 2D classes."
+            )
+        return _result(images, best, report_starts(starts)[1])
+
+
+def _likelier(one: Refined, other: Refined) -> bool:
+    """Whether the images are likelier by one result than by the other."""
+    return float(one.state.log_likelihood.mean()) > float(other.state.log_likelihood.mean())
 
 
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
@@ -114,8 +152,8 @@ def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any
 
 def _starts(
     images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-) -> tuple[Start, tuple[StartReport, ...]]:
-    """Best start, and the reports of all."""
+) -> list[Start]:
+    """All random starts."""
     rows = choose_rows(images, settings)
     device = torch.device(images.rotation.device if settings.device is None else settings.device)
     done: list[Start] = []
@@ -129,12 +167,9 @@ def _starts(
             done.append(Start(int(seed), parts[0], parts[1], parts[2], float(numbers["log_likelihood"][i])))
         monitor.message(f"Continuing after {len(done)} random starts.")
     if finished:
-        return report_starts(done)
-    made: list[Start] = done
+        return done
 
     def keep(starts: Sequence[Start], finished: bool = False) -> None:
-        nonlocal made
-        made = list(starts)
         numbers = {
             "seeds": [start.seed for start in starts],
             "log_likelihood": [start.log_likelihood for start in starts],
@@ -146,9 +181,9 @@ def _starts(
         file.save(numbers, tensors)
 
     monitor.message(f"Random starts from {len(rows)} of {images.n} particles.")
-    best, reports = make_starts(images, rows, settings, monitor, done, keep)
-    keep(made, finished=True)
-    return best, reports
+    starts = make_starts(images, rows, settings, monitor, done, keep)
+    keep(starts, finished=True)
+    return starts
 
 
 def _refined(

@@ -34,6 +34,11 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums
 OVERSAMPLING = 2
 #: Power assumed at least, as a fraction of the largest: where noise drowns the estimate.
 LEAST_POWER = 1e-5
+#: Posteriors are tempered until images carry no more than this many nats: with next to no noise they would choose
+#: among the poses of a random map at once, and for good.
+MOST_NATS = 150.0
+#: Shells that the box of a low-band map has room for beyond its own.
+SPARE_SHELLS = 4
 #: Shifts per period of the highest frequency.
 SHIFTS_PER_PERIOD = 3.0
 SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
@@ -115,6 +120,14 @@ def signal_power(images: ParticleImages, scorer: Scorer) -> Tensor:
     return found.clamp_min(LEAST_POWER * float(found.max().clamp_min(1e-30)))
 
 
+def information(scorer: Scorer, power: Tensor, radius: float) -> float:
+    """Mean nats by which the images of a scorer would prefer the true map and pose to no particle, up to a band."""
+    count = scorer.count(radius)
+    shell = scorer.plane.shell[:count].to(scorer.device)
+    mass = torch.stack([part[:, :count].double().sum(0) for part in scorer.power.split(1024)]).sum(0) / len(scorer)
+    return float(0.5 * (mass * power.to(mass.device)[shell]).sum())
+
+
 def shift_disc(extent_px: float, step_px: float) -> Tensor:
     """(T, 2) shifts on a square lattice of about ``step_px`` within a square of half edge ``extent_px``, rounded off.
 
@@ -159,9 +172,13 @@ class LowBandMap:
 
     def solve(self) -> Tensor:
         """(D, D, D) map within the mask."""
-        n = self.effective
-        sums = BackprojectionSums(self.grid, friedel_sum(self.numerator * n), friedel_sum(self.weight * n), int(n))
-        return sums.solve(self.prior) * self.mask
+        return self.solve_in(self.grid.box_size) * self.mask
+
+    def solve_in(self, box_size: int) -> Tensor:
+        """Map of the same extent in a box of another number of voxels."""
+        n, grid = self.effective, FourierGrid(box_size, self.grid.radius, OVERSAMPLING)
+        sums = BackprojectionSums(grid, friedel_sum(self.numerator * n), friedel_sum(self.weight * n), int(n))
+        return sums.solve(self.prior)
 
     def centre(self, volume: Tensor) -> Tensor:
         """Move sums and map, by whole voxels, so that the centre of mass is at the centre of the box."""
@@ -262,9 +279,10 @@ def random_start(
     generator = torch.Generator().manual_seed(seed)
     d, device, n = scorer.box_size, scorer.device, len(scorer)
     last = min(math.ceil(schedule.last_radius), int(scorer.plane.shell[len(scorer.kxy) - 1]))
-    edge = 0.1 * mask_radius_px
-    mask = spherical_mask(d, mask_radius_px - edge, edge, device)
-    running = LowBandMap(d, last, power, mask)
+    # So few frequencies need few voxels: what costs time then are the images alone.
+    small = min(d, 2 * (last + SPARE_SHELLS))
+    radius_here = mask_radius_px * small / d
+    running = LowBandMap(small, last, power, spherical_mask(small, 0.9 * radius_here, 0.1 * radius_here, device))
     batch = min(schedule.batch, n)
     volume = _from_random_angles(scorer, running, batch, generator)
     order = torch.empty(0, dtype=torch.int64)
@@ -278,17 +296,18 @@ def random_start(
         kxy = scorer.kxy[:count]
         shifts = shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius)).to(device)
         phases = shift_phases(kxy, -shifts, d)
+        exponent = schedule.exponent(step) * min(1.0, MOST_NATS / max(information(scorer, power, radius), 1e-9))
         level = 0 if radius <= schedule.coarse_radius else 1
         rotation = torch.from_numpy(so3_grid.grid(level)).to(device, torch.float32)
         model = FourierVolume.from_map(volume, OVERSAMPLING, last)
         sums = FourierAccumulator(running.grid, device)
         for frame, members in _frame_groups(scorer, rows):
             points = points_on(frame @ rotation[:, :2], kxy)
-            numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, schedule.exponent(step))
+            numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, exponent)
             sums.insert(points, 0.5 * numerator, 0.5 * weight)  # coefficients counted twice, for their partners
         running.update(sums, len(rows), schedule.rate(step))
         volume = running.centre(running.solve())
-    return volume
+    return running.solve_in(d) * spherical_mask(d, 0.9 * mask_radius_px, 0.1 * mask_radius_px, device)
 
 
 def _from_random_angles(scorer: Scorer, running: LowBandMap, batch: int, generator: torch.Generator) -> Tensor:

@@ -30,8 +30,9 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backp
 #: The band may grow by this factor in a round, and this many shells beyond the resolution.
 GROWTH, BEYOND = 1.5, 1.0
 #: A search that moves fewer images than this, by more than MOVED_DEG, was the last one; no more than MOST_SEARCHES.
-#: Later searches begin with a sample of so many images, and end there when it does not move.
-MOVED_SHARE, MOVED_DEG, MOST_SEARCHES, SAMPLE = 0.02, 10.0, 4, 1000
+MOVED_SHARE, MOVED_DEG, MOST_SEARCHES = 0.02, 10.0, 4
+#: Later searches begin with a sample of so many images, and end there when no more than this share of it moves.
+SAMPLE, STILL_SHARE = 1000, 0.002
 #: Local rounds end when the resolution gains less than this (shells) in one of them, and when they turn images by
 #: less than this share of what noise leaves uncertain.
 LEAST_GAIN, LEAST_TURN = 0.3, 0.2
@@ -201,7 +202,7 @@ def _round(
         order = torch.randperm(images.n, generator=generator)
         rows, rest = order[:SAMPLE].sort().values, order[SAMPLE:].sort().values
         poses, turn = posed(rows)
-        if _share(turn) > MOVED_SHARE:
+        if _share(turn) > STILL_SHARE:
             others, turn_of_others = posed(rest)
             rows, turn, poses = torch.cat([rows, rest]), torch.cat([turn, turn_of_others]), joined([poses, others])
     else:

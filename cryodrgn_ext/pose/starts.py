@@ -32,8 +32,9 @@ from cryodrgn_ext.reconstruction.backprojection import backproject
 #: Rounds that follow a random start (True: all orientations are searched, False: poses are refined), the band of
 #: their searches (cycles per box), and the one of refinement, in which starts are compared.
 ROUNDS, SEARCH_RADIUS, LAST_RADIUS = (True, False, False, True, False), 8.0, 12.0
-#: Images agree when their rotations differ by no more than this, and starts when this share of the images does.
-AGREEING_DEG, AGREEING_SHARE = 15.0, 0.5
+#: Images agree when their rotations differ by no more than this, and starts when this share of the images does (by
+#: chance, it is 1 in 100).
+AGREEING_DEG, AGREEING_SHARE = 20.0, 0.4
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def make_starts(
     monitor: Monitor,
     done: Sequence[Start] = (),
     keep: Callable[[Sequence[Start]], None] | None = None,
-) -> tuple[Start, tuple[StartReport, ...]]:
+) -> list[Start]:
     """Make starts until the best one has been found twice.
 
     Parameters
@@ -161,8 +162,8 @@ def make_starts(
 
     Returns
     -------
-    (Start, tuple of StartReport)
-        The likeliest start, and the reports of all of them, in the order in which they were made.
+    list of Start
+        All of them, in the order in which they were made.
     """
     starts = list(done)
     while len(starts) < 2 * settings.starts:
@@ -184,7 +185,25 @@ def make_starts(
             f"{100 * max((r.agreement for r in reports if r.seed != best.seed), default=0.0):.0f} % of the particles): "
             "the map may be wrong. Look at it, and try more --starts, or particles that were cleaned by 2D classes."
         )
-    return best, reports
+    return starts
+
+
+def distinct_starts(starts: Sequence[Start]) -> list[Start]:
+    """Starts that do not agree with any likelier one, the likeliest first."""
+    chosen: list[Start] = []
+    for start in sorted(starts, key=lambda one: -one.log_likelihood):
+        if all(_agreement(start, other)[0] < AGREEING_SHARE for other in chosen):
+            chosen.append(start)
+    return chosen
+
+
+def _agreement(start: Start, other: Start) -> tuple[float, bool]:
+    """Share of the particles on whose rotations two starts agree after alignment, and whether that mirrors."""
+    aligned = align_poses(
+        start.rotation.cpu().numpy(), start.shift_px.cpu().numpy(),
+        other.rotation.cpu().numpy(), other.shift_px.cpu().numpy(),
+    )  # fmt: skip
+    return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.change.mirrored
 
 
 def report_starts(starts: Sequence[Start]) -> tuple[Start, tuple[StartReport, ...]]:
@@ -192,12 +211,8 @@ def report_starts(starts: Sequence[Start]) -> tuple[Start, tuple[StartReport, ..
     best = max(starts, key=lambda start: start.log_likelihood)
     reports = []
     for start in starts:
-        aligned = align_poses(
-            start.rotation.cpu().numpy(), start.shift_px.cpu().numpy(),
-            best.rotation.cpu().numpy(), best.shift_px.cpu().numpy(),
-        )  # fmt: skip
-        share = 1.0 if start is best else float(np.mean(aligned.errors.degrees < AGREEING_DEG))
-        reports.append(StartReport(start.seed, start.log_likelihood, share, aligned.change.mirrored))
+        share, mirrored = (1.0, False) if start is best else _agreement(start, best)
+        reports.append(StartReport(start.seed, start.log_likelihood, share, mirrored))
     return best, tuple(reports)
 
 
