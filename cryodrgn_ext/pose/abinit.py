@@ -2,8 +2,8 @@
 
 Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement of all of
 them in two independent halves (:mod:`.refinement`). A wrong start betrays itself: no other start agrees with it, and
-searches keep on moving poses; then others are refined too, and the likeliest result is returned. Images cannot tell a map from its mirror image: either hand comes
-out, with the same likelihood.
+searches keep on moving poses; then others are refined too, and the likeliest result is returned. Images cannot tell a
+map from its mirror image: either hand comes out, with the same likelihood.
 """
 
 from __future__ import annotations

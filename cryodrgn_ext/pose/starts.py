@@ -131,7 +131,7 @@ def make_start(
         field = TurningVolume.from_maps(volume[None], top)
         found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
         rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
-        posed = chosen.with_poses(rotation.cpu(), shift.cpu())
+        posed = chosen.with_poses(rotation.to(images.rotation), shift.to(images.shift_px))
         sums = backproject(posed, radius=reach, device=scorer.device)
         volume = sums.solve(prior) * mask
         offset = rounded(centre_of_mass(volume))

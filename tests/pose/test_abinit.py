@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,21 @@ def test_a_damaged_checkpoint_is_named(made: Phantom, tmp_path: Path) -> None:
     (tmp_path / abinit.STARTS_FILE).write_bytes(b"no safetensors")
     with pytest.raises(ResumeError, match="cannot be read"):
         reconstruct(made.images, SETTINGS, tmp_path)
+
+
+def test_another_start_is_tried_when_poses_do_not_come_to_rest(
+    made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(found[1] / abinit.STARTS_FILE, tmp_path)
+    shutil.copy(found[1] / abinit.REFINEMENT_FILES[0], tmp_path)
+    monkeypatch.setattr(abinit, "RESTLESS_SHARE", -1.0)
+    monkeypatch.setattr(abinit, "distinct_starts", lambda starts: list(starts)[:2])
+    monitor = Recorder()
+    result = reconstruct(made.images, replace(SETTINGS), tmp_path, monitor)
+    assert (tmp_path / abinit.REFINEMENT_FILES[1]).exists()
+    assert any("another start is refined" in line for line in monitor.lines)
+    assert any("may be wrong" in line for line in monitor.warnings)
+    assert result.log_likelihood.mean() >= found[0].log_likelihood.mean()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from cryodrgn_ext.imaging import so3_grid
 from cryodrgn_ext.imaging.shifts import shift_phases
 from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.initial import Schedule, expectation, random_start, shift_disc, signal_power
+from cryodrgn_ext.pose.initial import Schedule, expectation, information, random_start, shift_disc, signal_power
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
@@ -26,6 +26,14 @@ def test_power_of_the_map_is_told_by_images_without_poses() -> None:
     shell = made.images.plane.shell
     for s in range(2, 9):
         assert 0.7 < float(found[s] / slices[shell == s].mean()) < 1.4, s
+
+
+def test_information_is_the_fit_of_the_true_poses() -> None:
+    made = phantom(300, snr=0.2)
+    scorer = Scorer(made.images)
+    expected = information(scorer, signal_power(made.images, scorer), 10.0)
+    found = scorer.own(made.volume, made.rotation[:, None], made.shift_px[:, None], radius=10.0).mean()
+    assert 0.85 < expected / float(found) < 1.15
 
 
 def test_shifts_cover_the_square() -> None:
