@@ -206,6 +206,7 @@ def main() -> None:
     records = []
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) if given.directory is None else given.directory
+        root.mkdir(parents=True, exist_ok=True)
         for name in given.sets:
             for seed in range(given.first_seed, given.first_seed + given.seeds):
                 problem = make(name, root / f"{name}{seed}", seed, given)
