@@ -91,6 +91,24 @@ def half_maximum_mask(volumes: Iterable[Map], level: float = 0.5) -> NDArray[np.
     return mask
 
 
+def rare_region(model: Heterogeneity, level: float = 0.5) -> NDArray[np.bool_] | None:
+    """Voxels (D, D, D) in which what a rare state adds exceeds ``level`` times its own maximum; None without any.
+
+    A few images show density of their own more weakly than all together show the rest: it may be below half of a
+    volume's maximum, and the volume is nevertheless told by it.
+    """
+    if not isinstance(model, Linear):
+        return None
+    form = model.linear_form()
+    region: NDArray[np.bool_] | None = None
+    for number, component in enumerate(form.components() if form.rare else ()):
+        size = np.abs(component)
+        if number in form.rare and size.max() > 0:
+            above = size > level * size.max()
+            region = above if region is None else region | above
+    return region
+
+
 def masked_rows(basis: VolumeBasis, mask: NDArray[np.bool_], path: Path, monitor: Monitor) -> NDArray[np.float32]:
     """The rows of a basis within a mask, (R, n) float32 in a ``.npy`` file that is mapped into memory.
 

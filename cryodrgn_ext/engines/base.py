@@ -81,12 +81,15 @@ class LinearForm:
         () -> iterator over the m component maps, (D, D, D) float32 each, in the order of the weights.
     weights : callable
         (P, q) float32 latents -> (P, m) float32.
+    rare : tuple of int
+        Components that few particles have a share of: what each rare state adds to the volume.
     """
 
     mean: NDArray[np.float32]
     n_components: int
     components: Callable[[], Iterator[NDArray[np.float32]]]
     weights: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    rare: tuple[int, ...] = ()
 
 
 @runtime_checkable

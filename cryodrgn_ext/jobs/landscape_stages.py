@@ -19,6 +19,7 @@ from cryodrgn_ext.analysis.volume_basis import (
     gram_matrix,
     half_maximum_mask,
     masked_rows,
+    rare_region,
     volume_basis,
     volume_coordinates,
 )
@@ -47,7 +48,7 @@ from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.progress import Monitor
 
 IndexArray = NDArray[np.int64]
-EXACT_SHARE = 0.999  # of the variance, in which particles find their nearest sketched volume
+EXACT_SHARE = 0.9999  # of the variance, in which particles find their nearest sketched volume
 EXACT_AT_MOST = 32
 UMAP_NEIGHBORS = 15
 
@@ -143,6 +144,9 @@ class LandscapeStages:
         coordinates: NDArray[np.floating] = self.z
         if isinstance(self.model, Linear):
             region = self.solvent_mask if self.given_mask is None else self.given_mask
+            rare = rare_region(self.model, self.settings.mask_level) if self.given_mask is None else None
+            if region is not None and rare is not None:
+                region = np.maximum(region, rare)
             coordinates = volume_coordinates(self.model, self.z, mask=region)
         sketch = sketch_particles(coordinates, self.settings.sketch, seed=self.settings.seed)
         if len(sketch.index) < max(2, self.settings.clusters):
@@ -153,13 +157,15 @@ class LandscapeStages:
         write_arrays(self.sketch_path, {"index": sketch.index, "nearest": sketch.label})
 
     def make_mask(self) -> None:
-        """Write the mask: the user's, or that of thesis 6.2.4."""
+        """Write the mask: the user's, or that of thesis 6.2.4, and where rare states have density of their own."""
         if self.given_mask is not None:
             mask = self.given_mask > 0.5
         else:
             z = self.z[self.sketch_index]
             rendered = self.monitor.track(self.model.volumes(z), "Rendering volumes", len(z))
             mask = half_maximum_mask(rendered, self.settings.mask_level)
+            rare = rare_region(self.model, self.settings.mask_level)
+            mask = mask if rare is None else mask | rare
         write_map(self.mask_path, mask.astype(np.float32), self.model.pixel_size_A)
         self.monitor.message(f"{np.count_nonzero(mask)} of {mask.size} voxels are in the mask")
 

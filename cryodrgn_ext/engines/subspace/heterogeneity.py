@@ -119,7 +119,9 @@ class SubspaceHeterogeneity:
 
     def linear_form(self) -> base.LinearForm:
         """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
-        return base.LinearForm(self._mean, self.values.shape[2] - 1, self._components, self.weights)
+        count = self.values.shape[2] - 1
+        rare = tuple(range(self.features.count, count))
+        return base.LinearForm(self._mean, count, self._components, self.weights, rare)
 
     def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q), within the mask of the particle.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryodrgn_ext.analysis.volume_basis import rare_region
 from cryodrgn_ext.engines.base import Regions, load_heterogeneity
 from cryodrgn_ext.engines.distributed import join
 from cryodrgn_ext.engines.subspace.engine import train
@@ -113,6 +114,12 @@ def test_its_volume_has_the_density_and_no_other_does(rare_set: RareSet, fitted:
     maps = np.stack(list(form.components()))
     assert np.allclose(form.mean + np.tensordot(weights[1], maps, 1), with_state, atol=1e-5)
     assert form.weights(3 * z)[1, -1] == 1.0  # no more than all of it
+    assert form.rare == (form.n_components - 1,)
+    region = rare_region(fitted)
+    assert region is not None
+    core = rare_set.added > 0.7 * rare_set.added.max()
+    assert region[core].mean() > 0.8
+    assert region.mean() < 0.05
 
 
 def test_latents_lie_at_distances_in_proportion_to_volumes(
