@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
@@ -35,6 +36,8 @@ SAMPLES_PER_PERIOD = 4  # pixels of a score image per shortest period
 LARGEST_SCORE, BIN = 20.0, 0.25
 SHIFTS = (3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)  # of rare images' scores, in widths of the others'
 MOST = 0.05  # of the images, in a state that is called rare
+USUAL = 0.003  # share that is tried first
+REFINED = 300  # places whose share is fitted
 ROUNDS = 12
 FOCUS_LEVEL = 0.5
 
@@ -100,11 +103,15 @@ def score_images(rest: Tensor, transfer: Tensor, kxy: Tensor, envelope: Tensor, 
     """
     filtered = transfer * envelope
     sharpness = (2 * filtered.square().sum(1)).sqrt()
-    kx, ky = (kxy.long() % edge).unbind(1)
-    spectrum = torch.zeros(len(rest), edge, edge, dtype=torch.complex64, device=rest.device)
-    spectrum[:, ky, kx] = rest * filtered
-    sums = torch.fft.ifft2(spectrum, norm="forward").real
-    return (sums * (2 / sharpness.clamp_min(1e-12))[:, None, None]).contiguous(), sharpness
+    kx, ky = kxy.long().unbind(1)
+    values = rest * filtered
+    values[:, (kx == 0) & (ky == 0)] *= 2  # its own partner: the transform counts every other coefficient twice
+    spectrum = torch.zeros(len(rest), edge, edge // 2 + 1, dtype=torch.complex64, device=rest.device)
+    spectrum[:, ky % edge, kx] = values
+    on_axis = kx == 0
+    spectrum[:, -ky[on_axis] % edge, 0] = values[:, on_axis].conj()
+    sums = torch.fft.irfft2(spectrum, s=(edge, edge), norm="forward")
+    return (sums / sharpness.clamp_min(1e-12)[:, None, None]).contiguous(), sharpness
 
 
 def mixture_gain(histogram: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,17 +141,25 @@ def mixture_gain(histogram: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tens
     centre = 0.5 * (edges[1:] + edges[:-1]).double()
     standard = (centre[None] - middle[:, None]) / width[:, None]
     best = torch.zeros(len(count), dtype=torch.float64)
-    best_shift, best_share = torch.zeros_like(best), torch.zeros_like(best)
-    for shift in (sign * size for size in SHIFTS for sign in (1, -1)):
+    best_shift, best_share = torch.zeros_like(best), torch.full_like(best, USUAL)
+    shifts = [sign * size for size in SHIFTS for sign in (1, -1)]
+    for shift in shifts:
+        gain = (count * torch.log1p(USUAL * torch.expm1((shift * standard - 0.5 * shift**2).clamp_max(60)))).sum(1)
+        better = gain > best
+        best, best_shift = torch.where(better, gain, best), torch.where(better, shift * width, best_shift)
+    # The most likely share, where there is something.
+    chosen = best.topk(min(REFINED, len(best))).indices
+    count, total, standard, width = count[chosen], total[chosen], standard[chosen], width[chosen]
+    for shift in shifts:
         ratio = torch.exp((shift * standard - 0.5 * shift**2).clamp(-60, 60))
-        share = torch.full_like(total, 0.01)
+        share = torch.full_like(total, USUAL)
         for _ in range(ROUNDS):
             share = ((count * share * ratio / (1 - share + share * ratio)).sum(1, keepdim=True) / total).clamp_max(MOST)
         gain = (count * torch.log1p(share * (ratio - 1))).sum(1)
-        better = gain > best
-        best = torch.where(better, gain, best)
-        best_shift = torch.where(better, shift * width, best_shift)
-        best_share = torch.where(better, share[:, 0], best_share)
+        better = gain > best[chosen]
+        best[chosen] = torch.where(better, gain, best[chosen])
+        best_shift[chosen] = torch.where(better, shift * width, best_shift[chosen])
+        best_share[chosen] = torch.where(better, share[:, 0], best_share[chosen])
     return best, best_shift, best_share
 
 
@@ -180,7 +195,7 @@ def scan(
         At most so many, the best first, not closer together than the sum of their widths.
     """
     box, device = band.images.box_size, band.device
-    edge = max(32, 2 * (SAMPLES_PER_PERIOD * band.radius // 2 + 1))
+    edge = next_fast_len(max(32, SAMPLES_PER_PERIOD * band.radius), real=True)
     kxy = band.operators.kxy.to(device)
     edges = torch.arange(-LARGEST_SCORE, LARGEST_SCORE + BIN, BIN)
     widths = sorted({max(share, SHARPEST / band.radius) * box for share in WIDTHS})
