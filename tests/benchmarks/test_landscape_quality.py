@@ -46,7 +46,8 @@ def test_a_circle_closes_and_an_arc_does_not() -> None:
     rng = np.random.default_rng(0)
     for turn, closes in ((2 * np.pi, True), (1.2 * np.pi, False)):
         angle = rng.uniform(0, turn, 4000)
-        v = np.stack([np.cos(angle), np.sin(angle), 0.2 * np.sin(2 * angle)], axis=1) + 0.05 * rng.normal(size=(4000, 3))
+        curve = np.stack([np.cos(angle), np.sin(angle), 0.2 * np.sin(2 * angle)], axis=1)
+        v = curve + 0.05 * rng.normal(size=curve.shape)
         line = {"set": "circular", "seed": 0, **closure(v)}
         assert (failures([line]) == []) == closes
 
