@@ -349,7 +349,7 @@ class Scorer:
             power = self.power[part, :count].contiguous()
             if compiled and packed is not None and isinstance(model, VolumeModel | LinearModel):
                 parts = torch.view_as_real(self.data[part, :count]).movedim(-1, 0).contiguous()
-                share = model.share(self.rows[part])
+                share = model.share(self.rows[part]).cpu()
                 inner, norm = products(packed, share, self.kxy[:count], planes, centre, parts, power, self.box_size)
             else:
                 inner, norm = self._products_torch(model, part, planes, centre, power)

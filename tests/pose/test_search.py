@@ -10,7 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.groups import ImageGroups
+from cryodrgn_ext.pose.model import LinearModel
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
 from tests.pose.phantoms import angles_deg, phantom
@@ -62,6 +64,27 @@ def test_poses_that_images_have_are_not_used() -> None:
     assert torch.equal(
         search(made.images, made.volume, settings).rotation, search(posed, made.volume, settings).rotation
     )
+
+
+def test_each_image_is_searched_in_its_own_volume() -> None:
+    """A consensus and a component whose sum is the volume that made the images find what that volume finds."""
+    made = phantom(30, snr=0.1, seed=8)
+    base = FourierVolume.from_map(made.density.flip(0) * 0.5)
+    rest = FourierVolume(base.grid, made.volume.data - base.data)
+    z = torch.ones(30, 1)
+    z[::3] = 0.0
+    settings = replace(SETTINGS, refinements=2)
+    found = search(made.images, LinearModel(base, [rest], z), settings)
+    whole, part = (search(made.images, volume, settings) for volume in (made.volume, base))
+    expected = torch.where(z[:, :, None] == 1, whole.rotation, part.rotation)
+    assert (angles_deg(found.rotation, expected) < 0.1).float().mean() > 0.9
+
+
+def test_shifts_need_not_be_searched() -> None:
+    made = phantom(10, snr=None, seed=9, shift_px=0.0)
+    found = search(made.images, made.volume, replace(SETTINGS, shift_extent_px=0.0))
+    assert torch.equal(found.shift_px, torch.zeros(10, 2))
+    assert angles_deg(found.rotation, made.rotation).median() < 2.0
 
 
 @pytest.mark.parametrize(("change", "name"), [({"k_max": 40}, "k_max"), ({"keep": 0}, "keep"), ({"k_min": 0}, "k_min")])
