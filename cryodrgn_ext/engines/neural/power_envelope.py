@@ -21,7 +21,8 @@ FLOOR = 1e-3  # of the strongest shell
 def power_envelope(images: ParticleImages, radius: int) -> Tensor:
     """Root mean square of the volume's coefficients in shells 0..``radius``, (radius + 1,) float32 on the CPU.
 
-    Where the noise hides the signal, the largest magnitude that the data allow.
+    Where the noise hides the signal, the largest magnitude that the data allow; the level of the noise in all shells
+    when there is less power than the noise should have.
     """
     count = images.plane.prefix(radius)
     shell = images.plane.shell[:count]
@@ -40,4 +41,6 @@ def power_envelope(images: ParticleImages, radius: int) -> Tensor:
     allowed = excess + STANDARD_ERRORS * number.sqrt()
     square = torch.where(transfer > 0, allowed / transfer.clamp(min=1e-30), torch.zeros_like(transfer))
     magnitude = square.clamp(min=0.0).sqrt()
+    if not float(magnitude.max()) > 0:  # less power than the noise should have: its level is all there is to go by
+        return torch.full((shells,), float(images.noise_sigma[:, 1 : radius + 1].mean()))
     return magnitude.clamp(min=FLOOR * float(magnitude.max())).float()

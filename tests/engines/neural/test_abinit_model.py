@@ -14,6 +14,7 @@ from cryodrgn_ext.engines.neural.pair_vae import PairVaeModel
 from cryodrgn_ext.engines.neural.pose_search_model import DecoderModel, nearest_latents, render, search_models
 from cryodrgn_ext.engines.neural.power_envelope import power_envelope
 from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.half_plane import HalfPlane
 from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.model import points_on
@@ -113,3 +114,11 @@ def test_magnitude_of_the_signal_is_found_without_poses() -> None:
     assert int(strong.sum()) >= 5
     assert float(ratio.min()) > 0.8
     assert float(ratio.max()) < 1.4
+
+
+def test_images_with_less_power_than_their_noise_give_the_level_of_the_noise() -> None:
+    truth = phantom(10, box_size=16, snr=1.0)
+    nothing = ParticleImages.from_tensors(
+        torch.zeros(10, 16, 16), truth.rotation, truth.shift_px, 6.0, None, pixel_noise_sd=2.0
+    )
+    torch.testing.assert_close(power_envelope(nothing, 7), torch.full((8,), 2.0 * 16))
