@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.neural.abinit import train_abinit
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
+from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
@@ -18,6 +22,8 @@ from cryodrgn_ext.pose.metrics import FrameChange
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
+FIRST = "first_poses.npz"  # the network's checkpoint holds for these very poses
+ARRAYS = ("rotation", "shift_px", "log_likelihood", "map", "fsc")
 ExplicitSearch = Callable[[ParticleImages, AbinitSettings, float, Path, Monitor], FoundPoses]
 
 
@@ -49,9 +55,12 @@ def find_poses_with_network(
     if settings.first_poses == "map":
         below = checkpoint_dir / "map"
         below.mkdir(parents=True, exist_ok=True)
-        first = explicit(images, settings, max_shift_px, below, monitor)
-        if tilted is not None:
-            first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
+        first = _read(below / FIRST)
+        if first is None:
+            first = explicit(images, settings, max_shift_px, below, monitor)
+            if tilted is not None:
+                first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
+            _write(below / FIRST, first)
     network = checkpoint_dir / "network"
     result = train_abinit(images, settings, network, monitor, first, tilted, max_shift_px)
     device = choose_device(settings.device)
@@ -61,6 +70,32 @@ def find_poses_with_network(
     return FoundPoses(
         result.rotation, result.shift_px, result.log_likelihood, halves.map, halves.fsc, starts, result.tilted_shift_px
     )
+
+
+def _write(path: Path, found: FoundPoses) -> None:
+    """Keep the poses of an explicit map."""
+    arrays = {name: np.asarray(getattr(found, name)) for name in ARRAYS}
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, allow_pickle=False, starts=np.array(found.starts, np.float64), **arrays)
+
+
+def _read(path: Path) -> FoundPoses | None:
+    """What :func:`_write` kept; None when there is nothing.
+
+    Raises
+    ------
+    ResumeError
+        When the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return FoundPoses(*(arrays[name] for name in ARRAYS), starts=tuple(arrays["starts"].tolist()))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ResumeError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): remove that file to find the first poses again"
+        ) from None
 
 
 def _in_the_hand_of_tilts(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
-from cryodrgn_ext.errors import InputError, ResumeError
+from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs import abinit_neural
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.result_tables import read_latent_table
@@ -50,6 +51,10 @@ def run(settings: AbinitSettings) -> str:
     return said.getvalue()
 
 
+def interrupted(*_: object, **__: object) -> None:
+    raise JobAborted("stopped")
+
+
 def test_pairs_return_as_pairs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     settings = replace(PAIRS, o=tmp_path / "out", first_poses="random")
@@ -73,11 +78,18 @@ def test_pairs_return_as_pairs(project: Path, tmp_path: Path, monkeypatch: pytes
 def test_network_starts_from_the_poses_of_a_map(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     truth = read_particles(SMALL.in_parts)
-    search = fake_poses.install(monkeypatch, truth.rotation, truth.shift_A)
+    fake_poses.install(monkeypatch, truth.rotation, truth.shift_A)
     settings = replace(SMALL, o=tmp_path / "out", zdim=1)
+    monkeypatch.setattr(abinit_neural, "reconstruct_half_maps", interrupted)
+    with pytest.raises(JobAborted):
+        run(settings)
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    search = fake_poses.install(monkeypatch, truth.rotation, truth.shift_A)
     said = run(settings)
-    assert len(search.calls) == 1
+    assert search.calls == []  # the poses of the map are kept, and the network goes on from them
     assert "from the poses given" in said
+    assert "Continuing from the checkpoint" in said
     assert read_particles(settings.o / "particles.star").n == N
     assert read_latent_table(settings.o / "latents.npz").z.shape == (N, 1)
     assert len(list((settings.o / "volumes").glob("vol_*.mrc"))) == 2
