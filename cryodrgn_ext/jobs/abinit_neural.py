@@ -91,7 +91,8 @@ def _read(path: Path) -> FoundPoses | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return FoundPoses(*(arrays[name] for name in ARRAYS), starts=tuple(arrays["starts"].tolist()))
+            rotation, shift_px, log_likelihood, volume, curve = (arrays[name] for name in ARRAYS)
+            return FoundPoses(rotation, shift_px, log_likelihood, volume, curve, tuple(arrays["starts"].tolist()))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise ResumeError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): remove that file to find the first poses again"

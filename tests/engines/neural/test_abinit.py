@@ -77,7 +77,7 @@ def same(a: NeuralAbInitio, b: NeuralAbInitio) -> None:
 
 
 def test_network_and_search_improve_rough_poses() -> None:
-    truth = phantom(300, box_size=24, snr=2.0, shift_px=2.0)
+    truth = phantom(200, box_size=24, snr=2.0, shift_px=2.0)
     start = rough(truth, 10.0, 0.7)
     settings = replace(
         TINY, epochs=8, search_every=4, refinements=3, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=5e-3,
