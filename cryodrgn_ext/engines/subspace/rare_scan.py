@@ -13,7 +13,6 @@ likelihood of two Gaussians of equal width over one.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,12 +32,13 @@ SHARPEST = 0.25  # times the shortest period
 BALL = 0.42  # of the box: where it is looked
 SPACING = 1.2  # of places, in standard deviations of the ball
 SAMPLES_PER_PERIOD = 4  # pixels of a score image per shortest period
-LARGEST_SCORE, BIN = 20.0, 0.25
+LARGEST_SCORE, BIN = 20.0, 0.5
 SHIFTS = (3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0)  # of rare images' scores, in widths of the others'
 MOST = 0.05  # of the images, in a state that is called rare
 USUAL = 0.003  # share that is tried first
 REFINED = 300  # places whose share is fitted
 ROUNDS = 12
+UNIT_IMAGES = 256  # of which the size of scores is taken
 FOCUS_LEVEL = 0.5
 
 Weights = Callable[[Chunk], Tensor]
@@ -212,7 +212,7 @@ def scan(
     # Where models fall short of images, or noise is underestimated, scores are larger than those of noise.
     workers = current()
     sums = torch.zeros(len(widths), 2, dtype=torch.float64)
-    for chunk in itertools.islice(band.chunks(rows), 1):
+    for chunk in band.chunks(rows[:UNIT_IMAGES]):
         for number, (scores, _) in enumerate(filtered(chunk)):
             sums[number] += torch.tensor([float(scores.double().square().sum()), scores.numel()])
     workers.sum(sums)
