@@ -13,8 +13,9 @@ their defaults, but for the number of clusters, which is that of the truth. For 
     r2            share of the variance of the true coordinates that the 50 nearest neighbours in the space of volume
                   components predict (of angles on a circle, cosine and sine)
     loop, gap     of the middles of 48 groups of particles in volume components: how many times farther the most
-                  persistent loop is across than along (1: none), and the widest gap along the closed curve over its
-                  median step; a motion that closes has a loop above 2 and a gap below 3
+                  persistent loop is across than along (1: none; 2.8 of the 60 true volumes, whose distances do not grow
+                  any more once the arm is beside where it was), and the widest gap along the closed curve over its
+                  median step; a motion that closes has a loop above 1.5 and a gap below 3
     rare          a state of 0.3 % planted among the particles of hinge-rare or discrete-rare (20,000 particles): the
                   shares of its particles in its cluster (recall) and of its cluster that are in it (precision); found
                   when both are above one half
@@ -191,7 +192,7 @@ def _broken(line: dict[str, Any]) -> list[str]:
     broken = []
     if line["set"] == "discrete" and line["ari"] <= 0.9:
         broken.append(f"adjusted Rand index {line['ari']}")
-    if line["set"] == "circular" and (line["loop"] <= 2 or line["gap"] >= 3):
+    if line["set"] == "circular" and (line["loop"] <= 1.5 or line["gap"] >= 3):
         broken.append(f"does not close (loop {line['loop']}, gap {line['gap']})")
     return broken
 
