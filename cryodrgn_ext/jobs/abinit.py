@@ -240,8 +240,8 @@ class _AbinitJob:
 
     def _note_maps(self, consensus: Consensus) -> None:
         halves = (
-            "the poses of both halves were refined against one model, so take it for an upper estimate"
-            if self.settings.zdim > 0
+            "the poses of both halves were found with one model, so take it for an upper estimate"
+            if self.settings.zdim > 0 or self.settings.engine == "neural"
             else "the halves were refined independently but for the lowest frequencies"
         )
         self._note(f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked); {halves}.")

@@ -151,17 +151,17 @@ def refuse_other_results(directory: Path, job: str) -> None:
         raise InputError(f"{directory} holds the results of a {record['job']} job: give another directory with --o.")
 
 
-def require_record(directory: Path, job: str) -> dict[str, Any]:
-    """Read job.yaml of a result directory of a certain job.
+def require_record(directory: Path, *jobs: str) -> dict[str, Any]:
+    """Read job.yaml of a result directory of one of certain jobs.
 
     Raises
     ------
     InputError
         When there is none, or it is of another job.
     """
-    record = read_record(directory)
+    record, wanted = read_record(directory), " or ".join(jobs)
     if record is None:
-        raise InputError(f"{directory} is not a result directory of a {job} job: it has no {RECORD_NAME}.")
-    if record["job"] != job:
-        raise InputError(f"{directory} holds the results of a {record['job']} job; those of a {job} job are needed.")
+        raise InputError(f"{directory} is not a result directory of a {wanted} job: it has no {RECORD_NAME}.")
+    if record["job"] not in jobs:
+        raise InputError(f"{directory} holds the results of a {record['job']} job; those of a {wanted} job are needed.")
     return record

@@ -40,7 +40,7 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     """
     use_threads(settings.j)
     directory = find_result_directory(settings.in_result)
-    require_record(directory, "train")
+    require_record(directory, "train", "abinit")
     model = load_heterogeneity(Layout(directory).model)
     z = read_latents(settings.z, model.z.shape[1])
     refuse_other_results(settings.o, "volumes")

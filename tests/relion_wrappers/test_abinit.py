@@ -21,6 +21,7 @@ from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
+from tests.relion_wrappers.pipeline import SUCCESS, Project
 
 pytestmark = [pytest.mark.relion, pytest.mark.slow]
 N, BOX, PIXEL_SIZE_A = 400, 32, 8.0
@@ -94,3 +95,21 @@ def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
     curve = fsc(result.map("Refine/run_it002_class001.mrc"), result.map("External/job001/map.mrc"),
                 result.map("External/job001/mask.mrc"))  # fmt: skip
     assert curve[1 : BOX // 4 + 1].min() > 0.9
+
+
+def test_the_job_runs_from_the_pipeline_and_finds_the_poses(tmp_path: Path) -> None:
+    """With the real search: its outputs are nodes of the pipeline, its poses those of the simulation."""
+    truth = simulate_particles(160, motion=two_domain_protein(0, 0.0), box_size=24, pixel_size_A=10.0, snr=1.0,
+                               max_shift_px=1.0, seed=2)  # fmt: skip
+    write_relion_project(tmp_path, truth)
+    project = Project(tmp_path)
+    job = project.add_external("abinit", "--in_parts", "particles.star", "--in_3dref", "reference.mrc", "--starts", "1",
+                               "--max_shift_A", "15", "--device", "cpu")  # fmt: skip
+    assert project.run_job(job) == SUCCESS, (tmp_path / job / "run.err").read_text()
+    assert project.markers(job) == ["RELION_JOB_EXIT_SUCCESS"]
+    expected = {"particles.star": 3, "map.mrc": 6, "mask.mrc": 7, "half1.mrc": 10, "logfile.pdf": 13}
+    assert {name.removeprefix(job): kind for name, kind in project.nodes().items() if name.startswith(job)} == expected
+    returned = read_particles(tmp_path / job / "particles.star", project_dir=tmp_path)
+    errors = pose_errors(returned.rotation, returned.shift_A, truth.rotation, truth.shift_px * 10.0)
+    assert np.median(errors.degrees) < 6.0  # in the frame and the hand of the reference
+    assert np.median(errors.shift_px) < 5.0  # lengths in Å here
