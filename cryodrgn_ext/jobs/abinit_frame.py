@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.atomic import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap
-from cryodrgn_ext.imaging.masks import default_threshold
+from cryodrgn_ext.pose.centring import centre_of_mass
 from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box
 from cryodrgn_ext.pose.metrics import FrameChange
 
@@ -119,15 +119,4 @@ def choose_frame(
         alignment = align_maps(volume, target, radius, reliability=np.sqrt(2 * bounded / (1 + bounded)))
         return ChosenFrame(alignment.change, alignment.correlation, alignment.other_hand)
     hand = FrameChange.identity(flip_hand)
-    return ChosenFrame(FrameChange(hand.rotation, -hand.points(centre_of_mass(volume)), flip_hand))
-
-
-def centre_of_mass(volume: torch.Tensor) -> NDArray[np.float64]:
-    """(3,) x, y, z in voxels from the centre of the box, of the density above half of the 99.99th percentile."""
-    dense = (volume - default_threshold(volume)).clamp_min(0).double()
-    total = float(dense.sum())
-    if total <= 0:
-        return np.zeros(3)
-    axis = torch.arange(len(volume), dtype=torch.float64) - len(volume) // 2
-    sums = [(dense.sum(dim=others) * axis).sum() for others in ((0, 1), (0, 2), (1, 2))]
-    return np.array([float(one) / total for one in sums])
+    return ChosenFrame(FrameChange(hand.rotation, -hand.points(centre_of_mass(volume).numpy()), flip_hand))

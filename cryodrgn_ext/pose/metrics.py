@@ -27,6 +27,8 @@ FloatArray: TypeAlias = NDArray[np.float64]
 MIRROR: FloatArray = np.diag([1.0, 1.0, -1.0])
 #: Images tried as the one that tells the rotation between the frames, and images that judge each of them.
 CANDIDATES, JUDGES = 256, 4096
+#: Images that the median rotation and the shift are taken over, however many there are.
+MOST_AVERAGED = 100_000
 #: Disagreement beyond which an image counts as lost, however far it is off.
 LOST_DEG = 30.0
 ITERATIONS = 50
@@ -210,7 +212,9 @@ def align_poses(
     turned, ours_px = chosen.poses(ours, shift_px)
     theirs_px = np.asarray(reference_shift_px, np.float64)
     degrees = pose_errors(turned, ours_px, theirs, theirs_px).degrees
-    change = FrameChange(chosen.rotation, _shift_between(turned, ours_px - theirs_px, _agreeing(degrees)), mirrored)
+    agreeing = np.flatnonzero(_agreeing(degrees))
+    agreeing = agreeing[_spread(len(agreeing), MOST_AVERAGED)]
+    change = FrameChange(chosen.rotation, _shift_between(turned, ours_px - theirs_px, agreeing), mirrored)
     errors = pose_errors(*change.poses(ours, shift_px), theirs, theirs_px)
     other = None
     if both_hands:
@@ -247,6 +251,7 @@ def _rotation_between(ours: FloatArray, theirs: FloatArray) -> tuple[FloatArray,
     candidates = proposals[_spread(len(proposals), CANDIDATES)]
     trace = candidates.reshape(-1, 9) @ judges.reshape(-1, 9).T
     angle = np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0))
+    proposals = proposals[_spread(len(proposals), MOST_AVERAGED)]
     best = candidates[int(np.argmin(np.minimum(angle, lost).mean(axis=1)))]
     for _ in range(ITERATIONS):  # Weiszfeld's median, in the tangent space of the present estimate
         vector = Rotation.from_matrix(best.T @ proposals).as_rotvec()
@@ -260,8 +265,8 @@ def _rotation_between(ours: FloatArray, theirs: FloatArray) -> tuple[FloatArray,
     return best, float(np.minimum(length, lost).mean())
 
 
-def _shift_between(turned: FloatArray, difference_px: FloatArray, use: NDArray[np.bool_]) -> FloatArray:
-    """(3,) s with (R' s)[:2] ≈ difference (N, 2) over the images in ``use``, by reweighted least squares."""
+def _shift_between(turned: FloatArray, difference_px: FloatArray, use: NDArray[np.int64]) -> FloatArray:
+    """(3,) s with (R' s)[:2] ≈ difference (N, 2) over the images ``use``, by reweighted least squares."""
     planes, wanted = turned[use][:, :2], difference_px[use]
     weight = np.ones(len(planes))
     shift = np.zeros(3)

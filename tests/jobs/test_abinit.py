@@ -218,7 +218,7 @@ def test_without_a_reference_the_map_is_centred_and_the_hand_is_an_option(
 
 
 def centre(volume: np.ndarray) -> np.ndarray:
-    dense = np.where(volume > 0.5 * np.percentile(volume, 99.99), volume, 0)
+    dense = np.where(volume > 0.25 * np.percentile(volume, 99.99), volume, 0)
     return np.array([np.average(grid, weights=dense) for grid in np.indices(volume.shape) - len(volume) // 2])
 
 
