@@ -19,10 +19,11 @@ from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
+from cryodrgn_ext.pose.starts import AGREEING_SHARE
 from cryodrgn_ext.progress import Monitor
 
 #: Share of its particles above which a start is the same as the best one.
-AGREEING = 0.5
+AGREEING = AGREEING_SHARE
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def find_poses(
             f"Start {number} (seed {start.seed}): {start.log_likelihood:.2f} nats per image; "
             f"{100 * start.agreement:.0f} % of its particles agree with the best one{hand}"
         )
-    if len(found.starts) > 1 and sum(start.agreement > AGREEING for start in found.starts) < 2:
+    if len(found.starts) > 1 and sum(start.agreement >= AGREEING for start in found.starts) < 2:
         monitor.warn(
             "Warning: no two starts agree with each other, so the map may be wrong: try another --seed, more --starts, "
             "or particles that were selected more strictly."
