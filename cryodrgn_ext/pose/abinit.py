@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.bands import choose_bands
 from cryodrgn_ext.pose.checkpoint import CheckpointFile, images_key
 from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.pose.starts import (
+    LAST_RADIUS,
     Start,
     StartReport,
     choose_rows,
@@ -190,7 +190,7 @@ def _refined(
     images: ParticleImages, best: Start, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
 ) -> Refined:
     """Refine from the best start, or go on with an interrupted refinement."""
-    state = first_state(images, choose_bands(images).start)
+    state = first_state(images, min(LAST_RADIUS, float(images.plane.radius)))
     found = file.load()
     if found is not None:
         numbers, tensors = found

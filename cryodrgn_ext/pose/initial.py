@@ -306,9 +306,7 @@ def random_start(
             numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, exponent)
             sums.insert(points, 0.5 * numerator, 0.5 * weight)  # coefficients counted twice, for their partners
         running.update(sums, len(rows), schedule.rate(step))
-        volume = running.solve()
-        if shift_extent_px >= 1.0:  # else the images are centred, and the map stays with them
-            volume = running.centre(volume)
+        volume = running.centre(running.solve())
     return running.solve_in(d) * spherical_mask(d, 0.9 * mask_radius_px, 0.1 * mask_radius_px, device)
 
 

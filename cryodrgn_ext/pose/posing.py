@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.bands import Bands, choose_bands
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.pose.local import LocalPoses, TurningVolume, joined, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
@@ -29,6 +28,8 @@ from cryodrgn_ext.progress import Monitor
 
 Kind = Literal["search", "local"]
 
+#: Band of the base grid of searches and the band of their refinement, in cycles per box.
+BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
 #: Refinements of a search, rotations kept in it, and candidates that are refined further.
 REFINEMENTS, KEPT, POLISHED = 1, 6, 3
 GAUSS_NEWTON_STEPS = 4
@@ -81,20 +82,14 @@ class Reference:
         return LinearModel(one[0], one[1:], self.weights[:, 1:])
 
 
-def shifts_along(extent_px: float, radius: float, box_size: int) -> int:
-    """Shifts along each edge of a grid: about four to the period of ``radius`` cycles per box, an odd number."""
-    return 2 * max(1, math.ceil(4 * extent_px * radius / box_size - 0.5)) + 1
-
-
-def search_settings(
-    images: ParticleImages, settings: ReconstructSettings, bands: Bands, radius: float
-) -> SearchSettings:
+def search_settings(images: ParticleImages, settings: ReconstructSettings, radius: float) -> SearchSettings:
     """How all orientations are searched when images are aligned up to ``radius`` cycles per box."""
-    extent, base = settings.shift_extent(images.box_size), min(bands.base, radius)
+    d = images.box_size
+    extent, base = settings.shift_extent(d), min(BASE_RADIUS, radius)
     return SearchSettings(
-        base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(bands.start, radius),
-        shift_extent_px=extent, shift_count=shifts_along(extent, base, images.box_size), keep_final=POLISHED,
-        memory_bytes=settings.memory_bytes, device=settings.device,
+        base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(SEARCH_RADIUS, radius),
+        shift_extent_px=extent, shift_count=2 * max(1, math.ceil(extent * 4 * base / d - 0.5)) + 1,
+        keep_final=POLISHED, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
 
 
@@ -144,15 +139,13 @@ def pose_images(
 ) -> LocalPoses:  # fmt: skip
     """Pose images (n,) against a reference; other parameters as in :func:`pose_against_halves`."""
     pieces = list(_pieces(images, rows, radius, settings))
-    bands = choose_bands(images)
     parts = []
     for piece in monitor.track(pieces, label, len(rows), len(pieces[0]) if pieces else 1):
         rotation, shift = known.rotation[piece, None], known.shift_px[piece, None]
-        near = bands.start if kind == "search" else radius
         if kind == "search":
             # Around the shifts at hand: a particle off by more than the extent is reached in a later search.
             centre = known.shift_px
-            looking = search_settings(images, settings, bands, radius)
+            looking = search_settings(images, settings, radius)
             found = search(recentred(images, centre), reference.model(), looking, piece).candidates
             if found is None:
                 raise ValueError("a search for several candidates returned none")
@@ -161,23 +154,26 @@ def pose_images(
                 rotation, shift = torch.cat([rotation, searched[0]], 1), torch.cat([shift, searched[1]], 1)
             else:
                 rotation, shift = searched
-        parts.append(_best_refined(images, reference, near, piece, rotation, shift, radius, settings))
+        parts.append(_best_refined(images, reference, kind, piece, rotation, shift, radius, settings))
     return joined(parts)
 
 
 def _best_refined(
-    images: ParticleImages, reference: Reference, near: float, rows: Tensor, rotation: Tensor, shift_px: Tensor,
+    images: ParticleImages, reference: Reference, kind: Kind, rows: Tensor, rotation: Tensor, shift_px: Tensor,
     radius: float, settings: ReconstructSettings,
 ) -> LocalPoses:  # fmt: skip
-    """Best of each image's candidates (b, K, 3, 3), (b, K, 2), each refined, up to ``near`` cycles per box first."""
+    """Best of each image's candidates (b, K, 3, 3), (b, K, 2), each refined."""
     each = rotation.shape[1]
     repeated = rows.repeat_interleave(each)
     scorer = Scorer(images, repeated, radius, settings.device, settings.memory_bytes)
     weights = None if reference.weights is None else reference.weights[repeated]
     rotation, shift_px = rotation.flatten(0, 1), shift_px.flatten(0, 1)
-    if radius > near:  # what a search found may lie beyond the nearest optimum of the full band
-        first = refine_poses(scorer, reference.field, rotation, shift_px, near, weights, GAUSS_NEWTON_STEPS)
-        rotation, shift_px = first.rotation, first.shift_px
+    if kind == "search" and radius > SEARCH_RADIUS:
+        # In the search's own band first: in the full one, it may lie beyond the nearest optimum.
+        near = refine_poses(
+            scorer, reference.field, rotation, shift_px, SEARCH_RADIUS, weights, iterations=GAUSS_NEWTON_STEPS
+        )
+        rotation, shift_px = near.rotation, near.shift_px
     refined = refine_poses(scorer, reference.field, rotation, shift_px, radius, weights, GAUSS_NEWTON_STEPS)
     best = refined.log_likelihood.view(-1, each).argmax(1)
     return refined.chosen(torch.arange(len(rows), device=best.device) * each + best)

@@ -144,7 +144,7 @@ def refine(
         state = _round(images, halves, kind, settings, state, monitor)
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
-        state, moved = _centred(state, references) if settings.shift_extent(d) >= 1.0 else (state, False)
+        state, moved = _centred(state, references)
         state = _judged(state, references, kind, images.plane.radius)
         if moved:
             sums = _sums(images, state, settings, monitor)

@@ -19,20 +19,19 @@ from torch import Tensor
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.imaging.masks import spherical_mask
 from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.pose.bands import choose_bands
 from cryodrgn_ext.pose.centring import centre_of_mass, rounded, shifts_after_centring
 from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_start, signal_power
 from cryodrgn_ext.pose.local import TurningVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.pose.posing import shifts_along
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
 from cryodrgn_ext.pose.settings import START_PARTICLES, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 
-#: Rounds that follow a random start: True where all orientations are searched, False where poses are refined.
-ROUNDS = (True, False, False, True, False)
+#: Rounds that follow a random start (True: all orientations are searched, False: poses are refined), the band of
+#: their searches (cycles per box), and the one of refinement, in which starts are compared.
+ROUNDS, SEARCH_RADIUS, LAST_RADIUS = (True, False, False, True, False), 8.0, 12.0
 #: Images agree when their rotations differ by no more than this, and starts when this share of the images does (by
 #: chance, it is 1 in 100).
 AGREEING_DEG, AGREEING_SHARE = 20.0, 0.4
@@ -106,23 +105,21 @@ def make_start(
     monitor : Monitor
     """
     d = images.box_size
-    bands = choose_bands(images)
-    band = bands.start
+    band = min(LAST_RADIUS, float(images.plane.radius))
     # One band of shells more than is aligned to: the power spectrum is there when the map is solved.
     reach = min(math.ceil(band) + 2, images.plane.radius)
     scorer = Scorer(images, rows, reach, settings.device, settings.memory_bytes)
     power = signal_power(images, scorer)
     extent, radius = settings.shift_extent(d), settings.mask_radius(d)
-    schedule = Schedule(
-        first_radius=bands.random_first, last_radius=bands.random_last, coarse_radius=bands.random_coarse
-    )
-    volume = random_start(scorer, power, schedule, extent, radius, seed, monitor)
+    volume = random_start(scorer, power, Schedule(), extent, radius, seed, monitor)
     mask = spherical_mask(d, 0.9 * radius, 0.1 * radius, scorer.device)
     chosen = images.subset(rows)
     prior = (1.0 / (OVERSAMPLING**3 * power)).cpu()
+    count = 2 * max(1, math.ceil(extent * 4 * SEARCH_RADIUS / d - 0.5)) + 1
     looking = SearchSettings(
-        base_level=1, refinements=1, keep=4, k_min=bands.base, k_max=bands.start_search, shift_extent_px=extent,
-        shift_count=shifts_along(extent, bands.base, d), memory_bytes=settings.memory_bytes, device=settings.device,
+        base_level=1, refinements=1, keep=4,
+        k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + LAST_RADIUS), band),
+        shift_extent_px=extent, shift_count=count, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
     rotation, shift, fit = torch.empty(0), torch.empty(0), torch.empty(0)
     for all_orientations in ROUNDS:
@@ -138,7 +135,7 @@ def make_start(
         sums = backproject(posed, radius=reach, device=scorer.device)
         volume = sums.solve(prior) * mask
         offset = rounded(centre_of_mass(volume))
-        if bool(offset.any()) and extent >= 1.0:  # else the images are centred, and stay so
+        if bool(offset.any()):
             volume = torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
             shift = shifts_after_centring(rotation, shift, offset)
     return Start(seed, volume, rotation, shift, float(fit.mean()))

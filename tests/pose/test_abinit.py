@@ -34,7 +34,7 @@ def quick_starts() -> None:
     """Small starts: the phantom has 32 pixels."""
     with pytest.MonkeyPatch.context() as patch:
         small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
-        patch.setattr(starts, "Schedule", lambda **_: small)
+        patch.setattr(starts, "Schedule", lambda: small)
         yield
 
 
