@@ -13,7 +13,7 @@ from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.jobs.train_inputs import native_box, working_box
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
@@ -123,6 +123,12 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
             raise InputError(f"{settings.in_3dref} has no pixel size in its header: set it first.")
         record["in_3dref"] = fingerprint_file(settings.in_3dref)
     tilted = read_tilted(settings, particles)
+    unused = [] if settings.engine == "neural" else network_options(settings)
+    if unused:
+        raise InputError(
+            f"--{unused[0]} works with --engine neural only, and the engine is {settings.engine}: choose that engine, "
+            "or leave the option out."
+        )
     if settings.engine == "neural":  # options that contradict each other are refused before anything is computed
         plan_abinit(settings, particles.n, box, box // 2 - 1)
     if tilted is not None:

@@ -99,6 +99,7 @@ def test_network_starts_from_the_poses_of_a_map(project: Path, tmp_path: Path, m
     ("change", "words"),
     [
         ({"engine": "auto"}, "--engine neural only"),
+        ({"engine": "auto", "tilted_parts": None}, "works with --engine neural only, and the engine is auto"),
         ({"flip_hand": True}, "tilts tell the hand"),
         ({"tilt_deg": 0.0}, "is no tilt"),
         ({"tilted_parts": Path("first/particles.star")}, "row 0 .* is the same image"),

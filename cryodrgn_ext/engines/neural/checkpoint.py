@@ -92,7 +92,7 @@ def restore(
         if description["key"] != key:
             raise ResumeError(
                 f"the checkpoint {path} was made with other settings or other particles: continue with the same "
-                "ones (only more epochs may be asked for), or start a new job"
+                "ones (of training, only more epochs may be asked for), or start a new job"
             )
         model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}

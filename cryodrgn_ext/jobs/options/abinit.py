@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
+from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.settings import setting
 
@@ -70,3 +71,11 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
         "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
     )
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
+
+
+def network_options(settings: AbinitSettings) -> list[str]:
+    """Names of the options that only the network has and that differ from their defaults."""
+    shared = {field.name for field in fields(EngineSettings)}
+    own = [field.name for field in fields(NeuralAbinitSettings) if field.name not in shared]
+    defaults = {field.name: field.default for field in fields(AbinitSettings)}
+    return [name for name in (*own, "first_poses") if getattr(settings, name) != defaults[name]]
