@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.checkpoint import CheckpointFile, images_key
+from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings

@@ -55,26 +55,6 @@ class Top:
     log_likelihood: Tensor
 
 
-@dataclass(frozen=True)
-class SoftTop:
-    """The most probable rotations of each image, with the posterior probability of every shift at each.
-
-    Attributes
-    ----------
-    rotation : Tensor
-        (B, K) int64 into the candidates' rotations, most probable first.
-    weight : Tensor
-        (B, K, T) float32: posterior probabilities of rotation and shift among all G x T candidates; what is missing
-        to 1 belongs to rotations that were left out.
-    evidence : Tensor
-        (B,) float32: log of the mean over all candidates of the likelihood.
-    """
-
-    rotation: Tensor
-    weight: Tensor
-    evidence: Tensor
-
-
 class Scorer:
     """Some images at a band, ready to be held against models.
 
@@ -214,41 +194,6 @@ class Scorer:
 
         self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         return Top(place % len(rotation), place // len(rotation), value)
-
-    def soft(
-        self,
-        model: SliceModel | FourierVolume,
-        rotation: Tensor,
-        shift_px: Tensor,
-        keep: int,
-        radius: float | None = None,
-    ) -> SoftTop:
-        """The ``keep`` most probable rotations of every image, under a uniform prior; see :class:`SoftTop`.
-
-        Other parameters as in :meth:`best_shift`.
-        """
-        keep, n_shifts = min(keep, len(rotation)), len(shift_px)
-        marginal = torch.full((len(self), keep), -torch.inf, device=self.device)
-        chosen = torch.zeros((len(self), keep), dtype=torch.int64, device=self.device)
-        kept = torch.full((len(self), n_shifts, keep), -torch.inf, device=self.device)
-        total = torch.full((len(self),), -torch.inf, device=self.device)
-
-        def reduce(where: slice | Tensor, columns: Tensor, scores: Tensor) -> None:
-            over_shifts = scores.logsumexp(1)
-            total[where] = torch.logaddexp(total[where], over_shifts.logsumexp(1))
-            here = over_shifts.topk(min(keep, scores.shape[2]), dim=1)
-            values = torch.cat([marginal[where], here.values], dim=1)
-            rotations = torch.cat([chosen[where], columns[here.indices]], dim=1)
-            index = here.indices[:, None].expand(-1, n_shifts, -1)
-            both = torch.cat([kept[where], scores.gather(2, index)], dim=2)
-            order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
-            marginal[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
-            kept[where] = both.gather(2, order[:, None].expand(-1, n_shifts, -1))
-
-        self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
-        weight = (kept - total[:, None, None]).exp().transpose(1, 2).contiguous()
-        size = torch.tensor(float(len(rotation) * n_shifts), device=self.device)
-        return SoftTop(chosen, weight, total - size.log())
 
     def _shared(
         self, model: SliceModel, rotation: Tensor, shift_px: Tensor, radius: float | None, reduce: Reducer

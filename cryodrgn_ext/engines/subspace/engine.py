@@ -18,7 +18,7 @@ from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.assignment import assign
 from cryodrgn_ext.engines.subspace.band import Band
-from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, CheckpointFile
+from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
 from cryodrgn_ext.engines.subspace.decoder import DecoderState, fit_decoder, restriction
 from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
@@ -100,7 +100,7 @@ class _Run:
         limit = images.plane.radius
         self.limit = limit if consensus_radius is None else max(min(limit, consensus_radius), min(limit, LEAST_RADIUS))
         self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=self.limit + 1)
-        self.file = CheckpointFile(directory, self._key())
+        self.file = SubspaceCheckpoints(directory, self._key())
         self.interval = 60.0 * getattr(settings, "checkpoint_minutes", 5.0)
         self.last_saved = time.monotonic()
 
