@@ -7,6 +7,7 @@
 Simulates the demo's RELION project (or uses the one that DIR holds) and trains on it from the files with each recipe:
 
     subspace         the default engine
+    handed-over      the neural engine's own recipe, begun from the result of ``subspace`` (run both)
     fast             the neural engine's own recipe
     published        --preset cryodrgn with 256 x 3 networks and 8 latent dimensions
     vae              image encoder and decoder, residual to the consensus, growing band, latents refined at the end
@@ -24,7 +25,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import dataclass
+import shutil
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +36,16 @@ import torch
 import yaml
 
 from cryodrgn_ext.analysis.agreement import fsc_area
-from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.imaging.fsc import fsc
+from cryodrgn_ext.jobs.consensus import read_consensus
 from cryodrgn_ext.jobs.demo import compare_with_truth
 from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.jobs.train_engine import open_working_images
+from cryodrgn_ext.jobs.train_inputs import read_inputs
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import GroundTruth, load_truth, simulate_particles, write_relion_project
 
@@ -50,6 +56,7 @@ class Run:
 
     name: str
     options: dict[str, Any]
+    start: str | None = None  # run whose result the network begins from
 
 
 def runs(published_epochs: int) -> dict[str, Run]:
@@ -57,6 +64,7 @@ def runs(published_epochs: int) -> dict[str, Run]:
     network = {"enc_dim": 256, "dec_dim": 256, "enc_layers": 3, "dec_layers": 3, "epochs": published_epochs}
     every = (
         Run("subspace", {"engine": "subspace"}),
+        Run("handed-over", {"engine": "neural"}, start="subspace"),
         Run("fast", {"engine": "neural"}),
         Run("published", {"engine": "neural", "preset": "cryodrgn", **network}),
         Run("vae", {"engine": "neural", "architecture": "vae", "latent_steps": 2, "epochs": 5}),
@@ -65,6 +73,22 @@ def runs(published_epochs: int) -> dict[str, Run]:
         Run("homogeneous-published", {"engine": "neural", "preset": "cryodrgn", "zdim": 0, **network}),
     )
     return {run.name: run for run in every}
+
+
+def train_from(start: Layout, layout: Layout, settings: TrainSettings) -> float:
+    """Train the network from another run's result, into ``layout``'s model; return the seconds."""
+    images = open_working_images(settings, read_inputs(settings), start, Monitor())
+    consensus, first = read_consensus(start.consensus), load_heterogeneity(start.model)
+    begin = time.monotonic()
+    result = get_engine("neural").train(
+        images, consensus.map, replace(settings, zdim=first.z.shape[1]), None, Monitor(),
+        consensus_radius=consensus.radius, start=first,
+    )  # fmt: skip
+    seconds = time.monotonic() - begin
+    layout.model.mkdir(parents=True, exist_ok=True)
+    result.save(layout.model)
+    shutil.copytree(start.consensus, layout.consensus, dirs_exist_ok=True)
+    return seconds
 
 
 def homogeneous_figures(layout: Layout, truth: GroundTruth) -> dict[str, float]:
@@ -104,9 +128,13 @@ def main() -> None:
             continue
         layout = Layout(Path("External") / f"{run.name}{given.seed or ''}")
         common = {"in_parts": Path("particles.star"), "o": layout.root, "seed": given.seed}
-        train(TrainSettings(**common, **run.options), Monitor())
-        record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
-        seconds = record["results"]["seconds"]["training"]
+        settings = TrainSettings(**common, **run.options)
+        if run.start is not None:
+            seconds = train_from(Layout(Path("External") / f"{run.start}{given.seed or ''}"), layout, settings)
+        else:
+            train(settings, Monitor())
+            record = yaml.safe_load((layout.root / "job.yaml").read_text(encoding="utf-8"))
+            seconds = record["results"]["seconds"]["training"]
         model = load_heterogeneity(layout.model)
         passes = len(model.loss_history["total"])
         figures = compare_with_truth(layout, truth) if model.z.shape[1] else homogeneous_figures(layout, truth)
