@@ -3,7 +3,7 @@
 
     python benchmarks/abinit_quality.py [--sets rigid hinge map map-noiseless] [--seeds 5] [--images 5000] [--box 64]
                                         [--snr 0.1] [--shift 5] [--map FILE] [--starts 3] [--zdim 4] [--alternations 2]
-                                        [--threads 2] [--directory DIR]
+                                        [--limit] [--threads 2] [--directory DIR]
 
 Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF, noise and random starts):
 
@@ -17,8 +17,9 @@ Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF
 and prints one line each: seconds from opened images to the result; share of the particles on which the two best
 starts agree; median and mean angle, mean and median squared Frobenius norm of the rotations' error after a global
 alignment of either hand (thesis 5.6.4), median error of the shift, FSC 0.5 with the true map and FSC 0.143 between the
-half-maps as fractions of Nyquist. The thesis' figures (table 5.2, 50,000 images, mean/median squared Frobenius norm)
-for projections of its hand: cryoSPARC 0.012/0.002 noiseless, 0.692/0.071 at SNR 0.1; cryoDRGN-BNB 0.39/0.007,
+half-maps as fractions of Nyquist. With ``--limit`` also the error of poses searched against the true map: what noise
+leaves. The thesis' figures (table 5.2, 50,000 images, mean/median squared Frobenius norm) for projections of its hand
+(``hand_map.py`` makes its map): cryoSPARC 0.012/0.002 noiseless, 0.692/0.071 at SNR 0.1; cryoDRGN-BNB 0.39/0.007,
 0.06/0.25; cryoDRGN2 0.002/0.0003, 0.086/0.027.
 """
 
@@ -53,13 +54,16 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
-from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.metrics import align_poses, pose_errors
+from cryodrgn_ext.pose.posing import KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 
 PIXEL_SIZE_A = 6.0  # of projections of a map
+LIMIT_IMAGES = 2000
+STATES = 10  # parts of a continuous motion in which poses are judged by themselves
 FLOOR_SNR = 100.0  # noise that noiseless images are taken to have: a likelihood needs some
 COLUMNS = (
     "set          seed  seconds  agree  deg median/mean   frobenius mean/median   shift px  FSC 0.5  FSC 0.143  more"
@@ -150,6 +154,36 @@ def judge(problem: Problem, rotation: NDArray[Any], shift_px: NDArray[Any]) -> d
     return figures
 
 
+def noise_limit(problem: Problem, seed: int) -> dict[str, float]:
+    """Errors of poses that a search of all orientations finds with the true map."""
+    images = problem.images
+    rows = torch.arange(min(images.n, LIMIT_IMAGES))
+    nothing = KnownPoses(
+        torch.eye(3, dtype=torch.float64).expand(images.n, 3, 3), torch.zeros(images.n, 2, dtype=torch.float64), False
+    )
+    poses, _ = pose_against_halves(
+        images, (problem.density, problem.density), "search", nothing, float(images.plane.radius), rows,
+        ReconstructSettings(seed=seed), SilentMonitor(),
+    )  # fmt: skip
+    truth = problem.rotation[: len(rows)], problem.shift_px[: len(rows)]
+    return pose_errors(poses.rotation.numpy(), poses.shift_px.numpy(), *truth).summary()
+
+
+def degrees_by_state(problem: Problem, rotation: NDArray[Any], shift_px: NDArray[Any]) -> float:
+    """Median angle after an alignment within each tenth of the particles, ordered by their true coordinate.
+
+    Poses and conformations cannot be told apart whole: a frame that turns with the state is as good as one that stands
+    still. This is the error without such a turn.
+    """
+    if problem.coordinates is None:
+        raise ValueError("a set without coordinates has no states")
+    angles = []
+    for rows in np.array_split(problem.coordinates[:, 0].argsort(), STATES):
+        truth = problem.rotation[rows], problem.shift_px[rows]
+        angles.append(align_poses(rotation[rows], shift_px[rows], *truth).errors.degrees)
+    return float(np.median(np.concatenate(angles)))
+
+
 def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Learn a subspace and refine poses against each image's own volume, in turns; figures of every turn."""
     settings = SubspaceSettings(zdim=given.zdim, seed=seed)
@@ -178,6 +212,7 @@ def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed
         poses = refine_with_volumes(images, volumes, ReconstructSettings(seed=seed), radius, search_all=turn == 0)
         rotation, shift_px = poses.rotation.float(), poses.shift_px.float()
     out["rotation"], out["shift_px"] = rotation.numpy(), shift_px.numpy()
+    out["degrees_by_state"] = round(degrees_by_state(problem, out["rotation"], out["shift_px"]), 3)
     return out
 
 
@@ -196,6 +231,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--zdim", type=int, default=4)
     parser.add_argument("--alternations", type=int, default=2)
+    parser.add_argument("--limit", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--directory", type=Path)
     given = parser.parse_args()
@@ -221,8 +257,19 @@ def main() -> None:
                     turns = alternate(problem, found, given, seed)
                     poses = turns.pop("rotation"), turns.pop("shift_px")
                     record |= turns
-                    more = f"Spearman {turns['spearman']}, degrees {turns['degrees']}"
+                    more = (
+                        f"Spearman {turns['spearman']}, degrees {turns['degrees']}, with a frame for each state "
+                        f"{turns['degrees_by_state']}"
+                    )
                 figures = judge(problem, *poses)
+                if given.limit:
+                    limit = noise_limit(problem, seed)
+                    record["limit"] = limit
+                    more += (
+                        f" with the true map: {limit['median_rotation_deg']:.3f}/{limit['mean_rotation_deg']:.3f} "
+                        f"degrees, {limit['mean_rotation_frobenius_sq']:.5f}/"
+                        f"{limit['median_rotation_frobenius_sq']:.6f}"
+                    )
                 others = sorted((start.agreement for start in found.starts), reverse=True)[1:]
                 record |= figures | {"agreement": others, "log_likelihood": [s.log_likelihood for s in found.starts]}
                 records.append(record)

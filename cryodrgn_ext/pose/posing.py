@@ -31,7 +31,7 @@ Kind = Literal["search", "local"]
 #: Band of the base grid of searches and the band of their refinement, in cycles per box.
 BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
 #: Refinements of a search, rotations kept in it, and candidates that are refined further.
-REFINEMENTS, KEPT, POLISHED = 1, 6, 3
+REFINEMENTS, KEPT, POLISHED = 1, 12, 6
 GAUSS_NEWTON_STEPS = 4
 MOST_IMAGES_AT_ONCE, BYTES_PER_COEFFICIENT = 4096, 48
 

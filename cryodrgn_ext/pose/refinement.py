@@ -37,6 +37,10 @@ SAMPLE, STILL_SHARE = 1000, 0.002
 #: less than this share of what noise leaves uncertain.
 LEAST_GAIN, LEAST_TURN = 0.3, 0.2
 MOST_LOCAL_ROUNDS = 8
+#: Sums are over three grid points per cycle per box rather than two where the images see each of them as often as this,
+#: up to a radius that memory allows: with two, trilinear insertion by itself lets poses of noiseless images drift off
+#: the truth, by 0.6 degrees at a box of 64 (by 0.1 with three).
+FINE_SEEN, FINE_RADIUS = 1.0, 48
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,13 @@ def _sums(
     """Backprojections of both halves, somewhat beyond the band of the next round."""
     posed = images.with_poses(state.rotation.to(images.rotation), state.shift_px.to(images.rotation))
     reach = min(images.plane.radius, math.ceil(state.radius * GROWTH) + 3)
+    # A ring of 2 pi k coefficients per image, over the 4 pi k^2 3^3 grid points of the shell of radius k.
+    seen = 0.5 * images.n / (2.0 * 3**3 * reach)
+    oversampling = 3 if reach <= FINE_RADIUS and seen >= FINE_SEEN else 2
     one, two = (
         backproject(posed, (images.half_set == half).nonzero()[:, 0], radius=reach, device=settings.device,
-                    monitor=monitor, description=f"Reconstructing half {half}")
+                    oversampling=oversampling, monitor=monitor,
+                    description=f"Reconstructing half {half}")
         for half in (1, 2)
     )  # fmt: skip
     return one, two
