@@ -1,9 +1,10 @@
 """Ab initio reconstruction: poses and a map from particles of which nothing but the CTF is known.
 
-Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement of all of
-them in two independent halves (:mod:`.refinement`). A wrong start betrays itself: no other start agrees with it, and
-searches keep on moving poses; then others are refined too, and the likeliest result is returned. Images cannot tell a
-map from its mirror image: either hand comes out, with the same likelihood.
+Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement in two
+independent halves (:mod:`.refinement`): of as many particles as a good map needs, and when they have come to rest, of
+all. A wrong start betrays itself: no other start agrees with it, and searches keep on moving poses; then others are
+refined too, and the likeliest result is returned. Images cannot tell a map from its mirror image: either hand comes
+out, with the same likelihood.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.pose.starts import (
-    LAST_RADIUS,
+    LAST_RADIUS as START_RADIUS,
+)
+from cryodrgn_ext.pose.starts import (
     Start,
     StartReport,
     choose_rows,
@@ -39,6 +42,8 @@ from cryodrgn_ext.reconstruction.half_maps import combine_halves
 STARTS_FILE = "starts.safetensors"
 #: Of the refinement of the likeliest start, and of those that are tried when its poses do not come to rest.
 REFINEMENT_FILES = ("refinement.safetensors", "refinement2.safetensors", "refinement3.safetensors")
+#: Of the refinement of all particles, when some have been refined first.
+WHOLE_FILE = "refinement_all.safetensors"
 MOST_ATTEMPTS = len(REFINEMENT_FILES)
 #: Poses have not come to rest when the last search moved a larger share of the images.
 RESTLESS_SHARE = 0.1
@@ -118,6 +123,10 @@ def reconstruct(
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
         starts = _starts(images, settings, CheckpointFile(checkpoint_dir, STARTS_FILE, key), monitor)
+        core = core_rows(images, settings)
+        some = images if len(core) == images.n else images.subset(core)
+        if len(core) < images.n:
+            monitor.message(f"{len(core)} of {images.n} particles are refined first.")
         best: Refined | None = None
         for number, start in enumerate(distinct_starts(starts)[:MOST_ATTEMPTS]):
             if best is not None:
@@ -126,7 +135,7 @@ def reconstruct(
                     f"images): another start is refined (seed {start.seed})."
                 )
             file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES[number], key)
-            refined = _refined(images, start, settings, file, monitor)
+            refined = _refined(some, (start.map, start.map), START_RADIUS, settings, file, monitor)
             best = refined if best is None or _likelier(refined, best) else best
             if best.state.moved_share <= RESTLESS_SHARE:
                 break
@@ -138,7 +147,25 @@ def reconstruct(
                 "by more than 10 degrees: the map may be wrong, or the particles differ too much for one map. Look at "
                 "the map, and try more --starts, or particles that were cleaned by 2D classes."
             )
+        if len(core) < images.n:
+            monitor.message(f"All {images.n} particles are posed against the map of the first {len(core)}.")
+            halves = best.references.half1, best.references.half2
+            file = CheckpointFile(checkpoint_dir, WHOLE_FILE, key)
+            best = _refined(images, halves, best.state.radius, settings, file, monitor)
         return _result(images, best, report_starts(starts)[1])
+
+
+def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
+    """(n,) int64 sorted rows of the particles that are refined first, from both half-sets as evenly as they allow."""
+    wanted = settings.core(images.n)
+    if wanted == images.n:
+        return torch.arange(images.n)
+    generator = torch.Generator().manual_seed(settings.seed)
+    order = torch.randperm(images.n, generator=generator)
+    half_of = images.half_set.cpu()[order]
+    parts = [order[half_of == half] for half in (1, 2)]
+    fewer = min(len(parts[0]), len(parts[1]), wanted // 2)
+    return torch.cat([part[: max(fewer, wanted - len(other))] for part, other in (parts, parts[::-1])]).sort().values
 
 
 def _likelier(one: Refined, other: Refined) -> bool:
@@ -148,7 +175,10 @@ def _likelier(one: Refined, other: Refined) -> bool:
 
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
     d = images.box_size
-    return [settings.starts, settings.start_particles, settings.shift_extent(d), settings.mask_radius(d), settings.seed]
+    return [
+        settings.starts, settings.start_particles, settings.core(images.n), settings.shift_extent(d),
+        settings.mask_radius(d), settings.seed,
+    ]  # fmt: skip
 
 
 def _starts(
@@ -188,10 +218,11 @@ def _starts(
 
 
 def _refined(
-    images: ParticleImages, best: Start, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-) -> Refined:
-    """Refine from the best start, or go on with an interrupted refinement."""
-    state = first_state(images, min(LAST_RADIUS, float(images.plane.radius)))
+    images: ParticleImages, start: tuple[Tensor, Tensor], radius: float, settings: ReconstructSettings,
+    file: CheckpointFile, monitor: Monitor,
+) -> Refined:  # fmt: skip
+    """Refine from a map for either half, resolved to ``radius``, or go on with an interrupted refinement."""
+    state = first_state(images, min(radius, float(images.plane.radius)))
     found = file.load()
     if found is not None:
         numbers, tensors = found
@@ -204,7 +235,7 @@ def _refined(
             {name: getattr(now, name) for name in STATE_NUMBERS}, {name: getattr(now, name) for name in POSE_COLUMNS}
         )
 
-    return refine(images, best.map, settings, state, monitor, keep)
+    return refine(images, start, settings, state, monitor, keep)
 
 
 def _result(images: ParticleImages, refined: Refined, reports: tuple[StartReport, ...]) -> AbInitio:

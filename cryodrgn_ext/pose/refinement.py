@@ -114,7 +114,7 @@ def first_state(images: ParticleImages, radius: float) -> RefinementState:
 
 def refine(
     images: ParticleImages,
-    start: Tensor,
+    start: tuple[Tensor, Tensor],
     settings: ReconstructSettings,
     state: RefinementState,
     monitor: Monitor,
@@ -126,8 +126,8 @@ def refine(
     ----------
     images : ParticleImages
         Their poses are not used.
-    start : Tensor
-        (D, D, D) rough map, which the first search goes by.
+    start : pair of Tensor
+        (D, D, D) rough maps, which the first search of either half-set goes by.
     settings : ReconstructSettings
     state : RefinementState
         :func:`first_state`, or that of an interrupted run.
@@ -137,14 +137,14 @@ def refine(
     """
     d = images.box_size
     radius = settings.mask_radius(d)
-    sphere = spherical_mask(d, 0.9 * radius, 0.1 * radius, start.device)
+    sphere = spherical_mask(d, 0.9 * radius, 0.1 * radius, start[0].device)
     sums, references = None, None
     if state.searches:
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
     while state.next_kind is not None and state.round < settings.rounds:
         kind = state.next_kind
-        halves = (start, start) if references is None else (references.half1, references.half2)
+        halves = start if references is None else (references.half1, references.half2)
         state = _round(images, halves, kind, settings, state, monitor)
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)

@@ -12,6 +12,9 @@ from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES
 DEFAULT_SHIFT, DEFAULT_MASK_RADIUS = 0.1, 0.42
 #: Particles that random starts are made from, when the user does not say.
 START_PARTICLES = 2000
+#: Particles that come to rest before all others join them, when the user does not say; and by which factor there must
+#: be more of them for that to be worth while.
+CORE_PARTICLES, WORTH_A_CORE = 20_000, 1.5
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class ReconstructSettings:
         Random starts that are made at least. Up to as many again follow while no second one agrees with the best.
     start_particles : int, optional
         Particles that they are made from; 2,000, or all when there are fewer.
+    core_particles : int, optional
+        Particles whose poses and map are refined until they come to rest, before all others are posed against that
+        map; 20,000, or all when there are not many more.
     max_shift_px : float, optional
         Particles lie up to this off the centre of their image, along x and y, in pixels of the working box; a tenth
         of the box when omitted.
@@ -41,6 +47,7 @@ class ReconstructSettings:
 
     starts: int = 3
     start_particles: int | None = None
+    core_particles: int | None = None
     max_shift_px: float | None = None
     mask_radius_px: float | None = None
     rounds: int = 24
@@ -56,6 +63,11 @@ class ReconstructSettings:
         """Radius of the sphere in pixels, chosen where it was not given."""
         return DEFAULT_MASK_RADIUS * box_size if self.mask_radius_px is None else self.mask_radius_px
 
+    def core(self, n: int) -> int:
+        """Particles out of ``n`` that are refined first."""
+        wanted = CORE_PARTICLES if self.core_particles is None else self.core_particles
+        return wanted if n > WORTH_A_CORE * wanted else n
+
     def check(self, images: ParticleImages) -> None:
         """Refuse what cannot be.
 
@@ -67,6 +79,7 @@ class ReconstructSettings:
         bounds = (
             ("number of starts", self.starts, 1, 1000),
             ("number of rounds", self.rounds, 1, 10_000),
+            ("number of particles refined first", self.core(images.n), min(2, images.n), images.n),
             ("largest shift (pixels)", self.shift_extent(d), 0, d / 2),
             ("radius of the mask (pixels)", self.mask_radius(d), 2, d / 2),
         )

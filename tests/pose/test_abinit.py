@@ -115,6 +115,38 @@ def test_an_interrupted_run_goes_on_where_it_was(
     np.testing.assert_array_equal(resumed.map, found[0].map)
 
 
+class LeavesLate(Recorder):
+    """Asks to stop at the first round in which all particles take part."""
+
+    def message(self, text: str) -> None:
+        super().message(text)
+        if text.startswith("Round 1") and any(line.startswith("All ") for line in self.lines):
+            raise JobAborted("enough")
+
+
+def test_some_particles_are_refined_before_all(
+    made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, core_particles=300)
+    core = abinit.core_rows(made.images, settings)
+    assert len(core.unique()) == 300
+    assert int((made.images.half_set[core] == 1).sum()) == 150
+    monitor = Recorder()
+    result = reconstruct(made.images, settings, tmp_path / "whole", monitor)
+    assert monitor.lines.index("300 of 500 particles are refined first.") < monitor.lines.index(
+        "All 500 particles are posed against the map of the first 300."
+    )
+    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    assert np.mean(aligned.errors.degrees < 20) > 0.9
+    assert np.median(aligned.errors.degrees) < 4.0
+    assert result.log_likelihood.mean() == pytest.approx(found[0].log_likelihood.mean(), rel=0.02)
+    with pytest.raises(JobAborted):
+        reconstruct(made.images, settings, tmp_path / "cut", LeavesLate())
+    resumed = reconstruct(made.images, settings, tmp_path / "cut")
+    np.testing.assert_array_equal(resumed.rotation, result.rotation)
+    np.testing.assert_array_equal(resumed.half1, result.half1)
+
+
 def test_a_finished_run_is_read_back(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
     again = reconstruct(made.images, SETTINGS, found[1])
     np.testing.assert_array_equal(again.rotation, found[0].rotation)
@@ -158,6 +190,7 @@ def test_another_start_is_tried_when_poses_do_not_come_to_rest(
         ({"max_shift_px": 20.0}, "largest shift"),
         ({"mask_radius_px": 1.0}, "radius of the mask"),
         ({"start_particles": 0}, "start_particles is 0"),
+        ({"core_particles": 1}, "number of particles refined first is 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(made: Phantom, change: dict[str, float], words: str) -> None:

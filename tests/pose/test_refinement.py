@@ -52,7 +52,7 @@ def test_a_rough_map_becomes_poses_of_images_picked_off_centre() -> None:
     settings = ReconstructSettings(max_shift_px=3.0)  # some lie farther out: later searches look around what is known
     rough = torch.roll(low_passed(made, 5.0), 1, 0)
     states = []
-    done = refine(made.images, rough, settings, first_state(made.images, 6.0), SilentMonitor(), states.append)
+    done = refine(made.images, (rough, rough), settings, first_state(made.images, 6.0), SilentMonitor(), states.append)
     state = done.state
     aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
     assert not aligned.change.mirrored
@@ -70,7 +70,8 @@ def test_images_without_noise_hold_their_poses() -> None:
     # Sums over two grid points per cycle per box let them drift by one degree.
     made = phantom(2000, snr=300.0, with_ctf=False, shift_px=0.0)
     settings = ReconstructSettings(max_shift_px=3.0)
-    state = refine(made.images, low_passed(made, 8.0), settings, first_state(made.images, 10.0), SilentMonitor()).state
+    rough = low_passed(made, 8.0)
+    state = refine(made.images, (rough, rough), settings, first_state(made.images, 10.0), SilentMonitor()).state
     aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
     assert np.median(aligned.errors.degrees) < 0.75
     assert np.mean(aligned.errors.degrees < 5) > 0.99
