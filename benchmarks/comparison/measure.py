@@ -25,7 +25,8 @@ def main() -> int:
         return 1
     with open(log_path, "w", encoding="utf-8") as log:
         for raw in process.stdout:
-            log.write(f"{time.perf_counter() - start:10.3f} {raw.decode('utf-8', 'replace').rstrip()}\n")
+            text = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]  # a progress bar writes over itself
+            log.write(f"{time.perf_counter() - start:10.3f} {text}\n")
             log.flush()
     _, status, usage = os.wait4(process.pid, 0)
     code = os.waitstatus_to_exitcode(status)
