@@ -32,7 +32,7 @@ THINGS: dict[str, tuple[int, str, str]] = {
     "particles": (2, "J# OUTPUT", "Job and output with the particles of a 3D refinement, as: J42 particles."),
     "mask": (2, "J# OUTPUT", "Job and output with a solvent mask, as: J12 mask; --in_mask takes a file."),
     "volume": (2, "J# OUTPUT", "Job and output with the map of the refinement, to compare with our consensus."),
-    "result": (1, "J#|DIR", "Train job, as J43, or its result directory."),
+    "result": (1, "J#|DIR", "Train, abinit or landscape job, as J43, or its result directory."),
 }
 
 
@@ -76,10 +76,10 @@ COMMANDS = (
                     "Return particles by state, cluster, latent range or index, one output per state or cluster."),
     ExternalCommand("validate", lambda *a, **k: validating.validate(*a, **k), ValidateSettings, validating.OURS,
                     {"result": True, "particles": False, "mask": False},
-                    "Reconstruct the states of a train job at full size and test each against chance."),
+                    "Reconstruct the states of a train or landscape job at full size and test each against chance."),
     ExternalCommand("landscape", lambda *a, **k: landscaping.landscape(*a, **k), LandscapeSettings, landscaping.OURS,
                     {"result": True, "particles": False, "mask": False},
-                    "Cluster the volumes of a train job into states, and map particles onto their components."),
+                    "Cluster the volumes of a trained model into states, and map particles onto their components."),
 )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _thing(name: str, required: bool, instead: str | None = None) -> click.Optio
     if instead is not None:
         text = instead
     elif name == "particles" and not required:
-        text = "Job and output with the particles [default: those of the train job]."
+        text = "Job and output with the particles [default: those of that job]."
     return click.Option([f"--{name}"], nargs=count, required=required, metavar=metavar, help=text)
 
 

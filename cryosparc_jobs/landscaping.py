@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.learned_result import read_learned_result
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
-from cryodrgn_ext.jobs.select import read_train_result
 from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs.client import create_external_job, project_directory
 from cryosparc_jobs.job_settings import all_settings, checked_settings, description
@@ -48,9 +47,9 @@ def landscape(
     project, workspace : str
         Uids, as ``P1`` and ``W1``.
     result : str, path, or job
-        The train job, as ``"J43"``, or its result directory on this machine.
+        The train, abinit or landscape job, as ``"J43"``, or its result directory on this machine.
     particles : str, job, or pair, optional
-        The particles of the project that these are; those of the train job when omitted.
+        The particles of the project that these are; those of that job when omitted.
     mask : str, job, or pair, optional
         Region of a job to compare volumes in, as ``("J12", "mask")``; where the volumes are dense when omitted.
     directory : path-like, optional
@@ -81,8 +80,7 @@ def landscape(
     checked = checked_settings(LandscapeSettings, settings, ours)
     trained_in, source = find_result(cs, project, result, particles)
     refuse_results_of_others(directory, "landscape")
-    if read_train_result(trained_in).latents is None:
-        raise InputError(f"{trained_in} has no latents: it is a homogeneous reconstruction.")
+    read_learned_result(trained_in).require_latents()
     slots = wanted_slots(source)
     n_taken = sum(slot.startswith("components_mode_") for slot in source.slots)
     found = None if mask is None else find_map(cs, project, mask, "mask")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.pictures import draw_selection
-from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.selected_groups import choose_groups, left_over
 from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs.client import create_external_job
@@ -49,9 +49,9 @@ def select(
     project, workspace : str
         Uids, as ``P1`` and ``W1``.
     result : str, path, or job
-        The train job, as ``"J43"``, or its result directory on this machine.
+        The train, abinit or landscape job, as ``"J43"``, or its result directory on this machine.
     particles : str, job, or pair, optional
-        The particles of the project that these are; those of the train job when omitted.
+        The particles of the project that these are; those of that job when omitted.
     directory : path-like, optional
         Where run.log goes; ``<project>_<job>`` in the working directory when omitted.
     title : str
@@ -79,7 +79,7 @@ def select(
     trained_in, source = find_result(cs, project, result, particles)
     refuse_results_of_others(directory, "select")
     slots = wanted_slots(source)
-    trained = read_train_result(trained_in)
+    trained = read_learned_result(trained_in)
     looked_at = np.ones(trained.particles.n, np.bool_)
     if particles is None and trained.states is not None:
         looked_at = trained.states.label >= 0  # a landscape of some of the particles has no others to give back
@@ -120,7 +120,7 @@ def select(
 
 
 def _add_picture(
-    publication: Publication, trained: TrainResult, groups: list[Any], names: list[str], where: Path
+    publication: Publication, trained: LearnedResult, groups: list[Any], names: list[str], where: Path
 ) -> None:
     """Latents by group, in the log, on the card and on every output."""
     if trained.latents is None:

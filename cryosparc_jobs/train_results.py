@@ -1,4 +1,4 @@
-"""Finding what an earlier train job learned, and the particles of the project that it is about."""
+"""Finding what an earlier train or abinit job learned, and the particles of the project that it is about."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 import yaml
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.record import RECORD_NAME
+from cryodrgn_ext.jobs.record import RECORD_NAME, read_record
 from cryosparc_jobs.client import outputs_of
 from cryosparc_jobs.errors import asking
 from cryosparc_jobs.parents import find_particles
+from cryosparc_jobs.publication import INPUT
 from cryosparc_jobs.publish import ALL_PARTICLES
 from cryosparc_jobs.running import ORIGIN_NAME
 from cryosparc_jobs.slots import SourceOutput
 
 
 def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tuple[Path, SourceOutput]:
-    """Find a train job's result directory, and the output to connect.
+    """Find the result directory of a train, abinit or landscape job, and the output to connect.
 
     Parameters
     ----------
@@ -30,8 +31,8 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
     given : str, path, or job
         Our External job, as ``"J43"``, or its result directory on this machine.
     particles : str, job, or pair, optional
-        The parent's particles; those of the train job's External job (all of them, which come from the parent and
-        carry the latents) when omitted.
+        The parent's particles; those of the External job (all of them, which come from the parent and carry the
+        latents, and of an abinit job its poses) when omitted.
 
     Returns
     -------
@@ -50,7 +51,9 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
     elif isinstance(given, (str, Path)):
         directory, uid = Path(given).absolute(), _origin(Path(given), project)
         if not (directory / RECORD_NAME).is_file():
-            raise InputError(f"{directory} is not the result directory of a train job (no {RECORD_NAME}), nor a job.")
+            raise InputError(
+                f"{directory} is not the result directory of a train or abinit job (no {RECORD_NAME}), nor a job."
+            )
     else:
         raise InputError(f'result must be a job of ours, as "J43", or its result directory, not {given!r}.')
     if particles is not None:
@@ -60,15 +63,17 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
             f"{directory} was not made by a job of project {project}: say which of its particles these are, as "
             'particles=("J42", "particles") (--particles J42 particles).'
         )
-    if ALL_PARTICLES not in outputs_of(cs, project, uid):
-        raise InputError(f"Job {project}-{uid} has no output {ALL_PARTICLES}: it is no finished train job of ours.")
-    return directory, find_particles(cs, project, (uid, ALL_PARTICLES))
+    record = read_record(directory)
+    name = INPUT if record is not None and record["job"] == "abinit" else ALL_PARTICLES
+    if name not in outputs_of(cs, project, uid):
+        raise InputError(f"Job {project}-{uid} has no output {name}: it is no finished job of ours that learned.")
+    return directory, find_particles(cs, project, (uid, name))
 
 
 def _directory_of(cs: Any, project: str, uid: str) -> Path:
     """Where the result directory of our External job is, as the record among its files says."""
     buffer = io.BytesIO()
-    with asking(f"give back the record of job {project}-{uid} (is it a train job of ours?)"):
+    with asking(f"give back the record of job {project}-{uid} (is it a train or abinit job of ours?)"):
         cs.download_file(project, f"{uid}/{uid}_{RECORD_NAME}", buffer)
     try:
         directory = Path(yaml.safe_load(buffer.getvalue())["settings"]["o"])

@@ -46,9 +46,9 @@ def validate(
     project, workspace : str
         Uids, as ``P1`` and ``W1``.
     result : str, path, or job
-        The train job, as ``"J43"``, or its result directory on this machine.
+        The train, abinit or landscape job, as ``"J43"``, or its result directory on this machine.
     particles : str, job, or pair, optional
-        The particles of the project that these are; those of the train job when omitted.
+        The particles of the project that these are; those of that job when omitted.
     mask : str, job, or pair, optional
         Solvent mask of a job for all states, as ``("J12", "mask")``; each state gets its own when omitted.
     directory : path-like, optional

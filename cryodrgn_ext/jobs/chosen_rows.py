@@ -1,4 +1,4 @@
-"""Which particles of a train result a job works on: all, those of a state, or those that the user lists."""
+"""Which particles of a learned result a job works on: all, those of a state, or those that the user lists."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.select import TrainResult
+from cryodrgn_ext.jobs.learned_result import LearnedResult
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 
 TABLES = (".star", ".cs", ".csg")
 
 
-def chosen_rows(result: TrainResult, indices: Path | None) -> NDArray[np.int64]:
+def chosen_rows(result: LearnedResult, indices: Path | None) -> NDArray[np.int64]:
     """Rows (n,) int64, increasing, of the input particles.
 
     Those of the state whose folder or particles were given as the input, if one was, and of these only those that

@@ -26,13 +26,13 @@ from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, read_clusters, read_surface
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
 from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
 from cryodrgn_ext.jobs.result_tables import LatentTable
 from cryodrgn_ext.jobs.returned_particles import returned_name
-from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_inputs import check_mask
@@ -58,17 +58,16 @@ def landscape(settings: LandscapeSettings, monitor: Monitor) -> JobResult:
     Raises
     ------
     InputError
-        When the input is no result of a train job, it has no latents, or the volumes cannot be compared as asked.
+        When the input is no result of a train or abinit job, it has no latents, or the volumes cannot be compared as
+        asked.
     JobAborted
         When the user asks for it; everything finished so far stays, and the same call continues.
     """
     use_threads(settings.j)
     monitor.message(f"Reading {settings.in_parts}")
-    result = read_train_result(settings.in_parts)
+    result = read_learned_result(settings.in_parts)
     refuse_other_results(settings.o, "landscape")
-    if result.latents is None:
-        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
-    job = _LandscapeJob(settings, result, result.latents, monitor)
+    job = _LandscapeJob(settings, result, result.require_latents(), monitor)
     settings.o.mkdir(parents=True, exist_ok=True)
     remove_leftovers(settings.o)
     return job.run()
@@ -78,7 +77,7 @@ class _LandscapeJob:
     """One run of the job: the stages in order, and what they hand on through the result directory."""
 
     def __init__(
-        self, settings: LandscapeSettings, result: TrainResult, latents: LatentTable, monitor: Monitor
+        self, settings: LandscapeSettings, result: LearnedResult, latents: LatentTable, monitor: Monitor
     ) -> None:
         self.settings, self.result, self.monitor = settings, result, monitor
         self.layout = Layout(settings.o)
@@ -93,12 +92,9 @@ class _LandscapeJob:
                 f"--clusters is {settings.clusters}, but there are only {possible} sketched volumes: raise --sketch or "
                 "ask for fewer clusters."
             )
-        trained = Layout(result.directory)
-        model = load_heterogeneity(trained.model)
+        model = load_heterogeneity(Layout(result.directory).model)
         given = None if settings.in_mask is None else _working_mask(settings.in_mask, model)
-        solvent = None
-        if (trained.consensus / "mask.mrc").exists():
-            solvent = read_map(trained.consensus / "mask.mrc").data
+        solvent = None if result.solvent_mask is None else read_map(result.solvent_mask).data
         if solvent is not None and len(solvent) != model.box_size:
             solvent = None
         z = np.ascontiguousarray(latents.z[rows])

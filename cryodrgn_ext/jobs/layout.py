@@ -11,7 +11,7 @@ from cryodrgn_ext.jobs.record import RECORD_NAME
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of a train job's results, relative to wherever ``root`` is."""
+    """Paths of a job's results, relative to wherever ``root`` is."""
 
     root: Path
 
@@ -88,6 +88,6 @@ def find_result_directory(path: Path) -> Path:
         if candidate.is_dir() and (candidate / RECORD_NAME).is_file():
             return candidate
     raise InputError(
-        f"{path} does not belong to a result directory of a train job (no {RECORD_NAME} in it or above): give the "
+        f"{path} does not belong to a result directory of a job (no {RECORD_NAME} in it or above): give the "
         "particles.star that the job returned, or its directory."
     )

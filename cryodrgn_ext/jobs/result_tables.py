@@ -81,12 +81,14 @@ def _read(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -
         with np.load(path, allow_pickle=False) as arrays:
             missing = [name for name in needed if name not in arrays.files]
             if missing:
-                raise InputError(f"{path} has no array '{missing[0]}': it is not what a train job wrote.")
+                raise InputError(f"{path} has no array '{missing[0]}': it is not what a train or abinit job wrote.")
             return {name: arrays[name] for name in (*needed, *optional) if name in arrays.files}
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist: is the train job finished?") from None
+        raise InputError(f"{path} does not exist: is the job finished?") from None
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it or train again.") from None
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}): restore it or run the job again."
+        ) from None
 
 
 def read_latent_table(path: Path) -> LatentTable:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +17,11 @@ from cryodrgn_ext.analysis.selection import (
     select_ranges,
 )
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.layout import Layout, find_result_directory
+from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import (
-    fingerprint_particles,
-    is_unchanged,
-    read_record,
-    refuse_other_results,
-    require_record,
-    write_record,
-)
-from cryodrgn_ext.jobs.result_tables import LatentTable, StateTable, read_latent_table, read_state_table
+from cryodrgn_ext.jobs.record import fingerprint_particles, refuse_other_results, write_record
 from cryodrgn_ext.jobs.returned_particles import (
     latent_star_columns,
     require_particles,
@@ -41,26 +31,10 @@ from cryodrgn_ext.jobs.returned_particles import (
     warn_unbalanced_halves,
     write_particles,
 )
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 
 IndexArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What select needs of a train job's result directory; either table is missing after a homogeneous one.
-
-    ``only_state`` is the state whose folder or particles were given as the input; None for the whole result.
-    ``states_directory`` is where the states are: the result directory, or that of a landscape job on this result.
-    """
-
-    directory: Path
-    particles: ParticleSet
-    latents: LatentTable | None
-    states: StateTable | None
-    only_state: int | None = None
-    states_directory: Path | None = None
 
 
 def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
@@ -79,9 +53,9 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     Raises
     ------
     InputError
-        When the input is no result of a train job, a condition cannot be met, or nothing is selected.
+        When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
-    result = read_train_result(settings.in_parts)
+    result = read_learned_result(settings.in_parts)
     selected = choose(settings, result)
     require_particles(selected, "the combination of conditions")
     output = output_file(settings, result.particles)
@@ -119,73 +93,7 @@ def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:
     return given.with_suffix(".cs") if given.suffix == ".csg" else given
 
 
-def read_train_result(given: Path) -> TrainResult:
-    """Read a train job's particles (the original file, when it is still there unchanged), latents and states.
-
-    Parameters
-    ----------
-    given : Path
-        The result directory, or any file of particles in it; that of a state stands for the particles of this state.
-        That of a landscape job stands for the train job that it looked at, with its clusters in the place of states.
-
-    Raises
-    ------
-    InputError
-        When it is not a finished train job, or its files do not fit together.
-    """
-    directory = find_result_directory(given)
-    found = read_record(directory)
-    if found is not None and found["job"] == "landscape":
-        return _read_landscape_result(given, directory, found)
-    record = require_record(directory, "train")
-    layout = Layout(directory)
-    if record.get("status") != "finished":
-        raise InputError(f"the train job in {directory} is not finished: continue it first.")
-    original = record["inputs"]["in_parts"]
-    path = Path(original["absolute_path"]) if is_unchanged(original) else layout.particles
-    particles = read_particles(path)
-    homogeneous = record["settings"].get("zdim") == 0
-    latents = None if homogeneous else read_latent_table(layout.latents)
-    states = None if homogeneous else read_state_table(layout.states_table)
-    for what, n in (
-        (layout.latents, None if latents is None else latents.n),
-        (layout.states_table, None if states is None else states.n),
-    ):
-        if n is not None and n != particles.n:
-            raise InputError(f"{what} has {n} particles, but {path} has {particles.n}: they do not belong together.")
-    if latents is not None and not np.array_equal(latents.uid, particles.uid):
-        row = int(np.argmin(latents.uid == particles.uid))
-        raise InputError(f"{layout.latents} and {path} name different images from row {row + 1} on.")
-    return TrainResult(directory, particles, latents, states, _state_given(given, layout, states))
-
-
-def _read_landscape_result(given: Path, directory: Path, record: Mapping[str, Any]) -> TrainResult:
-    if record.get("status") != "finished":
-        raise InputError(f"the landscape job in {directory} is not finished: continue it first.")
-    trained = Path(record["inputs"]["result"])
-    if not trained.is_dir():
-        raise InputError(f"the landscape in {directory} was made of {trained}, which is not there any more.")
-    result = read_train_result(trained)
-    layout = Layout(directory)
-    states = read_state_table(layout.states_table)
-    if states.n != result.particles.n:
-        raise InputError(
-            f"{layout.states_table} has {states.n} particles, but {trained} has {result.particles.n}: it was trained "
-            "anew; run landscape again."
-        )
-    only = _state_given(given, layout, states)
-    return replace(result, states=states, only_state=only, states_directory=directory)
-
-
-def _state_given(given: Path, layout: Layout, states: StateTable | None) -> int | None:
-    """Which state's folder ``given`` is, or lies in; None when it means the whole result."""
-    for number in range(0 if states is None else len(states.center_index)):
-        if given.resolve().is_relative_to(layout.state(number).resolve()):
-            return number
-    return None
-
-
-def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
+def choose(settings: SelectSettings, result: LearnedResult) -> IndexArray:
     """Rows (n,) int64, increasing, that meet all of the conditions.
 
     Raises
@@ -195,9 +103,7 @@ def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
     """
     conditions: list[IndexArray] = []
     if settings.state:
-        if result.states is None:
-            raise InputError(f"{result.directory} has no states: it is a homogeneous reconstruction.")
-        conditions.append(select_labels(result.states.label, settings.state, "state"))
+        conditions.append(select_labels(result.require_states().label, settings.state, "state"))
     if settings.indices is not None:
         conditions.append(read_index_file(settings.indices, result.particles.n))
     conditions += _latent_conditions(settings, result)
@@ -213,16 +119,14 @@ def choose(settings: SelectSettings, result: TrainResult) -> IndexArray:
     return combine([chosen, select_labels(result.states.label, [result.only_state], "state")], "intersection")
 
 
-def _latent_conditions(settings: SelectSettings, result: TrainResult) -> list[IndexArray]:
+def _latent_conditions(settings: SelectSettings, result: LearnedResult) -> list[IndexArray]:
     if settings.cluster and settings.clusters is None:
         raise InputError("--cluster needs --clusters, the number of clusters to cut the latents into.")
     if settings.clusters is not None and not settings.cluster:
         raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
     if not (settings.cluster or settings.z_range or settings.z_norm_max is not None):
         return []
-    if result.latents is None:
-        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
-    z = result.latents.z
+    z = result.require_latents().z
     conditions = []
     if settings.clusters is not None:
         label = cluster_latents(z, settings.clusters, seed=settings.seed).label

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.analysis.selection import combine, complement, select_labels
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.learned_result import LearnedResult
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.returned_particles import require_particles
-from cryodrgn_ext.jobs.select import TrainResult, choose
+from cryodrgn_ext.jobs.select import choose
 
 ALL = "selected"
 
 
-def choose_groups(settings: SelectSettings, result: TrainResult) -> dict[str, NDArray[np.int64]]:
+def choose_groups(settings: SelectSettings, result: LearnedResult) -> dict[str, NDArray[np.int64]]:
     """Rows (n,) int64, increasing, of every group that the settings ask for, by name.
 
     Each wanted state is a group, ``state_02``; without states each wanted cluster, ``cluster_02``; without either, and
@@ -51,13 +52,9 @@ def left_over(groups: dict[str, NDArray[np.int64]], n: int) -> NDArray[np.int64]
     return complement(combine(list(groups.values()), "union"), n)
 
 
-def _labels(settings: SelectSettings, result: TrainResult, what: str) -> NDArray[np.int32]:
+def _labels(settings: SelectSettings, result: LearnedResult, what: str) -> NDArray[np.int32]:
     if what == "state":
-        if result.states is None:
-            raise InputError(f"{result.directory} has no states: it is a homogeneous reconstruction.")
-        return result.states.label
+        return result.require_states().label
     if settings.clusters is None:
         raise InputError("cluster needs clusters, the number of clusters to cut the latents into.")
-    if result.latents is None:
-        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
-    return cluster_latents(result.latents.z, settings.clusters, seed=settings.seed).label
+    return cluster_latents(result.require_latents().z, settings.clusters, seed=settings.seed).label

@@ -30,11 +30,11 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.chosen_rows import chosen_rows
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
 from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, versions, write_record
-from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_report import command_line
 from cryodrgn_ext.jobs.volumes import read_latents, volume_name
@@ -73,15 +73,14 @@ def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
     Raises
     ------
     InputError
-        When the input is no result of a train job, it has no latents, or the path cannot be led as asked.
+        When the input is no result of a train or abinit job, it has no latents, or the path cannot be led as asked.
     """
     use_threads(settings.j)
-    result = read_train_result(settings.in_parts)
+    result = read_learned_result(settings.in_parts)
     refuse_other_results(settings.o, "trajectory")
-    if result.latents is None:
-        raise InputError(f"{result.directory} has no latents: it is a homogeneous reconstruction.")
+    latents = result.require_latents()
     rows = chosen_rows(result, settings.indices)
-    z = result.latents.z[rows]
+    z = latents.z[rows]
     path = find_path(settings, z, rows)
     for number in path.breaks:
         monitor.warn(
@@ -186,7 +185,7 @@ def _write_frames(
     return float(np.median(levels)), slices
 
 
-def _write_nearest(path: Path, result: TrainResult, rows: IndexArray, near: FrameParticles) -> None:
+def _write_nearest(path: Path, result: LearnedResult, rows: IndexArray, near: FrameParticles) -> None:
     """One line per frame and neighbour: frame, row of the input, identifier, image, distance in latent space."""
     particles = result.particles
     lines = ["", "# version 30001", "", "data_nearest_particles", "", "loop_"]
@@ -212,7 +211,7 @@ def chimerax_script(level: float) -> str:
 
 def _write_reports(
     settings: TrajectorySettings,
-    result: TrainResult,
+    result: LearnedResult,
     z: NDArray[np.float32],
     path: Trajectory,
     slices: dict[int, NDArray[np.float32]],

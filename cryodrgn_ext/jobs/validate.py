@@ -26,6 +26,7 @@ from cryodrgn_ext.imaging.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus, solvent_mask
 from cryodrgn_ext.jobs.fsc import CORRECTED, MASKED, UNMASKED
 from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
@@ -37,7 +38,6 @@ from cryodrgn_ext.jobs.record import (
     write_record,
 )
 from cryodrgn_ext.jobs.returned_particles import returned_name, write_particles
-from cryodrgn_ext.jobs.select import TrainResult, read_train_result
 from cryodrgn_ext.jobs.stages import Stages
 from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
@@ -52,6 +52,10 @@ LARGEST_DEFAULT_BOX = 256
 CAUTION = (
     "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
     "choice of particles is not."
+)
+POSES_CAUTION = (
+    "The poses of both halves were found with one model (abinit), so take the resolutions for upper estimates; refine "
+    "the particles from independent halves for final ones."
 )
 
 
@@ -71,13 +75,13 @@ def validate(settings: ValidateSettings, monitor: Monitor) -> JobResult:
     Raises
     ------
     InputError
-        When the train result, its images, a set or the mask cannot be used.
+        When the result, its images, a set or the mask cannot be used.
     JobAborted
         When the user asks for it; the same call continues.
     """
     use_threads(settings.j)
     monitor.message(f"Reading {settings.in_parts}")
-    result = read_train_result(settings.in_parts)
+    result = read_learned_result(settings.in_parts)
     refuse_other_results(settings.o, "validate")
     sets = choose_sets(settings, result)
     job = _ValidateJob(settings, result, sets, monitor)
@@ -92,7 +96,7 @@ class _ValidateJob:
     """One run of the job: inputs, then stages that hand on through the result directory."""
 
     settings: ValidateSettings
-    result: TrainResult
+    result: LearnedResult
     sets: ValidatedSets
     monitor: Monitor
 
@@ -141,8 +145,10 @@ class _ValidateJob:
                    lambda: self._reconstruct(consensus, key), folders)  # fmt: skip
         self._write_particles()
         write_set_table(layout.root, self.sets, self.result.particles.uid)
-        if self.result.latents is not None and not self.settings.indices:
+        if self.result.states is not None and not self.settings.indices:
             self._note(CAUTION)
+        if self.result.job == "abinit" and (self.result.latents is not None or self.trained.get("engine") == "neural"):
+            self._note(POSES_CAUTION)
         states = {number: self._read(number) for number in self.sets.names}
         for number, state in states.items():
             self._say(self.sets.names[number], state)

@@ -1,4 +1,4 @@
-"""Which sets of particles a validate job tests: states of a train job, or sets that the user names."""
+"""Which sets of particles a validate job tests: states of a train or landscape job, or sets that the user names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.learned_result import LearnedResult
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.select import TrainResult
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 
 TABLES = (".star", ".cs", ".csg")
@@ -88,7 +88,7 @@ def read_set_table(directory: Path) -> SetTable:
         raise InputError(f"{path} cannot be read ({reason}): run the validate job again.") from None
 
 
-def choose_sets(settings: ValidateSettings, result: TrainResult) -> ValidatedSets:
+def choose_sets(settings: ValidateSettings, result: LearnedResult) -> ValidatedSets:
     """Find the sets that the settings name.
 
     Raises
@@ -102,7 +102,7 @@ def choose_sets(settings: ValidateSettings, result: TrainResult) -> ValidatedSet
         return _given_sets([Path(name) for name in settings.indices], result.particles)
     if result.states is None:
         if settings.state:
-            raise InputError(f"{result.directory} has no states: it is a homogeneous reconstruction.")
+            result.require_states()
         return ValidatedSets(np.zeros(result.particles.n, np.int32), {0: "all particles"})
     wanted = settings.state
     if not wanted and result.only_state is not None:

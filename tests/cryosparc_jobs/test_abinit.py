@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,22 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
 from cryosparc_jobs.abinitio import abinit
+from cryosparc_jobs.landscaping import landscape
 from cryosparc_jobs.running import FinishedJob
+from cryosparc_jobs.selecting import select
+from cryosparc_jobs.validating import validate
+from tests.analysis.toy_engines import LinearToy
 from tests.cryosparc_jobs.imitated_project import BOX, Lab, N, saved_outputs
 from tests.cryosparc_master import ParentOutput
 from tests.jobs import fake_poses
+from tests.jobs.fake_engine import MODULE, install
 from tests.jobs.fake_poses import FakeSearch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")
@@ -40,9 +49,7 @@ def truth(real: Lab, refinement: Path) -> dict[int, tuple[np.ndarray, np.ndarray
 
 
 @pytest.fixture
-def search(
-    real: Lab, extracted: str, truth: dict[int, Any], monkeypatch: pytest.MonkeyPatch
-) -> FakeSearch:
+def search(real: Lab, extracted: str, truth: dict[int, Any], monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
     rows = real.cs.find_job(real.project, extracted).load_output("particles")
     poses = [truth[int(uid)] for uid in rows["uid"]]
     rotation, shift_A = (np.array([pose[k] for pose in poses]) for k in (0, 1))
@@ -92,6 +99,53 @@ def test_orientations_of_a_refinement_are_replaced(real: Lab, truth: dict[int, A
     rows = real.cs.find_job(real.project, finished.uid).load_output("particles")
     assert rows["uid"].tolist() == real.particles["uid"].tolist()
     assert np.abs(np.asarray(rows["alignments3D/pose"]) - np.asarray(real.particles["alignments3D/pose"])).max() > 0.5
+
+
+@pytest.fixture
+def heterogeneous(real: Lab, extracted: str, search: FakeSearch, monkeypatch: pytest.MonkeyPatch) -> FinishedJob:
+    """An abinit job with latents, whose model is a sum of two maps; what follows writes no reports."""
+    install(monkeypatch)
+    monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
+    monkeypatch.setattr("cryodrgn_ext.jobs.landscape_stages.UMAP_NEIGHBORS", 10**6)
+    finished = find(real, extracted, zdim=2, volumes=2)
+    z = read_latent_table(finished.result.directory / "latents.npz").z
+    monkeypatch.setattr(sys.modules[MODULE], "load", lambda _: LinearToy(z, BOX, 12.0))
+    return finished
+
+
+def test_select_and_landscape_go_on_from_its_latents(real: Lab, heterogeneous: FinishedJob) -> None:
+    """Their particles are the parent's, with the alignments3D that abinit found."""
+    here = {"project": real.project, "workspace": "W1", "result": heterogeneous.uid}
+    posed = real.cs.find_job(real.project, heterogeneous.uid).load_output("particles")
+    folder = heterogeneous.result.directory
+    chosen = select(real.cs, **here, clusters=2, cluster=(1,))
+    label = cluster_latents(read_latent_table(folder / "latents.npz").z, 2, seed=0).label
+    rows = real.cs.find_job(real.project, chosen.uid).load_output("particles_cluster_01")
+    assert rows["uid"].tolist() == posed["uid"][label == 1].tolist()
+    for column in ("blob/path", "ctf/df1_A", "alignments3D/pose", "alignments3D/shift", "components_mode_1/value"):
+        assert_array_equal(np.asarray(rows[column]), np.asarray(posed[column])[label == 1], err_msg=column)
+    clustered = landscape(real.cs, **here, sketch=30, clusters=2, min_particles=1, set_apart=False, bootstrap=2)
+    label = read_state_table(clustered.result.directory / "states.npz").label
+    job = real.cs.find_job(real.project, clustered.uid)
+    rows = job.load_output("particles_state_00")
+    assert rows["uid"].tolist() == posed["uid"][label == 0].tolist()
+    assert_array_equal(rows["alignments3D/pose"], np.asarray(posed["alignments3D/pose"])[label == 0])
+    assert len(job.load_output("particles_all")) == N
+
+
+def test_validate_reconstructs_with_its_poses(real: Lab, heterogeneous: FinishedJob) -> None:
+    checked = validate(real.cs, project=real.project, workspace="W1", result=heterogeneous.uid, random_subsets=12,
+                       device="cpu")  # fmt: skip
+    assert checked.outputs == ("particles_state_00", "volume_state_00", "mask_state_00")
+    maps = [read_map(job.result.directory / name).data
+            for job, name in ((checked, "states/state00/map.mrc"), (heterogeneous, "map.mrc"))]  # fmt: skip
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.98
+
+
+def test_a_result_without_latents_says_what_to_do(real: Lab, extracted: str, search: FakeSearch) -> None:
+    finished = find(real, extracted)
+    with pytest.raises(InputError, match="has no latents: it is an abinit job without --zdim; train on"):
+        landscape(real.cs, project=real.project, workspace="W1", result=finished.uid)
 
 
 @pytest.mark.parametrize(

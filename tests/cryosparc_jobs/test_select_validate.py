@@ -107,9 +107,9 @@ def test_result_directory_and_other_particles_of_the_project(real: Lab, trained:
         ({"cluster": (1,)}, InputError, "cluster needs clusters"),
         ({"in_parts": "x"}, InputError, "in_parts cannot be given: what was learned comes from result="),
         ({"states": (1,)}, InputError, "state"),
-        ({"result": "J1", "state": (0,)}, MasterError, r"record of job P1-J1 \(is it a train job of ours\?\)"),
+        ({"result": "J1", "state": (0,)}, MasterError, r"record of job P1-J1 \(is it a train or abinit job"),
         ({"result": "J99", "state": (0,)}, MasterError, "J99"),
-        ({"result": "nowhere", "state": (0,)}, InputError, "is not the result directory of a train job"),
+        ({"result": "nowhere", "state": (0,)}, InputError, "is not the result directory of a train or abinit job"),
         ({"result": 4, "state": (0,)}, InputError, "result must be a job of ours"),
     ],
 )

@@ -13,7 +13,8 @@ class LandscapeSettings(Settings):
     """What ``landscape`` can be told."""
 
     in_parts: Path = setting(
-        help="Result directory of a train or landscape job, or particles.star of it or of one of its states"
+        help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
+        "states"
     )
     o: Path = setting(help="Result directory")
     sketch: int = setting(500, low=4, high=20_000, help="Number of particles whose volumes stand for all")

@@ -13,7 +13,8 @@ class SelectSettings(Settings):
     """What ``select`` can be told; several conditions are all to be met."""
 
     in_parts: Path = setting(
-        help="particles.star of a train or landscape job or of one of its states, or the result directory"
+        help="particles.star of a train, abinit (--zdim) or landscape job or of one of its states, or the result "
+        "directory"
     )
     o: Path = setting(
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"

@@ -13,7 +13,8 @@ class TrajectorySettings(Settings):
     """What ``trajectory`` can be told."""
 
     in_parts: Path = setting(
-        help="Result directory of a train or landscape job, or particles.star of it or of one of its states"
+        help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
+        "states"
     )
     o: Path = setting(help="Directory that gets vol_000.mrc, vol_001.mrc, ... and trajectory.cxc for ChimeraX")
     method: str = setting(
