@@ -1,13 +1,16 @@
 #!/usr/bin/env python
 """Ab initio reconstruction from simulated particles with known poses: how often, how exactly, how fast.
 
-    python benchmarks/abinit_quality.py [--sets rigid hinge map map-noiseless] [--seeds 5] [--images 5000] [--box 64]
+    python benchmarks/abinit_quality.py [--sets rigid hinge ...] [--seeds 5] [--images 5000] [--box 64]
                                         [--snr 0.1] [--shift 5] [--map FILE] [--starts 3] [--zdim 4] [--alternations 2]
                                         [--limit] [--threads 2] [--directory DIR]
 
 Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF, noise and random starts):
 
-    rigid           simulated protein, as a RELION project on disk, read without its poses: CTF, noise, shifts
+    rigid           simulated protein, as a RELION project on disk, read without its poses: CTF, noise, shifts; 256 Å
+                    wide, so 4 Å a pixel at box 64 and 2 Å at box 128
+    rigid-noiseless projections of the same protein's map: shifts, no noise, no CTF
+    rigid-no-ctf    the same with noise
     hinge           the same with a moving arm: poses, then subspace and poses in turns; Spearman of the true angle
                     predicted from the latents of 50 neighbours, 5-fold cross-validated
     map             projections of --map FILE (MRC, resampled to nothing: its box is the images'), noise, no CTF
@@ -20,7 +23,8 @@ alignment of either hand (thesis 5.6.4), median error of the shift, FSC 0.5 with
 half-maps as fractions of Nyquist. With ``--limit`` also the error of poses searched against the true map: what noise
 leaves. The thesis' figures (table 5.2, 50,000 images, mean/median squared Frobenius norm) for projections of its hand
 (``hand_map.py`` makes its map): cryoSPARC 0.012/0.002 noiseless, 0.692/0.071 at SNR 0.1; cryoDRGN-BNB 0.39/0.007,
-0.06/0.25; cryoDRGN2 0.002/0.0003, 0.086/0.027.
+0.06/0.25; cryoDRGN2 0.002/0.0003, 0.086/0.027; of its spike protein (box 128): cryoSPARC 0.0007/0.0003 noiseless,
+0.065/0.002 noisy; cryoDRGN-BNB 0.10/0.0006, 0.066/0.012; cryoDRGN2 0.0004/0.0001, 0.057/0.011.
 """
 
 from __future__ import annotations
@@ -61,12 +65,13 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 
-PIXEL_SIZE_A = 6.0  # of projections of a map
+PIXEL_SIZE_A = 6.0  # of projections of --map
+EXTENT_A = 256.0  # of images of the simulated protein
 LIMIT_IMAGES = 2000
 STATES = 10  # parts of a continuous motion in which poses are judged by themselves
 FLOOR_SNR = 100.0  # noise that noiseless images are taken to have: a likelihood needs some
 COLUMNS = (
-    "set          seed  seconds  agree  deg median/mean   frobenius mean/median   shift px  FSC 0.5  FSC 0.143  more"
+    "set             seed  seconds  agree  deg median/mean   frobenius mean/median   shift px  FSC 0.5  FSC 0.143  more"
 )
 
 
@@ -84,7 +89,7 @@ class Problem:
 def protein(directory: Path, motion: str, seed: int, given: argparse.Namespace) -> Problem:
     """A simulated RELION project, written and read as a user's would be."""
     particles = simulate_particles(
-        given.images, motion=motion, box_size=given.box, pixel_size_A=4.0 * 64 / given.box, snr=given.snr,
+        given.images, motion=motion, box_size=given.box, pixel_size_A=EXTENT_A / given.box, snr=given.snr,
         max_shift_px=given.shift, seed=seed,
     )  # fmt: skip
     project = write_relion_project(directory, particles)
@@ -96,12 +101,18 @@ def protein(directory: Path, motion: str, seed: int, given: argparse.Namespace) 
     return Problem(images, particles.rotation, particles.shift_px, density, particles.coordinates)
 
 
-def projections(path: Path, seed: int, snr: float | None, with_ctf: bool, given: argparse.Namespace) -> Problem:
-    """Images of a map in random orientations."""
-    density = torch.from_numpy(read_map(path).data)
+def protein_map(seed: int, box: int) -> Tensor:
+    """Density of the simulated protein."""
+    alone = simulate_particles(1, motion="rigid", box_size=box, pixel_size_A=EXTENT_A / box, seed=seed)
+    return torch.from_numpy(alone.mean_volume())
+
+
+def projections(
+    density: Tensor, pixel_size_A: float, n: int, extent: float, seed: int, snr: float | None, with_ctf: bool
+) -> Problem:
+    """``n`` images of a map in random orientations, off centre by up to ``extent`` px."""
     box = len(density)
     rng = np.random.default_rng(seed)
-    n, extent = given.images, given.shift if with_ctf else 0.0
     rotation = Rotation.random(n, random_state=rng).as_matrix()
     shift = rng.uniform(-extent, extent, (n, 2))
     plane = HalfPlane(box, box // 2 - 1)
@@ -121,14 +132,14 @@ def projections(path: Path, seed: int, snr: float | None, with_ctf: bool, given:
         values = volume.slice(slice_points(plane.kxy, torch.from_numpy(rotation[rows]).float()))
         values = values * shift_phases(plane.kxy, torch.from_numpy(shift[rows]).float(), box)
         if parameters is not None:
-            values = values * ctf(parameters.index(rows), plane.kxy, PIXEL_SIZE_A, box)
+            values = values * ctf(parameters.index(rows), plane.kxy, pixel_size_A, box)
         pictures[rows] = plane.to_images(values)
     sd = float(pictures.std()) / np.sqrt(FLOOR_SNR if snr is None else snr)
     if snr is not None:
         generator = torch.Generator().manual_seed(seed)
         pictures += sd * torch.randn(pictures.shape, generator=generator)
     images = ParticleImages.from_tensors(
-        pictures, torch.eye(3).expand(n, 3, 3), torch.zeros(n, 2), PIXEL_SIZE_A, parameters, pixel_noise_sd=sd
+        pictures, torch.eye(3).expand(n, 3, 3), torch.zeros(n, 2), pixel_size_A, parameters, pixel_noise_sd=sd
     )
     return Problem(images, rotation, shift, density)
 
@@ -137,7 +148,14 @@ def make(name: str, directory: Path, seed: int, given: argparse.Namespace) -> Pr
     """A set of that name."""
     if name in ("rigid", "hinge"):
         return protein(directory, "hinge-continuous" if name == "hinge" else "rigid", seed, given)
-    return projections(given.map, seed, None if name == "map-noiseless" else given.snr, name == "map-ctf", given)
+    snr = None if name.endswith("-noiseless") else given.snr
+    if name.startswith("rigid-"):
+        density = protein_map(seed, given.box)
+        return projections(density, EXTENT_A / given.box, given.images, given.shift, seed, snr, with_ctf=False)
+    with_ctf = name == "map-ctf"
+    density = torch.from_numpy(read_map(given.map).data)
+    extent = given.shift if with_ctf else 0.0
+    return projections(density, PIXEL_SIZE_A, given.images, extent, seed, snr, with_ctf)
 
 
 def judge(problem: Problem, rotation: NDArray[Any], shift_px: NDArray[Any]) -> dict[str, float]:
@@ -220,7 +238,8 @@ def main() -> None:
     """Run all sets and seeds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sets", nargs="+", default=["rigid"],
-                        choices=["rigid", "hinge", "map", "map-noiseless", "map-ctf"])  # fmt: skip
+                        choices=["rigid", "rigid-noiseless", "rigid-no-ctf", "hinge", "map", "map-noiseless",
+                                 "map-ctf"])  # fmt: skip
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--images", type=int, default=5000)
@@ -274,7 +293,7 @@ def main() -> None:
                 record |= figures | {"agreement": others, "log_likelihood": [s.log_likelihood for s in found.starts]}
                 records.append(record)
                 lines.append(
-                    f"{name:12s} {seed:4d}  {seconds:7.0f}  {max(others, default=0):5.2f}  "
+                    f"{name:15s} {seed:4d}  {seconds:7.0f}  {max(others, default=0):5.2f}  "
                     f"{figures['median_rotation_deg']:8.3f}/{figures['mean_rotation_deg']:6.3f}   "
                     f"{figures['mean_rotation_frobenius_sq']:10.5f}/{figures['median_rotation_frobenius_sq']:9.6f}   "
                     f"{figures['median_shift_px']:8.3f}  {figures['fsc_half']:7.2f}  {figures['fsc_0143']:9.2f}  {more}"
