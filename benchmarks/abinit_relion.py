@@ -19,7 +19,8 @@ Prints seconds, and
     poses          median angle and shift between the poses returned and the truth, the same after refinement, and
                    after the refinement that began from the truth
     reconstruct    FSC of RELION's map with map.mrc, unmasked: the least of the shells up to half of Nyquist and up to
-                   0.9 of Nyquist; of each half of RELION's with each half-map of ours (the same halves must agree)
+                   0.9 of Nyquist, and the same within mask.mrc; of each half of RELION's with each half-map of ours
+                   (the same halves must agree)
     drift          the turn and shift of the frame between the poses returned and those refined (their common part),
                    and the median change of single poses
     fsc            FSC 0.5 with the true map, in a mask, as a fraction of Nyquist: of map.mrc, of RELION's
@@ -116,9 +117,9 @@ class Trial:
         return {"deg": float(np.median(found.degrees)), "px": float(np.median(found.shift_px)),
                 "beyond_10_deg": float(np.mean(found.degrees > 10.0))}  # fmt: skip
 
-    def least(self, one: torch.Tensor, other: torch.Tensor, share: float) -> float:
+    def least(self, one: torch.Tensor, other: torch.Tensor, share: float, mask: torch.Tensor | None = None) -> float:
         """Least FSC of the shells from the first up to a share of Nyquist."""
-        return float(fsc(one, other)[1 : int(share * self.given.box / 2) + 1].min())
+        return float(fsc(one, other, mask)[1 : int(share * self.given.box / 2) + 1].min())
 
 
 def measure(trial: Trial) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def measure(trial: Trial) -> dict[str, Any]:
     maps = {"map.mrc": ours, "relion_reconstruct": theirs,
             "refined": trial.map(refined.with_name(f"{last}_class001.mrc")),
             "refined_from_truth": trial.map(control.with_name(f"{last}_class001.mrc"))}  # fmt: skip
-    truth, mask = trial.map("reference.mrc"), trial.map("mask.mrc")
+    truth, mask, ours_mask = trial.map("reference.mrc"), trial.map("mask.mrc"), trial.map(JOB / "mask.mrc")
     moved = align_poses(*trial.poses(refined), *trial.poses(particles), both_hands=False)
     single = pose_errors(*trial.poses(refined), *trial.poses(particles))
     curves = {name: fsc(one, truth, mask)[: trial.nyquist + 1] for name, one in maps.items()}
@@ -157,6 +158,8 @@ def measure(trial: Trial) -> dict[str, Any]:
         "reconstruct": {
             "least_fsc_to_half_nyquist": trial.least(theirs, ours, 0.5),
             "least_fsc_to_0.9_nyquist": trial.least(theirs, ours, 0.9),
+            "masked_least_fsc_to_half_nyquist": trial.least(theirs, ours, 0.5, ours_mask),
+            "masked_least_fsc_to_0.9_nyquist": trial.least(theirs, ours, 0.9, ours_mask),
             "halves_least_fsc_to_half_nyquist": [
                 [trial.least(trial.map(f"theirs_half{i}.mrc"), trial.map(JOB / f"half{j}.mrc"), 0.5) for j in (1, 2)]
                 for i in (1, 2)

@@ -13,7 +13,7 @@ from cryodrgn_ext.progress import Monitor
 from cryosparc_jobs.client import create_external_job, project_directory
 from cryosparc_jobs.job_settings import all_settings, checked_settings, description
 from cryosparc_jobs.parents import find_map, find_particles, map_path
-from cryosparc_jobs.particles import UNPOSED, wanted_slots, write_particles
+from cryosparc_jobs.particles import ORIGINS, UNPOSED, WELCOME, wanted_slots, write_particles
 from cryosparc_jobs.publication import INPUT
 from cryosparc_jobs.publish import publish_abinit
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
@@ -48,7 +48,7 @@ def abinit(
         Uids, as ``P1`` and ``W1``.
     particles : str, job, or pair
         The parent job and its output, as ``("J42", "particles")``: extracted particles with CTF, or those of a 2D
-        selection. Orientations that they have are ignored.
+        selection. Orientations that they have are ignored; shifts may be used, see ``use_origins``.
     volume : str, job, or pair, optional
         Map of a job that the result is brought onto, as ``("J12", "volume")``; a file goes into ``in_3dref`` instead.
     directory : path-like, optional
@@ -78,7 +78,8 @@ def abinit(
     checked = checked_settings(AbinitSettings, settings, OURS | taken)
     refuse_results_of_others(directory, "abinit")
     source = find_particles(cs, project, particles, UNPOSED)
-    slots = wanted_slots(source, UNPOSED)
+    shifts = [] if checked.use_origins == "no" else [slot for slot in ORIGINS if slot in source.slots][:1]
+    slots = wanted_slots(source, UNPOSED, (*WELCOME, *shifts))
     reference = None if volume is None else find_map(cs, project, volume, "volume")
     root = project_directory(cs, project)
     job = create_external_job(cs, project, workspace, title, description("Poses from nothing.", checked, OURS))

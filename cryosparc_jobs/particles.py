@@ -16,10 +16,12 @@ NEEDED = ("blob", "ctf", "alignments3D")
 # What a job needs that finds orientations by itself.
 UNPOSED = ("blob", "ctf")
 WELCOME = ("location",)
+# Where the shifts may be that a search for orientations begins from, the best first.
+ORIGINS = ("alignments3D", "alignments2D")
 
 
-def wanted_slots(source: SourceOutput, needed: Sequence[str] = NEEDED) -> list[Slot]:
-    """Return the slots to connect, explicitly: those that a job needs, and what more the particles have.
+def wanted_slots(source: SourceOutput, needed: Sequence[str] = NEEDED, welcome: Sequence[str] = WELCOME) -> list[Slot]:
+    """Return the slots to connect, explicitly: those that a job needs, and of ``welcome`` what the particles have.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def wanted_slots(source: SourceOutput, needed: Sequence[str] = NEEDED) -> list[S
             f"{name} has no {', '.join(missing)}; particles of {what} are needed, which have {', '.join(needed)}."
         )
     slots = [Slot(slot, source.slots[slot]) for slot in needed]
-    return slots + [Slot(slot, source.slots[slot], required=False) for slot in WELCOME if slot in source.slots]
+    return slots + [Slot(slot, source.slots[slot], required=False) for slot in welcome if slot in source.slots]
 
 
 def write_particles(path: Path, rows: Any, project: Path) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cryodrgn_ext.atomic import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
@@ -38,6 +40,7 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
+from cryodrgn_ext.jobs.abinit_origins import JudgedOrigins, Origins, around, judge_origins, start_px
 from cryodrgn_ext.jobs.abinit_particles import stale_columns, write_posed_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_report import write_abinit_reports
@@ -110,17 +113,21 @@ class _AbinitJob:
         self.found = layout.checkpoint / "found"
         self.frame = layout.checkpoint / "frame.json"
         self.final = layout.checkpoint / "maps"
+        self.start: Tensor | None = None  # (N, 2) working px: the places that shifts are searched around
 
     def run(self) -> JobResult:
         """All stages."""
         begin = time.monotonic()
         settings, inputs, layout = self.settings, self.inputs, self.layout
         if inputs.had_poses:
-            self._note(f"The orientations and origins in {settings.in_parts} are ignored: this job finds its own.")
+            self._note(f"The orientations in {settings.in_parts} are ignored: this job finds its own.")
+        if inputs.origins_note is not None:
+            self._note(inputs.origins_note)
         images = self._open_images()
         self.stages.note_seconds("preprocessing", image_key(settings, inputs), time.monotonic() - begin)
         self.notes += self.monitor.warnings
         self._record("running", {})
+        self.start = self._start(images, inputs.origins)
         self._stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(images),
                     self.found / FOUND_MAP, self.found / FOUND_POSES)  # fmt: skip
         key = frame_key(settings, inputs)
@@ -176,26 +183,49 @@ class _AbinitJob:
                 shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
             raise
 
+    def _start(self, images: ParticleImages, origins: Origins | None, name: str = "origins") -> Tensor | None:
+        """Where shifts are searched around, by the origins of the user's file; None for the centres of the images."""
+        choice = self.settings.use_origins
+        if origins is None:
+            return None
+        judged, path = JudgedOrigins(False, 0.0, 0.0), self.layout.checkpoint / f"{name}.json"
+        if choice != "no":
+            title = f"Whether the origins in {origins.path.name} centre the particles"
+            self._stage(name, pose_key(self.settings, self.inputs), title,
+                        lambda: judge_origins(images, origins, choice, self.monitor).write(path), path)  # fmt: skip
+            judged = JudgedOrigins.read(path)
+        self._note(judged.sentence(origins, choice))
+        return start_px(origins, images) if judged.used else None
+
     def _find(self, images: ParticleImages) -> None:
         search = self.layout.checkpoint / "search"
         search.mkdir(parents=True, exist_ok=True)
         shift_px = self.inputs.max_shift_px(self.settings)
         if self.settings.engine != "neural":
-            self._keep(self.found, images, find_poses(images, self.settings, shift_px, search, self.monitor))
+            found = find_poses(_centred(images, self.start), self.settings, shift_px, search, self.monitor)
+            self._keep(self.found, images, found)
             return
-        tilted = None
+        tilted, second = None, None
         if self.inputs.tilted is not None:
             tilted = self._open_images(self.inputs.tilted.particles, "tilted_images")
-        found = find_poses_with_network(images, tilted, self.settings, shift_px, search, self.monitor, find_poses)
+            second = self._start(tilted, self.inputs.tilted.origins, "tilted_origins")
+        found = find_poses_with_network(
+            _centred(images, self.start), None if tilted is None else _centred(tilted, second), self.settings,
+            shift_px, search, self.monitor, find_poses,
+        )  # fmt: skip
         self._keep(self.found, images, found)
         if tilted is not None:
             first = PoseTable.read(self.found / FOUND_POSES)
+            if second is not None and found.tilted_shift_px is not None:
+                found = replace(found, tilted_shift_px=found.tilted_shift_px + second.numpy())
             tilted_table(tilted, first, found, self.settings).write(self.found / FOUND_TILTED)
 
     def _keep(self, directory: Path, images: ParticleImages, found: FoundPoses) -> None:
+        """Write what was found for images :func:`around` the start."""
         directory.mkdir(parents=True, exist_ok=True)
         write_map(directory / FOUND_MAP, found.map, images.pixel_size_A)
-        table = PoseTable.from_working(images, found.rotation, found.shift_px, found.log_likelihood)
+        shift_px = found.shift_px if self.start is None else found.shift_px + self.start.numpy()
+        table = PoseTable.from_working(images, found.rotation, shift_px, found.log_likelihood)
         starts = np.array(found.starts, np.float64)
         table.write(directory / FOUND_POSES, starts=starts, fsc=np.asarray(found.fsc, np.float64))
 
@@ -222,7 +252,8 @@ class _AbinitJob:
         def refine() -> None:
             shift_px, radius = self.inputs.max_shift_px(self.settings), read_consensus(first.consensus).radius
             model = load_heterogeneity(first.model)
-            self._keep(refined, images, refine_poses(posed, model, self.settings, shift_px, radius, self.monitor))
+            near = around(posed, self.start)
+            self._keep(refined, images, refine_poses(near, model, self.settings, shift_px, radius, self.monitor))
 
         self._stage("refined poses", key, "Poses against each image's own volume", refine, refined / FOUND_POSES)
         return PoseTable.read(refined / FOUND_POSES)
@@ -326,3 +357,8 @@ class _AbinitJob:
             Output(self.layout.logfile, OutputKind.PDF),
         ]
         return tuple(output for output in outputs if output.path.exists())
+
+
+def _centred(images: ParticleImages, start: Tensor | None) -> ParticleImages:
+    """Images without poses around the places ``start``: every shift there is zero."""
+    return images if start is None else around(images.with_poses(images.rotation, start), start)

@@ -12,6 +12,7 @@ from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings, pl
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.jobs.abinit_origins import Origins, usable_origins
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
@@ -26,7 +27,7 @@ FEWEST_PARTICLES = 40
 #: Default of --max_shift_A as a fraction of the extent of the images.
 DEFAULT_SHIFT = 0.1
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
-POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "symmetry", "seed")
+POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "use_origins", "symmetry", "seed")
 #: What the network's search depends on besides; with a network, also --zdim.
 NETWORK_SETTINGS = (
     "first_poses",
@@ -48,7 +49,9 @@ class AbinitInputs:
     particles : ParticleSet
         With the identity as every rotation, and no shifts: what the file had is gone.
     had_poses : bool
-        Whether the file had orientations or origins, which are ignored.
+        Whether the file had orientations, which are ignored.
+    origins : Origins or None
+        Where the file says that particles lie; None when it says nothing.
     record : dict
         Fingerprints of the files, for job.yaml.
     native_box : int
@@ -60,16 +63,20 @@ class AbinitInputs:
     reference : VolumeMap or None
     tilted : TiltedInputs or None
         Second images of tilt pairs.
+    origins_note : str or None
+        Why origins of the file cannot be used.
     """
 
     particles: ParticleSet
     had_poses: bool
+    origins: Origins | None
     record: dict[str, Any]
     native_box: int
     box: int
     extent_A: float
     reference: VolumeMap | None
     tilted: TiltedInputs | None = None
+    origins_note: str | None = None
 
     def max_shift_px(self, settings: AbinitSettings) -> float:
         """Farthest shift that is searched, in pixels of the working box."""
@@ -133,10 +140,12 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         plan_abinit(settings, particles.n, box, box // 2 - 1)
     if tilted is not None:
         record["tilted_parts"] = tilted.record
-    had_poses = particles.has_poses or bool(np.any(particles.shift_A != 0))
+    origins, origins_note = usable_origins(particles, extent_A, settings.use_origins)
     eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
     unposed = particles.with_poses(eye, np.zeros((particles.n, 2)))
-    return AbinitInputs(unposed, had_poses, record, native, box, extent_A, reference, tilted)
+    return AbinitInputs(
+        unposed, particles.has_poses, origins, record, native, box, extent_A, reference, tilted, origins_note
+    )
 
 
 def check_continuation(

@@ -10,6 +10,7 @@ import numpy as np
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.abinit_origins import Origins, usable_origins
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.pose_table import PoseTable
@@ -22,10 +23,11 @@ STEM = "tilted"
 
 @dataclass(frozen=True)
 class TiltedInputs:
-    """The tilted particles, without poses, and the fingerprint of their files."""
+    """The tilted particles, without poses, the fingerprint of their files, and where the file says that they lie."""
 
     particles: ParticleSet
     record: dict[str, Any]
+    origins: Origins | None = None
 
 
 def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | None:
@@ -72,7 +74,10 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
         )
     record = fingerprint_particles(path, particles.files) | {"particles": particles.n}
     eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
-    return TiltedInputs(particles.with_poses(eye, np.zeros((particles.n, 2))), record)
+    # Those of the first images decide whether there must be any.
+    choice = "no" if settings.use_origins == "no" else "auto"
+    origins, _ = usable_origins(particles, native_box(particles) * float(particles.pixel_size_A.max()), choice)
+    return TiltedInputs(particles.with_poses(eye, np.zeros((particles.n, 2))), record, origins)
 
 
 def tilted_table(tilted: ParticleImages, first: PoseTable, found: FoundPoses, settings: AbinitSettings) -> PoseTable:

@@ -101,6 +101,28 @@ def test_orientations_of_a_refinement_are_replaced(real: Lab, truth: dict[int, A
     assert np.abs(np.asarray(rows["alignments3D/pose"]) - np.asarray(real.particles["alignments3D/pose"])).max() > 0.5
 
 
+def test_shifts_of_2d_classes_are_what_the_search_begins_from(
+    real: Lab, truth: dict[int, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = real.particles.filter_prefixes(["blob", "ctf", "alignments3D"], copy=True)
+    poses = [truth[int(uid)] for uid in rows["uid"]]
+    fake = fake_poses.install(monkeypatch, *(np.array([pose[k] for pose in poses]) for k in (0, 1)))
+    rows.add_fields(["alignments2D/shift", "alignments2D/psize_A"], ["2f4", "f4"])
+    rows["alignments2D/shift"], rows["alignments2D/psize_A"] = 2 * np.asarray(rows["alignments3D/shift"]), 6.0
+    rows = rows.filter_prefixes(["blob", "ctf", "alignments2D"])
+    output = ParentOutput("particle", rows, {slot: slot for slot in ("blob", "ctf", "alignments2D")}, passthrough=())
+    uid = real.master.instance.add_finished_job(real.project, "select_2D", {"particles": output})
+    finished = find(real, uid)
+    slots = [slot.name for slot in real.state(finished.uid).model.spec.inputs.root["particles"].slots]
+    assert "alignments2D" in slots
+    assert "origins in" in real.state(finished.uid).log_text()
+    assert "alignments2D/shift; root mean square" in real.state(finished.uid).log_text()
+    returned = read_particles(finished.result.directory / "particles.cs")
+    assert align_poses(returned.rotation, returned.shift_A, fake.rotation, fake.shift_A).errors.shift_px.max() < 1e-3
+    ignored = find(real, uid, use_origins="no")
+    assert "alignments2D/shift" not in real.state(ignored.uid).log_text()
+
+
 @pytest.fixture
 def heterogeneous(real: Lab, extracted: str, search: FakeSearch, monkeypatch: pytest.MonkeyPatch) -> FinishedJob:
     """An abinit job with latents, whose model is a sum of two maps; what follows writes no reports."""

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs import abinit
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
+from cryodrgn_ext.pose.centring import CentredCoefficients
 from cryodrgn_ext.pose.metrics import FrameChange
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
@@ -27,12 +28,17 @@ class FakeSearch:
     shift_A: np.ndarray
     calls: list[dict[str, object]] = field(default_factory=list)
     error: BaseException | None = None
+    farthest_px: float = 0.0
 
     def find(self, images: ParticleImages, settings, max_shift_px, checkpoint_dir: Path, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
         self.calls.append({"n": images.n, "max_shift_px": max_shift_px, "rotation": images.rotation.numpy()})
         if self.error is not None:
             raise self.error
-        return found_at(images, *ELSEWHERE.poses(self.rotation, self.shift_A / images.pixel_size_A))
+        rotation, shift_px = ELSEWHERE.poses(self.rotation, self.shift_A / images.pixel_size_A)
+        if isinstance(images.source, CentredCoefficients):  # shifts count from where the images were moved
+            shift_px = shift_px - images.source.centre_px.numpy()
+        self.farthest_px = float(np.abs(shift_px).max())
+        return found_at(images, rotation, shift_px)
 
     def refine(self, images: ParticleImages, model, settings, max_shift_px, radius, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
         self.calls.append({"refined": images.n, "radius": radius})

@@ -184,7 +184,7 @@ def test_search_is_given_particles_without_poses(finished: Finished, search: Fak
     (call,) = search.calls
     assert call["max_shift_px"] == 3.0
     np.testing.assert_array_equal(call["rotation"], np.broadcast_to(np.eye(3), (N, 3, 3)))
-    assert "orientations and origins in particles.star are ignored" in said
+    assert "The orientations in particles.star are ignored" in said
     before, after = table(Path("particles.star")), table(OUT / "particles.star")
     assert before[0] == after[0]  # columns are replaced where they were
     changed = {*POSE_LABELS}

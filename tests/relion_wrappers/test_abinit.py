@@ -13,13 +13,16 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.jobs.abinit import abinit
+from cryodrgn_ext.jobs.abinit_origins import judge_origins, read_origins
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.progress import SilentMonitor
-from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from cryodrgn_ext.simulate import SimulatedParticles, simulate_particles, two_domain_protein, write_relion_project
+from relion_wrappers.door import open_door
 from tests.jobs import fake_poses
 from tests.relion_wrappers.pipeline import SUCCESS, Project
 
@@ -32,6 +35,7 @@ class Result:
     """A project in which abinit has run."""
 
     root: Path
+    truth: SimulatedParticles | None = None
 
     def relion(self, line: str, timeout: float = 100) -> None:
         """Run a program of RELION in the project; it must succeed."""
@@ -58,7 +62,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
         patch.chdir(root)
         abinit(AbinitSettings(in_parts=Path("particles.star"), o=Path("External/job001"), device="cpu"),
                SilentMonitor())  # fmt: skip
-    return Result(root)
+    return Result(root, particles)
 
 
 def test_relion_reconstructs_our_map(result: Result) -> None:
@@ -95,6 +99,52 @@ def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
     curve = fsc(result.map("Refine/run_it002_class001.mrc"), result.map("External/job001/map.mrc"),
                 result.map("External/job001/mask.mrc"))  # fmt: skip
     assert curve[1 : BOX // 4 + 1].min() > 0.9
+
+
+def test_origins_of_relions_2d_classes_centre_the_particles(tmp_path: Path) -> None:
+    """RELION's own Class2D says where particles lie; a search that looks hardly farther finds the poses from there."""
+    truth = simulate_particles(240, motion=two_domain_protein(0, 0.0), box_size=BOX, pixel_size_A=PIXEL_SIZE_A,
+                               snr=0.7, max_shift_px=4.0, seed=4)  # fmt: skip
+    written = write_relion_project(tmp_path, truth)
+    labels = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnRandomSubset")
+    read_particles(written.particles_star).write_star(tmp_path / "picked.star", dropped_columns=labels)
+    (tmp_path / "Class2D").mkdir()
+    Result(tmp_path).relion(
+        "relion_refine --i picked.star --o Class2D/run --iter 4 --K 2 --ctf --particle_diameter 200 --tau2_fudge 2 "
+        "--flatten_solvent --zero_mask --oversampling 1 --psi_step 24 --offset_range 5 --offset_step 2 --norm --scale "
+        "--dont_combine_weights_via_disc --preread_images --pool 30 --j 1 --random_seed 1"
+    )
+    classified = read_particles(tmp_path / "Class2D/run_it004_data.star", project_dir=tmp_path, require_poses=False)
+    place = read_particles(written.particles_star).find_uids(classified.uid)
+    for axis in (0, 1):  # x is x and y is y, and the sign is ours
+        assert np.corrcoef(classified.shift_A[:, axis], truth.shift_px[place, axis])[0, 1] > 0.5
+    eye = np.broadcast_to(np.eye(3), (classified.n, 3, 3))
+    images = open_images(classified.with_poses(eye, np.zeros((classified.n, 2))), tmp_path / "store")
+    origins = read_origins(classified)
+    assert origins is not None
+    judged = judge_origins(images, origins, "auto", SilentMonitor())
+    assert judged.used
+    assert judged.clearness > 1.3 * judged.without
+
+
+def test_a_selection_by_its_latents_goes_back_to_relion(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door of select takes the particles.star of an abinit job with --zdim, and RELION its subset."""
+    monkeypatch.chdir(result.root)
+    assert result.truth is not None
+    fake_poses.install(monkeypatch, result.truth.rotation, result.truth.shift_px * PIXEL_SIZE_A)
+    abinit(AbinitSettings(in_parts=Path("particles.star"), o=Path("External/job002"), zdim=2, volumes=0, device="cpu"),
+           SilentMonitor())  # fmt: skip
+    given = "--o External/job003/ --in_parts External/job002/particles.star --clusters 2 --cluster 1"
+    assert open_door("select", given.split()) == 0
+    subset = read_particles("External/job003/particles.star")
+    everything = read_particles("External/job002/particles.star")
+    rows = everything.find_uids(subset.uid)
+    assert 0 < len(rows) < N
+    np.testing.assert_array_equal(subset.euler_deg, everything.euler_deg[rows])
+    result.relion("relion_reconstruct --i External/job003/particles.star --o subset.mrc --ctf")
+    curve = fsc(result.map("subset.mrc"), result.map("External/job002/map.mrc"),
+                result.map("External/job002/mask.mrc"))  # fmt: skip
+    assert curve[1:6].min() > 0.9  # in the frame of the map that the poses go with
 
 
 def test_the_job_runs_from_the_pipeline_and_finds_the_poses(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
 
     in_parts: Path = setting(
         help="Particles with CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC; "
-        "orientations and origins in it are ignored"
+        "orientations in it are ignored"
     )
     o: Path = setting(help="Result directory")
     in_3dref: Path | None = setting(
@@ -52,8 +52,13 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
         None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; the whole box if not given"
     )
     max_shift_A: float | None = setting(
-        None, low=0, unit="Å", help="Farthest that particles lie off the centre of their images, along x and along y; "
-        "a tenth of the box if not given"
+        None, low=0, unit="Å", help="Farthest that particles lie off the centre of their images, or off the origins "
+        "that are used, along x and along y; a tenth of the box if not given"
+    )  # fmt: skip
+    use_origins: str = setting(
+        "auto", choices=("auto", "yes", "no"),
+        help="Look for shifts around the origins that the file has, as from a 2D classification; auto does where the "
+        "average of all images is clearer with them than without",
     )  # fmt: skip
     flip_hand: bool = setting(
         False, help="Return the other hand; images without tilts cannot tell, and --in_3dref decides it otherwise"
