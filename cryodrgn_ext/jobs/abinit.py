@@ -174,8 +174,11 @@ class _AbinitJob:
         )
         try:
             return open_images(
-                self.inputs.particles if particles is None else particles, self.layout.checkpoint / folder,
-                preprocessing, self.monitor, rebuild=True,
+                self.inputs.particles if particles is None else particles,
+                self.layout.checkpoint / folder,
+                preprocessing,
+                self.monitor,
+                rebuild=True,
             )
         except InputError:
             # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
