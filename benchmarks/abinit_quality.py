@@ -63,7 +63,7 @@ from cryodrgn_ext.pose.posing import KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
-from cryodrgn_ext.simulate import simulate_particles, write_relion_project
+from cryodrgn_ext.simulate import SimulatedParticles, simulate_particles, write_relion_project
 
 PIXEL_SIZE_A = 6.0  # of projections of --map
 EXTENT_A = 256.0  # of images of the simulated protein
@@ -92,6 +92,11 @@ def protein(directory: Path, motion: str, seed: int, given: argparse.Namespace) 
         given.images, motion=motion, box_size=given.box, pixel_size_A=EXTENT_A / given.box, snr=given.snr,
         max_shift_px=given.shift, seed=seed,
     )  # fmt: skip
+    return opened(directory, particles)
+
+
+def opened(directory: Path, particles: SimulatedParticles) -> Problem:
+    """Particles written as a RELION project, and read without their poses."""
     project = write_relion_project(directory, particles)
     unposed = read_particles(project.particles_star, require_poses=False)
     images = open_images(unposed, directory / "store")
