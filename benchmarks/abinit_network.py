@@ -11,14 +11,14 @@ Sets, each a RELION project on disk, read without its poses: CTF, noise, shifts:
     hinge   the same with an arm that turns by 60 degrees, --zdim latents: Spearman of the true angle predicted from the
             latents of 50 neighbours, 5-fold cross-validated
     pairs   the rigid one, of every particle a second image after a tilt of the stage (thesis 3.7.2): the first images
-            alone, then both
+            alone, then both, which tell the hand
 
 ``--first map`` starts from the poses of an explicit map, as the job does by default, ``random`` from random
 orientations, as published. --options are those of ``abinit`` for the network. Prints one line each: seconds of the
-explicit map and of the network; median and mean angle, mean and median squared Frobenius norm of the rotations' error
-after a global alignment of either hand (thesis 5.6.4), median error of the shift, FSC 0.5 with the true map and FSC
-0.143 between half-maps as fractions of Nyquist, from the first images at the poses found. With --directory all figures
-are kept in DIR/abinit_network.json.
+explicit map and of the network, and of the processor for the latter; median and mean angle, mean and median squared
+Frobenius norm of the rotations' error after a global alignment of either hand (thesis 5.6.4), median error of the
+shift, FSC 0.5 with the true map and FSC 0.143 between half-maps as fractions of Nyquist, from the first images at the
+poses found. With --directory all figures are kept in DIR/abinit_network.json.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.pose.abinit import reconstruct
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import FrameChange, align_poses
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping
 from cryodrgn_ext.simulate import simulate_particles
 
 COLUMNS = (
-    "set    first   seed  map s  net s  deg median/mean   frobenius mean/median   shift px  FSC 0.5  FSC 0.143  more"
+    "set    first   seed  map s  net s   (CPU)  deg median/mean   frobenius mean/median   shift px  FSC 0.5  "
+    "FSC 0.143  more"
 )
 
 
@@ -96,11 +97,16 @@ def run(
     """One reconstruction and its figures."""
     began = time.monotonic()
     start = first_poses(problem, tilted, settings, given) if first == "map" else None
-    middle = time.monotonic()
+    middle, cpu = time.monotonic(), time.process_time()
     monitor = Monitor() if given.verbose else SilentMonitor()
     found = train_abinit(problem.images, settings, None, monitor, start, tilted, given.shift)
-    record: dict[str, Any] = {"map_seconds": middle - began, "network_seconds": time.monotonic() - middle}
+    record: dict[str, Any] = {
+        "map_seconds": middle - began, "network_seconds": time.monotonic() - middle,
+        "network_cpu_seconds": time.process_time() - cpu,
+    }  # fmt: skip
     record |= judge(problem, found.rotation, found.shift_px)
+    aligned = align_poses(found.rotation, found.shift_px, problem.rotation, problem.shift_px)
+    record["mirrored"] = aligned.change.mirrored
     if problem.coordinates is not None and settings.zdim:
         prediction = predict_truth(found.heterogeneity.z, problem.coordinates[:, 0])
         record |= {"spearman": prediction.spearman, "r2": prediction.r2}
@@ -110,9 +116,12 @@ def run(
 
 def line(name: str, first: str, seed: int, figures: dict[str, Any]) -> str:
     """One row of the table."""
-    more = f"Spearman {figures['spearman']:.3f}, R² {figures['r2']:.3f}" if "spearman" in figures else ""
+    more = "other hand" if figures["mirrored"] else "true hand"
+    if "spearman" in figures:
+        more += f", Spearman {figures['spearman']:.3f}, R² {figures['r2']:.3f}"
     return (
-        f"{name:6s} {first:7s} {seed:4d}  {figures['map_seconds']:5.0f}  {figures['network_seconds']:5.0f}  "
+        f"{name:6s} {first:7s} {seed:4d}  {figures['map_seconds']:5.0f}  {figures['network_seconds']:5.0f} "
+        f"{figures['network_cpu_seconds']:7.0f}  "
         f"{figures['median_rotation_deg']:8.3f}/{figures['mean_rotation_deg']:6.3f}   "
         f"{figures['mean_rotation_frobenius_sq']:10.5f}/{figures['median_rotation_frobenius_sq']:9.6f}   "
         f"{figures['median_shift_px']:8.3f}  {figures['fsc_half']:7.2f}  {figures['fsc_0143']:9.2f}  {more}"

@@ -14,7 +14,9 @@ in the map's frame, no alignment is needed), and the mean log-likelihood per ima
 
 The peer searches with the settings of the base row, a smaller number of images, against the same map (its search with
 a model that costs next to nothing) and against a 256 x 3 network that its own train_nn has trained on the same
-training images. Each program is timed inside, after reading its images. Table and figures: DIR/pose_search.json.
+training images. Beside the latter, ``network`` is our search with a network of the same shape that our own engine has
+trained as long, with the published recipe: the time includes rendering it. Each program is timed inside, after reading
+its images; seconds of the trainings are given too. Table and figures: DIR/pose_search.json.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ from comparison import peer
 from comparison.runner import BenchmarkError, Machine, fresh_directory, read_record
 
 from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.engines.neural.engine import train
+from cryodrgn_ext.engines.neural.pose_search_model import search_models
+from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.imaging.slices import FourierVolume
@@ -42,7 +48,7 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.branch_and_bound import branch_and_bound
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.search import Poses, SearchSettings, search
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 
@@ -123,17 +129,52 @@ def prepare(directory: Path, given: argparse.Namespace) -> None:
     atomic_write_text(directory / "set.json", json.dumps(wanted))
 
 
-def measured(poses: Poses, seconds: float, images: ParticleImages) -> dict[str, Any]:
-    """Figures of poses that were found for the first images."""
+class Clock:
+    """Seconds of the wall clock, and of the processors, since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.processors = time.monotonic(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Both."""
+        return time.monotonic() - self.wall, time.process_time() - self.processors
+
+
+def measured(poses: Poses, taken: tuple[float, float], images: ParticleImages) -> dict[str, Any]:
+    """Figures of poses that were found for the first images, in seconds of the wall clock and of the processors."""
+    seconds, processors = taken
     n = len(poses.rotation)
     errors = pose_errors(
         poses.rotation.numpy(), poses.shift_px.numpy(), images.rotation[:n].numpy(), images.shift_px[:n].numpy()
     ).summary()
     return {
-        "images": n, "seconds": round(seconds, 3), "images_per_s": round(n / seconds, 1),
+        "images": n, "seconds": round(seconds, 3), "cpu_seconds": round(processors, 3),
+        "images_per_s": round(n / seconds, 1),
         "mean_log_likelihood": None if poses.log_likelihood.isnan().any() else float(poses.log_likelihood.mean()),
         **{name: round(value, 5) for name, value in errors.items()},
     }  # fmt: skip
+
+
+def search_network(
+    given: argparse.Namespace, whole: ParticleImages, images: ParticleImages
+) -> tuple[dict[str, Any], tuple[float, float]]:
+    """Train a network like the peer's on the training images and search with it: figures, seconds of the training."""
+    device = "cuda" if given.gpu else "cpu"
+    settings = NeuralSettings(
+        preset="cryodrgn", zdim=0, epochs=given.peer_epochs, batch=8, dec_layers=3, dec_dim=256, device=device
+    )
+    clock = Clock()
+    training = whole.subset(torch.arange(given.training))
+    trained = train(training, None, settings, None, SilentMonitor()).model
+    if not isinstance(trained, VaeModel):
+        raise TypeError(f"a coordinate decoder is needed, got {type(trained).__name__}")
+    trained.release()
+    taken, clock = clock.read(), Clock()
+    looking, _ = table_rows(given.box)["base"]
+    none = torch.zeros(images.n, 0)
+    ((_, model),) = search_models(trained, none, looking.band(looking.refinements, images.plane.radius), 1, 0)
+    poses = search(images, model, replace(looking, device=device))
+    return measured(poses, clock.read(), images), taken
 
 
 def run_peer(
@@ -156,7 +197,8 @@ def run_peer(
                 "-n", str(given.peer_epochs), "-b", "8", "--layers", "3", "--dim", "256", "--seed", "0",
                 "-o", str(train),
             ]  # fmt: skip
-            machine.run(command, folder, "train", cwd=project, product=train / "weights.pkl", own_packages=False)
+            done = machine.run(command, folder, "train", cwd=project, product=train / "weights.pkl", own_packages=False)
+            print(f"  its network: {done.seconds:.0f} s, {done.cpu_seconds:.0f} s of processors", flush=True)
         else:
             np.save(folder / "map.npy", consensus)
         settings, _ = table_rows(given.box)["base"]
@@ -174,16 +216,19 @@ def run_peer(
         machine.run(command, folder, "search", cwd=project, product=folder / "answer.json", own_packages=False)
         with np.load(folder / "answer.npz") as answer:
             rotation, shift = (torch.from_numpy(answer[name].copy()) for name in ("rotation", "shift_px"))
-        seconds = json.loads((folder / "answer.json").read_text(encoding="utf-8"))["seconds"]
+        answered = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         found = Poses(rotation, shift, torch.full((len(rotation),), torch.nan))
-        yield f"{peer.NAME} {peer.VERSION}, {kind}", measured(found, seconds, images)
+        yield (
+            f"{peer.NAME} {peer.VERSION}, {kind}",
+            measured(found, (answered["seconds"], answered["cpu_seconds"]), images),
+        )
 
 
 def line(name: str, figures: dict[str, Any]) -> str:
     """One row of the table."""
     score = figures["mean_log_likelihood"]
     return (
-        f"{name:26s} {figures['seconds']:9.2f} {figures['images_per_s']:9.1f} "
+        f"{name:26s} {figures['seconds']:9.2f} {figures['cpu_seconds']:9.2f} {figures['images_per_s']:9.1f} "
         f"{figures['mean_rotation_frobenius_sq']:9.4f} {figures['median_rotation_frobenius_sq']:9.5f} "
         f"{figures['mean_rotation_deg']:8.2f} {figures['median_rotation_deg']:8.2f} {figures['median_shift_px']:8.3f} "
         + ("        -" if score is None else f"{score:9.2f}")
@@ -209,7 +254,7 @@ def compare(given: argparse.Namespace) -> None:
         "rows": {},
     }
     print(
-        f"{'row':26s} {'seconds':>9s} {'images/s':>9s} {'MSE rot':>9s} {'MedSE rot':>9s} {'mean °':>8s} "
+        f"{'row':26s} {'seconds':>9s} {'(CPU)':>9s} {'images/s':>9s} {'MSE rot':>9s} {'MedSE rot':>9s} {'mean °':>8s} "
         f"{'median °':>8s} {'shift px':>8s} {'log-lik.':>9s}",
         flush=True,
     )
@@ -219,20 +264,25 @@ def compare(given: argparse.Namespace) -> None:
         settings, method = rows[name]
         seconds = []
         for _ in range(given.repeats):
-            start = time.monotonic()
+            clock = Clock()
             poses = method(images, volume, replace(settings, device=device))
-            seconds.append(time.monotonic() - start)
+            seconds.append(clock.read())
         report["rows"][name] = measured(poses, min(seconds), images)
         print(line(name, report["rows"][name]), flush=True)
         atomic_write_text(given.output / "pose_search.json", json.dumps(report, indent=1) + "\n")
+    if given.peer in ("network", "both"):
+        report["rows"]["network"], report["training"] = search_network(given, whole, images)
+        print(line("network", report["rows"]["network"]), flush=True)
+        print(f"  our network: {report['training'][0]:.0f} s, {report['training'][1]:.0f} s of processors", flush=True)
     if given.peer != "none":
         for name, figures in run_peer(given, project, consensus, images):
             report["rows"][name] = figures
             print(line(name, figures), flush=True)
-            ours = report["rows"].get("base")
+            like = "network" if name.endswith("network") else "base"
+            ours = report["rows"].get(like)
             if ours is not None:
                 figures["ratio"] = round(ours["images_per_s"] / figures["images_per_s"], 1)
-                print(f"  base row of ours: {figures['ratio']} times as many images per second", flush=True)
+                print(f"  {like} row of ours: {figures['ratio']} times as many images per second", flush=True)
             atomic_write_text(given.output / "pose_search.json", json.dumps(report, indent=1) + "\n")
 
 

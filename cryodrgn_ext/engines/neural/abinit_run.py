@@ -110,10 +110,10 @@ class AbinitRun:
             begin = self.progress.step
             label = f"Pass {self.progress.epoch + 1} of {len(self.schedule)} ({STAGES[step.stage]})"
             order = visiting_order(self.n, self.recipe.seed, self.progress.epoch)[: step.images]
-            places = range(begin, step.images, self.plan.block)
-            for place in self.monitor.track(places, label, step.images - begin, self.plan.block):
-                self._visit(step, order[place : place + self.plan.block], place)
-                self.progress.step = place + self.plan.block
+            places = range(begin, step.images, step.block)
+            for place in self.monitor.track(places, label, step.images - begin, step.block):
+                self._visit(step, order[place : place + step.block], place)
+                self.progress.step = place + step.block
                 if time.monotonic() - saved > checkpoint_seconds and self.progress.step < step.images:
                     self._save()
                     saved = time.monotonic()
@@ -203,7 +203,9 @@ class AbinitRun:
         """Steps of the optimiser over a block: particles ``rows`` (B,) and their images (S B), at poses."""
         n_train = self.images.plane.prefix(step.radius)
         count = n_train
-        if self.recipe.zdim and self.table is None:
+        # Beside an orientation that means nothing, a latent would learn to stand for the true one.
+        informed = step.stage != "random"
+        if self.recipe.zdim and self.table is None and informed:
             count = max(count, self.model.n_encoder)
         low, high = self.recipe.final_learning_rate, self.recipe.learning_rate
         for group in self.optimizer.param_groups:
@@ -214,7 +216,7 @@ class AbinitRun:
             for some in torch.arange(len(ready)).split(self.recipe.batch):
                 chosen = torch.cat([some + len(ready) * view for view in range(self.views)])
                 where = ready[some]
-                self._take(_rows(observation, chosen), rows[where], n_train, place + int(where[0]))
+                self._take(_rows(observation, chosen), rows[where], n_train, place + int(where[0]), informed)
 
     def _observe(self, images: ParticleImages, where: Tensor, count: int) -> Observation:
         """Particles ``where`` (b,) of a block: their first images, then the second ones, up to ``count``."""
@@ -222,15 +224,15 @@ class AbinitRun:
         rows = torch.cat([where + n * view for view in range(self.views)])
         return ObservationSource(images, None, Bands(radius, radius), self.device).observe(rows, count, None)
 
-    def _take(self, observation: Observation, rows: Tensor, n_train: int, place: int) -> None:
-        """One step of the optimiser."""
+    def _take(self, observation: Observation, rows: Tensor, n_train: int, place: int, informed: bool) -> None:
+        """One step of the optimiser; latents are drawn from the prior where images do not inform them."""
         self.optimizer.zero_grad(set_to_none=True)
         images = self.views
         generator = random_generator(self.recipe.seed, self.progress.epoch, place, 2)
         noise = torch.randn(len(rows), self.recipe.zdim, generator=generator).to(self.device)
         kl = torch.zeros((), device=self.device)
         z, moments = noise, None
-        if self.recipe.zdim:
+        if self.recipe.zdim and informed:
             if self.table is not None:
                 moments = self.table.rows(rows)
                 mean, log_variance = moments.to(self.device).chunk(2, dim=1)

@@ -113,7 +113,7 @@ class AbinitPlan:
     encoder_radius : int
         Largest |k| that the image encoder sees.
     block : int
-        Images that are searched for with the network as it is, before it learns from them.
+        Images that are searched for in the first stage with the network as it is, before it learns from them.
     """
 
     recipe: Recipe

@@ -10,9 +10,9 @@ goes on searching with what it learns then (+r+ps). Poses from elsewhere take th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cryodrgn_ext.engines.neural.abinit_settings import AbinitPlan
+from cryodrgn_ext.engines.neural.abinit_settings import LARGEST_BLOCK, AbinitPlan
 
 RAMP = 5 / 6  # of the first stage, in which the band of the search grows: 25 of 30 passes
 BEYOND = 1.25  # the network learns so much more than the search asks for, so that the next search can ask for more
@@ -39,6 +39,8 @@ class Pass:
         Band of the search's last refinement, cycles per box.
     radius : int
         Largest |k| that the network learns, cycles per box.
+    block : int
+        Images that are searched for with the network as it is, before it learns from them.
     decay : float
         Place in the decay of the learning rate, 0 (full) to 1.
     """
@@ -50,6 +52,7 @@ class Pass:
     reset: bool
     k_max: float
     radius: int
+    block: int
     decay: float = 0.0
 
 
@@ -70,28 +73,26 @@ def make_schedule(plan: AbinitPlan, n: int, started: bool) -> tuple[Pass, ...]:
         low = plan.k_min
         left = plan.random_images
         while left > 0:
-            passes.append(Pass("random", min(n, left), False, True, False, low, _band(plan, low)))
+            passes.append(Pass("random", min(n, left), False, True, False, low, _band(plan, low), plan.block))
             left -= n
         ramp = max(1, math.floor(RAMP * epochs))
         for epoch in range(epochs):
             k = low + (plan.k_max - low) * min(1.0, epoch / ramp)
-            passes.append(Pass("joint", n, epoch % plan.search_every == 0, True, False, k, _band(plan, k)))
+            passes.append(Pass("joint", n, epoch % plan.search_every == 0, True, False, k, _band(plan, k), plan.block))
     if plan.retrain != "none" or started:
         for epoch in range(epochs):
-            passes.append(Pass("retrain", n, False, True, epoch == 0 and not started, plan.k_max, plan.radius))
+            reset = epoch == 0 and not started
+            passes.append(Pass("retrain", n, False, True, reset, plan.k_max, plan.radius, LARGEST_BLOCK))
     if plan.retrain == "r+ps":
         for epoch in range(epochs):
             search = epoch % plan.search_every == 0
-            passes.append(Pass("again", n, search, True, False, plan.k_max, plan.radius))
+            passes.append(Pass("again", n, search, True, False, plan.k_max, plan.radius, LARGEST_BLOCK))
     last = passes[-1].stage
     cooled = [p for p in passes if p.stage == last]
     for place, step in enumerate(cooled):
         index = len(passes) - len(cooled) + place
-        passes[index] = Pass(
-            step.stage, step.images, step.search, step.train, step.reset, step.k_max, step.radius,
-            place / len(cooled),
-        )  # fmt: skip
-    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius))
+        passes[index] = replace(step, decay=place / len(cooled))
+    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius, LARGEST_BLOCK))
     return tuple(passes)
 
 

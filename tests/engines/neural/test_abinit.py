@@ -112,6 +112,15 @@ def test_stopped_run_continues_to_the_same_result(pairs: Pairs, settings: Neural
     same(whole, again)
 
 
+@pytest.mark.parametrize("latents", ["encoder", "table"])
+def test_latents_are_not_learned_beside_random_orientations(pairs: Pairs, latents: str) -> None:
+    settings = replace(TINY, zdim=2, latents=latents, epochs=1, random_images=80, retrain="none")
+    found = train_abinit(pairs.first.images, settings, None, SilentMonitor())
+    at_random, joint = found.loss_history["kl"]
+    assert at_random == 0.0
+    assert joint > 0.0
+
+
 def test_checkpoint_of_other_settings_is_refused(pairs: Pairs, tmp_path: Path) -> None:
     quick = replace(TINY, retrain="none", epochs=1, random_images=0)
     train_abinit(pairs.first.images, quick, tmp_path, SilentMonitor())

@@ -57,6 +57,12 @@ def test_last_pass_only_searches_with_the_final_network() -> None:
     assert last.images == N
 
 
+def test_network_learns_between_searches_as_long_as_the_volume_is_forming() -> None:
+    passes = schedule(NeuralAbinitSettings(), n=3000)
+    assert {p.block for p in stage(passes, "joint")} == {150}
+    assert {p.block for p in stage(passes, "again")} == {512}
+
+
 def test_given_poses_take_the_place_of_the_first_stage() -> None:
     passes = schedule(NeuralAbinitSettings(), started=True)
     assert {p.stage for p in passes} == {"retrain", "again", "final"}
