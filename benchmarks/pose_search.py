@@ -172,8 +172,8 @@ def search_network(
     taken, clock = clock.read(), Clock()
     looking, _ = table_rows(given.box)["base"]
     none = torch.zeros(images.n, 0)
-    ((_, model),) = search_models(trained, none, looking.band(looking.refinements, images.plane.radius), 1, 0)
-    poses = search(images, model, replace(looking, device=device))
+    (one,) = search_models(trained, none, looking.band(looking.refinements, images.plane.radius), 1, 0)
+    poses = search(images, one.slices, replace(looking, device=device))
     return measured(poses, clock.read(), images), taken
 
 

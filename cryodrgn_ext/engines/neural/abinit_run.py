@@ -21,6 +21,7 @@ from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource
 from cryodrgn_ext.engines.neural.order import random_generator, visiting_order
 from cryodrgn_ext.engines.neural.pair_vae import PairVaeModel
+from cryodrgn_ext.engines.neural.polished_poses import polish, turning_volume
 from cryodrgn_ext.engines.neural.pose_search_model import search_models
 from cryodrgn_ext.engines.neural.power_envelope import power_envelope
 from cryodrgn_ext.engines.neural.schedule import Pass, make_schedule
@@ -31,6 +32,7 @@ from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.groups import ImageGroups
+from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
 from cryodrgn_ext.progress import Monitor
 
@@ -293,17 +295,22 @@ class AbinitRun:
         z = self._block_latents(rows, images)[0]
         own = z.repeat(self.views, 1)  # of every image of the block
         moved = 0.0
-        for members, model in search_models(self.model, own, step.k_max, plan.search_volumes, self.recipe.seed):
-            first = members[members < len(rows)]
+        for some in search_models(self.model, own, step.k_max, plan.search_volumes, self.recipe.seed):
+            first = some.rows[some.rows < len(rows)]
             groups = ImageGroups(torch.stack([first + len(rows) * v for v in range(self.views)], 1), self.relative)
-            found = search(images, model, settings, groups=groups)
+            found = search(images, some.slices, settings, groups=groups)
+            rotation, fit = found.rotation[:: self.views], found.log_likelihood[:: self.views]
+            shift_px = found.shift_px.view(-1, self.views, 2)
+            if step.polish and some.volume is not None:
+                scorers = [Scorer(images, members, step.k_max, self.device) for members in groups.rows.T]
+                field = turning_volume(some.volume, step.k_max)
+                rotation, shift_px, fit = polish(scorers, groups, field, rotation, shift_px)
             every = self._all(rows[first])
-            order = torch.arange(len(every)).view(-1, self.views).T.flatten()  # theirs: images of a particle together
-            rotation = found.rotation[order]
-            trace = (rotation * self.rotation[every]).sum((1, 2))[: len(first)]
+            seen = self._seen(rotation.float())
+            trace = (seen * self.rotation[every]).sum((1, 2))[: len(first)]
             moved += float(torch.rad2deg(((trace - 1) / 2).clamp(-1, 1).acos()).sum())
-            self.rotation[every], self.shift_px[every] = rotation, found.shift_px[order]
-            self.log_likelihood[rows[first]] = found.log_likelihood[:: self.views]
+            self.rotation[every], self.shift_px[every] = seen, shift_px.float().transpose(0, 1).flatten(0, 1)
+            self.log_likelihood[rows[first]] = fit.float()
             self.monitor.poll()
         running = self.progress.running
         gain = float(self.log_likelihood[rows].sum())

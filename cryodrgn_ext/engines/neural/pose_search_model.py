@@ -31,8 +31,8 @@ VALUES_AT_ONCE = 1 << 15
 KMEANS_STEPS = 20
 
 
-def render(model: VaeModel, z: Tensor, radius: float) -> Iterator[FourierVolume]:
-    """Yield the decoder's volume at each latent, ready to be sliced up to ``radius``.
+def render(model: VaeModel, z: Tensor, radius: float) -> Iterator[tuple[FourierVolume, Tensor]]:
+    """Yield the decoder's volume at each latent, ready to be sliced up to ``radius``, and as a map (D', D', D').
 
     Parameters
     ----------
@@ -47,7 +47,8 @@ def render(model: VaeModel, z: Tensor, radius: float) -> Iterator[FourierVolume]
     grid = FourierGrid(2 * (largest + 1), largest, 1)
     for row in z.to(device)[:, None]:
         for volume in render_maps(grid, 1, partial(model.spectrum, z=row), device):
-            yield FourierVolume.from_map(volume.to(device), OVERSAMPLING, largest)
+            rendered = volume.to(device)
+            yield FourierVolume.from_map(rendered, OVERSAMPLING, largest), rendered
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,30 @@ class DecoderSlices:
         z = self.decoder.z[rows.to(self.decoder.z.device)]
         out = torch.empty((len(rows), *self.points.shape[:2]), dtype=torch.complex64, device=self.points.device)
         radius = float(self.points.norm(dim=-1).max())
-        for target, volume in zip(out, render(self.decoder.model, z, radius), strict=True):
+        for target, (volume, _) in zip(out, render(self.decoder.model, z, radius), strict=True):
             target.copy_(volume.slice(self.points))
         return out
 
 
-def search_models(
-    model: VaeModel, z: Tensor, radius: float, volumes: int, seed: int
-) -> Iterator[tuple[Tensor, SliceModel | FourierVolume]]:
+@dataclass(frozen=True)
+class Searched:
+    """What some images are searched with.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (B,) int64 into the images.
+    slices : SliceModel or FourierVolume
+    volume : Tensor or None
+        (D', D', D') map that the images share, in a box of their extent; None when each has its own.
+    """
+
+    rows: Tensor
+    slices: SliceModel | FourierVolume
+    volume: Tensor | None
+
+
+def search_models(model: VaeModel, z: Tensor, radius: float, volumes: int, seed: int) -> Iterator[Searched]:
     """What groups of images are held against.
 
     Parameters
@@ -125,18 +142,19 @@ def search_models(
 
     Yields
     ------
-    (rows, model) : (B,) int64 into the images, and what they are to be searched with
+    Searched
+        One for each group of images; together they have all images once.
     """
     everyone = torch.arange(len(z))
     if z.shape[1] == 0:
-        yield everyone, next(render(model, torch.zeros(1, 0), radius))
+        yield Searched(everyone, *next(render(model, torch.zeros(1, 0), radius)))
         return
     if volumes == 0:
-        yield everyone, DecoderModel(model, z)
+        yield Searched(everyone, DecoderModel(model, z), None)
         return
     centres, label = nearest_latents(z, volumes, seed)
-    for number, volume in enumerate(render(model, centres, radius)):
-        yield (label == number).nonzero()[:, 0], volume
+    for number, (slices, volume) in enumerate(render(model, centres, radius)):
+        yield Searched((label == number).nonzero()[:, 0], slices, volume)
 
 
 def nearest_latents(z: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,8 @@ class Pass:
         Largest |k| that the network learns, cycles per box.
     block : int
         Images that are searched for with the network as it is, before it learns from them.
+    polish : bool
+        Whether poses that are found are improved between the points of the grid.
     decay : float
         Place in the decay of the learning rate, 0 (full) to 1.
     """
@@ -53,6 +55,7 @@ class Pass:
     k_max: float
     radius: int
     block: int
+    polish: bool = False
     decay: float = 0.0
 
 
@@ -86,13 +89,13 @@ def make_schedule(plan: AbinitPlan, n: int, started: bool) -> tuple[Pass, ...]:
     if plan.retrain == "r+ps":
         for epoch in range(epochs):
             search = epoch % plan.search_every == 0
-            passes.append(Pass("again", n, search, True, False, plan.k_max, plan.radius, LARGEST_BLOCK))
+            passes.append(Pass("again", n, search, True, False, plan.k_max, plan.radius, LARGEST_BLOCK, polish=True))
     last = passes[-1].stage
     cooled = [p for p in passes if p.stage == last]
     for place, step in enumerate(cooled):
         index = len(passes) - len(cooled) + place
         passes[index] = replace(step, decay=place / len(cooled))
-    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius, LARGEST_BLOCK))
+    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius, LARGEST_BLOCK, polish=True))
     return tuple(passes)
 
 

@@ -44,7 +44,7 @@ def test_rendered_volume_is_sliced_as_the_decoder_is_evaluated() -> None:
     kxy = HalfPlane(BOX, BAND).kxy
     z = torch.tensor([[0.3, -1.0], [1.5, 0.2]])
     points = points_on(planes(40), kxy)
-    for row, volume in zip(z, render(model, z, BAND), strict=True):
+    for row, (volume, _) in zip(z, render(model, z, BAND), strict=True):
         exact = model.spectrum(points.reshape(-1, 3), row[None]).view(points.shape[:2])
         assert relative_error(volume.slice(points), exact) < KINKS
 
@@ -66,12 +66,16 @@ def test_images_that_share_volumes_are_all_served_once() -> None:
     model = make_model(2)
     z = torch.randn(30, 2, generator=torch.Generator().manual_seed(1))
     parts = list(search_models(model, z, BAND, 4, 0))
-    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == list(range(30))
+    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == list(range(30))
     assert len(parts) <= 4
-    assert all(isinstance(volume, FourierVolume) for _, volume in parts)
-    ((rows, one),) = search_models(make_model(0), torch.zeros(30, 0), BAND, 4, 0)
-    assert isinstance(one, FourierVolume)
-    assert len(rows) == 30
+    assert all(isinstance(part.slices, FourierVolume) for part in parts)
+    (one,) = search_models(make_model(0), torch.zeros(30, 0), BAND, 4, 0)
+    assert isinstance(one.slices, FourierVolume)
+    assert len(one.rows) == 30
+    assert one.volume is not None
+    points = points_on(planes(4), HalfPlane(BOX, BAND).kxy)
+    again = FourierVolume.from_map(one.volume)
+    torch.testing.assert_close(again.slice(points), one.slices.slice(points), rtol=1e-3, atol=1e-3)
 
 
 def test_clusters_of_latents_get_a_centre_each() -> None:

@@ -1,0 +1,119 @@
+"""Poses between the points of a search's grid: Gauss-Newton steps, for tilt pairs of both images together.
+
+A search ends on a grid of about a degree; its spacing would be most of the error that is left. As in
+:mod:`cryodrgn_ext.pose.local`, a rotation turns about the axes of the model, R' = R exp[w]x. The second image of a pair
+is seen under T R, hence under T R exp[w]x when the particle turns: the same w, so gradients and matrices of the images
+add up, while each image keeps a shift of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.imaging.masks import spherical_mask
+from cryodrgn_ext.pose.groups import ImageGroups
+from cryodrgn_ext.pose.local import NormalEquations, TurningVolume, normal_equations, turned
+from cryodrgn_ext.pose.scoring import Scorer
+
+STEPS = 5
+LARGEST_TURN_DEG, LARGEST_SHIFT_PX = 2.0, 1.0  # of one step
+SETTLED_DEG, SETTLED_PX = 0.02, 0.005  # smaller steps end a particle's refinement
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-6, 1e6
+INNER, EDGE = 0.42, 0.06  # radius of the sphere that is kept of a volume, and its soft edge, in boxes
+
+
+def turning_volume(volume: Tensor, radius: float) -> TurningVolume:
+    """A rendered map (D, D, D) with its turns, up to ``radius`` cycles per box; what lies near the edges is left out.
+
+    Turns pull at density the more, the farther it is from the middle, and that of a network outside the particle is
+    noise.
+    """
+    d = volume.shape[0]
+    mask = spherical_mask(d, INNER * d, EDGE * d, volume.device)
+    return TurningVolume.from_maps((volume * mask)[None], min(math.ceil(radius), d // 2))
+
+
+def polish(
+    scorers: Sequence[Scorer], groups: ImageGroups, volume: TurningVolume, rotation: Tensor, shift_px: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Improve poses of particles; the fit never becomes worse.
+
+    Parameters
+    ----------
+    scorers : sequence of Scorer
+        One for each of the S images of a particle, with the P particles in the same order; they set the band.
+    groups : ImageGroups
+        Of which the relative rotations are used.
+    volume : TurningVolume
+        Of one map.
+    rotation : Tensor
+        (P, 3, 3) of the particles.
+    shift_px : Tensor
+        (P, S, 2).
+
+    Returns
+    -------
+    Tensor, Tensor, Tensor
+        Rotations (P, 3, 3) and shifts (P, S, 2), float64; (P,) log-likelihoods in nats, on the CPU.
+    """
+    device = scorers[0].device
+    rotation, shift_px = rotation.to(device, torch.float64).clone(), shift_px.to(device, torch.float64).clone()
+    active = torch.arange(len(rotation), device=device)
+    now = _equations(scorers, groups, volume, active, rotation, shift_px)
+    fit, gradient, matrix = now.log_likelihood, now.gradient, now.matrix
+    damping = torch.full_like(fit, FIRST_DAMPING)
+    for _ in range(STEPS):
+        step = _step(matrix[active], gradient[active], damping[active])
+        turn, move = step[:, :3], step[:, 3:].view(len(step), -1, 2)
+        large = (turn.norm(dim=1) > math.radians(SETTLED_DEG)) | (move.norm(dim=2).amax(1) > SETTLED_PX)
+        active, turn, move = active[large], turn[large], move[large]
+        if not len(active):
+            break
+        there, moved = turned(rotation[active], turn), shift_px[active] + move
+        tried = _equations(scorers, groups, volume, active, there, moved)
+        better = tried.log_likelihood > fit[active]
+        taken = active[better]
+        rotation[taken], shift_px[taken] = there[better], moved[better]
+        fit[taken], gradient[taken] = tried.log_likelihood[better], tried.gradient[better]
+        matrix[taken] = tried.matrix[better]
+        factor = torch.where(better, 0.2, 10.0).to(damping)
+        damping[active] = (damping[active] * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
+    return rotation.cpu(), shift_px.cpu(), fit.cpu()
+
+
+def _equations(
+    scorers: Sequence[Scorer], groups: ImageGroups, volume: TurningVolume, rows: Tensor, rotation: Tensor,
+    shift_px: Tensor,
+) -> NormalEquations:  # fmt: skip
+    """Of particles ``rows`` (b,): gradients (b, 3 + 2 S) are those of turns about x, y, z, then of the shifts."""
+    size = 3 + 2 * len(scorers)
+    fit = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    gradient, matrix = fit.new_zeros(len(rows), size), fit.new_zeros(len(rows), size, size)
+    for member, scorer in enumerate(scorers):
+        weights = torch.ones(len(scorer), 1, device=rows.device)
+        seen = groups.rotations(rotation, member)
+        one = normal_equations(scorer, volume, weights, rows, seen, shift_px[:, member], len(scorer.kxy))
+        own = slice(3 + 2 * member, 5 + 2 * member)
+        fit += one.log_likelihood
+        gradient[:, :3] += one.gradient[:, :3]
+        gradient[:, own] = one.gradient[:, 3:]
+        matrix[:, :3, :3] += one.matrix[:, :3, :3]
+        matrix[:, :3, own], matrix[:, own, :3] = one.matrix[:, :3, 3:], one.matrix[:, 3:, :3]
+        matrix[:, own, own] = one.matrix[:, 3:, 3:]
+    return NormalEquations(fit, gradient, matrix)
+
+
+def _step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+    """Damped Gauss-Newton steps (b, 3 + 2 S), shortened as a whole where a turn or a shift is too large."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    least = 1e-9 * diagonal.mean(1, keepdim=True) + 1e-12
+    factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(diagonal * damping[:, None] + least))
+    step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+    step = torch.where((failed == 0)[:, None] & step.isfinite(), step, torch.zeros_like(step))
+    moves = step[:, 3:].view(len(step), -1, 2).norm(dim=2).amax(1)
+    over = torch.maximum(step[:, :3].norm(dim=1) / math.radians(LARGEST_TURN_DEG), moves / LARGEST_SHIFT_PX)
+    return step / over.clamp_min(1.0)[:, None]
