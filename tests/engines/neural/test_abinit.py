@@ -102,13 +102,13 @@ def test_stopped_run_continues_to_the_same_result(pairs: Pairs, settings: Neural
     stops = 0
     while True:
         try:
-            continued = train_abinit(images, settings, tmp_path, Impatient(9))
+            continued = train_abinit(images, settings, tmp_path, Impatient(6))
             break
         except JobAborted:
             stops += 1
     assert stops > 1
     same(whole, continued)
-    again = train_abinit(images, settings, tmp_path, Impatient(9))  # finished: nothing is done anew
+    again = train_abinit(images, settings, tmp_path, Impatient(6))  # finished: nothing is done anew
     same(whole, again)
 
 
