@@ -6,15 +6,23 @@ or refines the poses at hand by Gauss-Newton steps. After every search come loca
 still; then a search begins again, with a better map, until it moves next to nothing. Between rounds the particle is
 brought back to the centre of the box, and searches look around the shifts that each image has by then, so that
 particles picked off centre are found step by step (thesis 5.4.2).
+
+Where noise leaves poses so uncertain that it shows in the map, maps are made from poses drawn about the best ones, as
+uncertain as they are (the maximisation of a Monte Carlo EM): at its best pose every image shows its own noise as well,
+and maps from nothing else settle where poses fit each other's noise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
+import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -37,10 +45,17 @@ SAMPLE, STILL_SHARE = 1000, 0.002
 #: less than this share of what noise leaves uncertain.
 LEAST_GAIN, LEAST_TURN = 0.3, 0.2
 MOST_LOCAL_ROUNDS = 8
-#: Sums are over three grid points per cycle per box rather than two where the images see each of them as often as this,
-#: up to a radius that memory allows: with two, trilinear insertion by itself lets poses of noiseless images drift off
-#: the truth, by 0.6 degrees at a box of 64 (by 0.1 with three).
-FINE_SEEN, FINE_RADIUS = 1.0, 48
+#: Sums are over three grid points per cycle per box rather than two when noise leaves no more than so many degrees
+#: uncertain: with two, trilinear insertion by itself lets poses of noiseless images drift off the truth, by 0.6 degrees
+#: at a box of 64 (by 0.1 with three). It takes images enough, so many at each grid point, and a radius that memory
+#: allows. With noise, more images at each of fewer points are better.
+FINE_DEG, FINE_SEEN, FINE_RADIUS = 0.4, 1.0, 48
+#: Poses are drawn where their uncertainty is worth more than this at the rim of the band, in radians of phase at the
+#: root mean square radius of a ball in the mask; so many of each image. No farther than so many degrees and pixels: a
+#: map blurred too much leaves poses more uncertain, which blurs it more.
+LEAST_SPREAD, DRAWS, MOST_DEG, MOST_PX = 0.7, 4, 5.0, 1.0
+#: Local rounds at least after the last search, where poses are drawn: such maps approach the truth slowly.
+LAST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class RefinementState:
 
     @property
     def next_kind(self) -> Kind | None:
-        """What the next round does; None when all is done."""
+        """What the next round does; None when poses have come to rest."""
         if self.searches == 0:
             return "search"
         if not self.settled:
@@ -96,7 +111,7 @@ class RefinementState:
 
 @dataclass(frozen=True)
 class Refined:
-    """What a refinement ends with: the last state, and the sums over each half at its poses."""
+    """What a refinement ends with: the last state, the sums over each half at its poses, what they were aligned to."""
 
     state: RefinementState
     sums1: BackprojectionSums
@@ -142,8 +157,7 @@ def refine(
     if state.searches:
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
-    while state.next_kind is not None and state.round < settings.rounds:
-        kind = state.next_kind
+    while (kind := _next_kind(images, state, settings)) is not None and state.round < settings.rounds:
         halves = start if references is None else (references.half1, references.half2)
         state = _round(images, halves, kind, settings, state, monitor)
         sums = _sums(images, state, settings, monitor)
@@ -158,7 +172,16 @@ def refine(
             keep(state)
     if sums is None or references is None:
         raise ValueError("a refinement needs at least one round")
+    if _are_drawn(images, state, settings):
+        sums = _sums(images, state, settings, monitor, at_best=True)
     return Refined(state, *sums, references)
+
+
+def _next_kind(images: ParticleImages, state: RefinementState, settings: ReconstructSettings) -> Kind | None:
+    """What the next round does; None when all is done."""
+    if state.next_kind is None and state.local_rounds < LAST_ROUNDS and _are_drawn(images, state, settings):
+        return "local"
+    return state.next_kind
 
 
 def _sentence(images: ParticleImages, state: RefinementState, kind: Kind) -> str:
@@ -171,21 +194,51 @@ def _sentence(images: ParticleImages, state: RefinementState, kind: Kind) -> str
 
 
 def _sums(
-    images: ParticleImages, state: RefinementState, settings: ReconstructSettings, monitor: Monitor
-) -> tuple[BackprojectionSums, BackprojectionSums]:
-    """Backprojections of both halves, somewhat beyond the band of the next round."""
-    posed = images.with_poses(state.rotation.to(images.rotation), state.shift_px.to(images.rotation))
+    images: ParticleImages, state: RefinementState, settings: ReconstructSettings, monitor: Monitor,
+    at_best: bool = False,
+) -> tuple[BackprojectionSums, BackprojectionSums]:  # fmt: skip
+    """Backprojections of both halves, somewhat beyond the band of the next round, at the best poses or as drawn."""
     reach = min(images.plane.radius, math.ceil(state.radius * GROWTH) + 3)
     # A ring of 2 pi k coefficients per image, over the 4 pi k^2 3^3 grid points of the shell of radius k.
     seen = 0.5 * images.n / (2.0 * 3**3 * reach)
-    oversampling = 3 if reach <= FINE_RADIUS and seen >= FINE_SEEN else 2
-    one, two = (
-        backproject(posed, (images.half_set == half).nonzero()[:, 0], radius=reach, device=settings.device,
-                    oversampling=oversampling, monitor=monitor,
-                    description=f"Reconstructing half {half}")
-        for half in (1, 2)
-    )  # fmt: skip
-    return one, two
+    fine = reach <= FINE_RADIUS and seen >= FINE_SEEN and float(state.error_deg.median()) <= FINE_DEG
+    poses = [(state.rotation, state.shift_px)] if at_best else list(_drawn_poses(images, state, settings))
+    halves = []
+    for half in (1, 2):
+        rows = (images.half_set == half).nonzero()[:, 0]
+        parts = (
+            backproject(
+                images.with_poses(rotation.to(images.rotation), shift_px.to(images.rotation)), rows,
+                torch.full(rows.shape, 1.0 / len(poses)), reach, 3 if fine else 2, device=settings.device,
+                monitor=monitor, description=f"Reconstructing half {half}",
+            )
+            for rotation, shift_px in poses
+        )  # fmt: skip
+        halves.append(replace(reduce(operator.add, parts), n_particles=len(rows)))
+    return halves[0], halves[1]
+
+
+def _are_drawn(images: ParticleImages, state: RefinementState, settings: ReconstructSettings) -> bool:
+    """Whether poses are so uncertain that maps are made from draws."""
+    rms_radius = math.sqrt(0.6) * settings.mask_radius(images.box_size)
+    spread_px = torch.hypot(state.error_deg.deg2rad() * rms_radius, state.error_px).median()
+    return 2.0 * math.pi * state.radius / images.box_size * float(spread_px) >= LEAST_SPREAD
+
+
+def _drawn_poses(
+    images: ParticleImages, state: RefinementState, settings: ReconstructSettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rotations (N, 3, 3) and shifts (N, 2) that maps are made from: the best ones, or draws about them."""
+    if not _are_drawn(images, state, settings):
+        yield state.rotation, state.shift_px
+        return
+    rng = np.random.default_rng([settings.seed, state.round])
+    turn = state.error_deg.clamp_max(MOST_DEG).deg2rad().numpy()[:, None]
+    away = state.error_px.clamp_max(MOST_PX).numpy()[:, None]
+    for _ in range(DRAWS):
+        turned = Rotation.from_rotvec(rng.normal(size=(images.n, 3)) * turn).as_matrix()
+        moved = rng.normal(size=(images.n, 2)) * away
+        yield state.rotation @ torch.from_numpy(turned), state.shift_px + torch.from_numpy(moved)
 
 
 def _round(

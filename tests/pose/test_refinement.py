@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from cryodrgn_ext.imaging.masks import spherical_mask
 from cryodrgn_ext.imaging.shells import apply_radial_weights
+from cryodrgn_ext.pose import refinement
 from cryodrgn_ext.pose.half_references import JOINED_RADIUS, make_references, resolved_radius
-from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.pose.refinement import first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
@@ -75,3 +77,25 @@ def test_images_without_noise_hold_their_poses() -> None:
     aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
     assert np.median(aligned.errors.degrees) < 0.75
     assert np.mean(aligned.errors.degrees < 5) > 0.99
+
+
+def test_maps_of_uncertain_poses_are_made_from_draws_that_a_continued_run_repeats() -> None:
+    made = phantom(600, snr=0.08)
+    settings = ReconstructSettings(max_shift_px=3.0, rounds=4)
+    rough = low_passed(made, 8.0)
+    states = [first_state(made.images, 8.0)]
+    done = refine(made.images, (rough, rough), settings, states[0], SilentMonitor(), states.append)
+    again = refine(made.images, (rough, rough), settings, states[2], SilentMonitor())
+    assert torch.equal(again.state.rotation, done.state.rotation)
+    assert torch.equal(again.sums1.numerator, done.sums1.numerator)
+    # What is returned is at the best poses, and the references are not: they are smoother.
+    sharp = make_references(done.sums1, done.sums2, spherical_mask(32, 12.0, 1.5))
+    high = 1.0 - torch.exp(-((torch.arange(17) / 6.0) ** 4))
+    of_draws = apply_radial_weights(done.references.half1, high).norm() / done.references.half1.norm()
+    assert float(of_draws) < 0.95 * float(apply_radial_weights(sharp.half1, high).norm() / sharp.half1.norm())
+    drawn = list(refinement._drawn_poses(made.images, done.state, settings))
+    assert len(drawn) > 1
+    best = done.state.rotation.numpy(), done.state.shift_px.numpy()
+    turned = np.stack([pose_errors(one.numpy(), moved.numpy(), *best).degrees for one, moved in drawn])
+    expected = done.state.error_deg.clamp_max(refinement.MOST_DEG).numpy()
+    assert np.sqrt(np.mean(turned**2)) == pytest.approx(np.sqrt(3.0 * np.mean(expected**2)), rel=0.1)
