@@ -53,7 +53,7 @@ FINE_DEG, FINE_SEEN, FINE_RADIUS = 0.4, 1.0, 48
 #: Poses are drawn where their uncertainty is worth more than this at the rim of the band, in radians of phase at the
 #: root mean square radius of a ball in the mask; so many of each image. No farther than so many degrees and pixels: a
 #: map blurred too much leaves poses more uncertain, which blurs it more.
-LEAST_SPREAD, DRAWS, MOST_DEG, MOST_PX = 0.7, 4, 5.0, 1.0
+LEAST_SPREAD, DRAWS, MOST_DEG, MOST_PX = 1.2, 4, 5.0, 1.0
 #: Local rounds at least after the last search, where poses are drawn: such maps approach the truth slowly.
 LAST_ROUNDS = 5
 
