@@ -18,7 +18,8 @@ orientations, as published. --options are those of ``abinit`` for the network. P
 explicit map and of the network, and of the processor for the latter; median and mean angle, mean and median squared
 Frobenius norm of the rotations' error after a global alignment of either hand (thesis 5.6.4), median error of the
 shift, FSC 0.5 with the true map and FSC 0.143 between half-maps as fractions of Nyquist, from the first images at the
-poses found. With --directory all figures are kept in DIR/abinit_network.json.
+poses found. With --directory all figures are kept in DIR/abinit_network.json, and a run that was stopped goes on from
+its checkpoint there; its seconds are then those since it went on.
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ def first_poses(
 
 def run(
     problem: Problem, tilted: ParticleImages | None, first: str, settings: NeuralAbinitSettings,
-    given: argparse.Namespace,
+    checkpoint: Path | None, given: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
     """One reconstruction and its figures."""
     began = time.monotonic()
     start = first_poses(problem, tilted, settings, given) if first == "map" else None
     middle, cpu = time.monotonic(), time.process_time()
     monitor = Monitor() if given.verbose else SilentMonitor()
-    found = train_abinit(problem.images, settings, None, monitor, start, tilted, given.shift)
+    found = train_abinit(problem.images, settings, checkpoint, monitor, start, tilted, given.shift)
     record: dict[str, Any] = {
         "map_seconds": middle - began, "network_seconds": time.monotonic() - middle,
         "network_cpu_seconds": time.process_time() - cpu,
@@ -163,7 +164,8 @@ def main() -> None:
                 for first in given.first:
                     for tilted in (None,) if second is None else (None, second):
                         label = name if name != "pairs" else "pairs" if tilted is not None else "single"
-                        figures = run(problem, tilted, first, settings, given)
+                        checkpoint = None if given.directory is None else root / f"{label}{seed}_{first}"
+                        figures = run(problem, tilted, first, settings, checkpoint, given)
                         records.append({"set": label, "first": first, "seed": seed} | figures)
                         lines.append(line(label, first, seed, figures))
                         print("\n".join(lines), flush=True)
