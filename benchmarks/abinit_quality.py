@@ -99,7 +99,7 @@ def opened(directory: Path, particles: SimulatedParticles) -> Problem:
     """Particles written as a RELION project, and read without their poses."""
     project = write_relion_project(directory, particles)
     unposed = read_particles(project.particles_star, require_poses=False)
-    images = open_images(unposed, directory / "store")
+    images = open_images(unposed, directory / "store", rebuild=True)
     eye = torch.eye(3).expand(images.n, 3, 3)
     images = images.with_poses(eye, torch.zeros(images.n, 2)).load()
     density = torch.from_numpy(read_map(project.reference).data)

@@ -39,8 +39,8 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backp
 GROWTH, BEYOND = 1.5, 1.0
 #: A search that moves fewer images than this, by more than MOVED_DEG, was the last one; no more than MOST_SEARCHES.
 MOVED_SHARE, MOVED_DEG, MOST_SEARCHES = 0.02, 10.0, 4
-#: Later searches begin with a sample of so many images, and end there when no more than this share of it moves.
-SAMPLE, STILL_SHARE = 1000, 0.002
+#: Later searches begin with a sample of so many images, and end there when none of it moves.
+SAMPLE = 1000
 #: Local rounds end when the resolution gains less than this (shells) in one of them, and when they turn images by
 #: less than this share of what noise leaves uncertain.
 LEAST_GAIN, LEAST_TURN = 0.3, 0.2
@@ -263,7 +263,7 @@ def _round(
         order = torch.randperm(images.n, generator=generator)
         rows, rest = order[:SAMPLE].sort().values, order[SAMPLE:].sort().values
         poses, turn = posed(rows)
-        if _share(turn) > STILL_SHARE:
+        if _share(turn) > 0:
             others, turn_of_others = posed(rest)
             rows, turn, poses = torch.cat([rows, rest]), torch.cat([turn, turn_of_others]), joined([poses, others])
     else:
