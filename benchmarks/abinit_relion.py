@@ -28,8 +28,10 @@ Prints seconds, and
 
 With ``--zdim`` the specimen has a moving arm, and poses come from each image's own volume. Ends with an error when the
 FSC of the reconstruction is 0.95 or less up to half of Nyquist, or the refinement does not stay in place: a frame
-turned by more than half a degree or shifted by more than a quarter of a pixel, poses worse by more than a tenth than
-those of the refinement that began from the truth, or another map than that one's.
+turned by more than half a degree or shifted by more than a quarter of a pixel, another map than that of the refinement
+that began from the truth, or poses worse by more than a tenth than that one's. Local searches keep a memory of where they
+begin (a prior about that pose), which is the truth there, so the errors of the poses returned are added to its errors,
+as independent ones, before they are compared.
 """
 
 from __future__ import annotations
@@ -191,7 +193,9 @@ def faults(figures: dict[str, Any]) -> list[str]:
         found.append("the halves of the STAR file are not those of the half-maps")
     if drift["frame_deg"] > MOST_TURN_DEG or drift["frame_px"] > MOST_SHIFT_PX:
         found.append("the refinement turns or shifts the frame")
-    if poses["refined"]["deg"] > MOST_WORSE * poses["refined_from_truth"]["deg"]:
+    if poses["refined"]["deg"] > MOST_WORSE * float(
+        np.hypot(poses["refined_from_truth"]["deg"], poses["returned"]["deg"])
+    ):
         found.append("the refinement ends farther from the truth than one that begins there")
     if figures["fsc"]["refined_with_refined_from_truth"] <= LEAST_FSC:
         found.append("the refinement ends at another map than one that begins from the truth")
