@@ -29,9 +29,9 @@ Prints seconds, and
 With ``--zdim`` the specimen has a moving arm, and poses come from each image's own volume. Ends with an error when the
 FSC of the reconstruction is 0.95 or less up to half of Nyquist, or the refinement does not stay in place: a frame
 turned by more than half a degree or shifted by more than a quarter of a pixel, another map than that of the refinement
-that began from the truth, or poses worse by more than a tenth than that one's. Local searches keep a memory of where they
-begin (a prior about that pose), which is the truth there, so the errors of the poses returned are added to its errors,
-as independent ones, before they are compared.
+that began from the truth, or poses worse by more than a tenth than that one's. Local searches keep a memory of where
+they begin (a prior about that pose), which is the truth there, so the errors of the poses returned are added to its
+errors, as independent ones, before they are compared.
 """
 
 from __future__ import annotations
