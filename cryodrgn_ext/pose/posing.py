@@ -32,6 +32,8 @@ Kind = Literal["search", "local"]
 BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
 #: Refinements of a search, rotations kept in it, and candidates that are refined further.
 REFINEMENTS, KEPT, POLISHED = 1, 12, 6
+#: Spacings of the grid between rotations that are kept: steps from one of them reach what lies between.
+APART = 1.2
 GAUSS_NEWTON_STEPS = 4
 MOST_IMAGES_AT_ONCE, BYTES_PER_COEFFICIENT = 4096, 48
 
@@ -89,7 +91,7 @@ def search_settings(images: ParticleImages, settings: ReconstructSettings, radiu
     return SearchSettings(
         base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(SEARCH_RADIUS, radius),
         shift_extent_px=extent, shift_count=2 * max(1, math.ceil(extent * 4 * base / d - 0.5)) + 1,
-        keep_final=POLISHED, memory_bytes=settings.memory_bytes, device=settings.device,
+        keep_final=POLISHED, apart=APART, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
 
 

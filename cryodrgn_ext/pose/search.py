@@ -7,11 +7,13 @@ one; M times, while the band grows linearly from k_min to k_max.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
@@ -25,6 +27,7 @@ from cryodrgn_ext.pose.shift_grid import shift_grid
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 MOST_IMAGES_AT_ONCE = 1024  # keeps the progress bar moving
+REACH = 4  # times as many rotations as are kept are looked at for some that lie apart
 BYTES_PER_COEFFICIENT = 32  # of an image that is held, with what loading it takes
 
 
@@ -48,6 +51,10 @@ class SearchSettings:
         Shifts along each edge of the grid.
     keep_final : int
         Candidates returned for each image (at most ``keep``).
+    apart : float
+        Rotations that are kept lie at least this many grid spacings apart, as far as the likeliest few (``REACH`` times
+        as many as are kept) allow, so that other peaks of the likelihood are not crowded out by neighbours of the
+        highest one. 0: the likeliest ones, as in Algorithm 2.
     memory_bytes : int
         Bound of working memory; it does not change the result.
     device : str, optional
@@ -62,6 +69,7 @@ class SearchSettings:
     shift_extent_px: float = 10.0
     shift_count: int = 7
     keep_final: int = 1
+    apart: float = 0.0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     device: str | None = None
 
@@ -88,7 +96,7 @@ class SearchSettings:
             ("keep", self.keep, 1, 4096), ("k_min", self.k_min, 1, radius),
             ("k_max", radius if self.k_max is None else self.k_max, 1, radius),
             ("shift_extent_px", self.shift_extent_px, 0, images.box_size / 2),
-            ("shift_count", self.shift_count, 1, 181),
+            ("shift_count", self.shift_count, 1, 181), ("apart", self.apart, 0, 12),
         )  # fmt: skip
         for name, value, low, high in bounds:
             if not low <= value <= high:
@@ -211,8 +219,13 @@ def _search_some(
     count = settings.shift_count if settings.shift_extent_px > 0 else 1
     shifts = shift_grid(settings.shift_extent_px, count)
     base = torch.from_numpy(so3_grid.grid(settings.base_level)).float()
-    top = scorer.top(model, base, shifts, settings.keep, settings.band(0, largest))
+    wide = settings.keep if settings.apart == 0 else REACH * settings.keep
+    top = scorer.top(model, base, shifts, wide, settings.band(0, largest))
     index, centre, value = top.rotation.cpu().numpy(), shifts[top.shift.cpu()], top.log_likelihood.cpu()
+    if settings.apart:
+        order = _apart(index, settings.base_level, settings.keep, settings.apart)
+        index = np.take_along_axis(index, order.numpy(), axis=1)
+        centre, value = centre.take_along_dim(order[..., None, None], dim=1), value.take_along_dim(order, dim=1)
     for step in range(1, settings.refinements + 1):
         level = settings.base_level + step
         index = so3_grid.children(level - 1, index).reshape(len(index), -1)
@@ -220,10 +233,37 @@ def _search_some(
         rotation = torch.from_numpy(so3_grid.rotations(level, index)).float()
         offsets = shift_grid(settings.shift_extent_px / 2**step, count)
         scores, moves = scorer.own(model, rotation, centre, offsets, settings.band(step, largest))
-        here = scores.topk(min(settings.keep, scores.shape[1]), dim=1)
+        keep = settings.keep if step < settings.refinements else min(settings.keep_final, settings.keep)
+        here = scores.topk(min(keep if settings.apart == 0 else REACH * keep, scores.shape[1]), dim=1)
         order = here.indices.cpu()
+        if settings.apart:
+            of_these = np.take_along_axis(index, order.numpy(), axis=1)
+            order = order.take_along_dim(_apart(of_these, level, keep, settings.apart), dim=1)
         index = np.take_along_axis(index, order.numpy(), axis=1)
         centre = (centre + offsets[moves.cpu()]).take_along_dim(order[..., None, None], dim=1)
-        value = here.values.cpu()
+        value = scores.cpu().take_along_dim(order, dim=1)
     level = settings.base_level + settings.refinements
     return torch.from_numpy(so3_grid.rotations(level, index)).float(), centre, value
+
+
+def _apart(index: NDArray[np.int64], level: int, keep: int, apart: float) -> Tensor:
+    """Places (B, keep) of rotations that lie apart, among (B, C) indices into a grid, likeliest first.
+
+    One after another is taken that is at least ``apart`` spacings from all that were taken before; then the likeliest
+    of the others, if that was too few. What is returned is in the order of ``index``.
+    """
+    n_images, n_candidates = index.shape
+    keep = min(keep, n_candidates)
+    flat = torch.from_numpy(so3_grid.rotations(level, index)).float().flatten(2)
+    least = 1.0 + 2.0 * math.cos(math.radians(min(180.0, apart * so3_grid.spacing_deg(level))))
+    near = flat @ flat.mT > least  # traces of the rotations between them
+    free = torch.ones(n_images, n_candidates, dtype=torch.bool)
+    taken = torch.zeros_like(free)
+    for place in range(n_candidates):
+        chosen = free[:, place] & (taken.sum(1) < keep)
+        taken[:, place] = chosen
+        free &= ~(near[:, place] & chosen[:, None])
+    # Those taken first, each group likeliest first; then as many as are kept, likeliest first.
+    rank = torch.arange(n_candidates).expand_as(taken) + n_candidates * (~taken)
+    order: Tensor = rank.argsort(dim=1)[:, :keep].sort(dim=1).values
+    return order

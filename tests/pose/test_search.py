@@ -43,6 +43,27 @@ def test_what_is_found_in_noise_is_as_likely_as_the_truth() -> None:
     assert (found.shift_px - made.shift_px).norm(dim=1).median() < 0.5
 
 
+def test_candidates_that_lie_apart_are_other_peaks_of_the_likelihood() -> None:
+    made = phantom(60, snr=0.1, seed=2)
+    settings = replace(SETTINGS, refinements=1, keep=12, keep_final=4)
+    level = SETTINGS.base_level + 1
+    crowd, few = (search(made.images, made.volume, replace(settings, apart=apart)) for apart in (0.0, 1.5))
+    assert crowd.candidates is not None
+    assert few.candidates is not None
+
+    def nearest(rotation: torch.Tensor) -> torch.Tensor:
+        """(N,) least angle between two candidates of an image."""
+        pairs = [angles_deg(rotation[:, i], rotation[:, j]) for i in range(4) for j in range(i)]
+        return torch.stack(pairs).amin(0)
+
+    least = 1.5 * so3_grid.spacing_deg(level)
+    assert (nearest(few.candidates.rotation) >= least - 1e-2).float().mean() > 0.9
+    assert (nearest(crowd.candidates.rotation) < least).float().mean() > 0.9
+    assert (few.candidates.log_likelihood.diff(dim=1) <= 0).all()  # likeliest first
+    # A neighbour that was left out may have led higher, by no more than steps from its peak make up for.
+    assert (few.log_likelihood - crowd.log_likelihood).median() > -0.5
+
+
 def test_rows_and_memory_do_not_change_what_is_found() -> None:
     made = phantom(30, snr=0.1, seed=4)
     settings = replace(SETTINGS, base_level=0, keep_final=3)
