@@ -13,7 +13,7 @@ matrix is the covariance of the pose that the image's noise allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +89,10 @@ class TurningVolume:
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """Of b images, float64: fit (b,) in nats relative to no particle, gradient (b, 5), matrix (b, 5, 5).
+    """Of b particles, float64: fit (b,) in nats relative to no particle, gradient (b, 3 + 2 S), matrix (b, ..., ...).
 
-    The parameters are turns about the model's axes x, y, z in radians, and the shift x, y in pixels.
+    The parameters are turns about the model's axes x, y, z in radians, and the shift x, y in pixels of each of the S
+    images of the particle.
     """
 
     log_likelihood: Tensor
@@ -239,20 +240,56 @@ def refine_poses(
     if weights is None:
         weights = torch.ones(n, volume.n_components)
     weights = weights.to(device, torch.float32)
-    rotation, shift_px = rotation.to(device, torch.float64).clone(), shift_px.to(device, torch.float64).clone()
-    best = normal_equations(scorer, volume, weights, torch.arange(n, device=device), rotation, shift_px, count)
-    fit, gradient, matrix = best.log_likelihood, best.gradient, best.matrix
-    damping = torch.full((n,), DAMPING, dtype=torch.float64, device=device)
-    active = torch.arange(n, device=device)
+
+    def equations(rows: Tensor, there: Tensor, shifted: Tensor) -> NormalEquations:
+        return normal_equations(scorer, volume, weights, rows, there, shifted, count)
+
+    rotation, shift_px, last = gauss_newton(
+        equations, rotation.to(device), shift_px.to(device), iterations, largest_turn_deg, largest_shift_px
+    )
+    error_deg, error_px = _errors(last.matrix)
+    return LocalPoses(rotation, shift_px, last.log_likelihood, error_deg, error_px)
+
+
+def gauss_newton(
+    equations: Callable[[Tensor, Tensor, Tensor], NormalEquations],
+    rotation: Tensor,
+    shift_px: Tensor,
+    iterations: int,
+    largest_turn_deg: float,
+    largest_shift_px: float,
+) -> tuple[Tensor, Tensor, NormalEquations]:
+    """Take damped Gauss-Newton steps with damping, progress and end of each particle by itself.
+
+    Parameters
+    ----------
+    equations : callable
+        Normal equations of particles ``rows`` (b,) at rotations (b, 3, 3) and shifts (b, 2 S) of their own.
+    rotation, shift_px : Tensor
+        (B, 3, 3), (B, 2 S) where to begin; S images show the same particle, each with a shift.
+    iterations : int
+    largest_turn_deg, largest_shift_px : float
+        Bounds of a step.
+
+    Returns
+    -------
+    Tensor, Tensor, NormalEquations
+        Rotations and shifts, float64, nowhere less likely than where they began, and the equations there.
+    """
+    rotation, shift_px = rotation.double().clone(), shift_px.double().clone()
+    active = torch.arange(len(rotation), device=rotation.device)
+    now = equations(active, rotation, shift_px)
+    fit, gradient, matrix = now.log_likelihood, now.gradient, now.matrix
+    damping = torch.full_like(fit, DAMPING)
     for _ in range(iterations):
         step = _step(matrix[active], gradient[active], damping[active])
         step = _bounded(step, math.radians(largest_turn_deg), largest_shift_px)
-        moved = (step[:, :3].norm(dim=1) > math.radians(SETTLED_DEG)) | (step[:, 3:].norm(dim=1) > SETTLED_PX)
+        moved = (step[:, :3].norm(dim=1) > math.radians(SETTLED_DEG)) | (_farthest(step) > SETTLED_PX)
         active, step = active[moved], step[moved]
         if not len(active):
             break
         there, shifted = turned(rotation[active], step[:, :3]), shift_px[active] + step[:, 3:]
-        tried = normal_equations(scorer, volume, weights, active, there, shifted, count)
+        tried = equations(active, there, shifted)
         better = tried.log_likelihood > fit[active]
         taken = active[better]
         rotation[taken], shift_px[taken] = there[better], shifted[better]
@@ -260,8 +297,7 @@ def refine_poses(
         matrix[taken] = tried.matrix[better]
         factor = torch.where(better, 0.2, 10.0).to(damping)
         damping[active] = (damping[active] * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
-    error_deg, error_px = _errors(matrix)
-    return LocalPoses(rotation, shift_px, fit, error_deg, error_px)
+    return rotation, shift_px, NormalEquations(fit, gradient, matrix)
 
 
 def _regular(matrix: Tensor, damping: Tensor) -> Tensor:
@@ -271,7 +307,7 @@ def _regular(matrix: Tensor, damping: Tensor) -> Tensor:
 
 
 def _step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-    """(b, 5) damped Gauss-Newton steps."""
+    """(b, 3 + 2 S) damped Gauss-Newton steps."""
     factor, failed = torch.linalg.cholesky_ex(_regular(matrix, damping))
     step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
     return torch.where((failed == 0)[:, None] & step.isfinite(), step, torch.zeros_like(step))
@@ -279,8 +315,13 @@ def _step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
 
 def _bounded(step: Tensor, largest_turn: float, largest_shift: float) -> Tensor:
     """Steps shortened to the bounds, as a whole."""
-    over = torch.maximum(step[:, :3].norm(dim=1) / largest_turn, step[:, 3:].norm(dim=1) / largest_shift)
+    over = torch.maximum(step[:, :3].norm(dim=1) / largest_turn, _farthest(step) / largest_shift)
     return step / over.clamp_min(1.0)[:, None]
+
+
+def _farthest(step: Tensor) -> Tensor:
+    """(b,) the largest of the shifts of a particle's images."""
+    return step[:, 3:].reshape(len(step), -1, 2).norm(dim=2).amax(1)
 
 
 def _errors(matrix: Tensor) -> tuple[Tensor, Tensor]:

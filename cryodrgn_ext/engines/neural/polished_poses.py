@@ -16,13 +16,11 @@ from torch import Tensor
 
 from cryodrgn_ext.imaging.masks import spherical_mask
 from cryodrgn_ext.pose.groups import ImageGroups
-from cryodrgn_ext.pose.local import NormalEquations, TurningVolume, normal_equations, turned
+from cryodrgn_ext.pose.local import NormalEquations, TurningVolume, gauss_newton, normal_equations
 from cryodrgn_ext.pose.scoring import Scorer
 
 STEPS = 5
 LARGEST_TURN_DEG, LARGEST_SHIFT_PX = 2.0, 1.0  # of one step
-SETTLED_DEG, SETTLED_PX = 0.02, 0.005  # smaller steps end a particle's refinement
-FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-6, 1e6
 INNER, EDGE = 0.42, 0.06  # radius of the sphere that is kept of a volume, and its soft edge, in boxes
 
 
@@ -61,28 +59,14 @@ def polish(
         Rotations (P, 3, 3) and shifts (P, S, 2), float64; (P,) log-likelihoods in nats, on the CPU.
     """
     device = scorers[0].device
-    rotation, shift_px = rotation.to(device, torch.float64).clone(), shift_px.to(device, torch.float64).clone()
-    active = torch.arange(len(rotation), device=device)
-    now = _equations(scorers, groups, volume, active, rotation, shift_px)
-    fit, gradient, matrix = now.log_likelihood, now.gradient, now.matrix
-    damping = torch.full_like(fit, FIRST_DAMPING)
-    for _ in range(STEPS):
-        step = _step(matrix[active], gradient[active], damping[active])
-        turn, move = step[:, :3], step[:, 3:].view(len(step), -1, 2)
-        large = (turn.norm(dim=1) > math.radians(SETTLED_DEG)) | (move.norm(dim=2).amax(1) > SETTLED_PX)
-        active, turn, move = active[large], turn[large], move[large]
-        if not len(active):
-            break
-        there, moved = turned(rotation[active], turn), shift_px[active] + move
-        tried = _equations(scorers, groups, volume, active, there, moved)
-        better = tried.log_likelihood > fit[active]
-        taken = active[better]
-        rotation[taken], shift_px[taken] = there[better], moved[better]
-        fit[taken], gradient[taken] = tried.log_likelihood[better], tried.gradient[better]
-        matrix[taken] = tried.matrix[better]
-        factor = torch.where(better, 0.2, 10.0).to(damping)
-        damping[active] = (damping[active] * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
-    return rotation.cpu(), shift_px.cpu(), fit.cpu()
+
+    def equations(rows: Tensor, there: Tensor, shifted: Tensor) -> NormalEquations:
+        return _equations(scorers, groups, volume, rows, there, shifted.unflatten(1, (-1, 2)))
+
+    rotation, moved, last = gauss_newton(
+        equations, rotation.to(device), shift_px.to(device).flatten(1), STEPS, LARGEST_TURN_DEG, LARGEST_SHIFT_PX
+    )
+    return rotation.cpu(), moved.unflatten(1, (-1, 2)).cpu(), last.log_likelihood.cpu()
 
 
 def _equations(
@@ -105,15 +89,3 @@ def _equations(
         matrix[:, :3, own], matrix[:, own, :3] = one.matrix[:, :3, 3:], one.matrix[:, 3:, :3]
         matrix[:, own, own] = one.matrix[:, 3:, 3:]
     return NormalEquations(fit, gradient, matrix)
-
-
-def _step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-    """Damped Gauss-Newton steps (b, 3 + 2 S), shortened as a whole where a turn or a shift is too large."""
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    least = 1e-9 * diagonal.mean(1, keepdim=True) + 1e-12
-    factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(diagonal * damping[:, None] + least))
-    step = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-    step = torch.where((failed == 0)[:, None] & step.isfinite(), step, torch.zeros_like(step))
-    moves = step[:, 3:].view(len(step), -1, 2).norm(dim=2).amax(1)
-    over = torch.maximum(step[:, :3].norm(dim=1) / math.radians(LARGEST_TURN_DEG), moves / LARGEST_SHIFT_PX)
-    return step / over.clamp_min(1.0)[:, None]
