@@ -321,7 +321,8 @@ def _bounded(step: Tensor, largest_turn: float, largest_shift: float) -> Tensor:
 
 def _farthest(step: Tensor) -> Tensor:
     """(b,) the largest of the shifts of a particle's images."""
-    return step[:, 3:].reshape(len(step), -1, 2).norm(dim=2).amax(1)
+    farthest: Tensor = step[:, 3:].reshape(len(step), -1, 2).norm(dim=2).amax(1)
+    return farthest
 
 
 def _errors(matrix: Tensor) -> tuple[Tensor, Tensor]:
