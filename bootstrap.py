@@ -167,9 +167,7 @@ def make_venv() -> None:
 def pip_install(arguments: Sequence[str]) -> bool:
     """Run ``pip install`` in the virtual environment and tell whether it succeeded."""
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
-    return (
-        run([venv_python(), "-m", "pip", "--disable-pip-version-check", "install", *quiet, *arguments]) == 0
-    )
+    return run([venv_python(), "-m", "pip", "--disable-pip-version-check", "install", *quiet, *arguments]) == 0
 
 
 def install_torch() -> None:

@@ -38,9 +38,9 @@ from abinit_quality import Problem, judge, opened
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.analysis.agreement import predict_truth
-from cryodrgn_ext.atomic import atomic_write_text
-from cryodrgn_ext.engines.neural.abinit import StartPoses, train_abinit
-from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.engines.neural.pose_search_engine import StartPoses, train_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.pose.abinit import reconstruct

@@ -44,22 +44,22 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.analysis.agreement import predict_truth
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.base import get_engine
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
+from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.imaging.ctf import CtfParameters, ctf
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume, slice_points
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
+from cryodrgn_ext.pose.alignment import KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
-from cryodrgn_ext.pose.posing import KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps

@@ -50,9 +50,9 @@ import torch
 from comparison.runner import BenchmarkError, Machine, Measured
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors

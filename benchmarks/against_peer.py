@@ -41,7 +41,7 @@ from comparison.runner import BenchmarkError, Machine
 from comparison.sets import SETS, BenchmarkSet, prepare
 from comparison.table import PEER, add_comparison, text_table
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import CryodrgnExtError
 
 RUNS = ("auto", "neural", "preset")

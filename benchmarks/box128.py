@@ -44,11 +44,11 @@ from numpy.typing import NDArray
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.grid import padded
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.jobs.consensus import read_consensus
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 
 EXTENT_A = 256.0

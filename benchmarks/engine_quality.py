@@ -37,16 +37,16 @@ import yaml
 
 from cryodrgn_ext.analysis.agreement import fsc_area
 from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.jobs.consensus import read_consensus
 from cryodrgn_ext.jobs.demo import compare_with_truth
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.train_engine import open_working_images
 from cryodrgn_ext.jobs.train_inputs import read_inputs
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.consensus import read_consensus
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.simulate import GroundTruth, load_truth, simulate_particles, write_relion_project
 
 

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume, slice_points
 from cryodrgn_ext.pose.local import TurningVolume, refine_poses
+from cryodrgn_ext.pose.random_initialisations import make_start
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.pose.starts import make_start
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 

@@ -35,14 +35,14 @@ import torch
 from comparison import peer
 from comparison.runner import BenchmarkError, Machine, fresh_directory, read_record
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.pose_search_model import search_models
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_poses
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.branch_and_bound import branch_and_bound

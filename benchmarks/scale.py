@@ -35,9 +35,9 @@ import torch
 
 from cryodrgn_ext.engines.base import get_engine
 from cryodrgn_ext.errors import JobAborted
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.store import StoredCoefficients
-from cryodrgn_ext.imaging.ctf import CtfParameters
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 

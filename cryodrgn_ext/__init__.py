@@ -2,15 +2,18 @@
 
 The rooms of this package import downward only (see ``tests/test_import_direction.py``)::
 
-    cli                                           doors: thin
-    jobs                                          one function per job
-    analysis, validation                          latents and selection | states and their evidence
-    engines                                       neural
+    cli                                           entry points: thin
+    jobs                                          one job, one file: settings in, JobResult out; knows no suite
+    workflow, report                              stages, record, lock, log, launcher | plots, pages, pictures
+    results                                       files of a result directory, read and written once
+    analysis, validation                          latents, landscapes, selections | states and their evidence
+    engines                                       neural, subspace
+    pose                                          search over orientations and shifts, ab initio maps
     reconstruction                                weighted backprojection
     images, simulate                              stacks, preprocessing, the coefficient store
-    imaging                                       pure functions on tensors
-    metadata                                      ParticleSet, STAR, pickles (no torch)
-    errors, atomic, progress, settings            the ground floor, importable from everywhere
+    fourier                                       pure functions on tensors
+    metadata                                      ParticleSet, STAR, CS, pickles (no torch)
+    errors, durable_files, progress, settings     the ground floor, importable from everywhere
 """
 
 __version__ = "0.1.0"

@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from cryodrgn_ext.errors import CryodrgnExtError
-from cryodrgn_ext.jobs.failure import explain
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.settings import SettingField, Settings, canonical_name, describe, from_mapping, text_of
+from cryodrgn_ext.workflow.failure import explain
 from cryosparc_jobs import abinitio, fetching, landscaping, selecting, training, validating
 from cryosparc_jobs.client import connect
 from cryosparc_jobs.lifecycle import RUN_AGAIN

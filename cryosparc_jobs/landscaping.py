@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.jobs.learned_result import read_learned_result
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.learned_result import read_learned_result
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs.client import create_external_job, project_directory
 from cryosparc_jobs.job_settings import all_settings, checked_settings, description
 from cryosparc_jobs.parents import find_map, map_path

@@ -21,9 +21,9 @@ from types import FrameType
 from typing import TextIO, TypeVar
 
 from cryodrgn_ext.errors import JobAborted
-from cryodrgn_ext.jobs.failure import explain
-from cryodrgn_ext.jobs.run_log import logged_run
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.workflow.failure import explain
+from cryodrgn_ext.workflow.run_log import logged_run
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryosparc_jobs.slots import Slot, SourceOutput
 

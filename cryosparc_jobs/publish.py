@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.abinit_pictures import draw_abinit_pictures
-from cryodrgn_ext.jobs.landscape_tables import read_arrays
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.pictures import draw_landscape_pictures, draw_pictures, draw_validation_pictures
-from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.jobs.validated_sets import read_set_table
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.abinit_pictures import draw_abinit_pictures
+from cryodrgn_ext.report.pictures import draw_landscape_pictures, draw_pictures, draw_validation_pictures
+from cryodrgn_ext.results.landscape_tables import read_arrays
+from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
+from cryodrgn_ext.results.layout import Layout
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.publication import INPUT, Publication
 

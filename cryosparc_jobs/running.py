@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.directory_lock import directory_lock
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.outputs import JobResult
-from cryodrgn_ext.jobs.record import read_record
-from cryodrgn_ext.jobs.result_tables import LatentTable, read_latent_table
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.latent_tables import LatentTable, read_latent_table
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.record import read_record
+from cryodrgn_ext.workflow.directory_lock import directory_lock
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.lifecycle import POLL_S, run_external_job
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.outputs import JobResult
-from cryodrgn_ext.jobs.pictures import draw_selection
 from cryodrgn_ext.jobs.selected_groups import choose_groups, left_over
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.pictures import draw_selection
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs.client import create_external_job
 from cryosparc_jobs.job_settings import all_settings, checked_settings, description
 from cryosparc_jobs.particles import wanted_slots

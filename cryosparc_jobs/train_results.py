@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.record import RECORD_NAME, read_record
+from cryodrgn_ext.results.record import RECORD_NAME, read_record
 from cryosparc_jobs.client import outputs_of
 from cryosparc_jobs.errors import asking
 from cryosparc_jobs.parents import find_particles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from relion_wrappers.door import open_door
+from relion_wrappers.entry_point import open_door
 
 
 def main() -> int:

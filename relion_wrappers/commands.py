@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.failure import explain
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.workflow.failure import explain
 from relion_wrappers.templates import Queue, job_star, write_template
 
 WITH_DOOR = [job.name for job in JOBS.values() if job.relion_program]

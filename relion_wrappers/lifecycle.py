@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryodrgn_ext.errors import InputError, JobAborted
-from cryodrgn_ext.jobs.directory_lock import directory_lock
-from cryodrgn_ext.jobs.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.directory_lock import directory_lock
+from cryodrgn_ext.workflow.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
 FAILURE = "RELION_JOB_EXIT_FAILURE"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.outputs import Output, OutputKind
+from cryodrgn_ext.workflow.job_result import Output, OutputKind
 
 NODES_NAME = "RELION_OUTPUT_NODES.star"
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.settings import SettingField, canonical_name, describe, text_of, unknown_option

@@ -18,27 +18,29 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cryodrgn_ext", "relion_wrappers", "cryosparc_jobs")
 
 GROUND = "ground"
-GROUND_MODULES = frozenset({"errors", "atomic", "progress", "settings"})
+GROUND_MODULES = frozenset({"errors", "durable_files", "progress", "settings"})
 # Lowest line first. A room may import every room of the lines below its own.
 LINES: tuple[tuple[str, ...], ...] = (
     (GROUND,),
     ("metadata",),
-    ("imaging",),
+    ("fourier",),
     ("images", "simulate"),
     ("reconstruction",),
     ("pose",),
     ("engines",),
     ("analysis", "validation"),
+    ("results",),
+    ("workflow", "report"),
     ("jobs",),
-    ("cli", "web", "relion_wrappers", "cryosparc_jobs"),
+    ("cli", "explore", "relion_wrappers", "cryosparc_jobs"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
-DOORS = frozenset(LINES[-1])
+ENTRY_POINTS = frozenset(LINES[-1])
 # Arrows along a line that the design shows, and arrows downward that it forbids.
 EXTRA_ARROWS = frozenset({("simulate", "images")})
-FORBIDDEN_ARROWS = frozenset({("imaging", "metadata")})
+FORBIDDEN_ARROWS = frozenset({("fourier", "metadata")})
 # Doors translate: they know the jobs, the formats of the suites, and the ground floor.
-ROOMS_FOR_DOORS = frozenset({"jobs", "metadata", GROUND})
+ROOMS_FOR_ENTRY_POINTS = frozenset({"jobs", "workflow", "results", "metadata", GROUND})
 
 SCIENCE = frozenset({"torch", "scipy", "sklearn", "umap", "numba", "mrcfile", "matplotlib", "safetensors", "pandas"})
 FILES = frozenset(
@@ -46,8 +48,8 @@ FILES = frozenset(
 )
 FORBIDDEN_MODULES: dict[str, frozenset[str]] = {
     "metadata": frozenset({"torch"}),
-    "imaging": FILES,
-    **dict.fromkeys(DOORS, SCIENCE),
+    "fourier": FILES,
+    **dict.fromkeys(ENTRY_POINTS, SCIENCE),
 }
 FILE_CALLS = frozenset({"open", "load", "save", "savez", "fromfile", "tofile", "memmap", "loadtxt", "savetxt"})
 # The only module that may touch pickles (through a restricted unpickler).
@@ -135,8 +137,8 @@ def _arrow_fault(room: str, target: str) -> str | None:
         return f"{room} may not import {target}: rooms import downward only"
     if (room, target) in FORBIDDEN_ARROWS:
         return f"{room} may not import {target}: they know nothing of each other"
-    if room in DOORS and target not in ROOMS_FOR_DOORS:
-        return f"{room} is a door and may not import {target}: doors call one function of jobs"
+    if room in ENTRY_POINTS and target not in ROOMS_FOR_ENTRY_POINTS:
+        return f"{room} is an entry point and may not import {target}: entry points call one function of jobs"
     return None
 
 
@@ -166,8 +168,8 @@ def violations(source: str, module: str, is_package: bool = False) -> list[Viola
         fault = _stranger_fault(room, name) if not ours else _arrow_fault(room, target) if target else None
         if fault:
             found.append(Violation(module, line, fault))
-    if room == "imaging":
-        found += [Violation(module, line, f"imaging has no files, but calls {name}") for line, name in file_calls(tree)]
+    if room == "fourier":
+        found += [Violation(module, line, f"fourier has no files, but calls {name}") for line, name in file_calls(tree)]
     return found
 
 
@@ -184,9 +186,7 @@ def _project_modules() -> list[tuple[Path, str, bool]]:
 def test_every_module_keeps_the_rules() -> None:
     modules = _project_modules()
     assert len(modules) > 10, "the checker found no modules to check"
-    broken = [
-        fault for path, name, package in modules for fault in violations(path.read_text("utf-8"), name, package)
-    ]
+    broken = [fault for path, name, package in modules for fault in violations(path.read_text("utf-8"), name, package)]
     assert not broken, "\n" + "\n".join(str(fault) for fault in broken)
 
 
@@ -196,17 +196,17 @@ def test_every_module_keeps_the_rules() -> None:
         ("cryodrgn_ext.metadata.star", "import torch"),
         ("cryodrgn_ext.metadata.star", "import torch.nn.functional as F"),
         ("cryodrgn_ext.metadata.star", "def f():\n    from torch import nn"),
-        ("cryodrgn_ext.metadata.star", "from cryodrgn_ext.imaging import ctf"),
+        ("cryodrgn_ext.metadata.star", "from cryodrgn_ext.fourier import ctf"),
         ("cryodrgn_ext.metadata.star", "from ..imaging import ctf"),
-        ("cryodrgn_ext.metadata.star", "from .. import imaging"),
+        ("cryodrgn_ext.metadata.star", "from .. import fourier"),
         ("cryodrgn_ext.metadata.star", "from cryodrgn_ext import images"),
         ("cryodrgn_ext.metadata.star", "import pickle"),
         ("cryodrgn_ext.metadata.star", "import importlib\nimportlib.import_module('torch')"),
-        ("cryodrgn_ext.imaging.ctf", "from cryodrgn_ext.metadata.particles import ParticleSet"),
-        ("cryodrgn_ext.imaging.ctf", "import mrcfile"),
-        ("cryodrgn_ext.imaging.ctf", "from pathlib import Path"),
-        ("cryodrgn_ext.imaging.ctf", "def f(p):\n    return open(p).read()"),
-        ("cryodrgn_ext.imaging.ctf", "import numpy as np\nx = np.load('x.npy')"),
+        ("cryodrgn_ext.fourier.ctf", "from cryodrgn_ext.metadata.particles import ParticleSet"),
+        ("cryodrgn_ext.fourier.ctf", "import mrcfile"),
+        ("cryodrgn_ext.fourier.ctf", "from pathlib import Path"),
+        ("cryodrgn_ext.fourier.ctf", "def f(p):\n    return open(p).read()"),
+        ("cryodrgn_ext.fourier.ctf", "import numpy as np\nx = np.load('x.npy')"),
         ("cryodrgn_ext.images.stacks", "from cryodrgn_ext.simulate import x"),
         ("cryodrgn_ext.images.stacks", "from cryodrgn_ext.reconstruction.backprojection import backproject"),
         ("cryodrgn_ext.analysis.latents", "from cryodrgn_ext.validation import states"),
@@ -237,8 +237,8 @@ def test_planted_violation_is_found(module: str, source: str) -> None:
     [
         ("cryodrgn_ext.metadata.star", "import numpy\nimport starfile\nfrom cryodrgn_ext.errors import InputError"),
         ("cryodrgn_ext.metadata.cryodrgn_pickle", "import pickle"),
-        ("cryodrgn_ext.imaging.ctf", "import torch\nfrom cryodrgn_ext.imaging.half_plane import HalfPlane"),
-        ("cryodrgn_ext.imaging.ctf", "from .half_plane import HalfPlane"),
+        ("cryodrgn_ext.fourier.ctf", "import torch\nfrom cryodrgn_ext.fourier.half_plane import HalfPlane"),
+        ("cryodrgn_ext.fourier.ctf", "from .half_plane import HalfPlane"),
         ("cryodrgn_ext.simulate.particles", "from cryodrgn_ext.images.maps import write_map"),
         ("cryodrgn_ext.reconstruction.half_maps", "from cryodrgn_ext.metadata.particles import ParticleSet"),
         ("cryodrgn_ext.jobs.train", "from cryodrgn_ext import __version__\nfrom cryodrgn_ext.engines import base"),

@@ -16,7 +16,7 @@ from comparison.quality import LATENT_FIGURES, Judge
 from comparison.runner import Machine, Measured, fresh_directory, read_record
 from comparison.sets import Project
 from cryodrgn_ext.engines.base import load_heterogeneity
-from cryodrgn_ext.jobs.layout import Layout
+from cryodrgn_ext.results.layout import Layout
 
 PROGRAM = [sys.executable, "-m", "cryodrgn_ext"]
 LATENTS_KNOWN = "agree between the half-sets"  # what the subspace engine says when latents are settled

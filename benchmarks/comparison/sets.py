@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from comparison.runner import fresh_directory, read_record
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_poses
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor

@@ -13,7 +13,7 @@ from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.fsc import fsc
+from cryodrgn_ext.fourier.fsc import fsc
 
 FloatArray = NDArray[np.float64]
 MOVING_FRACTION = 0.1  # of the largest standard deviation over the true volumes

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.volume_basis import combined_rows
 from cryodrgn_ext.analysis.volume_pca import VolumePca
 from cryodrgn_ext.engines.base import SpectralForm
-from cryodrgn_ext.imaging.slices import FourierGrid, map_to_grid
+from cryodrgn_ext.fourier.slices import FourierGrid, map_to_grid
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 FloatArray = NDArray[np.float64]

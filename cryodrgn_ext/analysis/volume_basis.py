@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.resizing import crop_map
+from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.progress import Monitor
 
 FloatArray = NDArray[np.float64]

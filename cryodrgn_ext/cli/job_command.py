@@ -14,11 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
-from cryodrgn_ext.jobs.directory_lock import directory_lock
-from cryodrgn_ext.jobs.failure import EXIT_INPUT_ERROR, explain
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import Job
-from cryodrgn_ext.jobs.run_log import logged_run
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import (
     FALSE_WORDS,
@@ -31,6 +27,10 @@ from cryodrgn_ext.settings import (
     text_of,
     unknown_option,
 )
+from cryodrgn_ext.workflow.directory_lock import directory_lock
+from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.run_log import logged_run
 
 NUMBER = re.compile(r"-\.?\d")
 
@@ -158,7 +158,7 @@ def _settings(job: Job, params: dict[str, Any]) -> Settings:
 def run(job: Job, settings: Settings) -> JobResult:
     """Run a job from the command line, with a lock and a run.log where it has a result directory."""
     if "WORLD_SIZE" in os.environ:  # torchrun's: only then is the heavy import worth it
-        from cryodrgn_ext.jobs.parallel import help_with, is_helper
+        from cryodrgn_ext.workflow.launcher import help_with, is_helper
 
         if is_helper():
             help_with(job.name, settings)

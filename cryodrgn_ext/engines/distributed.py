@@ -2,8 +2,8 @@
 
 Every engine runs the same code in one process or in many. :func:`current` says which process this is; alone, every
 operation here does nothing and costs nothing. Processes are started by torchrun, or by a job that starts its own
-(:mod:`cryodrgn_ext.jobs.parallel`); both set the environment that :func:`join` reads. Tensors on a GPU are summed by
-NCCL, those on a CPU by Gloo, which adds in a fixed order: results do not change from run to run.
+(:mod:`cryodrgn_ext.workflow.launcher`); both set the environment that :func:`join` reads. Tensors on a GPU are summed
+by NCCL, those on a CPU by Gloo, which adds in a fixed order: results do not change from run to run.
 
 Rows are shared out in contiguous shards, so that each process reads its own stretch of the coefficient store.
 """

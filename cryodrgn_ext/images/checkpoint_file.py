@@ -11,7 +11,7 @@ import safetensors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import ResumeError
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.half_plane import HalfPlane
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 
 
 @dataclass(frozen=True)

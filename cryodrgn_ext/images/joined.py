@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters
 
 SAME_PIXEL = 1e-3  # relative
 

@@ -10,7 +10,7 @@ import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 

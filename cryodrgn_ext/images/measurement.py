@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.images.contrast import BELIEVED, contrast_coefficients, measure_contrast
+from cryodrgn_ext.fourier.ctf import ctf
+from cryodrgn_ext.images.data_sign import BELIEVED, contrast_coefficients, measure_contrast
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from cryodrgn_ext.images.pipeline import Pipeline, assemble, ctf_parameters
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.store import ImageTable
-from cryodrgn_ext.imaging.ctf import ctf
 from cryodrgn_ext.progress import Monitor
 
 #: Images of each optics group that the contrast is measured on.

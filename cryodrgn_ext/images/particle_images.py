@@ -13,16 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import slice_points
 from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.preprocessing import RELION_BACKGROUND_RADIUS
-from cryodrgn_ext.imaging.ctf import CtfParameters, ctf
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import slice_points
 
 if TYPE_CHECKING:
     from cryodrgn_ext.metadata.particles import ParticleSet
@@ -386,3 +388,9 @@ class ParticleImages:
         # nothing was recorded, by a floor, which leaves the model exact and the noise there smaller than assumed.
         inverse = torch.where(transfer < 0, -1.0, 1.0) / transfer.abs().clamp_min(PREMULTIPLIED_FLOOR)
         return transfer.square() * inverse * gain, inverse if factor is None else inverse * factor, points
+
+
+def group_pixel_A(images: ParticleImages) -> NDArray[np.float64]:
+    """(N,) size of a working pixel of each image's optics group."""
+    sizes = np.array([group.pixel_size_A for group in images.frame.groups])
+    return np.asarray(sizes[images.optics_index.cpu().numpy()], np.float64)

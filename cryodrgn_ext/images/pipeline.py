@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
 from cryodrgn_ext.images.particle_images import CoefficientSource, GroupOptics, ParticleImages
 from cryodrgn_ext.images.preprocessing import (
@@ -20,8 +22,6 @@ from cryodrgn_ext.images.preprocessing import (
 )
 from cryodrgn_ext.images.stacks import ImageStacks
 from cryodrgn_ext.images.store import ImageTable
-from cryodrgn_ext.imaging.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
-from cryodrgn_ext.imaging.ctf import CtfParameters
 from cryodrgn_ext.metadata.particles import OpticsGroup, ParticleSet
 
 #: Seed of the random split into half-sets where the metadata have none.
@@ -65,9 +65,7 @@ class Pipeline:
         frequency = frequencies_per_A(
             self.frame.plane.kxy, optics.pixel_size_A, box, torch.tensor(optics.mag_matrix, dtype=torch.float64)
         )
-        odd = antisymmetric_phase(
-            frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV
-        )
+        odd = antisymmetric_phase(frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV)
         return GroupPipeline(
             box,
             outside_circle(box, self.settings.background_radius * box),

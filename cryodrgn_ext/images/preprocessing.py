@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.masks import soft_circle
+from cryodrgn_ext.fourier.masks import soft_circle
 
 Contrast = Literal["auto", "white", "black"]
 Storage = Literal["float16", "float32"]

@@ -20,15 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.imaging.fsc import fsc, resolution_A
-from cryodrgn_ext.jobs.abinit_frame import ChosenFrame, choose_frame
 from cryodrgn_ext.jobs.abinit_inputs import (
     AbinitInputs,
     check_continuation,
@@ -40,26 +39,27 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_origins import JudgedOrigins, Origins, around, judge_origins, start_px
 from cryodrgn_ext.jobs.abinit_particles import stale_columns, write_posed_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
-from cryodrgn_ext.jobs.abinit_report import write_abinit_reports
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
-from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.pose_table import PoseTable
-from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
-from cryodrgn_ext.jobs.result_tables import read_latent_table
-from cryodrgn_ext.jobs.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
-from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.pose.coordinate_transform import ChosenFrame, choose_frame
 from cryodrgn_ext.pose.map_alignment import fit_to_box
+from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_origins, start_px
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.abinit_report import write_abinit_reports
+from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus
+from cryodrgn_ext.results.latent_tables import read_latent_table
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.pose_table import PoseTable
+from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
+from cryodrgn_ext.results.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.stages import Stages
+from cryodrgn_ext.workflow.threads import use_threads
 
 MAP_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
 FOUND_MAP, FOUND_POSES, FOUND_TILTED = "map.mrc", "poses.npz", "tilted.npz"

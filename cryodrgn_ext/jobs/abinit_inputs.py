@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings, plan_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.jobs.abinit_origins import Origins, usable_origins
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
-from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.jobs.train_inputs import native_box, working_box
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.pose.origins import Origins, usable_origins
+from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
 
 #: Poses come out to a degree or so at this box, which a refinement then improves; larger ones cost time.

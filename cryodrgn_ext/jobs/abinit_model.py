@@ -9,18 +9,18 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.analysis.latents import cluster_latents
-from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, get_engine, load_heterogeneity
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.result_tables import LatentTable, write_latent_table
 from cryodrgn_ext.jobs.volumes import write_volumes
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus
+from cryodrgn_ext.results.latent_tables import LatentTable, write_latent_table
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.settings import Settings
 
 

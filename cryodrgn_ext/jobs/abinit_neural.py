@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.engines.neural.abinit import train_abinit
+from cryodrgn_ext.engines.neural.pose_search_engine import train_abinit
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages

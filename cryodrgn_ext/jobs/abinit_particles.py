@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.jobs.pose_table import PoseTable
-from cryodrgn_ext.jobs.returned_particles import OUR_COLUMN
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.to_cryosparc import alignment_fields
+from cryodrgn_ext.results.pose_table import PoseTable
+from cryodrgn_ext.results.returned_particles import OUR_COLUMN
 
 HALF_SET_COLUMN = "rlnRandomSubset"
 #: What an earlier alignment expects of the poses: RELION's local searches would start from these and not from ours.

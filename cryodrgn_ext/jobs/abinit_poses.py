@@ -18,8 +18,8 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
+from cryodrgn_ext.pose.random_initialisations import AGREEING_SHARE
 from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
-from cryodrgn_ext.pose.starts import AGREEING_SHARE
 from cryodrgn_ext.progress import Monitor
 
 #: Share of its particles above which a start is the same as the best one.

@@ -10,13 +10,13 @@ import numpy as np
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.abinit_origins import Origins, usable_origins
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.pose_table import PoseTable
-from cryodrgn_ext.jobs.record import fingerprint_particles
 from cryodrgn_ext.jobs.train_inputs import native_box
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.pose.origins import Origins, usable_origins
+from cryodrgn_ext.results.pose_table import PoseTable
+from cryodrgn_ext.results.record import fingerprint_particles
 
 STEM = "tilted"
 

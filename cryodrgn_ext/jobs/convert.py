@@ -6,8 +6,6 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.returned_particles import list_lost, say_dark
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
@@ -16,6 +14,8 @@ from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.returned_particles import list_lost, say_dark
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
 
 FORMATS = (".star", ".cs", ".csg")
 

@@ -19,18 +19,18 @@ from cryodrgn_ext.analysis.agreement import (
     predict_truth,
 )
 from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.demo import DemoSettings
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output
-from cryodrgn_ext.jobs.record import write_record
 from cryodrgn_ext.jobs.simulate import make_project, refuse_project_in_use
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.record import write_record
 from cryodrgn_ext.simulate import GroundTruth, load_truth
+from cryodrgn_ext.workflow.job_result import JobResult, Output
 
 EXTENT_A = 256.0  # of the simulated box, whatever its pixels
 EVALUATED = 50

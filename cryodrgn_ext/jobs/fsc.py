@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from cryodrgn_ext.atomic import atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import fsc as shell_correlation
+from cryodrgn_ext.fourier.fsc import resolution_A
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.imaging.fsc import fsc as shell_correlation
-from cryodrgn_ext.imaging.fsc import resolution_A
 from cryodrgn_ext.jobs.options.fsc import FscSettings
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.fsc_tables import write_fsc_star
+from cryodrgn_ext.workflow.job_result import JobResult
 
 THRESHOLDS = (0.5, 0.143)
 PIXEL_TOLERANCE = 1e-3
-CORRECTED = "rlnFourierShellCorrelationCorrected"
-UNMASKED = "rlnFourierShellCorrelationUnmaskedMaps"
-MASKED = "rlnFourierShellCorrelationMaskedMaps"
 
 
 def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
@@ -66,48 +61,3 @@ def _check_alike(path1: Path, map1: VolumeMap, path2: Path, map2: VolumeMap) -> 
     sizes = (map1.pixel_size_A, map2.pixel_size_A)
     if min(sizes) > 0 and abs(sizes[0] - sizes[1]) > PIXEL_TOLERANCE * sizes[0]:
         raise InputError(f"{path1} has voxels of {sizes[0]:.4f} Å, but {path2} of {sizes[1]:.4f} Å.")
-
-
-def write_fsc_star(path: Path, curve: NDArray[np.floating], pixel_size_A: float, box_size: int, masked: bool) -> None:
-    """Write an FSC curve as RELION's postprocessing does (data_fsc), atomically.
-
-    The column says what was correlated, masked or unmasked maps: "corrected" means by phase randomisation in RELION.
-
-    Parameters
-    ----------
-    path : Path
-    curve : ndarray
-        (S,) FSC of shells 0 .. S - 1.
-    pixel_size_A : float
-    box_size : int
-        Of the maps, in voxels.
-    masked : bool
-        Whether the maps were multiplied by a mask.
-    """
-    write_fsc_table(path, {MASKED if masked else UNMASKED: curve}, pixel_size_A, box_size)
-
-
-def write_fsc_table(
-    path: Path, curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float, box_size: int
-) -> None:
-    """Write FSC curves of the same maps as columns of one table, as RELION's postprocessing does, atomically.
-
-    Parameters
-    ----------
-    path : Path
-    curves : mapping
-        RELION's label of each column (:data:`CORRECTED`, :data:`UNMASKED`, :data:`MASKED`) to (S,) FSC of shells
-        0 .. S - 1.
-    pixel_size_A : float
-    box_size : int
-        Of the maps, in voxels.
-    """
-    lines = ["", "# version 30001", "", "data_fsc", "", "loop_", "_rlnSpectralIndex #1", "_rlnResolution #2",
-             "_rlnAngstromResolution #3"]  # fmt: skip
-    lines += [f"_{label} #{column}" for column, label in enumerate(curves, start=4)]
-    for shell, values in enumerate(zip(*(curve.tolist() for curve in curves.values()), strict=True)):
-        per_A = shell / (box_size * pixel_size_A)
-        angstrom = 999.0 if shell == 0 else 1 / per_A
-        numbers = " ".join(f"{value:12.6f}" for value in values)
-        lines.append(f"{shell:12d} {per_A:12.6f} {angstrom:12.6f} {numbers}")
-    atomic_write_text(path, "\n".join(lines) + "\n\n")

@@ -19,25 +19,25 @@ from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.chosen_rows import chosen_rows
-from cryodrgn_ext.jobs.consensus import working_map
-from cryodrgn_ext.jobs.landscape_report import write_landscape_reports
 from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
-from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, read_clusters, read_surface
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
-from cryodrgn_ext.jobs.result_tables import LatentTable
-from cryodrgn_ext.jobs.returned_particles import returned_name
-from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.jobs.train_inputs import check_mask
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.landscape_report import write_landscape_reports
+from cryodrgn_ext.results.chosen_rows import chosen_rows
+from cryodrgn_ext.results.consensus import working_map
+from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_clusters, read_surface
+from cryodrgn_ext.results.latent_tables import LatentTable
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.stages import Stages
+from cryodrgn_ext.workflow.threads import use_threads
 
 FEWEST_PARTICLES = 10
 

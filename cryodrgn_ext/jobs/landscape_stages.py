@@ -34,7 +34,9 @@ from cryodrgn_ext.analysis.volume_pca import VolumePca, volume_distances
 from cryodrgn_ext.engines.base import Heterogeneity, Linear, Spectral
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.jobs.landscape_tables import (
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.landscape_tables import (
     ParticleMapping,
     VolumeGram,
     read_arrays,
@@ -43,9 +45,7 @@ from cryodrgn_ext.jobs.landscape_tables import (
     write_clusters,
     write_surface,
 )
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
 
 IndexArray = NDArray[np.int64]
 EXACT_SHARE = 0.9999  # of the variance, in which particles find their nearest sketched volume

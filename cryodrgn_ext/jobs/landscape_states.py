@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.volume_basis import combined_maps
 from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
-from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
-from cryodrgn_ext.jobs.landscape_tables import ParticleMapping, write_arrays
-from cryodrgn_ext.jobs.result_tables import StateTable, write_state_table
-from cryodrgn_ext.jobs.returned_particles import (
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.results.landscape_tables import ParticleMapping, write_arrays
+from cryodrgn_ext.results.latent_tables import StateTable, write_state_table
+from cryodrgn_ext.results.returned_particles import (
     STATE_COLUMN,
     VOLUME_COLUMN,
     say_conversion,
     wants_columns,
     write_particles,
 )
-from cryodrgn_ext.metadata.particles import ParticleSet
 
 TRAVERSAL_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
+from cryodrgn_ext.workflow.job_result import JobResult
 
 RunJob = Callable[[Settings, Monitor], JobResult]
 

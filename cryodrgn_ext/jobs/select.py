@@ -17,12 +17,13 @@ from cryodrgn_ext.analysis.selection import (
     select_ranges,
 )
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_particles, refuse_other_results, write_record
-from cryodrgn_ext.jobs.returned_particles import (
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.record import fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     require_particles,
     returned_name,
@@ -31,8 +32,7 @@ from cryodrgn_ext.jobs.returned_particles import (
     warn_unbalanced_halves,
     write_particles,
 )
-from cryodrgn_ext.metadata.particles import ParticleSet
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
 
 IndexArray = NDArray[np.int64]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.analysis.selection import combine, complement, select_labels
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.learned_result import LearnedResult
 from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.returned_particles import require_particles
 from cryodrgn_ext.jobs.select import choose
+from cryodrgn_ext.results.learned_result import LearnedResult
+from cryodrgn_ext.results.returned_particles import require_particles
 
 ALL = "selected"
 

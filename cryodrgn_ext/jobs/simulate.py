@@ -6,9 +6,8 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.simulate import (
     EMPTY_PIPELINE,
     MOTIONS,
@@ -19,6 +18,7 @@ from cryodrgn_ext.simulate import (
     two_domain_protein,
     write_relion_project,
 )
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
 
 
 def choose_motion(settings: SimulateSettings) -> Motion:

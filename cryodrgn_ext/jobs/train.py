@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
-from cryodrgn_ext.atomic import atomic_directory
+from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.parallel import Team
-from cryodrgn_ext.jobs.record import RECORD_NAME, read_record, write_record
-from cryodrgn_ext.jobs.result_tables import (
+from cryodrgn_ext.jobs.train_engine import learn, open_working_images
+from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
+from cryodrgn_ext.jobs.volumes import write_volumes
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.train_report import write_reports
+from cryodrgn_ext.results.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
+from cryodrgn_ext.results.latent_tables import (
     LatentTable,
     StateTable,
     read_latent_table,
@@ -36,22 +36,22 @@ from cryodrgn_ext.jobs.result_tables import (
     write_latent_table,
     write_state_table,
 )
-from cryodrgn_ext.jobs.returned_particles import (
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
+from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     returned_name,
     say_conversion,
     wants_columns,
     write_particles,
 )
-from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import use_threads
-from cryodrgn_ext.jobs.train_engine import learn, open_working_images
-from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
-from cryodrgn_ext.jobs.train_report import write_reports
-from cryodrgn_ext.jobs.train_states import make_states, read_states
-from cryodrgn_ext.jobs.volumes import write_volumes
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.states import make_states, read_states
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.launcher import Team
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.stages import Stages
+from cryodrgn_ext.workflow.threads import use_threads
 
 
 def train(settings: TrainSettings, monitor: Monitor) -> JobResult:

@@ -9,12 +9,12 @@ from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions, g
 from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.consensus import Consensus, read_consensus, working_map
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.parallel import Worker
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, read_inputs
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.consensus import Consensus, read_consensus, working_map
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.workflow.launcher import Worker
 
 
 def open_working_images(

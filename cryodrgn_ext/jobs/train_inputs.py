@@ -14,9 +14,9 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
 
 LARGEST_DEFAULT_BOX = 128

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.landscape_plots import path_in_plane
 from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
-from cryodrgn_ext.analysis.plots import central_slices, map_slices
-from cryodrgn_ext.analysis.report import ReportContent, ReportFigure
-from cryodrgn_ext.analysis.report_html import write_report_html
-from cryodrgn_ext.analysis.report_pdf import write_logfile_pdf
 from cryodrgn_ext.analysis.trajectories import (
     FrameParticles,
     Trajectory,
@@ -24,21 +19,26 @@ from cryodrgn_ext.analysis.trajectories import (
     through_density,
     through_graph,
 )
-from cryodrgn_ext.atomic import atomic_path, atomic_write_text
+from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
-from cryodrgn_ext.jobs.chosen_rows import chosen_rows
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, versions, write_record
-from cryodrgn_ext.jobs.threads import use_threads
-from cryodrgn_ext.jobs.train_report import command_line
 from cryodrgn_ext.jobs.volumes import read_latents, volume_name
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.landscape_plots import path_in_plane
+from cryodrgn_ext.report.page import ReportContent, ReportFigure
+from cryodrgn_ext.report.page_html import write_report_html
+from cryodrgn_ext.report.page_pdf import write_logfile_pdf
+from cryodrgn_ext.report.plots import central_slices, map_slices
+from cryodrgn_ext.report.train_report import command_line
+from cryodrgn_ext.results.chosen_rows import chosen_rows
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, versions, write_record
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.threads import use_threads
 
 IndexArray = NDArray[np.int64]
 DEFAULT_FRAMES = 10

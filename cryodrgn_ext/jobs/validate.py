@@ -19,34 +19,34 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.imaging.fsc import corrected_fsc, fsc, resolution_A
-from cryodrgn_ext.jobs.consensus import Consensus, make_consensus, read_consensus, solvent_mask
-from cryodrgn_ext.jobs.fsc import CORRECTED, MASKED, UNMASKED
-from cryodrgn_ext.jobs.layout import Layout
-from cryodrgn_ext.jobs.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.jobs.leftovers import remove_leftovers
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import (
+from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
+from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.validate_report import write_validation_reports
+from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus, solvent_mask
+from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.record import (
     fingerprint_file,
     fingerprint_particles,
     read_record,
     refuse_other_results,
     write_record,
 )
-from cryodrgn_ext.jobs.returned_particles import returned_name, write_particles
-from cryodrgn_ext.jobs.stages import Stages
-from cryodrgn_ext.jobs.threads import use_threads
-from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
-from cryodrgn_ext.jobs.train_states import StateResult, read_state, write_state
-from cryodrgn_ext.jobs.validate_report import write_validation_reports
-from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.returned_particles import returned_name, write_particles
+from cryodrgn_ext.results.states import StateResult, read_state, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.states import State, iterate_states
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.stages import Stages
+from cryodrgn_ext.workflow.threads import use_threads
 
 LARGEST_DEFAULT_BOX = 256
 CAUTION = (

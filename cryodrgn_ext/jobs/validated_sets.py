@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.selection import read_index_file
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.learned_result import LearnedResult
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.results.learned_result import LearnedResult
 
 TABLES = (".star", ".cs", ".csg")
 TABLE_NAME = "sets.npz"

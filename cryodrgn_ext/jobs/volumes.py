@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
-from cryodrgn_ext.jobs.layout import Layout, find_result_directory
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
-from cryodrgn_ext.jobs.outputs import JobResult, Output, OutputKind
-from cryodrgn_ext.jobs.record import fingerprint_file, refuse_other_results, require_record, write_record
-from cryodrgn_ext.jobs.threads import use_threads
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout, find_result_directory
+from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, require_record, write_record
+from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.threads import use_threads
 
 
 def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:

@@ -36,9 +36,7 @@ def exposure_group_ids(table: CsTable) -> npt.NDArray[np.int64]:
     return np.zeros(table.n_rows, np.int64)
 
 
-def box_sizes(
-    table: CsTable, stack_paths: tuple[Path, ...], stack_id: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int64]:
+def box_sizes(table: CsTable, stack_paths: tuple[Path, ...], stack_id: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     """Return (N,) sizes of the images in pixels: blob/shape, else from the stacks that exist; 0 where unknown."""
     if "blob/shape" in table:
         shape = table.integers("blob/shape")

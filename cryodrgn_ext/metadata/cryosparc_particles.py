@@ -39,9 +39,7 @@ def read_cryosparc_particles(
     return particles_from_cs(with_missing_slots(Path(path), passthroughs), project_dir, require_poses)
 
 
-def particles_from_cs(
-    table: CsTable, project_dir: str | Path | None = None, require_poses: bool = True
-) -> ParticleSet:
+def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, require_poses: bool = True) -> ParticleSet:
     """Return the ParticleSet of a dataset; parameters and errors as :func:`read_cryosparc_particles`."""
     if table.n_rows == 0:
         raise InputError(f"{table.path}: is empty, but at least one particle is expected")

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs_stream import MAGIC as STREAM_MAGIC
 from cryodrgn_ext.metadata.cs_stream import read_stream
@@ -189,8 +189,9 @@ def find_uids(table: CsTable, uid: UidArray, whose: str) -> npt.NDArray[np.intp]
     if len(missing):
         row = int(missing[0])
         why = (
-            "the two files do not belong together" if len(missing) == len(uid) else
-            "a passthrough must have all particles: give the one of this very output"
+            "the two files do not belong together"
+            if len(missing) == len(uid)
+            else "a passthrough must have all particles: give the one of this very output"
         )
         raise InputError(
             f"{table.path}: lacks {len(missing)} of {len(uid)} particles, the first being uid {uid[row]} "

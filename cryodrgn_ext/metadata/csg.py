@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cryodrgn_ext.atomic import atomic_write_text
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import CsTable, joined, read_cs
 

@@ -170,9 +170,7 @@ def _ctf_changes(particles: ParticleSet, chosen: ParticleSet) -> npt.NDArray[np.
     return changed
 
 
-def _ctf_columns(
-    particles: ParticleSet, chosen: ParticleSet, changed: npt.NDArray[np.bool_]
-) -> dict[str, AnyArray]:
+def _ctf_columns(particles: ParticleSet, chosen: ParticleSet, changed: npt.NDArray[np.bool_]) -> dict[str, AnyArray]:
     """Return the reference's columns with the rows written anew that have changed."""
     ctf, rows = particles.ctf, chosen.row_id
     if isinstance(chosen.source, CsTable):

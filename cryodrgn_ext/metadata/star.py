@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.star_rows import IntArray, RowText, index_rows
 from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values

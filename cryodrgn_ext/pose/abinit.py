@@ -23,12 +23,10 @@ from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.local import POSE_COLUMNS
-from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
-from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.pose.starts import (
+from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as START_RADIUS,
 )
-from cryodrgn_ext.pose.starts import (
+from cryodrgn_ext.pose.random_initialisations import (
     Start,
     StartReport,
     choose_rows,
@@ -36,6 +34,8 @@ from cryodrgn_ext.pose.starts import (
     make_starts,
     report_starts,
 )
+from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
+from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.groups import GroupScorer
 from cryodrgn_ext.pose.model import SliceModel, as_model
 from cryodrgn_ext.pose.search import Poses, SearchSettings, sweep

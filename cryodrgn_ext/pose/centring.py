@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierGrid
 
 #: Density above this fraction of the 99.99th percentile has weight in the centre of mass.
 THRESHOLD = 0.25

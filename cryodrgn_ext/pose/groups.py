@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.model import SliceModel
 from cryodrgn_ext.pose.scoring import Scorer, Top
 

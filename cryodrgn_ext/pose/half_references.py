@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.masks import default_threshold, threshold_mask
-from cryodrgn_ext.imaging.shells import apply_radial_weights
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.masks import default_threshold, threshold_mask
+from cryodrgn_ext.fourier.shells import apply_radial_weights
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, wiener_precision
 
 #: Shells (cycles per box) up to which the halves share their map.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.masks import spherical_mask
+from cryodrgn_ext.pose.alignment import KnownPoses, Reference, pose_images
 from cryodrgn_ext.pose.local import LocalPoses, TurningVolume
-from cryodrgn_ext.pose.posing import KnownPoses, Reference, pose_images
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 

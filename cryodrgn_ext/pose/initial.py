@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.shells import shell_sum
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierAccumulator, FourierGrid, FourierVolume, friedel_sum
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.shells import shell_sum
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierAccumulator, FourierGrid, FourierVolume, friedel_sum
 from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, rounded
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer

@@ -22,8 +22,8 @@ from numba import types as untyped_types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from cryodrgn_ext.imaging.kernels import threads_of_torch
-from cryodrgn_ext.imaging.slices import RIM, FourierVolume
+from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.slices import RIM, FourierVolume
 
 types: Any = untyped_types
 _MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur

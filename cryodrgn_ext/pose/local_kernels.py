@@ -14,7 +14,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from cryodrgn_ext.imaging.kernels import threads_of_torch
+from cryodrgn_ext.fourier.kernels import threads_of_torch
 
 PARAMETERS = 5  # three angles, two shifts
 

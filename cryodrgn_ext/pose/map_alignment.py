@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryodrgn_ext.imaging.slices import FourierVolume
-from cryodrgn_ext.imaging.so3_grid import grid, spacing_deg
+from cryodrgn_ext.fourier.slices import FourierVolume
+from cryodrgn_ext.fourier.so3_grid import grid, spacing_deg
 from cryodrgn_ext.pose.metrics import MIRROR, FrameChange
 
 #: Band (cycles per box) and grid level of the exhaustive search.

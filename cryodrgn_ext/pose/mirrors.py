@@ -12,7 +12,7 @@ of the section, of its half turn, of the view from behind and of that one's half
     a + b + c + d,    a - b + c - d,    a + b - c - d,    a - b - c + d.
 
 Instead of four matrix products of 2 M real numbers each there are four of M / 2. It is exact, and it asks for a grid in
-which such rotations come in fours (:func:`cryodrgn_ext.imaging.so3_grid.quads`) and for images whose frequencies are
+which such rotations come in fours (:func:`cryodrgn_ext.fourier.so3_grid.quads`) and for images whose frequencies are
 not sheared against the model's.
 """
 
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.imaging import so3_grid
+from cryodrgn_ext.fourier import so3_grid
 
 
 @dataclass(frozen=True)

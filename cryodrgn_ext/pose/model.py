@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.kernels import Packed
 
 

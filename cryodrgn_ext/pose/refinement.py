@@ -25,12 +25,12 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.masks import spherical_mask
+from cryodrgn_ext.pose.alignment import Kind, KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.centring import centre_of_mass, shifts_after_centring
 from cryodrgn_ext.pose.half_references import References, make_references
 from cryodrgn_ext.pose.local import POSE_COLUMNS, LocalPoses, joined
-from cryodrgn_ext.pose.posing import Kind, KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject

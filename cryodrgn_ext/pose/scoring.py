@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.kernels import products
 from cryodrgn_ext.pose.mirrors import Mirrors, quads_of
 from cryodrgn_ext.pose.model import LinearModel, SharedSlices, SliceModel, VolumeModel, as_model

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import SliceModel, as_model
 from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES, Scorer

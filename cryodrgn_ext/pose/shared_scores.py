@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.imaging.shifts import shift_phases
+from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.pose.mirrors import Mirrors
 from cryodrgn_ext.pose.model import SliceModel
 

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import (
+from cryodrgn_ext.fourier.slices import (
     FourierAccumulator,
     FourierGrid,
     friedel_sum,
     grid_to_map,
     gridding_correction,
 )
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 #: Coefficients per batch; bounds the temporaries to about 200 MB.

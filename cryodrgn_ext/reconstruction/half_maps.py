@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import fsc, resolution_A
+from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.fsc import fsc, resolution_A
-from cryodrgn_ext.imaging.masks import spherical_mask
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject, wiener_precision
 

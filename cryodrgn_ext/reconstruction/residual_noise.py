@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 COEFFICIENTS_PER_BATCH = 1 << 19

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cryodrgn_ext.simulate.contrast import ONE_GROUP, TWO_GROUPS, SimulatedOptics
 from cryodrgn_ext.simulate.motions import MOTIONS, Motion, RareStateMotion, two_domain_protein
+from cryodrgn_ext.simulate.optics import ONE_GROUP, TWO_GROUPS, SimulatedOptics
 from cryodrgn_ext.simulate.particles import SimulatedParticles, simulate_particles
 from cryodrgn_ext.simulate.relion_project import EMPTY_PIPELINE, RelionProject, write_relion_project
 from cryodrgn_ext.simulate.truth import GroundTruth, load_truth

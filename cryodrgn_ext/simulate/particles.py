@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.simulate.contrast import ONE_GROUP, Defocus, SimulatedOptics, contrast_transfer
 from cryodrgn_ext.simulate.motions import MOTIONS, Motion
+from cryodrgn_ext.simulate.optics import ONE_GROUP, Defocus, SimulatedOptics, contrast_transfer
 from cryodrgn_ext.simulate.projection import bead_volume, project_beads
 
 CHUNK = 128

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.atomic import atomic_path, atomic_write_text
+from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.masks import threshold_mask
 from cryodrgn_ext.images.maps import write_map
-from cryodrgn_ext.imaging.masks import threshold_mask
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.truth import ground_truth, save_truth

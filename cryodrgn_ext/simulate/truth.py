@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.projection import bead_volume

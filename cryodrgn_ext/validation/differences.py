@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.imaging.resizing import crop_map
-from cryodrgn_ext.imaging.slices import FourierGrid
+from cryodrgn_ext.fourier.resizing import crop_map
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums
 
 COMPARED_FSC = 0.5  # shells up to where the consensus half-maps agree at least this well

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.validation.differences import ConsensusComparison
 
 IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.masks import threshold_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.masks import threshold_mask
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves, with_mask

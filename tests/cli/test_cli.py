@@ -16,10 +16,10 @@ from cryodrgn_ext.cli.job_command import normalise
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs import registry
 from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings, describe
+from cryodrgn_ext.workflow.job_result import JobResult
 
 ROOT = Path(__file__).resolve().parents[2]
 

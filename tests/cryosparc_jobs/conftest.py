@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult
-from cryodrgn_ext.jobs.pictures import Pictures, draw_pictures
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.train import train as train_job
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.report.pictures import Pictures, draw_pictures
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs import lifecycle, publish, running
 from tests.cryosparc_jobs.imitated_project import (
     BOX,

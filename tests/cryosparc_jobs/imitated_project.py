@@ -16,10 +16,10 @@ from cryosparc.tools import CryoSPARC
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs.running import FinishedJob
 from cryosparc_jobs.training import train
 from tests.cryosparc_master import EMAIL, PASSWORD, Master, ParentOutput
@@ -129,7 +129,6 @@ class QuickJob:
         return JobResult(settings.o, ())
 
 
-
 def run(lab: Lab, **settings: Any) -> FinishedJob:
     """Train on the refinement's particles; ``settings`` may say otherwise."""
     given = {"particles": (lab.parent, "particles"), **SETTINGS, **settings}
@@ -139,5 +138,3 @@ def run(lab: Lab, **settings: Any) -> FinishedJob:
 def saved_outputs(lab: Lab, uid: str) -> list[str]:
     outputs = lab.state(uid).model.spec.outputs.root
     return [name for name, output in outputs.items() if any(result.metafiles for result in output.results)]
-
-

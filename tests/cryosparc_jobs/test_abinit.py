@@ -13,9 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
 from cryosparc_jobs.abinitio import abinit
 from cryosparc_jobs.landscaping import landscape
 from cryosparc_jobs.running import FinishedJob

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.outputs import JobResult
 from cryodrgn_ext.settings import describe
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs import commands, landscaping, selecting, training, validating
 from cryosparc_jobs.running import FinishedJob
 

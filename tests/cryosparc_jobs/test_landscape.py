@@ -12,8 +12,8 @@ from numpy.testing import assert_array_equal
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.landscaping import landscape
 from cryosparc_jobs.running import FinishedJob

@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.result_tables import read_latent_table, read_state_table
+from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
 from cryosparc_jobs import validating
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.running import FinishedJob

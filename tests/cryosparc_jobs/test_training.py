@@ -18,9 +18,9 @@ from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.result_tables import read_state_table
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.latent_tables import read_state_table
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.fetching import fetch

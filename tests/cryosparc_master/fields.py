@@ -19,8 +19,12 @@ _ALIGNMENTS3D: Columns = [("split", "u4"), ("shift", "2f4"), ("pose", "3f4"), ("
                           ("pose_ess", "f4"), ("shift_ess", "f4"), ("class_posterior", "f4"), ("class", "u4"),
                           ("class_ess", "f4")]  # fmt: skip
 _COMPONENTS: Columns = [("component", "u4"), ("value", "f4")]
-_BY_DTYPE: dict[str, Columns] = {"ctf": _CTF, "location": _LOCATION, "alignments3D": _ALIGNMENTS3D,
-                                "components": _COMPONENTS}
+_BY_DTYPE: dict[str, Columns] = {
+    "ctf": _CTF,
+    "location": _LOCATION,
+    "alignments3D": _ALIGNMENTS3D,
+    "components": _COMPONENTS,
+}
 
 
 def columns_of(output_type: str, slot: str, dtype: str) -> Columns:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.fourier.ctf import CtfParameters
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.slices import slice_points
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.slices import slice_points
 
 BOX, PIXEL_A = 32, 6.0
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
-from cryodrgn_ext.imaging.half_plane import HalfPlane
 
 
 def band_limited(box: int) -> torch.Tensor:

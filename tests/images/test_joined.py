@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.joined import join_images
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters
 
 BOX = 16
 

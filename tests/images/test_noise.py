@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.images.geometry import crop_index, crop_transform
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.preprocessing import PreprocessSettings, image_window, normalise_background, outside_circle
-from cryodrgn_ext.imaging.half_plane import HalfPlane
 
 BOX = 48
 

@@ -9,10 +9,10 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.images.geometry import WorkingFrame
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
-from cryodrgn_ext.imaging.ctf import CtfParameters, ctf
-from cryodrgn_ext.imaging.half_plane import HalfPlane
 
 BOX, PIXEL_A = 32, 4.0
 

@@ -14,21 +14,21 @@ import torch
 import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.shells import half_volume_norm
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.outputs import OutputKind
-from cryodrgn_ext.jobs.pose_table import PoseTable
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
 from cryodrgn_ext.pose.metrics import FrameChange, align_poses, pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs import fake_engine, fake_poses
 from tests.jobs.fake_poses import ELSEWHERE, FakeSearch
 

@@ -15,9 +15,9 @@ from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs import abinit_neural
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.result_tables import read_latent_table
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
 

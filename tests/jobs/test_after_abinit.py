@@ -14,12 +14,11 @@ import yaml
 from sklearn.metrics import adjusted_rand_score
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.learned_result import read_learned_result
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
@@ -33,6 +32,7 @@ from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
 from tests.jobs.test_abinit import POSE_LABELS, table, without

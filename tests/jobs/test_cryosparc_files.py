@@ -15,13 +15,13 @@ import yaml
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.outputs import OutputKind
-from cryodrgn_ext.jobs.record import read_record
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.record import read_record
+from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import SETTINGS, N
 from tests.jobs.fake_engine import FakeEngine
 from tests.metadata.cs_data import Record, only, save
@@ -142,5 +142,3 @@ def test_inputs_in_the_result_directory_are_not_overwritten(job: Path, engine: F
         with pytest.raises(InputError, match=rf"would overwrite {name}, the input"):
             train(replace(SETTINGS, in_parts=path), SilentMonitor())
         assert path.read_bytes() == before
-
-

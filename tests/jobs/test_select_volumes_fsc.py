@@ -15,7 +15,6 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.demo import demo
 from cryodrgn_ext.jobs.fsc import fsc
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.demo import DemoSettings
 from cryodrgn_ext.jobs.options.fsc import FscSettings
 from cryodrgn_ext.jobs.options.select import SelectSettings
@@ -26,6 +25,7 @@ from cryodrgn_ext.jobs.simulate import simulate
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.volumes import volumes
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.layout import Layout
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
 from tests.jobs.test_train import data_rows

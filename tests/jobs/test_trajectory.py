@@ -14,11 +14,11 @@ from scipy.spatial import KDTree
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.outputs import OutputKind
 from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import PIXEL_SIZE_A, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
 

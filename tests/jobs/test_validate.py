@@ -14,22 +14,22 @@ import torch
 import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.fourier.fsc import corrected_fsc, resolution_A
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.imaging.fsc import corrected_fsc, resolution_A
 from cryodrgn_ext.jobs import validate as module
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.layout import Layout
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.outputs import OutputKind
 from cryodrgn_ext.jobs.train import train
-from cryodrgn_ext.jobs.train_states import read_state
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.states import read_state
+from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
 from tests.jobs.test_train import data_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.malformed.doors import MARKERS, Outcome, leftovers
+from tests.malformed.entry_points import MARKERS, Outcome, leftovers
 from tests.malformed.test_malformed import ORDINARY, SMALL_RUN, check_sentence
 from tests.malformed.tiny_project import TinyProject
 

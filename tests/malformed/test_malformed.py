@@ -10,7 +10,7 @@ import pytest
 
 from tests.malformed.argument_cases import ARGUMENTS
 from tests.malformed.cs_cases import CS
-from tests.malformed.doors import MARKERS, Outcome, knock, leftovers
+from tests.malformed.entry_points import MARKERS, Outcome, knock, leftovers
 from tests.malformed.result_cases import RESULTS, TRACE
 from tests.malformed.stack_cases import STACKS
 from tests.malformed.star_cases import STAR

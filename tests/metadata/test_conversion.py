@@ -198,9 +198,7 @@ def test_reference_takes_what_has_changed(star_builder: type[StarBuilder], tmp_p
     assert after["rlnDefocusU"][0] == chosen["rlnDefocusU"][0]
     assert np.array_equal(after["rlnRandomSubset"], 3 - chosen["rlnRandomSubset"])
     angles = columns(after, "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-    np.testing.assert_allclose(
-        relion_matrix(angles), np.swapaxes(exponential(np.full((3, 3), 0.5)), 1, 2), atol=1e-6
-    )
+    np.testing.assert_allclose(relion_matrix(angles), np.swapaxes(exponential(np.full((3, 3), 0.5)), 1, 2), atol=1e-6)
     for label in ("rlnImageName", "rlnSomethingUnknown", "rlnMicrographName", "rlnOpticsGroup", "rlnCoordinateX"):
         assert after[label].tolist() == chosen[label].tolist()
 

@@ -9,11 +9,11 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters, ctf
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume, slice_points
 
 
 @dataclass(frozen=True)

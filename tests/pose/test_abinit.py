@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
-from cryodrgn_ext.imaging.fsc import fsc
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.pose import abinit, starts
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
 from cryodrgn_ext.pose.initial import Schedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, recentred, shifts_after_centring
 from cryodrgn_ext.pose.scoring import Scorer
 from tests.pose.phantoms import density, phantom
@@ -25,7 +25,7 @@ def test_moved_spectrum_is_that_of_the_moved_map() -> None:
     volume = density(32)
     given = FourierVolume.from_map(volume, radius=8)
     # Gridding correction differs between the two places: compare transforms of plain maps.
-    from cryodrgn_ext.imaging.slices import map_to_grid
+    from cryodrgn_ext.fourier.slices import map_to_grid
 
     moved = move_spectrum(map_to_grid(volume, given.grid), given.grid, torch.tensor([2.0, -1.0, 3.0]))
     wanted = map_to_grid(torch.roll(volume, (3, -1, 2), (0, 1, 2)), given.grid)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.initial import Schedule, expectation, information, random_start, shift_disc, signal_power
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.model import points_on

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.fourier.ctf import CtfParameters
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.shifts import shift_phases
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.shifts import shift_phases
-from cryodrgn_ext.imaging.slices import FourierVolume, slice_points
 from cryodrgn_ext.pose.local import (
     NormalEquations,
     TurningVolume,

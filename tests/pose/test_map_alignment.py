@@ -10,8 +10,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.shells import half_volume_norm
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box, move_map
 from cryodrgn_ext.pose.metrics import FrameChange
 from cryodrgn_ext.simulate.projection import bead_volume

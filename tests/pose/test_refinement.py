@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.shells import apply_radial_weights
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.shells import apply_radial_weights
 from cryodrgn_ext.pose import refinement
 from cryodrgn_ext.pose.half_references import JOINED_RADIUS, make_references, resolved_radius
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors

@@ -10,9 +10,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_torch
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.slices import FourierVolume, slice_torch
 from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import LinearModel, SameSlices, points_on
 from cryodrgn_ext.pose.scoring import Scorer

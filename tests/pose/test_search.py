@@ -9,8 +9,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging import so3_grid
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier import so3_grid
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.model import LinearModel
 from cryodrgn_ext.pose.scoring import Scorer

@@ -7,9 +7,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.reconstruction import backprojection
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from tests.reconstruction.specimens import BOX, density, images_of

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import PreprocessSettings, open_images
 from cryodrgn_ext.images.maps import write_map
-from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from tests.metadata.cs_data import Record, particles_record, save

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask, reconstruct_half_maps
 from tests.reconstruction.specimens import BOX, PIXEL_A, density, images_of
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.images.dataset import PreprocessSettings, open_images
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.imaging.fsc import fsc
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.masks import spherical_mask
-from cryodrgn_ext.imaging.shells import half_volume_norm
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
 

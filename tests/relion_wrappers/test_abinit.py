@@ -14,13 +14,13 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
-from cryodrgn_ext.imaging.fsc import fsc
 from cryodrgn_ext.jobs.abinit import abinit
-from cryodrgn_ext.jobs.abinit_origins import judge_origins, read_origins
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
+from cryodrgn_ext.pose.origins import judge_origins, read_origins
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import SimulatedParticles, simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses

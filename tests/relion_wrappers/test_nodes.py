@@ -8,7 +8,7 @@ import pytest
 import starfile
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.outputs import Output, OutputKind
+from cryodrgn_ext.workflow.job_result import Output, OutputKind
 from relion_wrappers.nodes import RelionVersion, running_version, write_nodes
 
 JOB_STARS = {

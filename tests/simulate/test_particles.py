@@ -7,8 +7,8 @@ import pytest
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.simulate import TWO_GROUPS, simulate_particles
-from cryodrgn_ext.simulate.contrast import Defocus, SimulatedOptics, contrast_transfer, wavelength_A
 from cryodrgn_ext.simulate.motions.base import Beads, FloatArray, Motion
+from cryodrgn_ext.simulate.optics import Defocus, SimulatedOptics, contrast_transfer, wavelength_A
 
 
 class SingleBead(Motion):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryodrgn_ext.fourier.ctf import CtfParameters
+from cryodrgn_ext.fourier.masks import soft_circle
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.ctf import CtfParameters
-from cryodrgn_ext.imaging.masks import soft_circle
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
 from cryodrgn_ext.simulate import SimulatedParticles, simulate_particles
 

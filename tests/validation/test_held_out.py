@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from cryodrgn_ext.imaging.half_plane import HalfPlane
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from cryodrgn_ext.validation.differences import ConsensusComparison
 from cryodrgn_ext.validation.held_out import GUARD, HeldOutCoordinates, disjoint_sets

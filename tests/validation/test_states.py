@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Verdict
 from cryodrgn_ext.validation.states import consensus_mask, iterate_states, reconstruct_states

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cryodrgn_ext.atomic import atomic_path
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import ResumeError
 
 FILE = "neural.safetensors"  # one file, so that one rename replaces a checkpoint as a whole

@@ -24,8 +24,8 @@ from cryodrgn_ext.engines.neural.trainer import Trainer, describe_data, passes
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.engines.neural.warm_start import WarmStart, fit_encoder, fit_volumes
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
 

@@ -23,7 +23,7 @@ from cryodrgn_ext.engines.neural.separable import SeparableModel
 from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.slices import FourierGrid, grid_to_map
+from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map
 
 MODEL_FILE = "model.safetensors"
 POINTS_PER_CHUNK = 1 << 15

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.engines.neural.model import Observation
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 
 SAMPLE_IMAGES = 1000  # enough for averages over images
 LATENT_INFORMATION = 0.97

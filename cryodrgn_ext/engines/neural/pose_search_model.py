@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.neural.heterogeneity import render_maps
 from cryodrgn_ext.engines.neural.vae import VaeModel
-from cryodrgn_ext.imaging.slices import FourierGrid, FourierVolume
+from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.pose.model import SliceModel, points_on
 
 MARGIN = 2  # shells beyond the band that interpolation at its rim needs

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from cryodrgn_ext.engines.neural.abinit_settings import LARGEST_BLOCK, AbinitPlan
+from cryodrgn_ext.engines.neural.pose_search_settings import LARGEST_BLOCK, AbinitPlan
 
 RAMP = 5 / 6  # of the first stage, in which the band of the search grows: 25 of 30 passes
 BEYOND = 1.25  # the network learns so much more than the search asks for, so that the next search can ask for more

@@ -18,9 +18,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.joined import join_images
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.search import SearchSettings, search
 

@@ -19,7 +19,7 @@ from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import ObservationSource
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.imaging.slices import FourierGrid, map_to_grid
+from cryodrgn_ext.fourier.slices import FourierGrid, map_to_grid
 
 FIT_STEPS = 300
 FIT_POINTS = 1024

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 
 CHUNK_COEFFICIENTS = 1 << 20
 BYTES_PER_COEFFICIENT = 16  # complex64, float32, and a place in the order of cubes

@@ -29,8 +29,8 @@ from cryodrgn_ext.engines.subspace.rare_states import RareSearch
 from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.imaging.slices import FourierGrid, grid_to_map, gridding_correction, map_to_grid
+from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map, gridding_correction, map_to_grid
 
 LANES = 16  # components are padded to a multiple, so that the compiled loops need no remainder
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from cryodrgn_ext.engines.subspace.lanes import (
+from cryodrgn_ext.engines.subspace.simd import (
     LANES,
     add_scaled,
     add_two_scaled,

@@ -10,9 +10,9 @@ from numba import prange
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.kernels import _point, _slice
-from cryodrgn_ext.engines.subspace.lanes import LANES, compiled
+from cryodrgn_ext.engines.subspace.simd import LANES, compiled
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
-from cryodrgn_ext.imaging.kernels import threads_of_torch
+from cryodrgn_ext.fourier.kernels import threads_of_torch
 
 
 @compiled

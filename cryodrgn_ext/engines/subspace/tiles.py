@@ -10,8 +10,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.lanes import compiled, inlined
-from cryodrgn_ext.imaging.kernels import threads_of_torch
+from cryodrgn_ext.engines.subspace.simd import compiled, inlined
+from cryodrgn_ext.fourier.kernels import threads_of_torch
 
 EDGE = 8
 

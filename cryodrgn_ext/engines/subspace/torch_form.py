@@ -11,8 +11,8 @@ from torch import Tensor
 from cryodrgn_ext.engines.subspace import kernels
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.tiles import Tiles
-from cryodrgn_ext.imaging.kernels import threads_of_torch
-from cryodrgn_ext.imaging.slices import RIM, FourierVolume
+from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.slices import RIM, FourierVolume
 
 FLOATS_PER_STEP = 1 << 25  # bounds temporaries of the torch forms to a few hundred MB
 

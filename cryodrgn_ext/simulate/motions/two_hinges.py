@@ -42,9 +42,7 @@ class TwoHingesMotion(Motion):
     def state_coordinates(self) -> FloatArray:
         """(2 S - 1, 2): along the first line, then along the second without its start."""
         still, away = np.zeros_like(self._angles), self._angles[1:]
-        return np.concatenate(
-            [np.stack([self._angles, still], axis=1), np.stack([np.zeros_like(away), away], axis=1)]
-        )
+        return np.concatenate([np.stack([self._angles, still], axis=1), np.stack([np.zeros_like(away), away], axis=1)])
 
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Half of the particles along either line, uniform in the steps of the angle, (n, 2)."""

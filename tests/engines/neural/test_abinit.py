@@ -12,8 +12,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.engines.base import load_heterogeneity
-from cryodrgn_ext.engines.neural.abinit import NeuralAbInitio, train_abinit
-from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings
+from cryodrgn_ext.engines.neural.pose_search_engine import NeuralAbInitio, train_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.pose.metrics import align_poses

@@ -14,9 +14,9 @@ from cryodrgn_ext.engines.neural.pair_vae import PairVaeModel
 from cryodrgn_ext.engines.neural.pose_search_model import DecoderModel, nearest_latents, render, search_models
 from cryodrgn_ext.engines.neural.power_envelope import power_envelope
 from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.model import points_on
 from tests.pose.phantoms import phantom
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cryodrgn_ext.engines.neural.abinit_settings import NeuralAbinitSettings, plan_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.neural.schedule import Pass, make_schedule
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, join_pairs, tilt_rotation
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.search import SearchSettings, search
-from tests.imaging.specimens import Blobs, blobs
+from tests.fourier.specimens import Blobs, blobs
 from tests.pose.phantoms import angles_deg
 
 BOX, COUNT = 64, 3

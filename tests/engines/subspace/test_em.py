@@ -12,7 +12,7 @@ from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, em_pass, ima
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.halves import Halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.tiny_problem import friedel_components

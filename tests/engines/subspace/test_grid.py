@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
-from cryodrgn_ext.imaging.slices import RIM
+from cryodrgn_ext.fourier.slices import RIM
 
 
 def smooth_map(box: int, radius: int, seed: int = 0) -> Tensor:

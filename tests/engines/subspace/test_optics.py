@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.geometry import WorkingFrame
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
-from cryodrgn_ext.imaging.ctf import CtfParameters
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map
 from tests.engines.subspace.test_engine import correlation, told_by

@@ -27,8 +27,8 @@ from cryodrgn_ext.engines.subspace.rare_posterior import (
 )
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import JobAborted
+from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ResidentCoefficients
-from cryodrgn_ext.imaging.slices import FourierVolume
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import BOX, LinearSet, make_linear_set
 from tests.engines.processes import run_group

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
-from cryodrgn_ext.imaging.half_plane import HalfPlane
-from cryodrgn_ext.imaging.slices import FourierVolume
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.slices import FourierVolume
 
 BOX, RADIUS = 10, 3
 

@@ -1,0 +1,72 @@
+"""Which way round the particles are: white on black or black on white.
+
+In RELION a CTF that starts at +Q0 and rises belongs to particles that are white on a dark background: relion_project
+makes such images from positive density, and extraction does so when asked to "invert contrast", its default. A
+micrograph as recorded has dark protein, and then X = -CTF V̂.
+
+The data decide: correlate every centred image with CTF times a central Gaussian blob. The transform of a compact
+density is positive at low frequency whatever the orientation, so the correlation has the sign of the contrast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.images.particle_images import ParticleImages
+
+#: Standard deviation of the blob as a fraction of the box: protein of 25 to 75 % of the box correlates with it.
+BLOB_SD = 0.08
+#: Standard errors that the mean correlation must be away from zero to be believed.
+BELIEVED = 5.0
+
+
+@dataclass(frozen=True)
+class ContrastEvidence:
+    """What the images say.
+
+    Attributes
+    ----------
+    score : float
+        Mean correlation with a white blob in standard errors; positive when particles are white.
+    n_images : int
+    """
+
+    score: float
+    n_images: int
+
+    @property
+    def sign(self) -> int:
+        """1 white, -1 black, 0 when the images do not say."""
+        return 0 if abs(self.score) < BELIEVED else (1 if self.score > 0 else -1)
+
+
+def contrast_coefficients(plane: HalfPlane) -> int:
+    """How many of the first coefficients :func:`measure_contrast` looks at."""
+    return plane.prefix(1.0 / BLOB_SD)
+
+
+def measure_contrast(images: ParticleImages) -> ContrastEvidence:
+    """Find the contrast of images that have not been inverted.
+
+    Parameters
+    ----------
+    images : ParticleImages
+        A sample (some hundreds), every one used.
+    """
+    norm = images.plane.norm
+    blob = torch.exp(-2.0 * (torch.pi * BLOB_SD * norm) ** 2) * images.plane.multiplicity
+    blob[0] = 0.0  # the mean of an image depends on the normalisation of its background
+    count = contrast_coefficients(images.plane)
+    scores = []
+    for rows in torch.arange(images.n).split(512):
+        batch = images.batch(rows, min(count, images.source.n_coefficients))
+        template = batch.ctf * blob[: batch.ctf.shape[1]]
+        scores.append((batch.coefficients.real * template).sum(1) / template.square().sum(1).sqrt().clamp_min(1e-20))
+    score = torch.cat(scores).double()
+    if len(score) < 2:
+        return ContrastEvidence(0.0, len(score))
+    error = float(score.std()) / len(score) ** 0.5
+    return ContrastEvidence(float(score.mean()) / max(error, 1e-20), len(score))

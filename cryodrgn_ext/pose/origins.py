@@ -1,0 +1,226 @@
+"""Where the user's file says that particles lie in their images, as the start of a search for poses.
+
+Particles selected from 2D classes know where the centre of their class average lies in each image: RELION's origins
+(rlnOriginXAngst, or rlnOriginX in pixels), minus which is our shift, whatever the angle in the plane; CryoSPARC's
+alignments2D/shift. Searches may then look for the rest around these places. But a file cannot tell whether its origins
+are any good, or of these very images (an extraction anew moves the centre; a refinement that went wrong left shifts,
+too), so the images are asked: the average of all of them, each moved back by its origin, stands out the clearer
+from the noise the better they are centred. No model and no orientation is needed for that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
+from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS
+from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.pose.centring import recentred
+from cryodrgn_ext.progress import Monitor
+
+ALIGNMENTS_2D = "alignments2D"
+#: Largest |k| of the average that is judged, as a fraction of the box: finer detail has no common centre to be seen.
+JUDGED_BAND = 0.25
+#: Standard deviations (of a difference of two averages of noise) by which the clearer average must lead.
+CLEAR_LEAD = 4.0
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a file says that particles lie.
+
+    Attributes
+    ----------
+    shift_A : ndarray
+        (N, 2) float64 displacement x, y from the box centre.
+    path : Path
+        The file.
+    fields : str
+        What they were read from.
+    """
+
+    shift_A: NDArray[np.float64]
+    path: Path
+    fields: str
+
+    @property
+    def rms_A(self) -> float:
+        """Root mean square of their lengths."""
+        return float(np.sqrt(np.square(self.shift_A).sum(axis=1).mean()))
+
+
+@dataclass(frozen=True)
+class JudgedOrigins:
+    """What the images say of origins.
+
+    Attributes
+    ----------
+    used : bool
+        Whether the search begins from them.
+    clearness, without : float
+        Of the average image with and without them, see :func:`clearness`.
+    """
+
+    used: bool
+    clearness: float
+    without: float
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> JudgedOrigins:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        InputError
+            When it is missing or damaged.
+        """
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            return cls(bool(plain["used"]), float(plain["clearness"]), float(plain["without"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error}): delete it and continue the job.") from None
+
+    def sentence(self, origins: Origins, choice: str) -> str:
+        """What the user should know of it."""
+        if choice == "no":
+            return f"Ignored, as --use_origins says: the origins in {origins.path} ({origins.fields})."
+        what = f"the origins in {origins.path} ({origins.fields}; root mean square {origins.rms_A:.1f} Å)"
+        times = max(self.clearness, 0.0) / self.without if self.without > 0 else 0.0
+        if self.used and self.clearness >= self.without:
+            by = f"{times:.2g} times as clear as" if self.without > 0 else "clear, and lost in noise"
+            return (
+                f"The search looks for shifts around {what}: with them the average of all images is {by} without "
+                "(--use_origins no ignores them)."
+            )
+        if self.used:
+            return (
+                f"Warning: the search looks for shifts around {what}, as --use_origins says, but with them the average "
+                f"of all images is only {times:.2g} times as clear as without: are they of these images?"
+            )
+        return (
+            f"Not used: {what}, as the average of all images is no clearer with them than without (--use_origins yes "
+            "uses them all the same)."
+        )
+
+
+def read_origins(particles: ParticleSet) -> Origins | None:
+    """Return the origins that particles (as read from their file) have; None when there are none, or all are 0."""
+    table, shift_A, fields = particles.source, particles.shift_A, "rlnOriginXAngst, rlnOriginYAngst"
+    if isinstance(table, CsTable):
+        fields = f"{ALIGNMENTS}/shift"
+        if not particles.has_poses and f"{ALIGNMENTS_2D}/shift" in table:
+            fields = f"{ALIGNMENTS_2D}/shift"
+            shift_A = _shifts_2d_A(table)[particles.row_id]
+    elif "rlnOriginX" in particles.table and "rlnOriginXAngst" not in particles.table:
+        fields = "rlnOriginX, rlnOriginY"
+    return Origins(shift_A, particles.path, fields) if np.any(shift_A != 0) else None
+
+
+def _shifts_2d_A(table: CsTable) -> NDArray[np.float64]:
+    """Return (N, 2) shifts of a 2D classification, taken to follow the convention of alignments3D/shift."""
+    shift_px = table.floats(f"{ALIGNMENTS_2D}/shift")
+    if shift_px.shape != (table.n_rows, 2):
+        raise InputError(
+            f"{table.path}: {ALIGNMENTS_2D}/shift has the shape {shift_px.shape}, but ({table.n_rows}, 2) is expected"
+        )
+    size = f"{ALIGNMENTS_2D}/psize_A"
+    pixel_A = table.floats(size if size in table else "blob/psize_A")
+    return np.asarray(0.0 - shift_px * pixel_A[:, None], np.float64)
+
+
+def usable_origins(particles: ParticleSet, extent_A: float, choice: str) -> tuple[Origins | None, str | None]:
+    """Origins of particles (as read from their file) for a choice of ``--use_origins``.
+
+    Returns
+    -------
+    (origins, note) : (Origins or None, str or None)
+        None where the file has none, or where ``auto`` cannot use them, which the note then says.
+
+    Raises
+    ------
+    InputError
+        When ``yes`` asks for origins that lie farther off than the edge of the images (``extent_A`` wide), or that the
+        file does not have.
+    """
+    origins = read_origins(particles)
+    if origins is None:
+        if choice == "yes":
+            raise InputError(
+                f"{particles.path} has no origins (or all are 0), but --use_origins is yes: leave that option out."
+            )
+        return None, None
+    outside = np.abs(origins.shift_A).max(axis=1) > 0.5 * extent_A
+    if choice == "no" or not outside.any():
+        return origins, None
+    row = int(np.argmax(outside))
+    fault = (
+        f"the origin in row {row + 1} of {origins.path} ({origins.fields}) lies outside of the images, which are "
+        f"{extent_A:.0f} Å wide ({np.count_nonzero(outside)} such rows)"
+    )
+    if choice == "yes":
+        raise InputError(f"{fault}: it is of other images; leave --use_origins out, which then ignores all of them.")
+    return None, f"The origins are not used: {fault}."
+
+
+def start_px(origins: Origins, images: ParticleImages) -> Tensor:
+    """(N, 2) float32 the same in working pixels of each image."""
+    return torch.from_numpy(origins.shift_A / group_pixel_A(images)[:, None]).float()
+
+
+def judge_origins(images: ParticleImages, origins: Origins, choice: str, monitor: Monitor) -> JudgedOrigins:
+    """Compare the average images with and without origins; ``choice`` is that of ``--use_origins``."""
+    plain = images.with_poses(images.rotation, torch.zeros_like(images.shift_px))
+    moved = images.with_poses(images.rotation, start_px(origins, images).to(images.shift_px.device))
+    count = images.plane.prefix(max(2, round(JUDGED_BAND * images.box_size)))
+    without = clearness(plain, count, monitor, "Average of the images as they are")
+    with_them = clearness(moved, count, monitor, "Average of the images, centred by their origins")
+    lead = CLEAR_LEAD * math.sqrt(2.0 * count)
+    return JudgedOrigins(choice == "yes" or (choice == "auto" and with_them > without + lead), with_them, without)
+
+
+def clearness(images: ParticleImages, n_coefficients: int, monitor: Monitor, title: str) -> float:
+    """By how much the average of all images, centred by their shifts, stands out from noise.
+
+    The sum over |k| > 0 of |S(k)|² / (W(k) w), less its expectation for noise alone, which is one each:
+    S = sum over images of c y, W = sum of c², w the noise power of a whitened coefficient. This is twice the logarithm
+    of how much more probable the images are when all have their average in common.
+    """
+    device = images.rotation.device
+    total = torch.zeros(n_coefficients, dtype=torch.complex128, device=device)
+    weight = torch.zeros(n_coefficients, dtype=torch.float64, device=device)
+    parts = torch.arange(images.n).split(BATCH)
+    for rows in monitor.track(parts, title, len(parts)):
+        batch = images.batch(rows, n_coefficients)
+        power = images.window_power[images.optics_index[rows]].to(device)[:, None]
+        total += (batch.ctf * batch.coefficients / power).sum(0)
+        weight += (batch.ctf.square() / power).sum(0)
+    apart = (images.plane.shell[:n_coefficients].to(device) > 0) & (weight > 0)
+    return float((total[apart].abs().square() / weight[apart] - 1.0).sum())
+
+
+def around(images: ParticleImages, start: Tensor | None) -> ParticleImages:
+    """Images moved so that the places ``start`` (N, 2) come to lie at their centres; None leaves them.
+
+    Shifts, those that the images have included, count from these places in what is returned.
+    """
+    if start is None:
+        return images
+    moved = images.with_poses(images.rotation, images.shift_px - start.to(images.shift_px.device))
+    return recentred(moved, start)

@@ -1,0 +1,222 @@
+"""Several random starts side by side: which is the likeliest, and whether any other one found the same.
+
+Random starts end in better and worse optima. Each is brought to the same band on the same particles by rounds of
+search and local refinement; then their mean log-likelihoods can be compared. A second start whose poses agree with the
+best one's, up to rotation and hand, is the sign that the best one is no accident; while there is none, more starts
+are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.slices import FourierVolume
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.pose.centring import centre_of_mass, rounded, shifts_after_centring
+from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_start, signal_power
+from cryodrgn_ext.pose.local import TurningVolume, refine_poses
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.scoring import Scorer
+from cryodrgn_ext.pose.search import SearchSettings, search
+from cryodrgn_ext.pose.settings import START_PARTICLES, ReconstructSettings
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.reconstruction.backprojection import backproject
+
+#: Rounds that follow a random start (True: all orientations are searched, False: poses are refined), the band of
+#: their searches (cycles per box), and the one of refinement, in which starts are compared.
+ROUNDS, SEARCH_RADIUS, LAST_RADIUS = (True, False, False, True, False), 8.0, 12.0
+#: Images agree when their rotations differ by no more than this, and starts when this share of the images does (by
+#: chance, it is 1 in 100).
+AGREEING_DEG, AGREEING_SHARE = 20.0, 0.4
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start, brought to the band in which starts are compared.
+
+    Attributes
+    ----------
+    seed : int
+    map : Tensor
+        (D, D, D) float32.
+    rotation, shift_px : Tensor
+        (n, 3, 3), (n, 2) float32 poses of the particles that starts are made from.
+    log_likelihood : float
+        Mean over those particles, nats relative to no particle.
+    """
+
+    seed: int
+    map: Tensor
+    rotation: Tensor
+    shift_px: Tensor
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """What became of a start.
+
+    Attributes
+    ----------
+    seed : int
+    log_likelihood : float
+        Mean nats per particle, relative to no particle, at the best poses.
+    agreement : float
+        Share of the particles whose rotations agree with the best start's, after alignment, either hand; 1 for itself.
+    mirrored : bool
+        Whether it has the other hand of the best one.
+    """
+
+    seed: int
+    log_likelihood: float
+    agreement: float
+    mirrored: bool
+
+
+def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
+    """(n,) int64 sorted rows of the particles that starts are made from."""
+    wanted = START_PARTICLES if settings.start_particles is None else settings.start_particles
+    if wanted >= images.n:
+        return torch.arange(images.n)
+    generator = torch.Generator().manual_seed(settings.seed)
+    return torch.randperm(images.n, generator=generator)[:wanted].sort().values
+
+
+def make_start(
+    images: ParticleImages, rows: Tensor, settings: ReconstructSettings, seed: int, monitor: Monitor
+) -> Start:
+    """Random start, then rounds of search or local refinement, and backprojection.
+
+    Parameters
+    ----------
+    images : ParticleImages
+        Their poses are not used.
+    rows : Tensor
+        (n,) int64 particles to use.
+    settings : ReconstructSettings
+    seed : int
+    monitor : Monitor
+    """
+    d = images.box_size
+    band = min(LAST_RADIUS, float(images.plane.radius))
+    # One band of shells more than is aligned to: the power spectrum is there when the map is solved.
+    reach = min(math.ceil(band) + 2, images.plane.radius)
+    scorer = Scorer(images, rows, reach, settings.device, settings.memory_bytes)
+    power = signal_power(images, scorer)
+    extent, radius = settings.shift_extent(d), settings.mask_radius(d)
+    volume = random_start(scorer, power, Schedule(), extent, radius, seed, monitor)
+    mask = spherical_mask(d, 0.9 * radius, 0.1 * radius, scorer.device)
+    chosen = images.subset(rows)
+    prior = (1.0 / (OVERSAMPLING**3 * power)).cpu()
+    count = 2 * max(1, math.ceil(extent * 4 * SEARCH_RADIUS / d - 0.5)) + 1
+    looking = SearchSettings(
+        base_level=1, refinements=1, keep=4,
+        k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + LAST_RADIUS), band),
+        shift_extent_px=extent, shift_count=count, memory_bytes=settings.memory_bytes, device=settings.device,
+    )  # fmt: skip
+    rotation, shift, fit = torch.empty(0), torch.empty(0), torch.empty(0)
+    for all_orientations in ROUNDS:
+        monitor.poll()
+        top = min(math.ceil(band) + 1, images.plane.radius)
+        if all_orientations:
+            poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking)
+            rotation, shift = poses.rotation, poses.shift_px
+        field = TurningVolume.from_maps(volume[None], top)
+        found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
+        rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
+        posed = chosen.with_poses(rotation.to(images.rotation), shift.to(images.shift_px))
+        sums = backproject(posed, radius=reach, device=scorer.device)
+        volume = sums.solve(prior) * mask
+        offset = rounded(centre_of_mass(volume))
+        if bool(offset.any()):
+            volume = torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
+            shift = shifts_after_centring(rotation, shift, offset)
+    return Start(seed, volume, rotation, shift, float(fit.mean()))
+
+
+def make_starts(
+    images: ParticleImages,
+    rows: Tensor,
+    settings: ReconstructSettings,
+    monitor: Monitor,
+    done: Sequence[Start] = (),
+    keep: Callable[[Sequence[Start]], None] | None = None,
+) -> list[Start]:
+    """Make starts until the best one has been found twice.
+
+    Parameters
+    ----------
+    images, rows, settings, monitor
+        As in :func:`make_start`.
+    done : sequence of Start
+        Those that an interrupted run has made.
+    keep : callable, optional
+        Called with all starts after each.
+
+    Returns
+    -------
+    list of Start
+        All of them, in the order in which they were made.
+    """
+    starts = list(done)
+    while len(starts) < 2 * settings.starts:
+        if len(starts) >= settings.starts and (settings.starts == 1 or _confirmed(report_starts(starts)[1])):
+            break
+        if len(starts) == settings.starts:
+            monitor.message("No two starts agree so far: more are made.")
+        start = make_start(images, rows, settings, settings.seed + len(starts), monitor)
+        starts.append(start)
+        monitor.message(
+            f"Start {len(starts)} (seed {start.seed}): {start.log_likelihood:.2f} nats per particle over no particle."
+        )
+        if keep is not None:
+            keep(starts)
+    best, reports = report_starts(starts)
+    if settings.starts > 1 and not _confirmed(reports):
+        monitor.warn(
+            f"None of the {len(starts)} random starts found what the best one found (they agree on "
+            f"{100 * max((r.agreement for r in reports if r.seed != best.seed), default=0.0):.0f} % of the particles): "
+            "the map may be wrong. Look at it, and try more --starts, or particles that were cleaned by 2D classes."
+        )
+    return starts
+
+
+def distinct_starts(starts: Sequence[Start]) -> list[Start]:
+    """Starts that do not agree with any likelier one, the likeliest first."""
+    chosen: list[Start] = []
+    for start in sorted(starts, key=lambda one: -one.log_likelihood):
+        if all(_agreement(start, other)[0] < AGREEING_SHARE for other in chosen):
+            chosen.append(start)
+    return chosen
+
+
+def _agreement(start: Start, other: Start) -> tuple[float, bool]:
+    """Share of the particles on whose rotations two starts agree after alignment, and whether that mirrors."""
+    aligned = align_poses(
+        start.rotation.cpu().numpy(), start.shift_px.cpu().numpy(),
+        other.rotation.cpu().numpy(), other.shift_px.cpu().numpy(),
+    )  # fmt: skip
+    return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.change.mirrored
+
+
+def report_starts(starts: Sequence[Start]) -> tuple[Start, tuple[StartReport, ...]]:
+    """Return the likeliest start, and how far each of them agrees with it."""
+    best = max(starts, key=lambda start: start.log_likelihood)
+    reports = []
+    for start in starts:
+        share, mirrored = (1.0, False) if start is best else _agreement(start, best)
+        reports.append(StartReport(start.seed, start.log_likelihood, share, mirrored))
+    return best, tuple(reports)
+
+
+def _confirmed(reports: Sequence[StartReport]) -> bool:
+    """Whether another start agrees with the best one."""
+    best = max(reports, key=lambda report: report.log_likelihood)
+    return any(report.agreement >= AGREEING_SHARE for report in reports if report is not best)

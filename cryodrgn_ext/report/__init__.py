@@ -1,0 +1,1 @@
+"""Reports of finished jobs: pages, plots, pictures of maps."""

@@ -1,0 +1,152 @@
+"""report.html and logfile.pdf of a landscape job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cryodrgn_ext.analysis.latents import Clustering
+from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
+from cryodrgn_ext.analysis.surfaces import Surface
+from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
+from cryodrgn_ext.analysis.volume_pca import VolumePca
+from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.report.landscape_plots import (
+    density_and_energy,
+    layouts,
+    learning_curves,
+    sketch_by_state,
+    state_counts,
+    volume_dendrogram,
+)
+from cryodrgn_ext.report.map_pictures import draw_group_maps
+from cryodrgn_ext.report.page import ReportContent, ReportFigure, StateSummary
+from cryodrgn_ext.report.page_html import write_report_html
+from cryodrgn_ext.report.page_pdf import write_logfile_pdf
+from cryodrgn_ext.report.plots import explained_variance
+from cryodrgn_ext.report.train_report import command_line, report_date
+from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_arrays
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.particle_columns import shown_particles
+from cryodrgn_ext.results.record import versions
+
+SHOWN_COMPONENTS = 20
+FILES = {
+    "particles.star": "all particles, with states and volume components",
+    "particles.cs": "all particles; particles.csg beside it is for Import Result Group",
+    "states/": "particles, average volume (map.mrc) and on-data volume (on_data.mrc) of each state",
+    "components/": "principal components of the volumes, and five maps along the first",
+    "mask.mrc": "where volumes were compared",
+    "landscape.npz": "v: volume components; cluster: the state; row, uid and image_name of each particle",
+    "sketch.npz": "the sketched volumes: particles, latents, components, states (cluster), MDS, UMAP, tree",
+    "states.npz": "state of each input particle (-1: not looked at)",
+    "density_pc1_pc2.npz": "density and apparent free energy over components, with standard deviations",
+    "job.yaml": "settings, versions, seed, inputs, results",
+    "run.log": "everything that the run said",
+}
+
+
+def write_landscape_reports(
+    layout: Layout,
+    settings: LandscapeSettings,
+    work: LandscapeStages,
+    particles: ParticleSet,
+    clusters: VolumeClusters,
+    mapping: ParticleMapping,
+    pca: VolumePca,
+    surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
+    messages: Sequence[str],
+    seconds: Mapping[str, float],
+) -> None:
+    """Write report.html and logfile.pdf; ``particles`` are all of the input, ``work.rows`` those looked at."""
+    model = work.model
+    pictures = draw_group_maps([layout.state(number) / "map.mrc" for number in range(clusters.n_clusters)])
+    states = [
+        StateSummary(
+            label=f"state {number:02d}",
+            n=int(clusters.n_particles[number]),
+            slices=drawn.slices,
+            views=drawn.views,
+            verdict=f"{clusters.n_volumes[number]} of the sketched volumes; not tested: run validate",
+        )
+        for number, drawn in enumerate(pictures)
+    ]
+    centers = work.sketch_index[clusters.medoid]
+    groups = Clustering(clusters.label[mapping.nearest], centers, work.z[centers])
+    content = ReportContent(
+        title="Landscape",
+        command=command_line("landscape", settings),
+        settings=settings.to_mapping(),
+        versions=versions(),
+        seed=settings.seed,
+        n_particles=len(mapping.v),
+        box_size=model.box_size,
+        pixel_size_A=model.pixel_size_A,
+        states=states,
+        messages=messages,
+        further=_figures(layout, clusters, mapping, pca, surfaces),
+        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
+        elapsed_s=sum(seconds.values()),
+        seconds=seconds,
+        date=report_date(),
+        z=work.z,
+        clusters=groups,
+        group_name="state",
+        shown=_shown(work, particles, groups, mapping),
+        planes={"volume PCs": ("volume PC 1", "volume PC 2")},
+    )
+    write_report_html(layout.report, content)
+    write_logfile_pdf(layout.logfile, content)
+
+
+def _shown(
+    work: LandscapeStages, particles: ParticleSet, groups: Clustering, mapping: ParticleMapping
+) -> ShownParticles:
+    """Particles to draw one by one: volume components before the columns of their file."""
+    index = choose_shown(len(work.rows), groups.label, groups.center_index)
+    shown = shown_particles(particles, work.rows[index])
+    components = {f"volume PC {k + 1}": mapping.v[index, k] for k in range(mapping.v.shape[1])}
+    return replace(shown, index=index, columns={**components, **shown.columns})
+
+
+def _figures(
+    layout: Layout,
+    clusters: VolumeClusters,
+    mapping: ParticleMapping,
+    pca: VolumePca,
+    surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
+) -> list[ReportFigure]:
+    section = "Volumes"
+    figures = [
+        ReportFigure(section, "Volumes and particles of each state.",
+                     state_counts(clusters.n_volumes, clusters.n_particles)),
+        ReportFigure(section, "The upper part of the tree of volumes.",
+                     volume_dendrogram(clusters.tree, clusters.n_clusters)),
+        ReportFigure(section, "Share of the variance of the volumes along each principal component.",
+                     explained_variance(pca.explained_variance_ratio[:SHOWN_COMPONENTS])),
+    ]  # fmt: skip
+    sketch = read_arrays(layout.root / "sketch.npz")
+    for first, second in ((0, 1), (1, 2)):
+        if second < pca.n_components:
+            drawn = sketch_by_state(
+                pca.coordinates[:, [first, second]], clusters.label, sketch["particles"].astype(int), clusters.medoid,
+                (f"volume PC {first + 1}", f"volume PC {second + 1}"),
+            )  # fmt: skip
+            caption = "Sketched volumes, coloured by state, area by particles; numbers mark on-data volumes."
+            figures.append(ReportFigure(section, caption, drawn))
+    planes = {name.upper(): sketch[name].astype(float) for name in ("mds", "umap") if name in sketch}
+    caption = "Sketched volumes in planes, coloured by state."
+    figures.append(ReportFigure(section, caption, layouts(planes, clusters.label)))
+    for surface, components in surfaces:
+        names = [f"volume PC {number}" for number in components]
+        caption = (
+            "All particles over volume components, with the standard deviation over bootstrap samples; crosses mark "
+            "maxima that resampling leaves in place. Noise in the images blurs this density."
+        )
+        figures.append(ReportFigure("Landscape", caption, density_and_energy(surface, names)))
+    if not mapping.is_exact:
+        drawn = learning_curves(mapping.train_loss.tolist(), mapping.held_out_loss.tolist())
+        figures.append(ReportFigure("Landscape", "Loss of the learned map to volume components.", drawn))
+    return figures

@@ -1,0 +1,43 @@
+"""Which particles of a learned result a job works on: all, those of a state, or those that the user lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.selection import read_index_file
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.results.learned_result import LearnedResult
+
+TABLES = (".star", ".cs", ".csg")
+
+
+def chosen_rows(result: LearnedResult, indices: Path | None) -> NDArray[np.int64]:
+    """Rows (n,) int64, increasing, of the input particles.
+
+    Those of the state whose folder or particles were given as the input, if one was, and of these only those that
+    ``indices`` lists.
+
+    Raises
+    ------
+    InputError
+        When the file names other particles, or none are left.
+    """
+    rows = np.arange(result.particles.n)
+    if result.only_state is not None and result.states is not None:
+        rows = np.flatnonzero(result.states.label == result.only_state)
+    if indices is not None:
+        rows = np.intersect1d(rows, listed_rows(indices, result.particles))
+        if len(rows) == 0:
+            raise InputError(f"{indices} names none of the particles that are looked at.")
+    return rows.astype(np.int64)
+
+
+def listed_rows(path: Path, particles: ParticleSet) -> NDArray[np.int64]:
+    """Rows of the particles that a file lists: numbers from 0, or a table of some of them matched by identity."""
+    if path.suffix.lower() not in TABLES:
+        return read_index_file(path, particles.n)
+    return np.unique(particles.find_uids(read_particles(path, require_poses=False).uid)).astype(np.int64)

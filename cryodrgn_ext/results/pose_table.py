@@ -1,0 +1,97 @@
+"""poses.npz: poses of all particles in the order of the input rows, in Å, so that no box is needed to read it."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryodrgn_ext.durable_files import atomic_path
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
+from cryodrgn_ext.pose.metrics import FrameChange
+
+
+@dataclass(frozen=True)
+class PoseTable:
+    """Poses of N particles.
+
+    Attributes
+    ----------
+    rotation : ndarray
+        (N, 3, 3) float64, model frame to image frame.
+    shift_A : ndarray
+        (N, 2) float64 displacement x, y from the box centre.
+    half_set : ndarray
+        (N,) int8, 1 or 2.
+    log_likelihood : ndarray
+        (N,) float32 of each image at its pose, in nats above no signal.
+    """
+
+    rotation: NDArray[np.float64]
+    shift_A: NDArray[np.float64]
+    half_set: NDArray[np.int8]
+    log_likelihood: NDArray[np.float32]
+
+    @classmethod
+    def from_working(
+        cls,
+        images: ParticleImages,
+        rotation: NDArray[np.floating],
+        shift_px: NDArray[np.floating],
+        log_likelihood: NDArray[np.floating],
+    ) -> PoseTable:
+        """Poses with shifts (N, 2) in working pixels of each image's optics group."""
+        shift_A = np.asarray(shift_px, np.float64) * group_pixel_A(images)[:, None]
+        return cls(_orthonormal(rotation), shift_A, images.half_set.cpu().numpy().astype(np.int8),
+                   np.asarray(log_likelihood, np.float32))  # fmt: skip
+
+    def changed(self, change: FrameChange, pixel_size_A: float) -> PoseTable:
+        """The same images in another frame; ``change`` is in voxels of this size."""
+        rotation, shift_A = change.scaled(pixel_size_A).poses(self.rotation, self.shift_A)
+        return PoseTable(rotation, shift_A, self.half_set, self.log_likelihood)
+
+    def pose(self, images: ParticleImages) -> ParticleImages:
+        """The images with these poses."""
+        shift_px = self.shift_A / group_pixel_A(images)[:, None]
+        device = images.rotation.device
+        return images.with_poses(
+            torch.from_numpy(self.rotation).to(device), torch.from_numpy(shift_px).to(images.shift_px.device)
+        )
+
+    def write(self, path: Path, **more: NDArray[np.generic]) -> None:
+        """Write as .npz, atomically, with further arrays."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "rotation": self.rotation, "shift_A": self.shift_A, "half_set": self.half_set,
+            "log_likelihood": self.log_likelihood, **more,
+        }  # fmt: skip
+        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+            np.savez(handle, allow_pickle=False, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> PoseTable:
+        """Read what :meth:`write` wrote.
+
+        Raises
+        ------
+        InputError
+            When it is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(*(arrays[name] for name in ("rotation", "shift_A", "half_set", "log_likelihood")))
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist: is the abinit job finished?") from None
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            what = str(error).splitlines()[0]
+            raise InputError(f"{path} is damaged ({what}): delete it and continue the job.") from None
+
+
+def _orthonormal(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The nearest rotations in double precision: products of float32 matrices drift."""
+    u, _, v = np.linalg.svd(np.asarray(rotation, np.float64))
+    return np.asarray(u @ v, np.float64)

@@ -1,0 +1,167 @@
+"""job.yaml: what was done, with which settings, versions, seed and inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cryodrgn_ext import __version__
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.settings import Settings
+
+RECORD_NAME = "job.yaml"
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "mrcfile", "safetensors")
+
+
+def fingerprint_file(path: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of an input file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
+    return {"path": str(path), "absolute_path": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}
+
+
+def fingerprint_particles(given: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """Fingerprint of one file as :func:`fingerprint_file`, or of several together (a .cs with its passthroughs).
+
+    Parameters
+    ----------
+    given : Path
+        What the user named: a file, or the directory of a CryoSPARC job.
+    files : sequence of Path
+        The files that were read.
+
+    Returns
+    -------
+    dict
+        As :func:`fingerprint_file`; of several files with ``files``, the fingerprint of each.
+    """
+    named = [given] if given.is_file() else []
+    each = [fingerprint_file(path) for path in dict.fromkeys([*named, *files])]
+    if len(each) == 1 and named:
+        return each[0]
+    return {
+        "path": str(given),
+        "absolute_path": str(given.resolve()),
+        "bytes": sum(one["bytes"] for one in each),
+        "sha256": hashlib.sha256("".join(one["sha256"] for one in each).encode()).hexdigest(),
+        "files": each,
+    }
+
+
+def is_unchanged(fingerprint: Mapping[str, Any]) -> bool:
+    """Whether all files of a fingerprint are still there with the same content."""
+    for one in fingerprint.get("files", [fingerprint]):
+        path = Path(one["absolute_path"])
+        if not path.is_file() or fingerprint_file(path)["sha256"] != one["sha256"]:
+            return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the packages that decide results."""
+    found = {"cryodrgn-ext": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_record(
+    directory: Path, job: str, status: str, settings: Settings, inputs: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Write job.yaml atomically.
+
+    Parameters
+    ----------
+    directory : Path
+        Result directory.
+    job : str
+        Name of the job.
+    status : str
+        "running" or "finished".
+    settings : Settings
+    inputs : mapping
+        Fingerprints of the input files, and what was read from them; plain values.
+    results : mapping
+        What came out; plain values.
+    """
+    record = {
+        "job": job,
+        "status": status,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "project_directory": str(Path.cwd()),
+        "versions": versions(),
+        "settings": settings.to_mapping(),
+        "inputs": dict(inputs),
+        "results": dict(results),
+    }
+    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
+    atomic_write_text(directory / RECORD_NAME, text)
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """Read job.yaml; None when there is none.
+
+    Raises
+    ------
+    InputError
+        When it is there but is not what :func:`write_record` wrote.
+    """
+    path = directory / RECORD_NAME
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        raise InputError(f"{directory} is a file, but a result directory was expected.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    needed = {"job", "settings", "inputs", "results"}
+    if not isinstance(record, dict) or not needed <= set(record):
+        raise InputError(f"{path} is not a job record of cryodrgn-ext.")
+    return record
+
+
+def refuse_other_results(directory: Path, job: str) -> None:
+    """Raise InputError when ``directory`` holds the results of another job, whose files this one would overwrite."""
+    record = read_record(directory)
+    if record is not None and record["job"] != job:
+        raise InputError(f"{directory} holds the results of a {record['job']} job: give another directory with --o.")
+
+
+def require_record(directory: Path, *jobs: str) -> dict[str, Any]:
+    """Read job.yaml of a result directory of one of certain jobs.
+
+    Raises
+    ------
+    InputError
+        When there is none, or it is of another job.
+    """
+    record, wanted = read_record(directory), " or ".join(jobs)
+    if record is None:
+        raise InputError(f"{directory} is not a result directory of a {wanted} job: it has no {RECORD_NAME}.")
+    if record["job"] not in jobs:
+        raise InputError(f"{directory} holds the results of a {record['job']} job; those of a {wanted} job are needed.")
+    return record

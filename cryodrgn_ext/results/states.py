@@ -1,0 +1,147 @@
+"""States of a train job: reconstructions from original images in two halves, and what they prove."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cryodrgn_ext.durable_files import atomic_directory
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.consensus import Consensus
+from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
+from cryodrgn_ext.results.latent_tables import StateTable
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.validation.states import State, iterate_states
+
+DESCRIPTION_NAME = "state.json"
+
+
+@dataclass(frozen=True)
+class StateResult:
+    """One state as the report and job.yaml show it.
+
+    Attributes
+    ----------
+    number : int
+        From 0.
+    particles : int
+    resolution_A : float
+    fsc : list of float
+        Of shells 0 .. D // 2.
+    verdict : str
+        "distinct", "not distinguishable" or "not tested".
+    evidence : str
+        What the comparison with random subsets says, in one line.
+    key : str
+        Fingerprint of what it was made of.
+    """
+
+    number: int
+    particles: int
+    resolution_A: float
+    fsc: list[float]
+    verdict: str
+    evidence: str
+    key: str
+
+    def summary(self) -> dict[str, Any]:
+        """What job.yaml keeps."""
+        return {
+            "state": self.number,
+            "particles": self.particles,
+            "resolution_A": round(self.resolution_A, 3),
+            "verdict": self.verdict,
+            "evidence": self.evidence,
+        }
+
+
+def make_states(
+    layout: Layout,
+    images: ParticleImages,
+    table: StateTable,
+    consensus: Consensus,
+    seed: int,
+    key: str,
+    device: torch.device,
+    monitor: Monitor,
+) -> None:
+    """Write states/stateNN for every state; those that were finished with this key stay as they are."""
+    layout.states.mkdir(parents=True, exist_ok=True)
+    numbers = range(len(table.center_index))
+    for folder in layout.states.glob("state[0-9]*"):
+        if folder.name not in {layout.state(number).name for number in numbers}:
+            shutil.rmtree(folder)  # of an earlier cut into more states
+    missing = []
+    for number in numbers:
+        found = read_state(layout.state(number))
+        if found is None or found.key != key:
+            missing.append(number)
+    if not missing:
+        return
+    states = iterate_states(
+        images, table.label, consensus, mask=consensus.mask, only=missing, seed=seed, device=device, monitor=monitor
+    )
+    for state in states:
+        monitor.poll()
+        write_state(layout.state(state.label), state, key)
+
+
+def write_state(
+    directory: Path, state: State, key: str, curves: Mapping[str, NDArray[np.floating]] | None = None
+) -> None:
+    """Write the folder of a state, atomically: maps, mask, FSC, and what :func:`read_state` reads.
+
+    Parameters
+    ----------
+    directory : Path
+    state : State
+    key : str
+        Fingerprint of what it was made of.
+    curves : mapping, optional
+        Columns of fsc.star; the state's own FSC, of masked maps, when omitted.
+    """
+    result = StateResult(
+        state.label, state.n, state.resolution_A, state.fsc.tolist(), state.verdict, state.evidence.sentence(), key
+    )
+    with atomic_directory(directory) as temporary:
+        for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
+            write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
+        columns = {MASKED: state.fsc} if curves is None else curves
+        write_fsc_table(temporary / "fsc.star", columns, state.pixel_size_A, len(state.map))
+        (temporary / DESCRIPTION_NAME).write_text(json.dumps(asdict(result)), encoding="utf-8")
+
+
+def read_state(directory: Path) -> StateResult | None:
+    """Read what :func:`write_state` wrote of a state; None when it is missing or damaged."""
+    try:
+        return StateResult(**json.loads((directory / DESCRIPTION_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_states(layout: Layout, table: StateTable) -> list[StateResult]:
+    """Read what :func:`make_states` wrote.
+
+    Raises
+    ------
+    InputError
+        When a state is missing.
+    """
+    states = []
+    for number in range(len(table.center_index)):
+        state = read_state(layout.state(number))
+        if state is None:
+            raise InputError(f"{layout.state(number)} is missing or damaged: delete {layout.states} and continue.")
+        states.append(state)
+    return states

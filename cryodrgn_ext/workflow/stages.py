@@ -1,0 +1,100 @@
+"""Which stages of a job are finished, and with what: a killed job goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.progress import Monitor
+
+T = TypeVar("T")
+STAGES_NAME = "stages.json"
+
+
+class Stages:
+    """Journal of finished stages in a checkpoint directory.
+
+    A stage is finished with a key, the fingerprint of everything that decides its result. With another key it is
+    done again, and so are all stages that follow, because their keys contain it.
+
+    Parameters
+    ----------
+    directory : Path
+        The checkpoint directory; made when missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._path = directory / STAGES_NAME
+        self._finished: dict[str, dict[str, object]] = {}
+        try:
+            loaded = json.loads(self._path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, UnicodeDecodeError):
+            # Without a readable journal every stage is done again, which is slow but right.
+            loaded = {}
+        if isinstance(loaded, dict):
+            self._finished = {name: entry for name, entry in loaded.items() if isinstance(entry, dict)}
+
+    def key(self, name: str) -> str | None:
+        """Key with which a stage was finished; None when it was not."""
+        key = self._finished.get(name, {}).get("key")
+        return key if isinstance(key, str) else None
+
+    def seconds(self) -> dict[str, float]:
+        """Time that each finished stage took in its last run."""
+        times = {name: entry.get("seconds") for name, entry in self._finished.items()}
+        return {name: time_s for name, time_s in times.items() if isinstance(time_s, float)}
+
+    def is_finished(self, name: str, key: str) -> bool:
+        """Whether the stage was finished with this key."""
+        return self.key(name) == key
+
+    def note_seconds(self, name: str, key: str, seconds: float) -> None:
+        """Write down how long a part took that every run goes through; a run that finds it done keeps the first time.
+
+        Parameters
+        ----------
+        name, key : str
+            As of :meth:`run`.
+        seconds : float
+        """
+        if not self.is_finished(name, key):
+            self._finished[name] = {"key": key, "seconds": round(seconds, 3)}
+            atomic_write_text(self._path, json.dumps(self._finished, indent=1))
+
+    def run(
+        self,
+        name: str,
+        key: str,
+        monitor: Monitor,
+        title: str,
+        work: Callable[[], None],
+        products: Sequence[Path] = (),
+    ) -> None:
+        """Do the work of a stage unless it is finished with this key; then write that down.
+
+        Parameters
+        ----------
+        name, key : str
+        monitor : Monitor
+        title : str
+            What the user is told.
+        work : callable
+            Leaves its results on disk, atomically.
+        products : sequence of Path
+            Results without which the stage is not finished, whatever the journal says.
+        """
+        monitor.poll()
+        if self.is_finished(name, key) and all(path.exists() for path in products):
+            monitor.message(f"{title}: done before.")
+            return
+        self._finished.pop(name, None)
+        monitor.message(f"{title} ...")
+        begin = time.monotonic()
+        work()
+        self._finished[name] = {"key": key, "seconds": round(time.monotonic() - begin, 3)}
+        atomic_write_text(self._path, json.dumps(self._finished, indent=1))

@@ -1,0 +1,62 @@
+"""From a RELION command line to a job and back: the one path that all wrappers share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from relion_wrappers.lifecycle import run_external_job
+
+
+def open_door(job_name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a registered job under RELION's contract.
+
+    Parameters
+    ----------
+    job_name : str
+        Name in :data:`cryodrgn_ext.jobs.registry.JOBS`.
+    arguments : sequence of str, optional
+        Command line without the program's name; ``sys.argv`` when omitted.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if "--help" in arguments or "-h" in arguments or not arguments:
+        from cryodrgn_ext.jobs.registry import JOBS
+        from relion_wrappers.arguments import usage
+
+        job = JOBS[job_name]
+        sys.stdout.write(usage(job.settings_class, job.relion_program, job.summary))
+        return 0 if arguments else 2
+
+    def work(words: Sequence[str], abort_requested: Callable[[], bool]) -> None:
+        _work(job_name, words, abort_requested)
+
+    return run_external_job(arguments, work)
+
+
+def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[], bool]) -> None:
+    """Run in the child process: parse, run, declare the nodes."""
+    # Imported here, so that a broken installation also ends in a sentence and a marker.
+    from cryodrgn_ext.jobs.registry import JOBS
+    from cryodrgn_ext.settings import describe
+    from cryodrgn_ext.workflow.run_log import logged_run
+    from relion_wrappers.arguments import parse_arguments
+    from relion_wrappers.lifecycle import output_directory
+    from relion_wrappers.nodes import write_nodes
+
+    directory = output_directory(arguments)
+    if directory is None:  # run_external_job has refused this already
+        raise ValueError("--o is missing")
+    job = JOBS[job_name]
+    with logged_run(directory, job.relion_program, abort_requested) as monitor:
+        presets = {"o": str(directory)}
+        if any(field.name == "particles_format" for field in describe(job.settings_class)):
+            presets["particles_format"] = "star"  # also of particles from CryoSPARC: RELION takes no others
+        settings = parse_arguments(job.settings_class, arguments, presets=presets)
+        result = job.load()(settings, monitor)
+        names = write_nodes(directory, result.outputs)
+        monitor.message(f"Declared {len(names)} outputs to RELION: {', '.join(names)}")

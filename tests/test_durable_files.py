@@ -1,0 +1,93 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cryodrgn_ext.durable_files import atomic_directory, atomic_path, atomic_write_bytes, atomic_write_text
+
+
+class Interrupted(Exception):
+    """Stands for whatever goes wrong in the middle of writing."""
+
+
+def test_file_appears_with_its_whole_content(tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "a.star", "Å\n")
+    atomic_write_bytes(tmp_path / "b.bin", b"\0\1")
+    assert (tmp_path / "a.star").read_bytes() == "Å\n".encode()
+    assert (tmp_path / "b.bin").read_bytes() == b"\0\1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.star", "b.bin"]
+
+
+def test_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "map.mrc"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            assert temporary.suffix == ".mrc"
+            temporary.write_text("half of the n")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        atomic_write_text(tmp_path / "a", "")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_missing_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        atomic_write_text(tmp_path / "nowhere" / "a", "")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_what_is_not_an_ordinary_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / kind
+    target.mkdir() if kind == "folder" else os.mkfifo(target)
+    before = target.stat().st_ino
+    with pytest.raises(OSError, match="ordinary file") as caught:
+        atomic_write_text(target, "text")
+    assert caught.value.errno == (errno.EISDIR if kind == "folder" else errno.EINVAL)
+    assert target.stat().st_ino == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_directory_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "states"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with atomic_directory(target) as temporary:
+        (temporary / "new").write_text("new")
+        assert (target / "old").exists()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_interrupted_directory_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "states"
+    target.mkdir()
+    (target / "old").write_text("old")
+
+    def write_half() -> None:
+        with atomic_directory(target) as temporary:
+            (temporary / "new").write_text("new")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        write_half()
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,87 @@
+"""A train job on two processes: started by the job itself, and by torchrun; and what becomes of a helper's failure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryodrgn_ext.errors import CryodrgnExtError, InputError
+from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.simulate import simulate_particles, write_relion_project
+from cryodrgn_ext.workflow import launcher as parallel
+from cryodrgn_ext.workflow.launcher import Team, main
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = ["--zdim", "2", "--epochs", "2", "--dec_dim", "16", "--states", "2", "--volumes", "2"]
+OPTIONS += ["--precision", "float32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    write_relion_project(folder, simulate_particles(120, box_size=32, pixel_size_A=8.0, snr=1.0, seed=1))
+    return folder
+
+
+def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def latents(project: Path, name: str) -> np.ndarray:
+    with np.load(project / name / "latents.npz") as table:
+        z: np.ndarray = table["z"]
+        return z
+
+
+@pytest.mark.slow
+def test_processes_of_the_job_and_of_torchrun_give_the_same_latents(project: Path) -> None:
+    train = ["cryodrgn_ext", "train", "--in_parts", "particles.star", *OPTIONS, "--o"]
+    own = run(project, *train, "own", "--processes", "2")
+    assert own.returncode == 0, own.stderr
+    assert "Training on 2 processes" in own.stdout
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    launched = run(project, *torchrun, *train, "launched")
+    assert launched.returncode == 0, launched.stderr
+    assert launched.stdout.count("Finished in") == 1
+    expected = latents(project, "own")
+    assert np.abs(latents(project, "launched") - expected).max() < 1e-4 * np.abs(expected).max()
+    again = run(project, *torchrun, *train, "launched")  # nothing left to train: the helper is sent home
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_helper_that_fails_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    settings = TrainSettings(in_parts=tmp_path / "missing.star", o=tmp_path, processes=2)
+    team = Team("train", settings, SilentMonitor())
+    with pytest.raises(CryodrgnExtError, match="process 1 of the training ended"), team.assembled():
+        pytest.fail("the training began without its helper")
+
+
+def test_processes_and_torchrun_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    settings = TrainSettings(in_parts=Path("p.star"), o=Path("o"), processes=2)
+    with pytest.raises(InputError, match="torchrun"):
+        Team("train", settings, SilentMonitor())
+
+
+def test_jobs_with_nothing_to_share_are_refused() -> None:
+    with pytest.raises(InputError, match="one process"):
+        parallel._worker("select", TrainSettings(in_parts=Path("p.star"), o=Path("o")))
+
+
+def test_a_helper_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(parallel, "_leave_with_the_leader", lambda: None)
+    assert main(["train", f'{{"in_parts": "{tmp_path}/missing.star", "o": "{tmp_path}"}}']) == 2
+    assert "missing.star" in capsys.readouterr().err
