@@ -53,6 +53,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
@@ -91,7 +92,7 @@ class Trial:
         if not (self.project / "unposed.star").exists():
             written = write_relion_project(self.project, self.truth)
             simulated = read_particles(written.particles_star)
-            simulated.write_star(self.project / "unposed.star", dropped_columns=POSE_COLUMNS)
+            write_particles_star(simulated, self.project / "unposed.star", dropped_columns=POSE_COLUMNS)
         self.nyquist = given.box // 2 - 1  # the last shell that images carry whole
 
     def run(self, name: str, product: Path, command: list[str]) -> Measured:

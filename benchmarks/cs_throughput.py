@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs
 from cryodrgn_ext.metadata.particles import read_particles
 
 MAIN = [
@@ -80,11 +81,11 @@ def measure(directory: Path) -> None:
     with timed("subset of half"):
         subset = particles.subset(half)
     with timed("write the subset"):
-        subset.write_cs(directory / "subset.cs")
+        write_particles_cs(subset, directory / "subset.cs")
     with timed("rotations"):
         rotation = subset.rotation
     with timed("write with other poses"):
-        subset.with_poses(rotation, subset.shift_A).write_cs(directory / "poses.cs")
+        write_particles_cs(subset.with_poses(rotation, subset.shift_A), directory / "poses.cs")
     total = time.perf_counter() - start
     peak_GB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{particles.n} particles: total {total:.2f} s, peak resident memory {peak_GB:.2f} GB")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 
 HEAD = """
@@ -120,9 +121,9 @@ def measure(path: Path) -> None:
     latents = np.random.default_rng(2).normal(size=(subset.n, 8)).astype(np.float32)
     columns = {f"cdxLatent{j + 1}": latents[:, j] for j in range(8)}
     with timed("write with 8 latents"):
-        subset.write_star(path.with_name("subset.star"), columns)
+        write_particles_star(subset, path.with_name("subset.star"), columns)
     with timed("write with other poses"):
-        subset.with_poses(rotation[half], subset.shift_A).write_star(path.with_name("poses.star"))
+        write_particles_star(subset.with_poses(rotation[half], subset.shift_A), path.with_name("poses.star"))
     with timed("all image names as strings"):
         particles.image_name  # noqa: B018
     total = time.perf_counter() - start

@@ -255,3 +255,45 @@ def test_allowed_import_passes(module: str, source: str) -> None:
 def test_module_without_a_room_is_refused() -> None:
     with pytest.raises(ValueError, match="belongs to no room"):
         room_of("cryodrgn_ext.helpers.things")
+
+
+def _circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import each other, in whatever roundabout way (Tarjan's components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    circles: list[set[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in imports[module]:
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            at = stack.index(module)
+            if len(stack) - at > 1:
+                circles.append(set(stack[at:]))
+            del stack[at:]
+
+    for module in imports:
+        if module not in index:
+            visit(module)
+    return circles
+
+
+def test_metadata_has_no_circle_of_imports() -> None:
+    modules = {name: (path, package) for path, name, package in _project_modules() if ".metadata" in name}
+    imports = {
+        name: {other for _, other in imported_modules(ast.parse(path.read_text("utf-8")), name, package)}
+        & modules.keys() - {name}
+        for name, (path, package) in modules.items()
+    }
+    assert not _circles(imports)
+
+
+def test_planted_circle_is_found() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]

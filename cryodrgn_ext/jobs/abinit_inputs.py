@@ -15,6 +15,7 @@ from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.train_inputs import native_box, working_box
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
@@ -112,7 +113,7 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
                              "inputs are never overwritten; give another directory.")  # fmt: skip
-    particles.check_images()
+    check_images(particles)
     record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.to_cryosparc import alignment_fields
 from cryodrgn_ext.results.pose_table import PoseTable
@@ -31,7 +31,7 @@ def posed_particles(particles: ParticleSet, poses: PoseTable) -> ParticleSet:
 
 def stale_columns(particles: ParticleSet) -> list[str]:
     """Columns of a STAR file that speak of other poses or of an earlier job of ours, and are left out."""
-    if isinstance(particles.source, CsTable):
+    if particles.source.format == "cs":
         return []
     labels = particles.table.columns
     return [label for label in labels if label in PRIOR_COLUMNS or OUR_COLUMN.fullmatch(label)]
@@ -58,9 +58,9 @@ def write_posed_particles(
     """
     posed = posed_particles(particles, poses)
     if path.suffix == ".cs":
-        extra = alignment_fields(posed) if isinstance(particles.source, CsTable) else None
-        fields = posed.write_cs(path, extra)
+        extra = alignment_fields(posed) if particles.source.format == "cs" else None
+        fields = write_particles_cs(posed, path, extra)
         write_csg(path.with_suffix(".csg"), path, fields, posed.n)
         return
-    halves = {} if isinstance(particles.source, CsTable) else {HALF_SET_COLUMN: poses.half_set}
-    posed.write_star(path, extra_columns={**halves, **columns}, dropped_columns=stale_columns(particles))
+    halves = {} if particles.source.format == "cs" else {HALF_SET_COLUMN: poses.half_set}
+    write_particles_star(posed, path, extra_columns={**halves, **columns}, dropped_columns=stale_columns(particles))

@@ -13,6 +13,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.train_inputs import native_box
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.pose_table import PoseTable
@@ -66,7 +67,7 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
         if (settings.o / f"{STEM}.{suffix}").resolve() in {one.resolve() for one in particles.files}:
             raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {path.name}: give "
                              "another directory.")  # fmt: skip
-    particles.check_images()
+    check_images(particles)
     if native_box(particles) != native_box(first):
         raise InputError(
             f"the images in {path} are {native_box(particles)} px wide, those in {settings.in_parts} "

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
+from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import restore
 from cryodrgn_ext.metadata.star import write_star
@@ -61,9 +62,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
 
 
 def _protect_inputs(outputs: tuple[Path, ...], settings: ConvertSettings, particles: ParticleSet) -> None:
-    inputs = [settings.in_parts, particles.path, *map(Path, settings.passthrough)]
-    if isinstance(particles.source, CsTable):
-        inputs += particles.source.joined
+    inputs = [settings.in_parts, *particles.files, *map(Path, settings.passthrough)]
     if settings.reference is not None:
         inputs.append(settings.reference)
     taken = {path.resolve() for path in inputs}
@@ -77,7 +76,7 @@ def _restored(
 ) -> tuple[ParticleSet, dict[str, AnyArray]]:
     reference = read_particles(settings.reference or "", settings.project, require_poses=False)
     wants_star = settings.o.suffix.lower() == ".star"
-    if isinstance(reference.source, CsTable) is wants_star:
+    if (reference.source.format == "star") != wants_star:
         kind = "STAR file" if wants_star else ".cs or .csg file"
         raise InputError(f"--reference is {settings.reference}, but must be a {kind} as the output is.")
     restored = restore(particles, reference)
@@ -90,8 +89,8 @@ def _restored(
 def _write_star(
     settings: ConvertSettings, particles: ParticleSet, columns: dict[str, AnyArray], monitor: Monitor
 ) -> None:
-    if not isinstance(particles.source, CsTable):
-        particles.write_star(settings.o, columns)
+    if particles.source.format == "star":
+        write_particles_star(particles, settings.o, columns)
         return
     conversion = star_from_cs(particles, columns, carry=settings.carry)
     along = [field for field in conversion.foreign if field not in conversion.not_carried]
@@ -101,7 +100,7 @@ def _write_star(
             f"reads: {', '.join(along)}"
         )
     list_lost(conversion.not_carried, "a STAR file", monitor)
-    say_dark(particles, particles.source, monitor)
+    say_dark(particles, monitor)
     write_star(settings.o, conversion.star)
 
 
@@ -113,8 +112,8 @@ def _write_group(
     monitor: Monitor,
 ) -> None:
     path, group_path = outputs
-    if isinstance(particles.source, CsTable):
-        fields = particles.write_cs(path, columns)
+    if particles.source.format == "cs":
+        fields = write_particles_cs(particles, path, columns)
     else:
         conversion = cs_from_star(particles, dark=settings.contrast == "black")
         list_lost(conversion.not_carried, "a .cs file", monitor)

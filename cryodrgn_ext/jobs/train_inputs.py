@@ -14,6 +14,7 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
@@ -86,7 +87,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
                              "inputs are never overwritten; give another directory.")  # fmt: skip
     resolve(settings, particles.n)  # options that contradict each other are refused before anything is computed
-    particles.check_images()
+    check_images(particles)
     record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)

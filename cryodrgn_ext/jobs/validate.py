@@ -26,6 +26,7 @@ from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
 from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus, solvent_mask
@@ -109,7 +110,7 @@ class _ValidateJob:
     def check(self) -> None:
         """Find out what cannot work before anything is written."""
         particles = self.result.particles
-        particles.check_images()
+        check_images(particles)
         native = native_box(particles)
         self.box = working_box(self.settings.box, native, LARGEST_DEFAULT_BOX)
         self.mask: VolumeMap | None = None

@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cryosparc_alignments import half_sets, read_alignments, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_files import with_missing_slots
 from cryodrgn_ext.metadata.cryosparc_optics import box_sizes, exposure_groups
+from cryodrgn_ext.metadata.cryosparc_source import CryosparcSource
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, split_image, stack_file
-from cryodrgn_ext.metadata.particle_set import Float64Array, ParticleCtf, ParticleSet
+from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
 
-ALIGNMENTS, MULTI = "alignments3D", "alignments3D_multi"
 # Aberrations of CryoSPARC whose conversion to RELION's Zernike coefficients nobody has published or verified.
 UNCONVERTED_ABERRATIONS = ("ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A")
 
@@ -52,18 +54,17 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in names)
     optics, optics_index = exposure_groups(table, box_sizes(table, stack_paths, references.stack_id))
     table = replace(table, notes=(*table.notes, *_aberration_notes(table), *_sign_notes(table)))
-    table, pose, shift_px = _alignments(table, require_poses)
+    table, pose, shift_px = read_alignments(table, require_poses)
     n = table.n_rows
     euler_deg, shift_A = np.full((n, 3), np.nan), np.zeros((n, 2))
     if pose is not None and shift_px is not None:
         euler_deg = euler_from_rotation(rotation_from_pose(pose))
         shift_A = 0.0 - shift_px * shift_pixel_A(table)[:, None]
     image_hash = image_hashes(references)
-    half_set = _half_sets(table)
+    half_set = half_sets(table)
     _refuse_split_images(table, image_hash, half_set)
     return ParticleSet(
-        source=table,
-        table_name="",
+        source=CryosparcSource(table),
         project_dir=project,
         stack_names=names,
         stack_paths=stack_paths,
@@ -82,77 +83,6 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     )
 
 
-def shift_pixel_A(table: CsTable) -> Float64Array:
-    """Return (N,) the pixel size in which alignments3D/shift counts: its own, else that of the images."""
-    for field in (f"{ALIGNMENTS}/psize_A", f"{MULTI}/psize_A"):
-        if field in table:
-            size = table.floats(field)
-            size = size[:, 0] if size.ndim == 2 else size
-            if np.any(size <= 0):
-                row = int(np.argmax(size <= 0))
-                raise InputError(f"{table.describe_row(row)}: {field} is {size[row]:g}, but must be above 0")
-            return size
-    return table.floats("blob/psize_A")
-
-
-def _alignments(table: CsTable, require_poses: bool) -> tuple[CsTable, Float64Array | None, Float64Array | None]:
-    """Return poses (N, 3) and shifts (N, 2), or None, and the table with a note on where they come from."""
-    if f"{ALIGNMENTS}/pose" in table:
-        pose, shift = table.floats(f"{ALIGNMENTS}/pose"), table.floats(f"{ALIGNMENTS}/shift")
-        for field, found, width in (("pose", pose, 3), ("shift", shift, 2)):
-            if found.shape != (table.n_rows, width):
-                raise InputError(
-                    f"{table.path}: {ALIGNMENTS}/{field} has the shape {found.shape}, but ({table.n_rows}, {width}) is "
-                    "expected"
-                )
-        return table, pose, shift
-    if f"{MULTI}/pose" in table:
-        return _best_class(table)
-    if require_poses:
-        raise InputError(
-            f"{table.path}: has no orientations (alignments3D/pose); particles of a 3D refinement are expected, with "
-            "the passthrough file if that holds them"
-        )
-    return table, None, None
-
-
-def _best_class(table: CsTable) -> tuple[CsTable, Float64Array, Float64Array]:
-    """Take from alignments3D_multi the pose of every particle's most probable class."""
-    pose, shift = table.floats(f"{MULTI}/pose"), table.floats(f"{MULTI}/shift")
-    if f"{MULTI}/class_posterior" not in table:
-        raise InputError(
-            f"{table.path}: has poses of several classes (alignments3D_multi) without class_posterior, so none can be "
-            "chosen; give the particles of one class, which have alignments3D"
-        )
-    posterior = table.floats(f"{MULTI}/class_posterior")
-    if pose.ndim != 3 or posterior.shape != pose.shape[:2] or shift.shape != (*pose.shape[:2], 2):
-        raise InputError(
-            f"{table.path}: {MULTI} has poses of the shape {pose.shape}, shifts {shift.shape} and class_posterior "
-            f"{posterior.shape}, but (N, K, 3), (N, K, 2) and (N, K) are expected"
-        )
-    best = np.argmax(posterior, axis=1)
-    rows = np.arange(table.n_rows)
-    counts = ", ".join(str(count) for count in np.bincount(best, minlength=pose.shape[1]).tolist())
-    note = (
-        f"{table.path}: has poses of {pose.shape[1]} classes (alignments3D_multi); of each particle the pose of its "
-        f"most probable class is used ({counts} particles)"
-    )
-    return replace(table, notes=(*table.notes, note)), pose[rows, best], shift[rows, best]
-
-
-def class_index(table: CsTable) -> npt.NDArray[np.int64] | None:
-    """Return (N,) the class of every particle, from 0; None when the file has no single classes."""
-    for field in (f"{ALIGNMENTS}/class", "alignments2D/class"):
-        if field in table and table.column(field).ndim == 1:
-            return table.integers(field)
-    if f"{MULTI}/class_posterior" in table:
-        best: npt.NDArray[np.int64] = np.argmax(table.floats(f"{MULTI}/class_posterior"), axis=1).astype(np.int64)
-        if f"{MULTI}/class" in table and table.column(f"{MULTI}/class").ndim == 2:
-            best = table.integers(f"{MULTI}/class")[np.arange(len(best)), best]
-        return best
-    return None
-
-
 def _ctf(table: CsTable) -> ParticleCtf:
     def column(field: str, default: float | None = None) -> Float64Array:
         if field not in table and default is not None:
@@ -167,18 +97,6 @@ def _ctf(table: CsTable) -> ParticleCtf:
         b_factor_A2=column("ctf/bfactor", 0.0),
         scale=column("ctf/scale", 1.0),
     )
-
-
-def _half_sets(table: CsTable) -> npt.NDArray[np.int8]:
-    field = next((one for one in (f"{ALIGNMENTS}/split", f"{MULTI}/split") if one in table), None)
-    if field is None or table.column(field).ndim != 1:
-        return np.zeros(table.n_rows, np.int8)
-    split = table.integers(field)
-    wrong = np.flatnonzero(split > 1)
-    if len(wrong):
-        row = int(wrong[0])
-        raise InputError(f"{table.describe_row(row)}: {field} is {split[row]}, but 0 or 1 is expected")
-    return (split + 1).astype(np.int8)
 
 
 def _refuse_split_images(table: CsTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:

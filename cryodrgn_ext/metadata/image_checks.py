@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,7 @@ import numpy.typing as npt
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
-
-if TYPE_CHECKING:
-    from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 
 def check_images(particles: ParticleSet) -> None:

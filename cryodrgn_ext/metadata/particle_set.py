@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cs import AnyArray, CsTable
-from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.image_names import random_half_sets
+from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.image_names import ImageReferences, random_half_sets
 from cryodrgn_ext.metadata.optics import OpticsGroup
+from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
+from cryodrgn_ext.metadata.particle_source import ParticleSource
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
 from cryodrgn_ext.metadata.star import StarFile
-from cryodrgn_ext.metadata.star_rows import IntArray
-from cryodrgn_ext.metadata.star_table import StarTable, Values
-
-Float64Array: TypeAlias = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class ParticleCtf:
-    """The CTF parameters that every particle has of its own; all arrays (N,) float64.
-
-    Attributes
-    ----------
-    defocus_u_A, defocus_v_A : underfocus positive, as RELION's rlnDefocusU, rlnDefocusV
-    defocus_angle_rad : from the x axis to the axis of defocus_u
-    phase_shift_rad : 0 where the file has no rlnPhaseShift
-    b_factor_A2 : rlnCtfBfactor, 0 where not given
-    scale : rlnCtfScalefactor, 1 where not given
-    """
-
-    defocus_u_A: Float64Array
-    defocus_v_A: Float64Array
-    defocus_angle_rad: Float64Array
-    phase_shift_rad: Float64Array
-    b_factor_A2: Float64Array
-    scale: Float64Array
-
-    def subset(self, indices: IntArray) -> ParticleCtf:
-        """Return the parameters of some particles."""
-        return ParticleCtf(**{one.name: getattr(self, one.name)[indices] for one in fields(self)})
+from cryodrgn_ext.metadata.star_table import StarTable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,10 +27,8 @@ class ParticleSet:
 
     Attributes
     ----------
-    source : StarFile or CsTable
+    source : ParticleSource
         The file as it was read, shared by all subsets.
-    table_name : str
-        The block of a STAR file that holds the particles; "" for a .cs.
     project_dir : Path
         What relative image references are relative to.
     stack_names : tuple of str
@@ -91,8 +61,7 @@ class ParticleSet:
         True after :meth:`with_poses`.
     """
 
-    source: StarFile | CsTable
-    table_name: str
+    source: ParticleSource
     project_dir: Path
     stack_names: tuple[str, ...]
     stack_paths: tuple[Path, ...]
@@ -128,25 +97,28 @@ class ParticleSet:
 
     @property
     def table(self) -> StarTable:
-        """The original table of a STAR file, all rows of it."""
-        return self.star.blocks[self.table_name]
+        """The original table of a STAR file, all rows of it; InputError for a .cs."""
+        return self.source.table
 
     @property
     def star(self) -> StarFile:
         """The STAR file; InputError for a .cs."""
-        if isinstance(self.source, CsTable):
-            raise InputError(f"{self.path}: is no STAR file; convert it first")
-        return self.source
+        return self.source.star
+
+    @property
+    def cs(self) -> CsTable:
+        """The original table of a .cs, all rows of it; InputError for a STAR file."""
+        return self.source.cs
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the particles were read from: the STAR file, or the .cs and those joined to it."""
-        return (self.path, *self.source.joined) if isinstance(self.source, CsTable) else (self.path,)
+        return self.source.files
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know about how the file was understood, one sentence each."""
-        return self.source.notes if isinstance(self.source, CsTable) else ()
+        return self.source.notes
 
     @property
     def version(self) -> str:
@@ -155,7 +127,12 @@ class ParticleSet:
         RELION 3.0 stops at columns that it does not know: give files of version "3.0" no ``extra_columns`` when they
         go back to that version.
         """
-        return "3.1" if isinstance(self.source, CsTable) else self.source.version
+        return self.source.version
+
+    @property
+    def references(self) -> ImageReferences:
+        """Where the images are."""
+        return ImageReferences(self.stack_names, self.stack_id, self.stack_index)
 
     @cached_property
     def rotation(self) -> Float64Array:
@@ -169,10 +146,7 @@ class ParticleSet:
     @cached_property
     def image_name(self) -> npt.NDArray[np.str_]:
         """(N,) strings: rlnImageName as written (read on first use; four bytes a letter, so large for large N)."""
-        if isinstance(self.source, CsTable):
-            number = np.char.mod("%06d@", self.stack_index + 1)
-            return np.char.add(number, np.array(self.stack_names)[self.stack_id])
-        return self.table.text("rlnImageName")[self.row_id]
+        return self.source.image_names(self.row_id, self.references)
 
     @property
     def pixel_size_A(self) -> Float64Array:
@@ -208,7 +182,7 @@ class ParticleSet:
         )
 
     def with_poses(self, rotation: npt.NDArray[Any], shift_A: npt.NDArray[Any]) -> ParticleSet:
-        """Return the same particles with other poses; :meth:`write_star` then writes these.
+        """Return the same particles with other poses; the writers then write these.
 
         Parameters
         ----------
@@ -268,50 +242,10 @@ class ParticleSet:
         """
         return self.half_set if self.n and self.half_set.all() else random_half_sets(self.image_hash, seed)
 
-    def check_images(self) -> None:
-        """Check that every image exists and has the size that the metadata say; reads one header per stack.
-
-        Raises
-        ------
-        InputError
-            See :func:`cryodrgn_ext.metadata.image_checks.check_images`.
-        """
-        check_images(self)
-
     def describe_row(self, index: int) -> str:
         """Name particle ``index`` for a message: file, 1-based row of the original table, line or uid, image."""
-        row = int(self.row_id[index])
-        if isinstance(self.source, CsTable):
-            image = f"{self.stack_index[index] + 1}@{self.stack_names[self.stack_id[index]]}"
-            return f"{self.source.describe_row(row)}, image {image}"
-        return f"{self.table.describe_row(row)}, image {self.table.value('rlnImageName', row)}"
-
-    def write_star(
-        self,
-        path: str | Path,
-        extra_columns: Mapping[str, Values] | None = None,
-        *,
-        keep_original_poses: bool = False,
-        dropped_columns: Sequence[str] = (),
-    ) -> None:
-        """Write these particles as a STAR file: :func:`cryodrgn_ext.metadata.particle_writing.write_star_of`."""
-        from cryodrgn_ext.metadata.particle_writing import write_star_of  # it knows conversions, which know this class
-
-        write_star_of(
-            self, path, extra_columns, keep_original_poses=keep_original_poses, dropped_columns=dropped_columns
-        )
-
-    def write_cs(
-        self,
-        path: str | Path,
-        extra_columns: Mapping[str, AnyArray] | None = None,
-        *,
-        keep_original_poses: bool = False,
-    ) -> tuple[str, ...]:
-        """Write these particles as a .cs file: :func:`cryodrgn_ext.metadata.particle_writing.write_cs_of`."""
-        from cryodrgn_ext.metadata.particle_writing import write_cs_of
-
-        return write_cs_of(self, path, extra_columns, keep_original_poses=keep_original_poses)
+        image = f"{self.stack_index[index] + 1}@{self.stack_names[self.stack_id[index]]}"
+        return self.source.describe_row(int(self.row_id[index]), image)
 
 
 def _checked_indices(indices: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:

@@ -9,15 +9,16 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
-from cryodrgn_ext.metadata.cs import AnyArray, CsTable, write_cs
-from cryodrgn_ext.metadata.particle_set import Float64Array, ParticleSet
+from cryodrgn_ext.metadata.cs import AnyArray, write_cs
+from cryodrgn_ext.metadata.particle_ctf import Float64Array
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star import TableEdit, write_star
 from cryodrgn_ext.metadata.star_table import Values, check_label, format_values
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star, pose_fields
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 
 
-def write_star_of(
+def write_particles_star(
     particles: ParticleSet,
     path: str | Path,
     extra_columns: Mapping[str, Values] | None = None,
@@ -53,9 +54,9 @@ def write_star_of(
     """
     if particles.n == 0:
         raise InputError(f"{path}: there are no particles to write")
-    if isinstance(particles.source, CsTable):
+    if particles.source.format == "cs":
         if particles.poses_changed and keep_original_poses:
-            original = particles_from_cs(particles.source, particles.project_dir, require_poses=False)
+            original = particles_from_cs(particles.cs, particles.project_dir, require_poses=False)
             particles = original.subset(particles.row_id)
         write_star(path, star_from_cs(particles, extra_columns or {}).star)
         return
@@ -70,11 +71,11 @@ def write_star_of(
     unchanged = particles.n == particles.table.n_rows and bool(np.all(particles.row_id == np.arange(particles.n)))
     dropped = tuple(label for label in dropped_columns if label in particles.table and label not in columns)
     changed = not unchanged or columns or dropped
-    edits = {particles.table_name: TableEdit(particles.row_id, columns, dropped)} if changed else {}
+    edits = {particles.table.name: TableEdit(particles.row_id, columns, dropped)} if changed else {}
     write_star(path, particles.star, edits)
 
 
-def write_cs_of(
+def write_particles_cs(
     particles: ParticleSet,
     path: str | Path,
     extra_columns: Mapping[str, AnyArray] | None = None,
@@ -109,11 +110,11 @@ def write_cs_of(
     if particles.n == 0:
         raise InputError(f"{path}: there are no particles to write")
     columns = dict(extra_columns or {})
-    if not isinstance(particles.source, CsTable):
+    if particles.source.format == "star":
         return write_cs(path, cs_from_star(particles).table, None, columns)
     if particles.poses_changed and not keep_original_poses:
         columns = pose_fields(particles) | columns
-    return write_cs(path, particles.source, particles.row_id, columns)
+    return write_cs(path, particles.cs, particles.row_id, columns)
 
 
 def _pose_columns(particles: ParticleSet) -> dict[str, Float64Array]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryosparc_particles import read_cryosparc_particles
 from cryodrgn_ext.metadata.optics import OpticsGroup
-from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
+from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.relion_particles import read_relion_particles
 
 __all__ = ["OpticsGroup", "ParticleCtf", "ParticleSet", "read_particles"]
@@ -44,7 +45,8 @@ def read_particles(
     InputError
         One sentence that names file and row, for everything that would otherwise go wrong in silence: missing
         columns, NaN, undefined optics groups, pixel sizes of 0, half-sets that are 0 in some rows or split an image,
-        image references without index. Images are not looked at: see :meth:`ParticleSet.check_images`.
+        image references without index. Images are not looked at: see
+        :func:`cryodrgn_ext.metadata.image_checks.check_images`.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".cs", ".csg") or Path(path).is_dir():

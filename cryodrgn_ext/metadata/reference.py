@@ -6,20 +6,15 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cryosparc_particles import class_index
-from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.cs import AnyArray
 from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, image_hashes, stack_file, unique_ids
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
-from cryodrgn_ext.metadata.star_table import format_values
-
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from cryodrgn_ext.metadata.particle_source import Rows
 
 # Below these two files agree: float32 in a .cs, six decimals in a STAR file.
 ROTATION_TOLERANCE_RAD = 1e-5
@@ -71,22 +66,19 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     columns: dict[str, AnyArray] = {}
     ctf_changed = _ctf_changes(particles, chosen)
     if ctf_changed.any():
-        columns |= _ctf_columns(particles, chosen, ctf_changed)
+        columns |= chosen.source.ctf_columns(particles.ctf, chosen.row_id, ctf_changed)
         updated.append("CTF")
     if particles.half_set.any() and not np.array_equal(particles.half_set, chosen.half_set):
-        is_cs = isinstance(chosen.source, CsTable)
-        half = particles.half_set.astype(np.int64)
-        columns |= {"alignments3D/split": (half - 1).astype(np.uint32)} if is_cs else {"rlnRandomSubset": half}
+        columns |= chosen.source.half_set_columns(particles.half_set)
         updated.append("half-sets")
     mine, theirs = _classes(particles), _classes(chosen)
     if mine is not None and theirs is not None and not np.array_equal(mine, theirs):
-        label = _class_label(chosen)
-        columns[label] = mine.astype(np.uint32) if "/" in label else mine + 1
+        columns |= chosen.source.class_columns(mine)
         updated.append("classes")
     return Restored(chosen, columns, joined_by, tuple(updated))
 
 
-def join_rows(particles: ParticleSet, reference: ParticleSet) -> tuple[IntArray, str]:
+def join_rows(particles: ParticleSet, reference: ParticleSet) -> tuple[Rows, str]:
     """Return for every particle its row (N,) in ``reference``, and by what they were matched.
 
     Tried in this order: uid (where both files have CryoSPARC's), path of the stack and index, name of the stack without
@@ -99,7 +91,7 @@ def join_rows(particles: ParticleSet, reference: ParticleSet) -> tuple[IntArray,
         When a particle is not in the reference.
     """
     attempts: list[tuple[str, Callable[[ParticleSet], UInt64Array]]] = []
-    if _has_cryosparc_uid(particles) and _has_cryosparc_uid(reference):
+    if particles.source.cryosparc_uids() and reference.source.cryosparc_uids():
         attempts.append(("uid", lambda one: one.uid))
     attempts += [
         ("image path and index", lambda one: unique_ids(one.image_hash)),
@@ -121,13 +113,7 @@ def join_rows(particles: ParticleSet, reference: ParticleSet) -> tuple[IntArray,
     )
 
 
-def _has_cryosparc_uid(particles: ParticleSet) -> bool:
-    if isinstance(particles.source, CsTable):
-        return True
-    return UID_COLUMN in particles.table and not np.array_equal(particles.uid, unique_ids(particles.image_hash))
-
-
-def _match(wanted: UInt64Array, available: UInt64Array) -> tuple[IntArray, npt.NDArray[np.intp]]:
+def _match(wanted: UInt64Array, available: UInt64Array) -> tuple[Rows, npt.NDArray[np.intp]]:
     order = np.argsort(available)
     place = np.minimum(np.searchsorted(available, wanted, sorter=order), len(available) - 1)
     found = order[place]
@@ -170,47 +156,6 @@ def _ctf_changes(particles: ParticleSet, chosen: ParticleSet) -> npt.NDArray[np.
     return changed
 
 
-def _ctf_columns(particles: ParticleSet, chosen: ParticleSet, changed: npt.NDArray[np.bool_]) -> dict[str, AnyArray]:
-    """Return the reference's columns with the rows written anew that have changed."""
-    ctf, rows = particles.ctf, chosen.row_id
-    if isinstance(chosen.source, CsTable):
-        fields = {
-            "ctf/df1_A": ctf.defocus_u_A,
-            "ctf/df2_A": ctf.defocus_v_A,
-            "ctf/df_angle_rad": ctf.defocus_angle_rad,
-            "ctf/phase_shift_rad": ctf.phase_shift_rad,
-        }
-        old = chosen.source.columns
-        return {
-            field: np.where(changed, new.astype(np.float32), old[field][rows] if field in old else np.float32(0))
-            for field, new in fields.items()
-        }
-    labels = {
-        "rlnDefocusU": ctf.defocus_u_A,
-        "rlnDefocusV": ctf.defocus_v_A,
-        "rlnDefocusAngle": np.degrees(ctf.defocus_angle_rad),
-    }
-    if ctf.phase_shift_rad.any() or "rlnPhaseShift" in chosen.table:
-        labels["rlnPhaseShift"] = np.degrees(ctf.phase_shift_rad)
-    columns: dict[str, AnyArray] = {}
-    for label, new in labels.items():
-        written = np.array(format_values(new, "%.6f", label))
-        before = chosen.table.raw(label)[rows] if label in chosen.table else np.full(len(rows), b"0.000000")
-        columns[label] = np.where(changed, written, before)
-    return columns
-
-
-def _classes(particles: ParticleSet) -> IntArray | None:
-    """Return (N,) classes from 0, or None."""
-    if isinstance(particles.source, CsTable):
-        classes = class_index(particles.source)
-        return None if classes is None else classes[particles.row_id]
-    if "rlnClassNumber" not in particles.table:
-        return None
-    return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
-
-
-def _class_label(particles: ParticleSet) -> str:
-    if not isinstance(particles.source, CsTable):
-        return "rlnClassNumber"
-    return "alignments2D/class" if "alignments3D/class" not in particles.source else "alignments3D/class"
+def _classes(particles: ParticleSet) -> Rows | None:
+    classes = particles.source.classes()
+    return None if classes is None else classes[particles.row_id]

@@ -21,12 +21,12 @@ from cryodrgn_ext.metadata.image_names import (
 )
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
-from cryodrgn_ext.metadata.particle_set import ParticleCtf, ParticleSet
+from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
+from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.relion_source import UID_COLUMN, RelionSource
 from cryodrgn_ext.metadata.star import StarFile, read_star
 from cryodrgn_ext.metadata.star_table import StarTable
 
-# The column in which particles of a .cs carry their uid through RELION.
-UID_COLUMN = "cdxUid"
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -52,10 +52,10 @@ def read_relion_particles(
     euler_deg = np.full((table.n_rows, 3), np.nan)
     if has_poses:
         euler_deg = np.stack([_finite(table, label) for label in _ANGLES], axis=1)
+    uid, own_uids = _uids(table, image_hash)
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     return ParticleSet(
-        source=star,
-        table_name=table.name,
+        source=RelionSource(star, table.name, own_uids),
         project_dir=project,
         stack_names=references.stack_names,
         stack_paths=stack_paths,
@@ -69,7 +69,7 @@ def read_relion_particles(
         half_set=half_set,
         row_id=np.arange(table.n_rows),
         image_hash=image_hash,
-        uid=_uids(table, image_hash),
+        uid=uid,
         has_poses=has_poses,
     )
 
@@ -185,15 +185,15 @@ def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDAr
     return index.astype(np.int32)
 
 
-def _uids(table: StarTable, image_hash: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return CryoSPARC's identifiers where a conversion noted them and they are unique, else our own."""
+def _uids(table: StarTable, image_hash: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], bool]:
+    """Return CryoSPARC's identifiers where a conversion noted them and they are unique, else our own (and True)."""
     if UID_COLUMN in table:
         text = table.raw(UID_COLUMN)
         if all(value.isdigit() and int(value) < 1 << 64 for value in text.tolist()):
             uid = np.array([int(value) for value in text.tolist()], np.uint64)
             if len(np.unique(uid)) == len(uid):  # symmetry expansion in RELION repeats them
-                return uid
-    return unique_ids(image_hash)
+                return uid, False
+    return unique_ids(image_hash), True
 
 
 def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:

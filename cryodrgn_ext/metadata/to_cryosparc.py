@@ -12,15 +12,15 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
+from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
-from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
-from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
+from cryodrgn_ext.metadata.relion_source import UID_COLUMN
 
 _CARRIED = frozenset({
     "rlnImageName", "rlnOpticsGroup", "rlnOpticsGroupName",
@@ -83,7 +83,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     InputError
         When the image size is unknown.
     """
-    if isinstance(particles.source, CsTable):
+    if particles.source.format == "cs":
         raise InputError(f"{particles.path}: is a .cs file already")
     n, notes = particles.n, []
     columns: dict[str, AnyArray] = {"uid": particles.uid}
@@ -121,9 +121,9 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
 
 def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     """Return alignments3D/pose (N, 3), shift (N, 2) in pixels of psize_A, and psize_A (N,) of the set's poses."""
-    table, rows = particles.source, particles.row_id
-    if not isinstance(table, CsTable):
+    if particles.source.format == "star":
         return _pose_fields(particles, None, None)
+    table, rows = particles.cs, particles.row_id
     old = table.columns.get(f"{ALIGNMENTS}/pose")
     return _pose_fields(particles, shift_pixel_A(table)[rows], None if old is None else old[rows])
 
@@ -134,13 +134,13 @@ def alignment_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     Fields of alignments3D that the file has keep their values, but for poses and half-sets; those that it lacks get
     neutral ones.
     """
-    table, n = particles.source, particles.n
+    table, n = particles.cs, particles.n
     fields = pose_fields(particles)
     fields[f"{ALIGNMENTS}/split"] = np.maximum(particles.half_set.astype(np.int64) - 1, 0).astype(np.uint32)
     neutral: dict[str, AnyArray] = {name: np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
     neutral["class"] = np.zeros(n, np.uint32)
     for name, values in neutral.items():
-        if not isinstance(table, CsTable) or f"{ALIGNMENTS}/{name}" not in table:
+        if f"{ALIGNMENTS}/{name}" not in table:
             fields[f"{ALIGNMENTS}/{name}"] = values
     return fields
 
@@ -219,9 +219,8 @@ def _ctf(particles: ParticleSet, exposure: AnyArray) -> dict[str, AnyArray]:
 
 
 def _classes(particles: ParticleSet) -> AnyArray:
-    if "rlnClassNumber" not in particles.table:
-        return np.zeros(particles.n, np.int64)
-    return np.maximum(particles.table.integers("rlnClassNumber")[particles.row_id] - 1, 0)
+    classes = particles.source.classes()
+    return np.zeros(particles.n, np.int64) if classes is None else classes[particles.row_id]
 
 
 def _location(particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None) -> dict[str, AnyArray]:
@@ -263,9 +262,6 @@ def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
     if not particles.has_poses:
         carried -= {"rlnClassNumber", "rlnRandomSubset", "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
                     "rlnOriginYAngst", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}  # fmt: skip
-    source = particles.source
-    if isinstance(source, CsTable):
-        return ()
-    lost = [label for name, table in source.blocks.items() if name in ("optics", particles.table_name)
+    lost = [label for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)
             for label in table.columns if label not in carried and not label.startswith(PREFIX)]  # fmt: skip
     return tuple(dict.fromkeys(lost))

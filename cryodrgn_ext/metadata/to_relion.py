@@ -10,11 +10,12 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.carried_fields import columns_of_fields
-from cryodrgn_ext.metadata.cryosparc_particles import UNCONVERTED_ABERRATIONS, class_index
+from cryodrgn_ext.metadata.cryosparc_alignments import class_index
+from cryodrgn_ext.metadata.cryosparc_particles import UNCONVERTED_ABERRATIONS
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.metadata.relion_particles import UID_COLUMN
+from cryodrgn_ext.metadata.relion_source import UID_COLUMN
 from cryodrgn_ext.metadata.star import StarFile, new_star, new_table
 from cryodrgn_ext.metadata.star_table import StarTable, Values
 
@@ -78,9 +79,7 @@ def star_from_cs(
     InputError
         When the image size of a group is known from neither the metadata nor its stack.
     """
-    table = particles.source
-    if not isinstance(table, CsTable):
-        raise InputError(f"{particles.path}: is no .cs file")
+    table = particles.cs
     columns: dict[str, Values] = {"rlnImageName": _image_names(particles)}
     columns |= _micrographs(particles, table)
     ctf = particles.ctf

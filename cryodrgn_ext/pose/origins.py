@@ -23,13 +23,10 @@ from torch import Tensor
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
-from cryodrgn_ext.metadata.cryosparc_particles import ALIGNMENTS
-from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.progress import Monitor
 
-ALIGNMENTS_2D = "alignments2D"
 #: Largest |k| of the average that is judged, as a fraction of the box: finer detail has no common centre to be seen.
 JUDGED_BAND = 0.25
 #: Standard deviations (of a difference of two averages of noise) by which the clearer average must lead.
@@ -122,27 +119,8 @@ class JudgedOrigins:
 
 def read_origins(particles: ParticleSet) -> Origins | None:
     """Return the origins that particles (as read from their file) have; None when there are none, or all are 0."""
-    table, shift_A, fields = particles.source, particles.shift_A, "rlnOriginXAngst, rlnOriginYAngst"
-    if isinstance(table, CsTable):
-        fields = f"{ALIGNMENTS}/shift"
-        if not particles.has_poses and f"{ALIGNMENTS_2D}/shift" in table:
-            fields = f"{ALIGNMENTS_2D}/shift"
-            shift_A = _shifts_2d_A(table)[particles.row_id]
-    elif "rlnOriginX" in particles.table and "rlnOriginXAngst" not in particles.table:
-        fields = "rlnOriginX, rlnOriginY"
+    fields, shift_A = particles.source.origins(particles.shift_A, particles.row_id, particles.has_poses)
     return Origins(shift_A, particles.path, fields) if np.any(shift_A != 0) else None
-
-
-def _shifts_2d_A(table: CsTable) -> NDArray[np.float64]:
-    """Return (N, 2) shifts of a 2D classification, taken to follow the convention of alignments3D/shift."""
-    shift_px = table.floats(f"{ALIGNMENTS_2D}/shift")
-    if shift_px.shape != (table.n_rows, 2):
-        raise InputError(
-            f"{table.path}: {ALIGNMENTS_2D}/shift has the shape {shift_px.shape}, but ({table.n_rows}, 2) is expected"
-        )
-    size = f"{ALIGNMENTS_2D}/psize_A"
-    pixel_A = table.floats(size if size in table else "blob/psize_A")
-    return np.asarray(0.0 - shift_px * pixel_A[:, None], np.float64)
 
 
 def usable_origins(particles: ParticleSet, extent_A: float, choice: str) -> tuple[Origins | None, str | None]:

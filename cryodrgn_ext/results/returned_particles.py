@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
-from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.progress import Monitor
 
@@ -45,21 +44,21 @@ def latent_star_columns(
 def returned_name(particles: ParticleSet, choice: str = "auto") -> str:
     """Name of returned particles: particles.cs or particles.star, as ``choice`` says; for "auto" as they came."""
     if choice == "auto":
-        choice = "cs" if isinstance(particles.source, CsTable) else "star"
+        choice = particles.source.format
     return f"particles.{choice}"
 
 
 def say_conversion(particles: ParticleSet, path: Path, monitor: Monitor) -> None:
     """Say what the file ``path`` cannot carry of the particles, when it is in another format than theirs."""
-    if isinstance(particles.source, CsTable) == (path.suffix == ".cs"):
+    if path.suffix == f".{particles.source.format}":
         return
-    if not isinstance(particles.source, CsTable):
+    if particles.source.format == "star":
         conversion = cs_from_star(particles)
         list_lost(conversion.not_carried, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")
         return
-    say_dark(particles, particles.source, monitor)
+    say_dark(particles, monitor)
 
 
 def list_lost(fields: Sequence[str], target: str, monitor: Monitor) -> None:
@@ -71,11 +70,9 @@ def list_lost(fields: Sequence[str], target: str, monitor: Monitor) -> None:
         )
 
 
-def say_dark(particles: ParticleSet, table: CsTable, monitor: Monitor) -> None:
+def say_dark(particles: ParticleSet, monitor: Monitor) -> None:
     """Say when particles that become a STAR file are dark on light."""
-    dark = 0
-    if "blob/sign" in table:
-        dark = int(np.count_nonzero(table.columns["blob/sign"][particles.row_id] < 0))
+    dark = particles.source.dark_on_light(particles.row_id)
     if dark:
         monitor.message(
             f"Note: {dark} particles are dark on light (blob/sign -1), which a STAR file cannot say and RELION does "
@@ -96,18 +93,18 @@ def write_particles(
     """
     if path.suffix == ".cs":
         chosen = np.arange(particles.n) if indices is None else np.sort(indices)
-        fields = particles.subset(chosen).write_cs(path)
+        fields = write_particles_cs(particles.subset(chosen), path)
         write_csg(path.with_suffix(".csg"), path, fields, len(chosen))
         return
     stale: list[str] = []
-    if isinstance(particles.source, StarFile):
+    if particles.source.format == "star":
         stale = [label for label in particles.table.columns if OUR_COLUMN.fullmatch(label)]
     if indices is None:
-        particles.write_star(path, extra_columns=columns, dropped_columns=stale)
+        write_particles_star(particles, path, extra_columns=columns, dropped_columns=stale)
         return
     chosen = np.sort(indices)
     some = {name: values[chosen] for name, values in columns.items()}
-    particles.subset(chosen).write_star(path, extra_columns=some, dropped_columns=stale)
+    write_particles_star(particles.subset(chosen), path, extra_columns=some, dropped_columns=stale)
 
 
 def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:

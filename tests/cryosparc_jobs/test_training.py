@@ -18,6 +18,7 @@ from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.latent_tables import read_state_table
@@ -359,7 +360,7 @@ def test_abort_speaks_of_this_suite(real: Lab, quick: QuickJob) -> None:
 def test_live_particles_become_a_file(real: Lab, tmp_path: Path) -> None:
     fetched = fetch(real.cs, project=real.project, particles=real.parent, path=tmp_path / "live.cs")
     assert fetched.uid.tolist() == real.particles["uid"].tolist()
-    fetched.check_images()
+    check_images(fetched)
     assert (tmp_path / "live.csg").exists()
     convert(ConvertSettings(in_parts=tmp_path / "live.cs", o=tmp_path / "live.star"), SilentMonitor())
     assert read_particles(tmp_path / "live.star").n == N

@@ -18,6 +18,7 @@ from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.record import read_record
@@ -30,7 +31,7 @@ from tests.metadata.cs_data import Record, only, save
 @pytest.fixture
 def job(project: Path) -> Path:
     """J9, a refinement of the project's particles as CryoSPARC leaves it, its rows in an order of their own."""
-    read_particles("particles.star").write_cs("all.cs")
+    write_particles_cs(read_particles("particles.star"), "all.cs")
     record = np.load("all.cs", allow_pickle=False)
     record = record[np.random.default_rng(1).permutation(N)]
     Path("all.cs").unlink()
@@ -137,7 +138,7 @@ def test_inputs_in_the_result_directory_are_not_overwritten(job: Path, engine: F
     particles = read_particles("J9")
     for name in ("particles.cs", "particles.star"):
         path = Path("out") / name
-        (particles.write_cs if name.endswith(".cs") else particles.write_star)(path)
+        (write_particles_cs if name.endswith(".cs") else write_particles_star)(particles, path)
         before = path.read_bytes()
         with pytest.raises(InputError, match=rf"would overwrite {name}, the input"):
             train(replace(SETTINGS, in_parts=path), SilentMonitor())

@@ -24,6 +24,7 @@ from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
@@ -127,7 +128,7 @@ def test_sets_of_the_users_own(finished: FinishedProject) -> None:
     Path("rows.txt").write_text("\n".join(map(str, range(0, 60))))
     shutil.copy("out/states/state01/particles.star", "mine.star")
     only = np.setdiff1d(np.flatnonzero(labels() == 1), np.arange(60))
-    read_particles("mine.star").subset(np.isin(np.flatnonzero(labels() == 1), only)).write_star("rest.star")
+    write_particles_star(read_particles("mine.star").subset(np.isin(np.flatnonzero(labels() == 1), only)), "rest.star")
     text = said(replace(VALIDATE, indices=("rows.txt", "rest.star")))
     assert f"rest: {len(only)} particles" in text
     assert "rows: 60 particles" in text
@@ -156,7 +157,7 @@ def test_a_directory_of_a_cryosparc_job_is_an_input(project: Path, engine: FakeE
     checked = read_particles(CHECKED.state(0) / "particles.cs")
     assert checked.uid.tolist() == original.uid[labels() == 0].tolist()
     Path("J7/J7_particles.csg").unlink()
-    original.subset(np.arange(100)).write_cs("J7/J7_particles.cs")
+    write_particles_cs(original.subset(np.arange(100)), "J7/J7_particles.cs")
     with pytest.raises(ResumeError, match="J7, which has changed or is another file"):
         train(settings, SilentMonitor())
 

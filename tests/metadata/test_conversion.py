@@ -11,7 +11,8 @@ import starfile
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cs import CsTable, write_cs
+from cryodrgn_ext.metadata.cs import write_cs
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import join_rows, restore
 from cryodrgn_ext.metadata.star import write_star
@@ -92,7 +93,7 @@ def test_without_carrying_what_is_lost_is_named(cs_particles: ParticleSet, tmp_p
 
 
 def test_poses_changed_in_relion_win_over_what_was_carried(cs_particles: ParticleSet, tmp_path: Path) -> None:
-    cs_particles.write_star(tmp_path / "a.star")
+    write_particles_star(cs_particles, tmp_path / "a.star")
     star = read_particles(tmp_path / "a.star")
     turned = star.rotation.copy()
     turned[3] = turned[3].T
@@ -103,11 +104,11 @@ def test_poses_changed_in_relion_win_over_what_was_carried(cs_particles: Particl
 
 
 def test_original_poses_can_be_kept(cs_particles: ParticleSet, tmp_path: Path) -> None:
-    cs_particles.subset(np.array([4, 2])).write_star(tmp_path / "a.star")
+    write_particles_star(cs_particles.subset(np.array([4, 2])), tmp_path / "a.star")
     turned = cs_particles.with_poses(np.swapaxes(cs_particles.rotation, 1, 2), cs_particles.shift_A)
-    turned.subset(np.array([4, 2])).write_star(tmp_path / "b.star", keep_original_poses=True)
+    write_particles_star(turned.subset(np.array([4, 2])), tmp_path / "b.star", keep_original_poses=True)
     assert (tmp_path / "b.star").read_bytes() == (tmp_path / "a.star").read_bytes()
-    turned.subset(np.array([4, 2])).write_star(tmp_path / "c.star")
+    write_particles_star(turned.subset(np.array([4, 2])), tmp_path / "c.star")
     assert (tmp_path / "c.star").read_bytes() != (tmp_path / "a.star").read_bytes()
 
 
@@ -175,7 +176,7 @@ def test_star_to_cs_to_star_with_reference_is_the_original(star_builder: type[St
     write_cs(tmp_path / "b.cs", cs_from_star(read_particles(original)).table)
     restored = restore(read_particles(tmp_path / "b.cs"), read_particles(original))
     assert restored.updated == ()
-    restored.particles.write_star(tmp_path / "c.star", restored.columns)
+    write_particles_star(restored.particles, tmp_path / "c.star", restored.columns)
     assert (tmp_path / "c.star").read_bytes() == original.read_bytes()
 
 
@@ -191,7 +192,7 @@ def test_reference_takes_what_has_changed(star_builder: type[StarBuilder], tmp_p
     restored = restore(read_particles(tmp_path / "b.cs"), reference)
     assert restored.updated == ("poses", "CTF", "half-sets")
     assert restored.joined_by == "imported image file name and index"
-    restored.particles.write_star(tmp_path / "c.star", restored.columns)
+    write_particles_star(restored.particles, tmp_path / "c.star", restored.columns)
     before, after = (starfile.read(tmp_path / f"{name}.star")["particles"] for name in "ac")
     chosen = before.iloc[[6, 2, 3]].reset_index(drop=True)
     np.testing.assert_allclose(after["rlnDefocusU"] - chosen["rlnDefocusU"], [0, 100, 0], atol=2e-3)
@@ -204,7 +205,7 @@ def test_reference_takes_what_has_changed(star_builder: type[StarBuilder], tmp_p
 
 
 def test_rows_are_joined_by_uid_before_anything_else(cs_particles: ParticleSet, tmp_path: Path) -> None:
-    cs_particles.subset(np.array([5, 1])).write_star(tmp_path / "a.star")
+    write_particles_star(cs_particles.subset(np.array([5, 1])), tmp_path / "a.star")
     rows, joined_by = join_rows(read_particles(tmp_path / "a.star"), cs_particles)
     assert (rows.tolist(), joined_by) == ([5, 1], "uid")
 
@@ -219,13 +220,13 @@ def test_reference_that_is_a_cs_restores_fields(cs_particles: ParticleSet, tmp_p
     write_star(tmp_path / "a.star", star_from_cs(cs_particles, carry=False).star)
     restored = restore(read_particles(tmp_path / "a.star"), cs_particles)
     assert restored.updated == ()
-    assert isinstance(restored.particles.source, CsTable)
-    restored.particles.write_cs(tmp_path / "b.cs", restored.columns)
+    assert restored.particles.source.format == "cs"
+    write_particles_cs(restored.particles, tmp_path / "b.cs", restored.columns)
     assert np.array_equal(np.load(tmp_path / "b.cs", allow_pickle=False), record)
 
 
 def test_carried_columns_that_were_cut_are_refused(cs_particles: ParticleSet, tmp_path: Path) -> None:
-    cs_particles.write_star(tmp_path / "a.star")
+    write_particles_star(cs_particles, tmp_path / "a.star")
     text = (tmp_path / "a.star").read_text()
     (tmp_path / "a.star").write_text(text.replace("cdxCs.alignments3D.pose.f4x3.1", "other"))
     with pytest.raises(InputError, match="of the 3 columns of alignments3D/pose only 2 are there"):
@@ -241,8 +242,8 @@ def test_aberrations_without_counterpart_come_back_and_are_named(tmp_path: Path)
     assert "ctf/shift_A, ctf/trefoil_A, ctf/tetra_A" in note
     assert any("ctf/tilt_A" in note and "signs" in note for note in particles.notes)
     assert {"ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A"} <= set(star_from_cs(particles, carry=False).not_carried)
-    particles.write_star(tmp_path / "a.star")
-    read_particles(tmp_path / "a.star").write_cs(tmp_path / "b.cs")
+    write_particles_star(particles, tmp_path / "a.star")
+    write_particles_cs(read_particles(tmp_path / "a.star"), tmp_path / "b.cs")
     back = np.load(tmp_path / "b.cs", allow_pickle=False)
     for field in ("trefoil_A", "tetra_A", "shift_A"):
         assert np.array_equal(back[f"ctf/{field}"], record[f"ctf/{field}"]), field
@@ -275,7 +276,7 @@ def test_several_classes_go_to_star_and_back(k: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(relion_matrix(angles), np.swapaxes(exponential(pose), 1, 2), atol=1e-7)
     assert np.array_equal(table["rlnClassNumber"], best + 1)
     assert np.array_equal(table["rlnRandomSubset"], record["alignments3D_multi/split"] + 1)
-    read_particles(tmp_path / "a.star").write_cs(tmp_path / "b.cs")
+    write_particles_cs(read_particles(tmp_path / "a.star"), tmp_path / "b.cs")
     back = np.load(tmp_path / "b.cs", allow_pickle=False)
     for name in record.dtype.names or ():
         assert back[name].shape == record[name].shape, name

@@ -10,6 +10,7 @@ from cryosparc.dataset import Dataset
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryosparc_datasets import absolute_stacks, particles_from_datasets
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from tests.metadata.cs_data import Record, only, particles_record
 from tests.metadata.test_csg import make_job
@@ -33,8 +34,8 @@ def test_live_job_is_the_same_as_its_directory(tmp_path: Path) -> None:
     assert live.optics == files.optics
     assert live.stack_paths == files.stack_paths
     assert live.notes == tuple(note.replace(str(files.path), "P1-J9 particles") for note in files.notes)
-    live.subset(np.array([7, 3])).write_cs(tmp_path / "live.cs")
-    files.subset(np.array([7, 3])).write_cs(tmp_path / "files.cs")
+    write_particles_cs(live.subset(np.array([7, 3])), tmp_path / "live.cs")
+    write_particles_cs(files.subset(np.array([7, 3])), tmp_path / "files.cs")
     one, other = (np.load(tmp_path / f"{name}.cs", allow_pickle=False) for name in ("live", "files"))
     assert set(one.dtype.names) == set(other.dtype.names)
     for name in one.dtype.names:
@@ -64,7 +65,7 @@ def test_whole_paths_are_found_from_anywhere(tmp_path: Path) -> None:
     record["blob/path"] = [b">" + one for one in record["blob/path"].tolist()]
     (tmp_path / "P1").mkdir()
     live = particles_from_datasets([dataset(record)], tmp_path / "P1")
-    live.write_cs(tmp_path / "elsewhere.cs", absolute_stacks(live))
+    write_particles_cs(live, tmp_path / "elsewhere.cs", absolute_stacks(live))
     again = read_particles(tmp_path / "elsewhere.cs")
     assert again.stack_paths == live.stack_paths
     assert str(again.stack_paths[0]) == f"{tmp_path}/P1/J7/extract/mic0_particles.mrc"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
 from cryodrgn_ext.metadata.star import read_star
@@ -44,7 +46,7 @@ def test_subset_takes_every_array(particles: ParticleSet, indices: list[int]) ->
     assert again.row_id.tolist() == [3, 0]
     assert chosen.source is particles.source
     # Every field is either shared on purpose or was compared above: a new one must not be forgotten.
-    shared = {"source", "table_name", "project_dir", "stack_names", "stack_paths", "ctf", "optics", "has_poses"}
+    shared = {"source", "project_dir", "stack_names", "stack_paths", "ctf", "optics", "has_poses"}
     fields = {field.name for field in dataclasses.fields(ParticleSet)}
     assert fields == shared | {*per_particle, "image_hash", "poses_changed"}
 
@@ -81,9 +83,9 @@ def test_subset_is_written_with_the_users_text(style: str, star_builder: type[St
         "cdxState": np.array([3, 1, 2]),
         "cdxLabel": ["a b", "c", "d"],
     }
-    particles.subset(rows).write_star(tmp_path / "out.star", extra)
+    write_particles_star(particles.subset(rows), tmp_path / "out.star", extra)
     star = read_star(tmp_path / "out.star")
-    table = star.blocks[particles.table_name]
+    table = star.blocks[particles.table.name]
     expected = {label: [values[row] for row in rows] for label, values in builder.columns.items()}
     expected |= {
         "cdxLatent1": ["0.1", "-2.5e-09", "123457"],
@@ -103,20 +105,20 @@ def test_subset_is_written_with_the_users_text(style: str, star_builder: type[St
 
 
 def test_whole_set_is_written_byte_for_byte(particles: ParticleSet, tmp_path: Path) -> None:
-    particles.write_star(tmp_path / "out.star")
+    write_particles_star(particles, tmp_path / "out.star")
     assert (tmp_path / "out.star").read_bytes() == (tmp_path / "in.star").read_bytes()
 
 
 def test_a_set_without_particles_is_not_written(particles: ParticleSet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"out\.star: there are no particles to write"):
-        particles.subset([]).write_star(tmp_path / "out.star")
+        write_particles_star(particles.subset([]), tmp_path / "out.star")
     assert not (tmp_path / "out.star").exists()
 
 
 def test_column_that_exists_is_replaced_in_its_place(particles: ParticleSet, tmp_path: Path) -> None:
-    particles.write_star(tmp_path / "first.star", {"cdxState": np.arange(8), "cdxLatent1": np.zeros(8)})
+    write_particles_star(particles, tmp_path / "first.star", {"cdxState": np.arange(8), "cdxLatent1": np.zeros(8)})
     second = read_particles(tmp_path / "first.star").subset([1, 0])
-    second.write_star(tmp_path / "second.star", {"cdxState": [7, 9]})
+    write_particles_star(second, tmp_path / "second.star", {"cdxState": [7, 9]})
     table = read_star(tmp_path / "second.star").blocks["particles"]
     assert table.columns[-2:] == ("cdxState", "cdxLatent1")
     assert table.text("cdxState").tolist() == ["7", "9"]
@@ -131,7 +133,7 @@ def test_new_poses_are_written_in_the_files_convention(
     rotation, shift_A = random_poses(particles.n)
     rotation[2:4] = rotation_from_euler(np.array([[30.0, 0.0, 40.0], [30.0, 180.0, 40.0]]))
     moved = particles.with_poses(rotation, shift_A)
-    moved.write_star(tmp_path / "out.star")
+    write_particles_star(moved, tmp_path / "out.star")
     again = read_particles(tmp_path / "out.star")
     np.testing.assert_allclose(again.rotation, rotation, atol=1e-7)
     np.testing.assert_allclose(again.shift_A, shift_A, atol=1e-6)
@@ -143,11 +145,11 @@ def test_new_poses_are_written_in_the_files_convention(
         assert table.text(label).tolist() == builder.columns[label]
     origin = table.floats("rlnOriginX" if style == "3.0" else "rlnOriginXAngst")
     np.testing.assert_allclose(origin, -shift_A[:, 0] / (1.25 if style == "3.0" else 1.0), atol=1e-6)
-    moved.write_star(tmp_path / "kept.star", keep_original_poses=True)
+    write_particles_star(moved, tmp_path / "kept.star", keep_original_poses=True)
     assert (tmp_path / "kept.star").read_bytes() == (tmp_path / "in.star").read_bytes()
     # The set that it was made from has its poses still, and a subset of the moved set has the new ones.
     np.testing.assert_array_equal(particles.shift_A, read_particles(tmp_path / "in.star").shift_A)
-    moved.subset([4]).write_star(tmp_path / "one.star")
+    write_particles_star(moved.subset([4]), tmp_path / "one.star")
     np.testing.assert_allclose(read_particles(tmp_path / "one.star").rotation[0], rotation[4], atol=1e-7)
 
 
@@ -157,7 +159,7 @@ def test_poses_for_a_file_that_has_none(star_builder: type[StarBuilder], tmp_pat
         del builder.columns[label]
     particles = read_particles(builder.write(tmp_path / "in.star"), require_poses=False)
     rotation, shift_A = random_poses(particles.n)
-    particles.with_poses(rotation, shift_A).write_star(tmp_path / "out.star")
+    write_particles_star(particles.with_poses(rotation, shift_A), tmp_path / "out.star")
     np.testing.assert_allclose(read_particles(tmp_path / "out.star").rotation, rotation, atol=1e-7)
 
 
@@ -186,7 +188,7 @@ def test_impossible_extra_columns(
     particles: ParticleSet, columns: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        particles.write_star(tmp_path / "out.star", columns)  # type: ignore[arg-type]
+        write_particles_star(particles, tmp_path / "out.star", columns)  # type: ignore[arg-type]
     assert not (tmp_path / "out.star").exists()
 
 
@@ -243,9 +245,9 @@ def with_images(
 
 def test_images_that_are_there(with_images: Callable[[], ParticleSet]) -> None:
     particles = with_images()
-    particles.check_images()
+    check_images(particles)
     assert all(path.is_file() for path in particles.stack_paths)
-    particles.subset([]).check_images()
+    check_images(particles.subset([]))
 
 
 def test_headers_are_read_once_per_stack(
@@ -257,7 +259,7 @@ def test_headers_are_read_once_per_stack(
     original = image_checks.read_mrc_header
     monkeypatch.setattr(image_checks, "read_mrc_header", lambda path: seen.append(path) or original(path))
     particles = with_images()
-    particles.check_images()
+    check_images(particles)
     assert seen == list(particles.stack_paths)
 
 
@@ -283,13 +285,13 @@ def test_images_that_cannot_be_right(
     spoil(write_stack, tmp_path / "Extract/job012/mic1.mrcs")
     particles = with_images()
     with pytest.raises(InputError) as caught:
-        particles.check_images()
+        check_images(particles)
     message = rest = str(caught.value)
     assert "\n" not in message
     for part in complaint.split(" * "):
         assert part in rest, message
         rest = rest[rest.index(part) :]
-    particles.subset([0, 1, 2, 3]).check_images()  # the other stack is sound
+    check_images(particles.subset([0, 1, 2, 3]))  # the other stack is sound
 
 
 @pytest.mark.parametrize("version", ["3.0", "3.1"])
@@ -299,9 +301,9 @@ def test_dropped_columns_leave_the_others_as_they_were(
     particles = read_particles(star_builder(version).write(tmp_path / "in.star"))
     columns = particles.table.columns
     dropped = [columns[0], columns[3], columns[-1], "notThere"]
-    particles.write_star(tmp_path / "out.star", {"cdxState": np.arange(8), columns[3]: np.ones(8)},
+    write_particles_star(particles, tmp_path / "out.star", {"cdxState": np.arange(8), columns[3]: np.ones(8)},
                          dropped_columns=dropped)  # fmt: skip
-    table = read_star(tmp_path / "out.star").blocks[particles.table_name]
+    table = read_star(tmp_path / "out.star").blocks[particles.table.name]
     assert table.columns == (*columns[1:-1], "cdxState")
     for name in columns[1:-1]:
         if name != columns[3]:

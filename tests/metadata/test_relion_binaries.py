@@ -10,6 +10,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.star import new_star, new_table, read_star, star_text, write_star
 
@@ -106,7 +107,7 @@ EXTRA = {
 def write_subset(project: Path) -> tuple[Path, dict[str, list[str]]]:
     """Write 40 of the particles with extra columns; return the file and the values that it must hold."""
     chosen = np.sort(np.random.default_rng(3).permutation(N)[:40])
-    read_particles(project / "particles.star").subset(chosen).write_star(project / "subset.star", EXTRA)
+    write_particles_star(read_particles(project / "particles.star").subset(chosen), project / "subset.star", EXTRA)
     expected = {label: [values[i] for i in chosen] for label, values in values_of(project / "particles.star").items()}
     expected["cdxLatent1"] = [f"{value:.6g}" for value in EXTRA["cdxLatent1"]]
     expected["cdxLatent2"] = [f"{value:.6g}" for value in EXTRA["cdxLatent2"]]
@@ -147,15 +148,15 @@ def test_classification_carries_extra_columns_along(project: Path) -> None:
 def test_a_file_that_refine_wrote_comes_back_without_loss(project: Path) -> None:
     path = classify(project, "particles.star")
     particles = read_particles(path)
-    particles.write_star(project / "same.star")
+    write_particles_star(particles, project / "same.star")
     assert (project / "same.star").read_bytes() == path.read_bytes()
     # Rewritten row by row, in another order, every value has the characters that RELION gave it.
     order = np.random.default_rng(0).permutation(N)
-    particles.subset(order).write_star(project / "shuffled.star")
+    write_particles_star(particles.subset(order), project / "shuffled.star")
     before, after = values_of(path), values_of(project / "shuffled.star")
     assert after == {label: [values[i] for i in order] for label, values in before.items()}
     restored = read_particles(project / "shuffled.star").subset(np.argsort(order))
-    restored.write_star(project / "restored.star")
+    write_particles_star(restored, project / "restored.star")
     assert (project / "restored.star").read_bytes() == path.read_bytes()
     # Joined by identifier although the rows are in another order.
     np.testing.assert_array_equal(read_particles(project / "shuffled.star").find_uids(particles.uid), np.argsort(order))
@@ -171,7 +172,7 @@ def test_every_table_that_refine_wrote_comes_back_byte_for_byte(project: Path) -
 
 def test_poses_that_were_written_again_reconstruct_the_same_map(project: Path) -> None:
     particles = read_particles(project / "particles.star")
-    particles.with_poses(particles.rotation, particles.shift_A).write_star(project / "again.star")
+    write_particles_star(particles.with_poses(particles.rotation, particles.shift_A), project / "again.star")
     for name in ("particles", "again"):
         relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
     before, after = read_map(project / "particles_map.mrc"), read_map(project / "again_map.mrc")
@@ -200,7 +201,7 @@ def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
     blank = read_particles(project / "v30.star")
     assert blank.version == "3.0"
     assert blank.pixel_size_A.tolist() == [PIXEL_SIZE_A] * N
-    blank.with_poses(old.rotation, old.shift_A).write_star(project / "v30_moved.star")
+    write_particles_star(blank.with_poses(old.rotation, old.shift_A), project / "v30_moved.star")
     for name in ("particles", "v30_moved"):
         relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
     before, after = read_map(project / "particles_map.mrc"), read_map(project / "v30_moved_map.mrc")
@@ -209,7 +210,9 @@ def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
 
 def test_symmetry_expansion_by_relion(project: Path) -> None:
     half_set = np.arange(N) % 2 + 1
-    read_particles(project / "particles.star").write_star(project / "halves.star", {"rlnRandomSubset": half_set})
+    write_particles_star(
+        read_particles(project / "particles.star"), project / "halves.star", {"rlnRandomSubset": half_set}
+    )
     relion("particle_symmetry_expand", "--i", "halves.star", "--o", "expanded.star", "--sym", "C3", cwd=project)
     expanded = read_particles(project / "expanded.star")
     assert expanded.n == 3 * N

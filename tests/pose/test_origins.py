@@ -18,6 +18,7 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.cs import read_cs, write_cs
+from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.origins import around, clearness, judge_origins, read_origins, start_px
@@ -47,8 +48,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     without(root / "particles.star", root / "picked.star", ("rlnAngleRot", "rlnAngleTilt", *ORIGINS, "rlnRandomSubset"))
     picked = read_particles(root / "picked.star", require_poses=False)
     origin_A = np.random.default_rng(0).normal(-shift_A, 6.0)  # RELION's sign: where to move the image
-    picked.write_star(root / "classified.star", dict(zip(ORIGINS, origin_A.T, strict=True)))
-    picked.write_star(root / "opposite.star", dict(zip(ORIGINS, -origin_A.T, strict=True)))
+    write_particles_star(picked, root / "classified.star", dict(zip(ORIGINS, origin_A.T, strict=True)))
+    write_particles_star(picked, root / "opposite.star", dict(zip(ORIGINS, -origin_A.T, strict=True)))
     np.save(root / "origin_A.npy", origin_A)
     return root
 
@@ -94,7 +95,7 @@ def test_origins_of_a_star_file_are_minus_the_shifts(project: Path) -> None:
     np.testing.assert_allclose(found.shift_A, -np.load("origin_A.npy"), atol=1e-3)
     assert read_origins(read_particles("picked.star", require_poses=False)) is None
     zero = dict.fromkeys(ORIGINS, np.zeros(N))
-    read_particles("picked.star", require_poses=False).write_star("zero.star", zero)
+    write_particles_star(read_particles("picked.star", require_poses=False), "zero.star", zero)
     assert read_origins(read_particles("zero.star", require_poses=False)) is None
 
 
@@ -114,7 +115,7 @@ def test_origins_of_relion_3_0_count_pixels(project: Path) -> None:
 
 def with_alignments_2d(sign: float = 1.0) -> None:
     """picked.cs: as CryoSPARC leaves them after 2D classification, shifts in pixels of another size."""
-    read_particles("picked.star", require_poses=False).write_cs("bare.cs")
+    write_particles_cs(read_particles("picked.star", require_poses=False), "bare.cs")
     shift = (sign * np.load("origin_A.npy") / 4.0).astype(np.float32)
     write_cs("picked.cs", read_cs("bare.cs"), None,
              {"alignments2D/shift": shift, "alignments2D/psize_A": np.full(N, 4.0, np.float32)})  # fmt: skip
@@ -219,7 +220,9 @@ def test_poses_against_own_volumes_keep_them(
 def test_origins_outside_of_the_images(project: Path, search: FakeSearch) -> None:
     origin = np.load("origin_A.npy")
     origin[6, 1] = 0.51 * BOX * PIXEL_SIZE_A
-    read_particles("picked.star", require_poses=False).write_star("far.star", dict(zip(ORIGINS, origin.T, strict=True)))
+    write_particles_star(
+        read_particles("picked.star", require_poses=False), "far.star", dict(zip(ORIGINS, origin.T, strict=True))
+    )
     given = replace(SETTINGS, in_parts=Path("far.star"))
     with pytest.raises(
         InputError, match=r"the origin in row 7 of far\.star .* lies outside of the images, which are 256"

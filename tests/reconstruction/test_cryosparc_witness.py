@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import PreprocessSettings, open_images
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from tests.metadata.cs_data import Record, particles_record, save
@@ -64,7 +65,7 @@ def dataset() -> Record:
 @pytest.mark.parametrize(("noise", "truth_above"), [(0.01, 0.99), (1.0, 0.9)])
 def test_same_map_from_both_files(noise: float, truth_above: float, tmp_path: Path) -> None:
     particles = read_particles(save(tmp_path / "particles.cs", dataset()), tmp_path)
-    particles.write_star(tmp_path / "particles.star")
+    write_particles_star(particles, tmp_path / "particles.star")
     write_map(tmp_path / "ref.mrc", reference().numpy(), PIXEL_A)
     project_images(tmp_path, "particles.star", "proj", noise)
     theirs = reconstruct_with_relion(tmp_path, "particles.star", "relion.mrc")

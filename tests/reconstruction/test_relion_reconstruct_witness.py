@@ -20,6 +20,7 @@ from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.images.dataset import PreprocessSettings, open_images
 from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
 
@@ -132,7 +133,7 @@ def test_densities_are_those_of_the_projected_map(project: Path, tmp_path: Path)
 
 def test_few_images_agree_too(project: Path, tmp_path: Path) -> None:
     particles = read_particles(project / "particles.star", project).subset(np.arange(80))
-    particles.write_star(project / "few.star")
+    write_particles_star(particles, project / "few.star")
     ours = reconstruct(project, "few.star", tmp_path / "store")
     theirs = reconstruct_with_relion(project, "few.star", "few.mrc", "--subset", "1")
     truth = reference()
@@ -146,11 +147,13 @@ def test_star_files_that_we_wrote_reconstruct_as_the_originals(project: Path) ->
     particles = read_particles(project / "particles.star", project)
     original = reconstruct_with_relion(project, "particles.star", "original.mrc")
     # Once with every pose written anew, and once a subset, against the same rows of the text.
-    particles.with_poses(particles.rotation, particles.shift_A).write_star(project / "rewritten.star")
+    write_particles_star(particles.with_poses(particles.rotation, particles.shift_A), project / "rewritten.star")
     rewritten = reconstruct_with_relion(project, "rewritten.star", "rewritten.mrc")
     assert fsc(original, rewritten).min() > 0.9999
-    particles.subset(np.arange(0, N, 3)).write_star(
-        project / "third.star", {"cdxLatent1": np.linspace(0, 1, N // 3).astype(np.float32)}
+    write_particles_star(
+        particles.subset(np.arange(0, N, 3)),
+        project / "third.star",
+        {"cdxLatent1": np.linspace(0, 1, N // 3).astype(np.float32)},
     )
     lines = star_text("proj.mrcs", N).splitlines()
     first = next(i for i, line in enumerate(lines) if "@" in line)

@@ -18,6 +18,7 @@ from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.pose.origins import judge_origins, read_origins
@@ -107,7 +108,7 @@ def test_origins_of_relions_2d_classes_centre_the_particles(tmp_path: Path) -> N
                                snr=0.7, max_shift_px=4.0, seed=4)  # fmt: skip
     written = write_relion_project(tmp_path, truth)
     labels = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnRandomSubset")
-    read_particles(written.particles_star).write_star(tmp_path / "picked.star", dropped_columns=labels)
+    write_particles_star(read_particles(written.particles_star), tmp_path / "picked.star", dropped_columns=labels)
     (tmp_path / "Class2D").mkdir()
     Result(tmp_path).relion(
         "relion_refine --i picked.star --o Class2D/run --iter 4 --K 2 --ctf --particle_diameter 200 --tau2_fudge 2 "

@@ -1,0 +1,129 @@
+"""A dataset of CryoSPARC as the source of particles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, class_index, shifts_2d_A
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
+from cryodrgn_ext.metadata.particle_source import FileFormat, ParticleSource, Rows
+
+_MOST_PARTS = 3  # of a field with several values a row; longer ones are not for plots
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CryosparcSource(ParticleSource):
+    """The columns of a .cs file, or of several that were joined.
+
+    Attributes
+    ----------
+    cs_table : CsTable
+    """
+
+    cs_table: CsTable
+
+    @property
+    @override
+    def format(self) -> FileFormat:
+        return "cs"
+
+    @property
+    @override
+    def path(self) -> Path:
+        return self.cs_table.path
+
+    @property
+    @override
+    def n_rows(self) -> int:
+        return self.cs_table.n_rows
+
+    @property
+    @override
+    def files(self) -> tuple[Path, ...]:
+        return (self.path, *self.cs_table.joined)
+
+    @property
+    @override
+    def notes(self) -> tuple[str, ...]:
+        return self.cs_table.notes
+
+    @property
+    @override
+    def version(self) -> str:
+        return "3.1"
+
+    @property
+    @override
+    def cs(self) -> CsTable:
+        return self.cs_table
+
+    @override
+    def describe_row(self, row: int, image: str) -> str:
+        return f"{self.cs_table.describe_row(row)}, image {image}"
+
+    @override
+    def image_names(self, rows: Rows, references: ImageReferences) -> npt.NDArray[np.str_]:
+        number = np.char.mod("%06d@", references.stack_index + 1)
+        return np.char.add(number, np.array(references.stack_names)[references.stack_id])
+
+    @override
+    def cryosparc_uids(self) -> bool:
+        return True
+
+    @override
+    def classes(self) -> Rows | None:
+        return class_index(self.cs_table)
+
+    @override
+    def dark_on_light(self, rows: Rows) -> int:
+        if "blob/sign" not in self.cs_table:
+            return 0
+        return int(np.count_nonzero(self.cs_table.columns["blob/sign"][rows] < 0))
+
+    @override
+    def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:
+        for name, values in self.cs_table.columns.items():
+            if values.dtype.kind not in "fiu" or name == "uid" or values.ndim > 2:
+                continue
+            if values.ndim == 1:
+                yield name, values[rows].astype(np.float64)
+            elif values.shape[1] <= _MOST_PARTS:
+                for part in range(values.shape[1]):
+                    yield f"{name} {part + 1}", values[rows, part].astype(np.float64)
+
+    @override
+    def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
+        if not has_poses and f"{ALIGNMENTS_2D}/shift" in self.cs_table:
+            return f"{ALIGNMENTS_2D}/shift", shifts_2d_A(self.cs_table)[rows]
+        return f"{ALIGNMENTS}/shift", shift_A
+
+    @override
+    def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:
+        return {f"{ALIGNMENTS}/split": (half_set.astype(np.int64) - 1).astype(np.uint32)}
+
+    @override
+    def class_columns(self, classes: Rows) -> dict[str, AnyArray]:
+        in_2d = f"{ALIGNMENTS_2D}/class" in self.cs_table and f"{ALIGNMENTS}/class" not in self.cs_table
+        return {f"{ALIGNMENTS_2D if in_2d else ALIGNMENTS}/class": classes.astype(np.uint32)}
+
+    @override
+    def ctf_columns(self, ctf: ParticleCtf, rows: Rows, changed: npt.NDArray[np.bool_]) -> dict[str, AnyArray]:
+        fields = {
+            "ctf/df1_A": ctf.defocus_u_A,
+            "ctf/df2_A": ctf.defocus_v_A,
+            "ctf/df_angle_rad": ctf.defocus_angle_rad,
+            "ctf/phase_shift_rad": ctf.phase_shift_rad,
+        }
+        old = self.cs_table.columns
+        return {
+            field: np.where(changed, new.astype(np.float32), old[field][rows] if field in old else np.float32(0))
+            for field, new in fields.items()
+        }

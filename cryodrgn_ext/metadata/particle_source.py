@@ -1,0 +1,123 @@
+"""Where particles came from: one interface, which the file of each suite implements.
+
+What depends on the suite is asked of the source; nothing outside asks which class it is. The tables themselves are
+reached by ``star``, ``table`` and ``cs``, of which the source of the other suite raises an InputError.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
+from cryodrgn_ext.metadata.star import StarFile
+from cryodrgn_ext.metadata.star_table import StarTable
+
+Rows: TypeAlias = npt.NDArray[np.int64]
+FileFormat: TypeAlias = Literal["star", "cs"]
+
+
+class ParticleSource(ABC):
+    """The file that particles were read from, with everything in it.
+
+    Rows are those of the file, counted from 0.
+    """
+
+    @property
+    @abstractmethod
+    def format(self) -> FileFormat:
+        """Suffix of the files that this source is written as."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Number of rows of the file."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that were read: the file, and those joined to it."""
+        return (self.path,)
+
+    @property
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the file was understood, one sentence each."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """Which RELION's conventions the file follows, or what is made of it does: "3.0", "3.1" or "5.0"."""
+
+    @property
+    def star(self) -> StarFile:
+        """The STAR file; InputError for another format."""
+        raise InputError(f"{self.path}: is no STAR file; convert it first")
+
+    @property
+    def table(self) -> StarTable:
+        """The table of particles of a STAR file; InputError for another format."""
+        raise InputError(f"{self.path}: is no STAR file; convert it first")
+
+    @property
+    def cs(self) -> CsTable:
+        """The table of a .cs file; InputError for another format."""
+        raise InputError(f"{self.path}: is no .cs file; convert it first")
+
+    @abstractmethod
+    def describe_row(self, row: int, image: str) -> str:
+        """Name a row for a message: file, 1-based row, line or uid, image (``image`` unless the file spells it)."""
+
+    @abstractmethod
+    def image_names(self, rows: Rows, references: ImageReferences) -> npt.NDArray[np.str_]:
+        """Return (n,) image names as RELION writes them; ``references`` are those of the n rows."""
+
+    @abstractmethod
+    def cryosparc_uids(self) -> bool:
+        """Whether the identifiers are CryoSPARC's own rather than made from image names."""
+
+    @abstractmethod
+    def classes(self) -> Rows | None:
+        """Return (N,) the class of every row, from 0; None when the file has no classes."""
+
+    @abstractmethod
+    def dark_on_light(self, rows: Rows) -> int:
+        """Count the rows whose particles are said to be dark on light."""
+
+    @abstractmethod
+    def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:
+        """Yield (name, (n,) values) of every column of numbers, named as in the file, NaN included."""
+
+    @abstractmethod
+    def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
+        """Return the columns that say where particles lie in their images, and the shifts (n, 2) in Å.
+
+        ``shift_A`` are those of the particles' poses, which a source returns unless it has others.
+        """
+
+    @abstractmethod
+    def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:
+        """Return the columns that hold half-sets (n,) of 1 and 2."""
+
+    @abstractmethod
+    def class_columns(self, classes: Rows) -> dict[str, AnyArray]:
+        """Return the columns that hold classes (n,) from 0."""
+
+    @abstractmethod
+    def ctf_columns(self, ctf: ParticleCtf, rows: Rows, changed: npt.NDArray[np.bool_]) -> dict[str, AnyArray]:
+        """Return the columns of ``rows`` with defocus and phase shift of ``ctf`` (n,) where ``changed`` (n,).
+
+        Other rows keep the characters or values that they have.
+        """

@@ -1,0 +1,150 @@
+"""A STAR file of RELION as the source of particles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import AnyArray
+from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
+from cryodrgn_ext.metadata.particle_source import FileFormat, ParticleSource, Rows
+from cryodrgn_ext.metadata.star import StarFile
+from cryodrgn_ext.metadata.star_rows import RowText
+from cryodrgn_ext.metadata.star_table import StarTable, format_values
+
+# The column in which particles of a .cs carry their uid through RELION.
+UID_COLUMN = "cdxUid"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RelionSource(ParticleSource):
+    """A STAR file, of which one block holds the particles.
+
+    Attributes
+    ----------
+    star_file : StarFile
+    table_name : str
+        The block of the particles.
+    own_uids : bool
+        Whether the identifiers are made from image names.
+    reading_notes : tuple of str
+        What a user should know about how the file was understood.
+    """
+
+    star_file: StarFile
+    table_name: str
+    own_uids: bool = True
+    reading_notes: tuple[str, ...] = ()
+
+    @property
+    @override
+    def format(self) -> FileFormat:
+        return "star"
+
+    @property
+    @override
+    def path(self) -> Path:
+        return self.star_file.path
+
+    @property
+    @override
+    def n_rows(self) -> int:
+        return self.table.n_rows
+
+    @property
+    @override
+    def notes(self) -> tuple[str, ...]:
+        return self.reading_notes
+
+    @property
+    @override
+    def version(self) -> str:
+        return self.star_file.version
+
+    @property
+    @override
+    def star(self) -> StarFile:
+        return self.star_file
+
+    @property
+    @override
+    def table(self) -> StarTable:
+        return self.star_file.blocks[self.table_name]
+
+    @override
+    def describe_row(self, row: int, image: str) -> str:
+        return f"{self.table.describe_row(row)}, image {self.table.value('rlnImageName', row)}"
+
+    @override
+    def image_names(self, rows: Rows, references: ImageReferences) -> npt.NDArray[np.str_]:
+        return self.table.text("rlnImageName")[rows]
+
+    @override
+    def cryosparc_uids(self) -> bool:
+        return not self.own_uids
+
+    @override
+    def classes(self) -> Rows | None:
+        if "rlnClassNumber" not in self.table:
+            return None
+        return np.maximum(self.table.integers("rlnClassNumber") - 1, 0)
+
+    @override
+    def dark_on_light(self, rows: Rows) -> int:
+        return 0
+
+    @override
+    def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:
+        text = self.table.rows
+        some = replace(
+            self.table,
+            rows=RowText(
+                text.text,
+                text.start[rows],
+                text.stop[rows],
+                text.token_start[rows],
+                text.token_length[rows],
+                text.quoted,
+            ),
+        )
+        for name in self.table.columns:
+            try:
+                yield name, some.floats(name)
+            except InputError:
+                continue  # text
+
+    @override
+    def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
+        in_pixels = "rlnOriginX" in self.table and "rlnOriginXAngst" not in self.table
+        return "rlnOriginX, rlnOriginY" if in_pixels else "rlnOriginXAngst, rlnOriginYAngst", shift_A
+
+    @override
+    def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:
+        return {"rlnRandomSubset": half_set.astype(np.int64)}
+
+    @override
+    def class_columns(self, classes: Rows) -> dict[str, AnyArray]:
+        return {"rlnClassNumber": classes + 1}
+
+    @override
+    def ctf_columns(self, ctf: ParticleCtf, rows: Rows, changed: npt.NDArray[np.bool_]) -> dict[str, AnyArray]:
+        labels = {
+            "rlnDefocusU": ctf.defocus_u_A,
+            "rlnDefocusV": ctf.defocus_v_A,
+            "rlnDefocusAngle": np.degrees(ctf.defocus_angle_rad),
+        }
+        if ctf.phase_shift_rad.any() or "rlnPhaseShift" in self.table:
+            labels["rlnPhaseShift"] = np.degrees(ctf.phase_shift_rad)
+        columns: dict[str, AnyArray] = {}
+        for label, new in labels.items():
+            written = np.array(format_values(new, "%.6f", label))
+            before = self.table.raw(label)[rows] if label in self.table else np.full(len(rows), b"0.000000")
+            columns[label] = np.where(changed, written, before)
+        return columns
