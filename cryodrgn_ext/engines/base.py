@@ -215,6 +215,8 @@ class Engine:
 ENGINES: dict[str, Engine] = {
     "subspace": Engine("subspace", "cryodrgn_ext.engines.subspace.engine"),
     "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine"),
+    # For latents of other programs: it has volumes and no training.
+    "kernel": Engine("kernel", "cryodrgn_ext.engines.kernel_regression"),
 }
 AUTO_ENGINE = "subspace"
 

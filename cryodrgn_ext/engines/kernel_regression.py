@@ -1,0 +1,231 @@
+"""Volumes at any latent without a decoder: weighted backprojection of the images near it.
+
+For latents that another program found there is no network that turns them into volumes, but the images are there. At
+knots spread over the latents a volume is reconstructed from the images nearest in latent space, with weights that fall
+to nothing with the distance (local-constant regression; Nadaraya 1964, Watson 1964; for cryo-EM: Gilles & Singer, PNAS
+122 (2025) e2419140122). Between knots volumes are interpolated (modified inverse distances; Franke & Nielson 1980, Int.
+J. Numer. Methods Eng. 15), so that everything that is linear in volumes is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from scipy.spatial import KDTree
+
+from cryodrgn_ext.engines import base
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.reconstruction.backprojection import backproject, wiener_precision
+from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask
+
+NAME = "kernel"
+MODEL_FILE = "model.safetensors"
+LATENTS_PER_BLOCK = 1 << 14
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class KernelRegression:
+    """Volumes reconstructed near knots; see :class:`cryodrgn_ext.engines.base.Heterogeneity`.
+
+    Attributes
+    ----------
+    z : ndarray
+        (N, q) float32.
+    z_cov : ndarray or None
+        (N, q, q) float32.
+    knots : ndarray
+        (K, q) float32 latents.
+    maps : ndarray
+        (K, D, D, D) float32, what was reconstructed there.
+    pixel_size_A : float
+    loss_history : mapping
+        Empty: nothing is learned.
+    """
+
+    z: NDArray[np.float32]
+    z_cov: NDArray[np.float32] | None
+    knots: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    pixel_size_A: float
+    loss_history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def box_size(self) -> int:
+        """Edge of the volumes, in voxels."""
+        return len(self.maps[0])
+
+    def weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Shares (P, K) of the knots' maps in the volumes at latents (P, q); every row sums to 1.
+
+        Raises
+        ------
+        InputError
+            When ``z`` does not have q columns or is not finite.
+        """
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != self.knots.shape[1]:
+            raise InputError(f"latents of shape (P, {self.knots.shape[1]}) expected, got {z.shape}")
+        if not np.isfinite(z).all():
+            row = int(np.argmin(np.isfinite(z).all(axis=1)))
+            raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
+        return interpolation_weights(self.knots, z)
+
+    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield a map (D, D, D) for each row of ``z`` (P, q)."""
+        for weight in self.weights(z):
+            used = np.flatnonzero(weight)
+            volume: NDArray[np.float32] = np.tensordot(weight[used], self.maps[used], axes=1)
+            yield volume
+
+    def linear_form(self) -> base.LinearForm:
+        """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
+        mean: NDArray[np.float32] = self.maps.mean(axis=0)
+
+        def components() -> Iterator[NDArray[np.float32]]:
+            for volume in self.maps:
+                yield volume - mean
+
+        return base.LinearForm(mean, len(self.maps), components, self.weights)
+
+    def save(self, directory: Path) -> None:
+        """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
+        arrays = {"z": self.z, "knots": self.knots, "maps": self.maps}
+        if self.z_cov is not None:
+            arrays["z_cov"] = self.z_cov
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(directory / MODEL_FILE))
+        base.write_description(directory, NAME, {"pixel_size_A": self.pixel_size_A})
+
+
+def load(directory: Path) -> KernelRegression:
+    """Read what :meth:`KernelRegression.save` wrote.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged.
+    """
+    description: dict[str, Any] = base.read_description(directory)
+    path = directory / MODEL_FILE
+    try:
+        arrays = load_file(str(path))
+        z, knots, maps = arrays["z"], arrays["knots"], arrays["maps"]
+        if knots.shape != (len(maps), z.shape[1]) or maps.ndim != 4:
+            raise KeyError("maps of another shape")
+        return KernelRegression(z, arrays.get("z_cov"), knots, maps, float(description["pixel_size_A"]))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the result directory of a finished import job") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the model in {directory} is damaged ({reason}): import again or restore it") from None
+
+
+def regress_volumes(
+    images: ParticleImages,
+    z: NDArray[np.float32],
+    knots: NDArray[np.float32],
+    neighbors: int,
+    consensus_fsc: FloatArray,
+    *,
+    z_cov: NDArray[np.float32] | None = None,
+    device: torch.device | str = "cpu",
+    monitor: Monitor,
+) -> KernelRegression:
+    """Reconstruct a volume at each knot from the images near it.
+
+    Parameters
+    ----------
+    images : ParticleImages
+    z : ndarray
+        (N, q) latents of the images.
+    knots : ndarray
+        (K, q) where to reconstruct.
+    neighbors : int
+        Images that a volume is made of, at most N; half of them from each half-set, so that both see it alike.
+    consensus_fsc : ndarray
+        (D // 2 + 1,) between the halves of all images: the ratio of signal to noise of so many fewer follows, and all
+        volumes are filtered alike. (Their own FSCs scatter, which would look like differences of structure.)
+    z_cov : ndarray, optional
+        (N, q, q) kept with the latents.
+    device : torch.device or str
+    monitor : Monitor
+
+    Raises
+    ------
+    InputError
+        When there are not as many latents as images, or one is not finite.
+    """
+    if z.ndim != 2 or len(z) != images.n or not np.isfinite(z).all():
+        raise InputError(f"{images.n} finite latents expected, one row for each image, got an array of {z.shape}")
+    members = [np.flatnonzero(images.half_set.cpu().numpy() == half) for half in (1, 2)]
+    near = [_weighted_neighbors(z[rows], knots, max(1, neighbors // 2)) for rows in members]
+    sphere = default_fsc_mask(images.box_size).numpy()
+    maps = np.empty((len(knots), *[images.box_size] * 3), np.float32)
+    for knot in monitor.track(range(len(knots)), "Reconstructing near knots", len(knots)):
+        rows = np.concatenate([rows[index[knot]] for rows, (index, _) in zip(members, near, strict=True)])
+        weight = np.concatenate([weights[knot] for _, weights in near])
+        sums = backproject(images, torch.from_numpy(rows), torch.from_numpy(weight), device=device)
+        share = float(weight.sum() ** 2 / (weight**2).sum()) / images.n
+        prior = wiener_precision(sums, torch.from_numpy(fsc_of_share(consensus_fsc, share)))
+        maps[knot] = sums.solve(prior).cpu().numpy() * sphere
+    return KernelRegression(z, z_cov, knots, maps, images.pixel_size_A)
+
+
+def fsc_of_share(fsc: FloatArray, share: float) -> FloatArray:
+    """FSC between half-maps of a share of the images, from that of all of them (S,).
+
+    The ratio of signal to noise FSC / (1 - FSC) is proportional to the number of images.
+    """
+    bounded = np.clip(fsc, 0.0, 1.0 - 1e-6)
+    ratio = share * bounded / (1.0 - bounded)
+    return ratio / (1.0 + ratio)
+
+
+def _weighted_neighbors(
+    z: NDArray[np.float32], knots: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.int64], FloatArray]:
+    """(K, m) the nearest latents of each knot, and their weights: 1 - (distance / that of the last but one more)^2."""
+    m = min(count, len(z))
+    distance, index = KDTree(z).query(knots, k=np.arange(1, min(m + 1, len(z)) + 1))
+    reach = distance[:, -1:] if distance.shape[1] > m else 1.5 * distance[:, -1:]
+    scaled = np.divide(distance, reach, out=np.zeros_like(distance), where=reach > 0)[:, :m]
+    weight = 1.0 - scaled**2
+    flat = weight.max(axis=1) <= 0  # all at one distance
+    weight[flat] = 1.0
+    return index[:, :m].astype(np.int64), weight
+
+
+def interpolation_weights(knots: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights (P, K) by which values at knots (K, q) are interpolated at points (P, q), continuously.
+
+    Of the q + 2 nearest knots each has a weight that vanishes where another one takes its place; at a knot its own is
+    1. All are at least 0 and sum to 1.
+    """
+    n_knots, q = knots.shape
+    used = min(n_knots, q + 2)
+    weights = np.zeros((len(z), n_knots), np.float32)
+    tree = KDTree(knots)
+    for start in range(0, len(z), LATENTS_PER_BLOCK):
+        block = slice(start, start + LATENTS_PER_BLOCK)
+        distance, index = tree.query(z[block], k=np.arange(1, min(used + 1, n_knots) + 1))
+        reach = distance[:, -1:] if n_knots > used else np.full((len(distance), 1), np.inf)
+        distance, index = distance[:, :used], index[:, :used]
+        near = np.maximum(distance, np.finfo(np.float32).tiny)
+        with np.errstate(divide="ignore"):
+            raw = np.clip(1.0 / near - 1.0 / reach, 0.0, None)
+        raw = (raw / np.maximum(raw.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)) ** 2
+        raw[raw.max(axis=1) <= 0] = 1.0  # all at one distance
+        share = raw / raw.sum(axis=1, keepdims=True)
+        weights[np.arange(len(distance))[:, None] + start, index] = share
+    return weights

@@ -1,0 +1,160 @@
+"""Volumes near given latents: against the true volumes, brute force, and plain backprojection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryodrgn_ext.engines import kernel_regression
+from cryodrgn_ext.engines.base import Linear, load_heterogeneity
+from cryodrgn_ext.engines.kernel_regression import (
+    KernelRegression,
+    fsc_of_share,
+    interpolation_weights,
+    regress_volumes,
+)
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.reconstruction.backprojection import backproject
+from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask, reconstruct_half_maps
+from tests.engines.linear_set import LinearSet, make_linear_set
+
+KNOTS = np.linspace(-1.8, 1.8, 9, dtype=np.float32)[:, None]
+
+
+@pytest.fixture(scope="module")
+def many() -> LinearSet:
+    return make_linear_set(2400, 0.05, seed=3)
+
+
+@pytest.fixture(scope="module")
+def fitted(many: LinearSet) -> KernelRegression:
+    fsc = reconstruct_half_maps(many.images).fsc
+    z = many.y[:, None].astype(np.float32)
+    return regress_volumes(many.images, z, KNOTS, 300, fsc, monitor=SilentMonitor())
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("y", [-1.5, -0.5, 0.2, 1.4])
+def test_a_volume_shows_the_structure_at_its_latent(y: float, many: LinearSet, fitted: KernelRegression) -> None:
+    (found,) = fitted.volumes(np.array([[y]], np.float32))
+    others = np.linspace(-1.8, 1.8, 37)
+    scores = [correlation(found, many.base_map + other * many.mode_map) for other in others]
+    assert max(scores) > 0.95
+    assert others[int(np.argmax(scores))] == pytest.approx(y, abs=0.35)
+
+
+def test_the_linear_form_is_exact(fitted: KernelRegression) -> None:
+    assert isinstance(fitted, Linear)
+    z = np.array([[-2.5], [0.1], [0.9]], np.float32)
+    form = fitted.linear_form()
+    components = np.stack(list(form.components()))
+    assert len(components) == form.n_components
+    for volume, weights in zip(fitted.volumes(z), form.weights(z), strict=True):
+        np.testing.assert_allclose(volume, form.mean + np.tensordot(weights, components, axes=1), atol=1e-6)
+
+
+def test_equal_weights_give_the_plain_reconstruction(many: LinearSet) -> None:
+    """All latents at one distance of the knot: every image counts the same."""
+    fsc = reconstruct_half_maps(many.images).fsc
+    z = np.ones((many.images.n, 1), np.float32)
+    fitted = regress_volumes(many.images, z, np.ones((1, 1), np.float32), many.images.n, fsc, monitor=SilentMonitor())
+    plain = reconstruct_half_maps(many.images).map * default_fsc_mask(many.images.box_size).numpy()
+    (found,) = fitted.volumes(z[:1])
+    assert correlation(found, plain) > 0.9999
+    np.testing.assert_allclose(found, plain, atol=0.02 * plain.max())
+
+
+def test_as_many_images_from_both_halves(many: LinearSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-set whose latents lie farther away still gives half of the images."""
+    half = (torch.arange(many.images.n) % 4 == 0).to(torch.int8) + 1
+    images = replace(many.images, half_set=half)
+    z = (many.y[:, None] + 0.1 * (half.numpy() == 2)[:, None]).astype(np.float32)
+    seen: list[np.ndarray] = []
+
+    def spy(images, rows, weights, **options):  # type: ignore[no-untyped-def]
+        seen.append(rows.numpy())
+        return backproject(images, rows, weights, **options)
+
+    monkeypatch.setattr(kernel_regression, "backproject", spy)
+    regress_volumes(images, z, KNOTS[4:5], 60, np.full(images.box_size // 2 + 1, 0.9), monitor=SilentMonitor())
+    assert np.bincount(half.numpy()[seen[0]])[1:].tolist() == [30, 30]
+
+
+def test_fewer_images_have_the_fsc_of_fewer_images(many: LinearSet) -> None:
+    """Against the measured FSC of a third of the images."""
+    whole = reconstruct_half_maps(many.images)
+    third = reconstruct_half_maps(many.images, torch.arange(0, many.images.n, 3))
+    predicted = fsc_of_share(whole.fsc, 1 / 3)
+    shells = slice(4, 14)
+    assert np.abs(predicted[shells] - third.fsc[shells]).mean() < 0.06
+
+
+def test_interpolation_is_a_partition_of_unity_and_exact_at_knots() -> None:
+    rng = np.random.default_rng(0)
+    knots = rng.normal(size=(30, 3)).astype(np.float32)
+    z = rng.normal(size=(500, 3)).astype(np.float32) * 1.5
+    weights = interpolation_weights(knots, z)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+    assert weights.min() >= 0
+    assert (np.count_nonzero(weights, axis=1) <= 5).all()
+    np.testing.assert_allclose(interpolation_weights(knots, knots), np.eye(30), atol=1e-6)
+
+
+def test_interpolation_against_its_formula() -> None:
+    rng = np.random.default_rng(1)
+    knots, z = rng.normal(size=(12, 2)), rng.normal(size=(40, 2))
+    found = interpolation_weights(knots.astype(np.float32), z.astype(np.float32))
+    for row, point in zip(found, z, strict=True):
+        distance = np.linalg.norm(knots - point, axis=1)
+        reach = np.sort(distance)[4]
+        raw = np.clip((reach - distance) / (reach * distance), 0, None) ** 2
+        np.testing.assert_allclose(row, raw / raw.sum(), atol=1e-4)
+
+
+def test_interpolation_is_continuous() -> None:
+    rng = np.random.default_rng(2)
+    knots = rng.normal(size=(20, 2)).astype(np.float32)
+    path = np.linspace([-2, -1], [2, 1.5], 4001).astype(np.float32)
+    steps = np.abs(np.diff(interpolation_weights(knots, path), axis=0)).sum(axis=1)
+    assert steps.max() < 0.05
+
+
+@pytest.mark.parametrize("n_knots", [1, 2, 3])
+def test_few_knots(n_knots: int) -> None:
+    knots = np.arange(n_knots, dtype=np.float32)[:, None].repeat(4, axis=1)
+    weights = interpolation_weights(knots, np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32))
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
+
+
+def test_saved_and_read_back(fitted: KernelRegression, tmp_path: Path) -> None:
+    covariance = np.ones((len(fitted.z), 1, 1), np.float32)
+    replace(fitted, z_cov=covariance).save(tmp_path)
+    read = load_heterogeneity(tmp_path)
+    assert isinstance(read, KernelRegression)
+    np.testing.assert_array_equal(read.maps, fitted.maps)
+    np.testing.assert_array_equal(read.z_cov, covariance)
+    assert read.pixel_size_A == pytest.approx(fitted.pixel_size_A)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(InputError, match="damaged"):
+        load_heterogeneity(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="missing"):
+        load_heterogeneity(tmp_path)
+
+
+def test_latents_must_fit(fitted: KernelRegression, many: LinearSet) -> None:
+    fsc = np.full(many.images.box_size // 2 + 1, 0.5)
+    with pytest.raises(InputError, match=r"2400 finite latents expected"):
+        regress_volumes(many.images, np.zeros((5, 1), np.float32), KNOTS, 10, fsc, monitor=SilentMonitor())
+    with pytest.raises(InputError, match=r"\(P, 1\) expected"):
+        next(fitted.volumes(np.zeros((1, 2), np.float32)))
+    with pytest.raises(InputError, match="row 1"):
+        next(fitted.volumes(np.array([[0.0], [np.nan]], np.float32)))
