@@ -24,7 +24,8 @@ from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.volumes import read_latents, volume_name
+from cryodrgn_ext.jobs.volumes import volume_name
+from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_plots import path_in_plane
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
@@ -130,7 +131,7 @@ def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexA
     if settings.anchors is not None and settings.anchor_particles:
         raise InputError("give --anchors or --anchor_particles, not both.")
     if settings.method == "line" and settings.anchors is not None:
-        return straight(read_latents(settings.anchors, z.shape[1]), frames)
+        return straight(read_positions(settings.anchors, z.shape[1]), frames)
     anchors = _anchors(settings, z, rows).tolist()
     if settings.method == "line":
         return straight(z[anchors], frames)
@@ -151,7 +152,7 @@ def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexA
 def _anchors(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexArray) -> IndexArray:
     """Anchors as positions in ``rows``."""
     if settings.anchors is not None:
-        return anchor_particles(z, read_latents(settings.anchors, z.shape[1]))
+        return anchor_particles(z, read_positions(settings.anchors, z.shape[1]))
     if settings.anchor_particles:
         wanted = np.array(settings.anchor_particles, np.int64)
         place = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
+from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, require_record, write_record
@@ -42,7 +41,7 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     directory = find_result_directory(settings.in_result)
     require_record(directory, "train", "abinit")
     model = load_heterogeneity(Layout(directory).model)
-    z = read_latents(settings.z, model.z.shape[1])
+    z = read_positions(settings.z, model.z.shape[1])
     refuse_other_results(settings.o, "volumes")
     settings.o.mkdir(parents=True, exist_ok=True)
     paths = write_volumes(model, z, settings.o, monitor)
@@ -66,55 +65,3 @@ def write_volumes(model: Heterogeneity, z: NDArray[np.float32], directory: Path,
     with atomic_path(directory / "z_values.txt") as temporary:
         np.savetxt(temporary, z, fmt="%.8g")
     return paths
-
-
-def read_latents(path: Path, zdim: int) -> NDArray[np.float32]:
-    """Read latent positions (P, zdim), one row per volume.
-
-    Parameters
-    ----------
-    path : Path
-        ``.npy``, ``.npz`` (the array ``z``, or the only one), or text with blanks or commas between the numbers.
-    zdim : int
-        Dimensions that the model has.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, has another number of columns, or values that are not finite.
-    """
-    try:
-        values = _load(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: a file of latents, one row per volume, was expected.") from None
-    except (ValueError, OSError, UnicodeDecodeError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path} cannot be read as a table of numbers ({str(error).splitlines()[0]}).") from None
-    if values.dtype.kind not in "fiu":
-        raise InputError(f"{path} holds {values.dtype} instead of numbers.")
-    if values.ndim == 1:
-        # One row, or one column for a one-dimensional latent space.
-        values = values[:, None] if zdim == 1 else values[None]
-    if values.ndim != 2 or values.shape[1] != zdim or len(values) == 0:
-        raise InputError(f"{path} has the shape {values.shape}, but one row of {zdim} latents per volume is needed.")
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise InputError(f"{path}: row {bad[0] + 1} has a value that is not a finite number.")
-    return np.ascontiguousarray(values, np.float32)
-
-
-def _load(path: Path) -> NDArray[np.generic]:
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            name = "z" if "z" in arrays.files else arrays.files[0] if len(arrays.files) == 1 else None
-            if name is None:
-                raise ValueError(f"it has no array 'z', only {', '.join(arrays.files)}")
-            return np.asarray(arrays[name])
-    if path.suffix == ".pkl":
-        raise ValueError("pickles are not read; save the latents as .npy or text")
-    text = path.read_text(encoding="utf-8").replace(",", " ")
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if not lines:
-        raise ValueError("it holds no numbers")
-    return np.loadtxt(lines, ndmin=2)
