@@ -53,22 +53,36 @@ def predict_truth(
     InputError
         When lengths differ or there are too few particles.
     """
-    truth = np.asarray(truth, np.float64)
-    n = len(truth)
-    if len(z) != n:
-        raise InputError(f"{len(z)} latents but {n} true values; both must be in the order of the particles")
-    if n < 2 * n_folds:
-        raise InputError(f"at least {2 * n_folds} particles are needed to compare latents with the truth, got {n}")
-    predicted = np.empty(n)
-    for fold in np.array_split(np.arange(n), n_folds):
-        others = np.setdiff1d(np.arange(n), fold)
-        k = min(n_neighbors, len(others))
-        neighbors = KDTree(z[others]).query(z[fold], k=k)[1].reshape(len(fold), k)
-        predicted[fold] = truth[others][neighbors].mean(axis=1)
+    truth = truth.astype(np.float64)
+    predicted = predict_from_neighbors(z, truth, n_neighbors, n_folds)
     if np.ptp(truth) == 0:
         return TruthPrediction(predicted, np.nan, np.nan)
     rank = float(spearmanr(predicted, truth)[0]) if np.ptp(predicted) > 0 else 0.0
     return TruthPrediction(predicted, rank, float(1 - ((predicted - truth) ** 2).mean() / truth.var()))
+
+
+def predict_from_neighbors(
+    z: NDArray[np.floating], values: FloatArray, n_neighbors: int = 50, n_folds: int = 5
+) -> FloatArray:
+    """Predict values (N,) or (N, m) from latents (N, q) of other particles; see :func:`predict_truth`.
+
+    Raises
+    ------
+    InputError
+        When lengths differ or there are too few particles.
+    """
+    n = len(values)
+    if len(z) != n:
+        raise InputError(f"{len(z)} latents but {n} true values; both must be in the order of the particles")
+    if n < 2 * n_folds:
+        raise InputError(f"at least {2 * n_folds} particles are needed to compare latents with the truth, got {n}")
+    predicted = np.empty_like(values)
+    for fold in np.array_split(np.arange(n), n_folds):
+        others = np.setdiff1d(np.arange(n), fold)
+        k = min(n_neighbors, len(others))
+        neighbors = KDTree(z[others]).query(z[fold], k=k)[1].reshape(len(fold), k)
+        predicted[fold] = values[others][neighbors].mean(axis=1)
+    return predicted
 
 
 def evaluation_particles(state: NDArray[np.generic], n: int = 50) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Replicate runs on the same particles: do their clusterings agree, and filters across them (thesis 4.4.10)."""
+"""Replicate runs on the same particles: do latents and clusterings agree, and filters across them (thesis 4.4.10)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from cryodrgn_ext.analysis.agreement import predict_from_neighbors
 from cryodrgn_ext.analysis.selection import combine
 from cryodrgn_ext.errors import InputError
 
 IndexArray = NDArray[np.int64]
 IdentifierArray = NDArray[np.uint64]
+COMPARE_AT_MOST = 50_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,48 @@ def _adjusted_rand(confusion: IndexArray) -> float:
     expected = rows * columns / max(n * (n - 1) / 2, 1)
     highest = (rows + columns) / 2
     return 1.0 if highest == expected else (together - expected) / (highest - expected)
+
+
+@dataclass(frozen=True)
+class LatentAgreement:
+    """How much of one run's latents the other's tell.
+
+    Attributes
+    ----------
+    linear : float
+        Share of the variance of the second that is a linear function of the first.
+    neighbors : float
+        Share of it that is predicted, for particles left out, as the mean of the nearest neighbours in the first: any
+        smooth function, at the price of some noise. Near 0 for unrelated latents, and then also below.
+    """
+
+    linear: float
+    neighbors: float
+
+
+def compare_latents(first: NDArray[np.floating], second: NDArray[np.floating], seed: int = 0) -> LatentAgreement:
+    """Tell how well latents (N, q) of a run predict those (N, p) of another run of the same particles.
+
+    Axes, signs and scales of latents differ between runs, so that they are not compared number by number. From
+    50,000 particles on a sample of so many is compared.
+
+    Raises
+    ------
+    InputError
+        When the lengths differ, or there are too few particles.
+    """
+    if len(first) != len(second):
+        raise InputError(f"{len(first)} latents of one run but {len(second)} of the other: common particles expected")
+    # In random order: neighbours are left out by fifths, and rows of one micrograph may be alike.
+    order = np.random.default_rng(seed).permutation(len(first))[:COMPARE_AT_MOST]
+    a, b = (z[order].astype(np.float64) for z in (first, second))
+    total = float(((b - b.mean(axis=0)) ** 2).sum())
+    if not total > 0:
+        return LatentAgreement(0.0, 0.0)
+    design = np.hstack([np.ones((len(a), 1)), a])
+    residual = b - design @ np.linalg.lstsq(design, b, rcond=None)[0]
+    missed = b - predict_from_neighbors(a, b)
+    return LatentAgreement(1 - float((residual**2).sum()) / total, 1 - float((missed**2).sum()) / total)
 
 
 def common_particles(first: IdentifierArray, second: IdentifierArray) -> tuple[IndexArray, IndexArray]:

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 
-from cryodrgn_ext.analysis.replicates import combine_across_runs, common_particles, compare_clusterings, rows_of
+from cryodrgn_ext.analysis.replicates import (
+    combine_across_runs,
+    common_particles,
+    compare_clusterings,
+    compare_latents,
+    rows_of,
+)
 from cryodrgn_ext.errors import InputError
 
 
@@ -89,3 +95,41 @@ def test_runs_that_are_no_replicates() -> None:
         common_particles(np.arange(5, dtype=np.uint64), np.arange(5, 9, dtype=np.uint64))
     with pytest.raises(InputError, match="repeat an identifier"):
         common_particles(np.array([1, 1], np.uint64), np.array([1], np.uint64))
+
+
+def test_latents_of_another_basis_agree_linearly() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(3000, 4))
+    other = z @ rng.normal(size=(4, 4)) + 7
+    found = compare_latents(z, other)
+    assert found.linear == pytest.approx(1.0)
+    assert found.neighbors > 0.8
+
+
+def test_curved_latents_agree_by_neighbours_only() -> None:
+    """A line and a closed curve over it: no linear function tells one from the other, neighbours do."""
+    angle = np.random.default_rng(1).uniform(0, 6 * np.pi, 3000)
+    found = compare_latents(angle[:, None], np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    assert found.linear < 0.1
+    assert found.neighbors > 0.95
+
+
+def test_the_share_is_that_of_the_common_part() -> None:
+    rng = np.random.default_rng(2)
+    z = rng.normal(size=(4000, 2))
+    noisy = z + rng.normal(size=z.shape)  # half of its variance is its own
+    assert compare_latents(z, noisy).linear == pytest.approx(0.5, abs=0.03)
+
+
+def test_unrelated_latents_do_not_agree() -> None:
+    rng = np.random.default_rng(3)
+    found = compare_latents(rng.normal(size=(2000, 3)), rng.normal(size=(2000, 3)))
+    assert found.linear < 0.01
+    assert found.neighbors < 0.01
+    constant = compare_latents(rng.normal(size=(50, 2)), np.ones((50, 2)))
+    assert (constant.linear, constant.neighbors) == (0.0, 0.0)
+
+
+def test_latents_must_be_of_common_particles() -> None:
+    with pytest.raises(InputError, match="3 latents of one run but 4"):
+        compare_latents(np.zeros((3, 1)), np.zeros((4, 1)))

@@ -66,7 +66,9 @@ def test_star_of_a_downsampled_stack(pickles: tuple[Path, Path], tmp_path: Path)
     assert len(optics) == 2
     np.testing.assert_allclose(optics["rlnImagePixelSize"], TRUE_BOX * TRUE_PIXEL_A / BOX)
     assert set(optics["rlnImageSize"]) == {BOX}
-    assert rows["rlnOpticsGroup"].map(optics.set_index("rlnOpticsGroup")["rlnVoltage"]).tolist() == [300] * 4 + [200] * 3
+    assert (
+        rows["rlnOpticsGroup"].map(optics.set_index("rlnOpticsGroup")["rlnVoltage"]).tolist() == [300] * 4 + [200] * 3
+    )
     for angles, expected in zip(rows[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]].to_numpy(), EULER, strict=True):
         np.testing.assert_allclose(relion_matrix(*angles), relion_matrix(*expected), atol=1e-6)
     np.testing.assert_allclose(rows[["rlnOriginXAngst", "rlnOriginYAngst"]], ORIGIN_A, atol=1e-5)

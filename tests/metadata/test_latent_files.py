@@ -95,7 +95,7 @@ def test_matched_in_order_only_when_as_many(particles: ParticleSet, tmp_path: Pa
     assert found.joined_by == "order"
     np.testing.assert_array_equal(found.rows, np.arange(8))
     np.save(tmp_path / "z.npy", Z[:5])
-    with pytest.raises(InputError, match="has 5 latents without names, but .* has 8 particles"):
+    with pytest.raises(InputError, match=r"has 5 latents without names, but .* has 8 particles"):
         match_latents(read_latent_file(tmp_path / "z.npy"), particles)
 
 
@@ -118,7 +118,7 @@ def test_strangers_and_twins_are_refused(particles: ParticleSet, tmp_path: Path)
     [
         ({"a": Z, "b": Z}, "has no array 'z', only a, b"),
         ({"z": Z[None]}, r"the shape \(1, 8, 3\)"),
-        ({"z": np.where(Z == Z[4, 0], np.nan, Z)}, "the latent of row 5 is not finite"),
+        ({"z": np.where(Z[4, 0] == Z, np.nan, Z)}, "the latent of row 5 is not finite"),
         ({"z": Z, "uid": np.arange(5)}, r"uid has the shape \(5,\)"),
         ({"z": Z, "uid": np.array(["a"] * 8)}, "uid holds <U1"),
         ({"z": Z, "z_cov": Z}, "z_cov has the shape"),
