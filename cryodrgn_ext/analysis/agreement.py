@@ -53,8 +53,7 @@ def predict_truth(
     InputError
         When lengths differ or there are too few particles.
     """
-    truth = truth.astype(np.float64)
-    predicted = predict_from_neighbors(z, truth, n_neighbors, n_folds)
+    predicted = predict_from_neighbors(z, truth.astype(np.float64), n_neighbors, n_folds)
     if np.ptp(truth) == 0:
         return TruthPrediction(predicted, np.nan, np.nan)
     rank = float(spearmanr(predicted, truth)[0]) if np.ptp(predicted) > 0 else 0.0
