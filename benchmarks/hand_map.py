@@ -27,7 +27,7 @@ from torch import Tensor
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.shifts import shift_phases
-from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
+from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.local import TurningVolume, refine_poses
 from cryodrgn_ext.pose.random_initialisations import make_start
@@ -45,7 +45,7 @@ BANDS = [12] * 3 + [band for band in range(14, 31, 2) for _ in range(3)]
 
 def backprojected(images: ParticleImages, radius: int, mask: Tensor) -> Tensor:
     """Map that is positive and within the mask."""
-    sums = backproject(images, radius=radius)
+    sums = backproject(images, grid=FourierGrid(images.box_size, radius))
     prior = torch.full((radius + 1,), PRECISION, dtype=torch.float64)
     return (sums.solve(prior) * mask).clamp_min(0)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
-from cryodrgn_ext.fourier.slices import FourierVolume
+from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.centring import centre_of_mass, rounded, shifts_after_centring
 from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_start, signal_power
@@ -132,7 +132,7 @@ def make_start(
         found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
         rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
         posed = chosen.with_poses(rotation.to(images.rotation), shift.to(images.shift_px))
-        sums = backproject(posed, radius=reach, device=scorer.device)
+        sums = backproject(posed, grid=FourierGrid(images.box_size, reach), device=scorer.device)
         volume = sums.solve(prior) * mask
         offset = rounded(centre_of_mass(volume))
         if bool(offset.any()):

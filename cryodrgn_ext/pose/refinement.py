@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.alignment import Kind, KnownPoses, pose_against_halves
 from cryodrgn_ext.pose.centring import centre_of_mass, shifts_after_centring
@@ -202,6 +203,7 @@ def _sums(
     # A ring of 2 pi k coefficients per image, over the 4 pi k^2 3^3 grid points of the shell of radius k.
     seen = 0.5 * images.n / (2.0 * 3**3 * reach)
     fine = reach <= FINE_RADIUS and seen >= FINE_SEEN and float(state.error_deg.median()) <= FINE_DEG
+    grid = FourierGrid(images.box_size, reach, 3 if fine else 2)
     poses = [(state.rotation, state.shift_px)] if at_best else list(_drawn_poses(images, state, settings))
     halves = []
     for half in (1, 2):
@@ -209,8 +211,8 @@ def _sums(
         parts = (
             backproject(
                 images.with_poses(rotation.to(images.rotation), shift_px.to(images.rotation)), rows,
-                torch.full(rows.shape, 1.0 / len(poses)), reach, 3 if fine else 2, device=settings.device,
-                monitor=monitor, description=f"Reconstructing half {half}",
+                torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device, monitor=monitor,
+                description=f"Reconstructing half {half}",
             )
             for rotation, shift_px in poses
         )  # fmt: skip

@@ -12,11 +12,12 @@ The interpolation is undone in real space by division by its transform.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup, sum_over_lattice
 from cryodrgn_ext.fourier.slices import (
     FourierAccumulator,
     FourierGrid,
@@ -52,22 +53,27 @@ class BackprojectionSums:
         ``grid.shape`` float32.
     n_particles : int
         How many particles were inserted.
+    copies : int
+        How often each of them counts: the order of the point group.
     """
 
     grid: FourierGrid
     numerator: Tensor
     weight: Tensor
     n_particles: int
+    copies: int = 1
 
     def __add__(self, other: BackprojectionSums) -> BackprojectionSums:
         """Sums over both sets of particles."""
         if other.grid != self.grid:
             raise ValueError(f"cannot add sums on {other.grid} to sums on {self.grid}")
-        return BackprojectionSums(
-            self.grid,
-            self.numerator + other.numerator,
-            self.weight + other.weight,
-            self.n_particles + other.n_particles,
+        if other.copies != self.copies:
+            raise ValueError(f"cannot add sums of {other.copies} copies of each image to sums of {self.copies}")
+        return replace(
+            self,
+            numerator=self.numerator + other.numerator,
+            weight=self.weight + other.weight,
+            n_particles=self.n_particles + other.n_particles,
         )
 
     def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
@@ -95,7 +101,7 @@ class BackprojectionSums:
         """(radius + 1,) float64: least denominator as a fraction of its mean over each shell."""
         shell = torch.arange(self.grid.radius + 1, dtype=torch.float64)
         # A ring of 2 pi k coefficients per image, over the 4 pi k^2 oversampling^3 grid points of the shell.
-        images_per_point = self.n_particles / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
+        images_per_point = self.n_particles * self.copies / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
         return (FLOOR_IMAGES / images_per_point.clamp_min(1e-30)).clamp_max(WEIGHT_FLOOR)
 
     def solve(self, prior_precision: Tensor | None = None) -> Tensor:
@@ -129,14 +135,16 @@ def backproject(
     images: ParticleImages,
     indices: Tensor | None = None,
     weights: Tensor | None = None,
-    radius: int | None = None,
-    oversampling: int = 2,
-    symmetry: Tensor | None = None,
+    grid: FourierGrid | None = None,
+    symmetry: PointGroup = C1,
     device: torch.device | str | None = None,
     monitor: Monitor | None = None,
     description: str = "Backprojecting",
 ) -> BackprojectionSums:
     """Sum images over Fourier space. On the CPU the result is the same bit for bit on every run.
+
+    With a point group every image counts once for each of its rotations, as if the set had been expanded by them.
+    Copies that fall on grid points again are added when all images are in; only the others are inserted one by one.
 
     Parameters
     ----------
@@ -145,12 +153,10 @@ def backproject(
         (n,) int64 rows to use; all when omitted.
     weights : Tensor, optional
         (n,) non-negative weight of each of them; rows of weight 0 are skipped.
-    radius : int, optional
-        Largest |k| in cycles per box; the images' own when omitted.
-    oversampling : int
-        Grid points per cycle per box.
-    symmetry : Tensor, optional
-        (S, 3, 3) rotations of the point group, the identity among them; C1 when omitted.
+    grid : FourierGrid, optional
+        Of the sums, for images of this box; the images' whole band, oversampled twice, when omitted.
+    symmetry : PointGroup
+        C1 when omitted.
     device : torch.device or str, optional
         Where to sum; where the images are when omitted. A GPU does not fix the order of additions.
     monitor : Monitor, optional
@@ -159,33 +165,46 @@ def backproject(
     """
     monitor = SilentMonitor() if monitor is None else monitor
     device = images.rotation.device if device is None else device
-    rows = torch.arange(images.n) if indices is None else indices.cpu().long()
-    if weights is not None:
-        if weights.shape != rows.shape:
-            raise ValueError(f"weights {tuple(weights.shape)} must have the shape of the indices {tuple(rows.shape)}")
-        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-            raise ValueError("weights must be finite and not negative")
-        used = weights.cpu() > 0
-        rows, weights = rows[used], weights.cpu()[used].float().to(device)
-    limit = images.plane.radius if radius is None else min(radius, images.plane.radius)
-    grid = FourierGrid(images.box_size, limit, oversampling)
-    # Images whose box is longer than the model's reach |points| = limit only at higher frequencies of their own.
-    reach = limit / min(group.frequency_scale for group in images.frame.groups)
+    rows, weights = _used_rows(images, indices, weights, device)
+    grid = FourierGrid(images.box_size, images.plane.radius) if grid is None else grid
+    if grid.box_size != images.box_size or grid.radius > images.plane.radius:
+        raise ValueError(f"images of {images.box_size} px with |k| up to {images.plane.radius} do not fill {grid}")
+    # Images whose box is longer than the model's reach |points| = radius only at higher frequencies of their own.
+    reach = grid.radius / min(group.frequency_scale for group in images.frame.groups)
     count = min(images.plane.prefix(reach), images.source.n_coefficients)
     sums = FourierAccumulator(grid, device)
     size = max(1, COEFFICIENTS_PER_BATCH // count)
+    others = torch.from_numpy(symmetry.representatives()[1:]).float().to(device)
     done = 0
     for chunk in monitor.track(rows.split(size) if len(rows) else (), description, len(rows), size):
         batch = images.batch(chunk, count, device)
         scaled = batch.ctf if weights is None else batch.ctf * weights[done : done + len(chunk), None]
         values, squares = batch.coefficients * scaled, batch.ctf * scaled
-        if symmetry is None:
-            sums.insert(batch.points, values, squares)
-        else:
-            for operation in symmetry.to(batch.points):
-                sums.insert(batch.points @ operation.T, values, squares)
+        sums.insert(batch.points, values, squares)
+        for rotation in others:
+            x, y, z = batch.points.unbind(-1)
+            turned = [row[0] * x + row[1] * y + row[2] * z for row in rotation]  # no matmul: exact also with TF32
+            sums.insert(torch.stack(turned, -1), values, squares)
         done += len(chunk)
-    return BackprojectionSums(grid, friedel_sum(sums.numerator), friedel_sum(sums.weight), len(rows))
+    numerator, weight = (
+        sum_over_lattice(friedel_sum(one), symmetry.lattice()) for one in (sums.numerator, sums.weight)
+    )
+    return BackprojectionSums(grid, numerator, weight, len(rows), symmetry.order)
+
+
+def _used_rows(
+    images: ParticleImages, indices: Tensor | None, weights: Tensor | None, device: torch.device | str
+) -> tuple[Tensor, Tensor | None]:
+    """Rows of positive weight, and their weights; refuses weights that are none."""
+    rows = torch.arange(images.n) if indices is None else indices.cpu().long()
+    if weights is None:
+        return rows, None
+    if weights.shape != rows.shape:
+        raise ValueError(f"weights {tuple(weights.shape)} must have the shape of the indices {tuple(rows.shape)}")
+    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise ValueError("weights must be finite and not negative")
+    used = weights.cpu() > 0
+    return rows[used], weights.cpu()[used].float().to(device)
 
 
 def wiener_precision(sums: BackprojectionSums, fsc: Tensor) -> Tensor:

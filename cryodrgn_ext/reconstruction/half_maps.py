@@ -12,6 +12,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject, wiener_precision
@@ -102,10 +103,9 @@ def reconstruct_half_maps(
     indices: Tensor | None = None,
     weights: Tensor | None = None,
     mask: Tensor | None = None,
-    monitor: Monitor | None = None,
-    radius: int | None = None,
-    symmetry: Tensor | None = None,
+    symmetry: PointGroup = C1,
     device: torch.device | str | None = None,
+    monitor: Monitor | None = None,
 ) -> HalfMaps:
     """Reconstruct any subset of the particles, weighted or not, in two independent halves.
 
@@ -119,7 +119,7 @@ def reconstruct_half_maps(
         (n,) non-negative.
     mask : Tensor, optional
         (D, D, D) soft mask for the FSC.
-    monitor, radius, symmetry, device
+    symmetry, device, monitor
         See :func:`backproject`.
 
     Raises
@@ -140,8 +140,6 @@ def reconstruct_half_maps(
                 "in both (rlnRandomSubset); take more particles or drop that column"
             )
         sums.append(
-            backproject(
-                images, rows[members], chosen, radius, 2, symmetry, device, monitor, f"Reconstructing half {half}"
-            )
+            backproject(images, rows[members], chosen, None, symmetry, device, monitor, f"Reconstructing half {half}")
         )
     return combine_halves(sums[0], sums[1], images.pixel_size_A, mask)

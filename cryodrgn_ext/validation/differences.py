@@ -15,6 +15,8 @@ independent, so that the correlation of their difference maps inside the mask te
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,7 +56,7 @@ class ConsensusComparison:
         self.mask = crop_map(mask, small).clamp(0, 1)
         self._references = [_ratio(sums) for sums in (all1, all2)]
         self._maps = [
-            BackprojectionSums(self.grid, sums.numerator.cpu(), sums.weight.cpu(), sums.n_particles).solve()
+            replace(sums, grid=self.grid, numerator=sums.numerator.cpu(), weight=sums.weight.cpu()).solve()
             for sums in (all1, all2)
         ]
         self.prior_precision = self._prior()
@@ -98,7 +100,7 @@ class ConsensusComparison:
         core = (edge, edge, slice(0, self.grid.half + 1))
         weight = sums.weight[core].cpu()
         residual = sums.numerator[core].cpu() - weight * self._references[half - 1]
-        return BackprojectionSums(self.grid, residual, weight, sums.n_particles).solve(self.prior_precision)
+        return replace(sums, grid=self.grid, numerator=residual, weight=weight).solve(self.prior_precision)
 
     def correlation(self, difference1: Tensor, difference2: Tensor) -> float:
         """Correlation of the two halves' difference maps inside the mask; 0 when one has no difference at all."""

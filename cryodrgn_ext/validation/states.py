@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import threshold_mask
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
@@ -273,4 +274,5 @@ def _sums(
     monitor: Monitor,
     what: str,
 ) -> BackprojectionSums:
-    return backproject(images, torch.from_numpy(rows), radius=radius, device=device, monitor=monitor, description=what)
+    grid = None if radius is None else FourierGrid(images.box_size, radius)
+    return backproject(images, torch.from_numpy(rows), grid=grid, device=device, monitor=monitor, description=what)

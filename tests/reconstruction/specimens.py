@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -10,7 +12,7 @@ from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
-from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 
 BOX, PIXEL_A = 32, 4.0
 
@@ -43,3 +45,16 @@ def images_of(volume: Tensor, n: int, noise: float = 0.0, with_ctf: bool = True,
     return ParticleImages.from_tensors(
         images, rotation, shift, PIXEL_A, parameters if with_ctf else None, pixel_noise_sd=max(noise, 1.0)
     )
+
+
+def expanded(images: ParticleImages, rotations: Tensor) -> ParticleImages:
+    """Each image once under each of rotations (S, 3, 3) of the model."""
+    rows = torch.arange(images.n).repeat_interleave(len(rotations))
+    poses = images.rotation.double()[:, None] @ rotations.double()
+    source = ResidentCoefficients(torch.view_as_real(images.source.gather(rows, images.source.n_coefficients)),
+                                  torch.arange(len(rows)))  # fmt: skip
+    parameters = None if images.ctf_parameters is None else images.ctf_parameters.index(rows)
+    return replace(
+        images, source=source, rotation=poses.flatten(0, 1).float(), shift_px=images.shift_px[rows],
+        ctf_parameters=parameters, half_set=images.half_set[rows], optics_index=images.optics_index[rows],
+    )  # fmt: skip

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.fourier.masks import spherical_mask
-from cryodrgn_ext.fourier.slices import FourierVolume
+from cryodrgn_ext.fourier.point_groups import point_group
+from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.reconstruction import backprojection
 from cryodrgn_ext.reconstruction.backprojection import backproject
-from tests.reconstruction.specimens import BOX, density, images_of
+from tests.reconstruction.specimens import BOX, density, expanded, images_of
 
 MASK = spherical_mask(BOX, 11, 3)
 
@@ -72,9 +72,7 @@ def test_adjoint_of_projection() -> None:
 
 
 def test_symmetry_makes_the_map_symmetric_and_uses_each_image_for_every_copy() -> None:
-    turns = torch.arange(4)[:, None] * torch.tensor([[0, 0, torch.pi / 2]])
-    operations = torch.from_numpy(Rotation.from_rotvec(turns).as_matrix()).float()
-    solved = backproject(images_of(density(), 300), symmetry=operations).solve()
+    solved = backproject(images_of(density(), 300), symmetry=point_group("C4")).solve()
     # A turn by 90 degrees about z through voxel D // 2: leave out the plane that has no partner.
     core = solved[:, 1:, 1:]
     assert torch.allclose(core.rot90(1, (1, 2)), core, atol=2e-3 * float(solved.max()))
@@ -85,9 +83,28 @@ def test_symmetry_makes_the_map_symmetric_and_uses_each_image_for_every_copy() -
     assert float(correlation) > 0.99
 
 
+@pytest.mark.parametrize("name", ["C3", "D3", "T", "O", "I1", "I3"])
+def test_symmetry_is_the_sum_over_a_set_that_was_expanded_by_it(name: str) -> None:
+    group = point_group(name)
+    images = images_of(density(), 12, noise=1.0)
+    ours = backproject(images, symmetry=group)
+    assert ours.copies == group.order
+    assert ours.n_particles == 12
+    theirs = backproject(expanded(images, torch.from_numpy(group.rotations)))
+    assert float((ours.weight - theirs.weight).abs().max()) < 1e-3 * float(theirs.weight.max())
+    assert float((ours.numerator - theirs.numerator).abs().max()) < 1e-3 * float(theirs.numerator.abs().max())
+    assert torch.allclose(ours.solve(), theirs.solve(), atol=1e-3 * float(theirs.solve().abs().max()))
+
+
+def test_sums_of_different_symmetries_do_not_add_up() -> None:
+    images = images_of(density(), 4)
+    with pytest.raises(ValueError, match="4 copies"):
+        backproject(images) + backproject(images, symmetry=point_group("D2"))
+
+
 def test_a_lower_band_is_a_low_pass_of_the_whole() -> None:
     images = images_of(density(), 400)
-    low = backproject(images, radius=6)
+    low = backproject(images, grid=FourierGrid(BOX, 6))
     assert low.grid.radius == 6
     assert fsc(low.solve(), density(), MASK)[1:6].min() > 0.98
     beyond = torch.fft.rfftn(low.solve()).abs()[0, 0, 10:].max() / torch.fft.rfftn(low.solve()).abs().max()

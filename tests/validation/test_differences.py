@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from cryodrgn_ext.validation.differences import MAX_RADIUS, MIN_RADIUS, ConsensusComparison, comparison_radius
 from cryodrgn_ext.validation.states import consensus_mask
@@ -13,7 +14,8 @@ from .conftest import Case
 def halves_of(case: Case, members: np.ndarray, radius: int) -> list:
     half_set = case.particles.half_set
     rows = [torch.from_numpy(np.flatnonzero(members & (half_set == half))) for half in (1, 2)]
-    return [backproject(case.images, part, radius=radius) for part in rows]
+    grid = FourierGrid(case.images.box_size, radius)
+    return [backproject(case.images, part, grid=grid) for part in rows]
 
 
 def test_radius_follows_the_consensus_within_bounds() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from cryodrgn_ext.validation.differences import ConsensusComparison
 from cryodrgn_ext.validation.held_out import GUARD, HeldOutCoordinates, disjoint_sets
@@ -29,7 +30,8 @@ def test_sets_of_coefficients_are_disjoint_balanced_and_apart() -> None:
 def test_copies_of_an_image_count_once(rigid: Case) -> None:
     """A symmetry-expanded set holds no more noise than its images: its standard error must not shrink."""
     half_set = torch.as_tensor(rigid.particles.half_set)
-    sums = [backproject(rigid.images, (half_set == half).nonzero()[:, 0], radius=8) for half in (1, 2)]
+    grid = FourierGrid(rigid.images.box_size, 8)
+    sums = [backproject(rigid.images, (half_set == half).nonzero()[:, 0], grid=grid) for half in (1, 2)]
     comparison = ConsensusComparison(*sums, consensus_mask(rigid.consensus))
     every = torch.arange(rigid.images.n)
     expanded = rigid.images.subset(torch.cat([every, every, every]))
