@@ -1,0 +1,114 @@
+"""Results of an earlier version: every job works on them, a Continue does nothing anew, and all names are as they were.
+
+``older_results/make.sh`` says how they were made.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.settings import from_mapping, from_plain
+from cryodrgn_ext.workflow.job_result import JobResult
+from tests.jobs.older_results.list_names import names_of
+
+OLDER = Path(__file__).parent / "older_results"
+MADE_IN = "/tmp/older/project"  # what the records say
+NAMES: dict[str, dict[str, list[str]]] = json.loads((OLDER / "names.json").read_text())
+#: The options with which ``make.sh`` ran each job.
+OPTIONS: dict[str, dict[str, str]] = {
+    "train": {"in_parts": "particles.star", "engine": "subspace", "zdim": "2", "states": "2", "volumes": "2",
+              "device": "cpu", "seed": "1"},
+    "abinit": {"in_parts": "particles.star", "starts": "2", "zdim": "1", "volumes": "1", "device": "cpu", "seed": "1"},
+    "validate": {"in_parts": "External/train", "state": "0", "random_subsets": "12", "device": "cpu"},
+    "landscape": {"in_parts": "External/train", "sketch": "20", "clusters": "2", "components": "2", "traversals": "0",
+                  "bootstrap": "2"},
+    "trajectory": {"in_parts": "External/train", "frames": "2"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The older project, which is the working directory."""
+    with tarfile.open(OLDER / "results.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    project = tmp_path / "project"
+    for record in project.glob("External/*/job.yaml"):
+        record.write_text(record.read_text().replace(MADE_IN, str(project)))
+    monkeypatch.chdir(project)
+    return project
+
+
+def run(job: str, output: str, **options: str) -> JobResult:
+    cls = JOBS[job].settings_class
+    return JOBS[job].load()(from_mapping(cls, {"o": output, **options}), SilentMonitor())
+
+
+def record_of(directory: str) -> dict[str, Any]:
+    record: dict[str, Any] = yaml.safe_load((Path(directory) / "job.yaml").read_text())
+    return record
+
+
+@pytest.mark.parametrize("job", ["train", "abinit"])
+def test_continue_finds_every_stage_done(older: Path, job: str) -> None:
+    directory = f"External/{job}"
+    before, journal = record_of(directory), Path(directory, "checkpoint/stages.json").read_bytes()
+    kept = {path: path.read_bytes() for path in Path(directory).rglob("*.npz")}
+    said = io.StringIO()
+    result = JOBS[job].load()(from_plain(JOBS[job].settings_class, before["settings"]), Monitor(said))
+    assert Path(directory, "checkpoint/stages.json").read_bytes() == journal
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert said.getvalue().count("done before.") == len(json.loads(journal)) - 1  # images are made again
+    after = record_of(directory)
+    assert after["status"] == "finished"
+    assert after["results"] == before["results"]
+    assert all(output.path.exists() for output in result.outputs)
+    assert (older / directory / "report.html").exists()
+
+
+def test_select_returns_the_particles_of_a_state(older: Path) -> None:
+    run("select", "chosen.star", in_parts="External/train", state="1")
+    with np.load("External/train/states.npz") as table:
+        rows = np.flatnonzero(table["label"] == 1)
+    images = [line for line in Path("particles.star").read_text().splitlines() if "@" in line]
+    chosen = [line for line in Path("chosen.star").read_text().splitlines() if "@" in line]
+    assert [line.split("@")[0].split()[-1] for line in chosen] == [
+        images[row].split("@")[0].split()[-1] for row in rows
+    ]
+
+
+@pytest.mark.parametrize("learned", ["train", "abinit"])
+def test_volumes_at_latents_of_an_older_model(older: Path, learned: str) -> None:
+    where = Path("External", learned)
+    run("volumes", "decoded", in_result=str(where), z=str(where / "volumes/z_values.txt"))
+    before, after = (folder / "vol_000.mrc" for folder in (where / "volumes", Path("decoded")))
+    assert np.allclose(*(np.frombuffer(path.read_bytes()[1024:], "<f4") for path in (before, after)), atol=1e-5)
+
+
+@pytest.mark.parametrize("job", ["train", "validate", "landscape", "trajectory"])
+def test_names_are_as_they_were(older: Path, job: str) -> None:
+    run(job, f"again/{job}", **OPTIONS[job])
+    assert_named_as_before(job)
+
+
+@pytest.mark.slow
+def test_names_of_abinit_are_as_they_were(older: Path) -> None:
+    run("abinit", "again/abinit", **OPTIONS["abinit"])
+    assert_named_as_before("abinit")
+
+
+def assert_named_as_before(job: str) -> None:
+    """Assert that nothing is missing; more may be there."""
+    found = names_of(Path("again", job))
+    missing = {f"{what}: {name}" for what, names in NAMES[job].items() for name in set(names) - set(found[what])}
+    assert missing <= {"files: run.log"}  # that is for entry points to write
+    assert [name for name in found["stages"] if name in NAMES[job]["stages"]] == NAMES[job]["stages"]
