@@ -15,7 +15,7 @@ from cryosparc_jobs.job_settings import all_settings, checked_settings, descript
 from cryosparc_jobs.parents import find_map, find_particles, map_path
 from cryosparc_jobs.particles import ORIGINS, UNPOSED, WELCOME, wanted_slots, write_particles
 from cryosparc_jobs.publication import INPUT
-from cryosparc_jobs.publish import publish_abinit
+from cryosparc_jobs.publish import publish
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 
 TITLE = "cryodrgn-ext: abinit"
@@ -100,6 +100,6 @@ def abinit(
         monitor.poll()
         result = JOBS["abinit"].load()(complete, monitor)
         job.checkpoint()
-        return result, publish_abinit(job, rows, result.directory, monitor)
+        return result, publish(job, rows, result, monitor)
 
     return run_job(job, where, "abinit", work)

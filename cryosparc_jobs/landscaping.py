@@ -16,7 +16,7 @@ from cryosparc_jobs.job_settings import all_settings, checked_settings, descript
 from cryosparc_jobs.parents import find_map, map_path
 from cryosparc_jobs.particles import wanted_slots
 from cryosparc_jobs.publication import INPUT
-from cryosparc_jobs.publish import publish_landscape
+from cryosparc_jobs.publish import publish
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 from cryosparc_jobs.train_results import find_result
 
@@ -103,6 +103,6 @@ def landscape(
         rows = job.load_input(INPUT, [slot.name for slot in slots])
         done = JOBS["landscape"].load()(complete, monitor)
         job.checkpoint()
-        return done, publish_landscape(job, rows, done.directory, monitor, n_taken)
+        return done, publish(job, rows, done, monitor, n_taken=n_taken)
 
     return run_job(job, where, "landscape", work)

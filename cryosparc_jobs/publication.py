@@ -72,9 +72,10 @@ class Publication:
         uid : ndarray
             (n,) uint64, in the order of the output.
         latents : ndarray, optional
-            (n, q), in slots components_mode_0 .. as 3D Variability has its coordinates, where the master takes them.
+            (n, q), in the order of ``uid``, in slots components_mode_0 .. as 3D Variability has its coordinates, where
+            the master takes them.
         alignments : mapping, optional
-            Fields alignments3D/... (n, ...) of poses of ours; the parent's own when omitted.
+            Fields alignments3D/... (n, ...) of poses of ours; the parent's own when there are none.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class Publication:
         dataset = self._job.allocate(name, uid)
         known = set(self._rows.fields())
         for column in dataset.fields(exclude_uid=True):
-            if alignments is not None and column.startswith(f"{COPIED}/"):
+            if alignments and column.startswith(f"{COPIED}/"):
                 if column in alignments:
                     dataset[column] = alignments[column]
             elif column in known:
@@ -131,7 +132,8 @@ class Publication:
         MasterError
             When CryoSPARC refuses something.
         """
-        targets = {slot: f"states/{self._job.uid}_{stem}_{file.name}" for slot, file in files.items()}
+        words = [self._job.uid, stem] if stem else [self._job.uid]
+        targets = {slot: f"states/{'_'.join([*words, file.name])}" for slot, file in files.items()}
         self._job.add_output(kind, name, [Slot(slot, "blob") for slot in files], title=title)
         dataset = self._job.allocate(name, 1)
         for slot, file in files.items():

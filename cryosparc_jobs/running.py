@@ -6,20 +6,29 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.latent_tables import LatentTable, read_latent_table
-from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.lifecycle import POLL_S, run_external_job
 
 # In a result directory: which job of which project it belongs to.
 ORIGIN_NAME = "cryosparc_job.json"
+
+
+class Latents(NamedTuple):
+    """Latents ``z`` (N, q) float32, and ``uid`` (N,) uint64 of the particles."""
+
+    z: NDArray[np.float32]
+    uid: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,18 @@ class FinishedJob:
     outputs: tuple[str, ...] = ()
 
     @property
-    def latents(self) -> LatentTable:
-        """Latents ``z`` (N, q) of a train job, and ``uid`` (N,) of the particles, in the order of the parent's rows.
+    def latents(self) -> Latents:
+        """Latents (or volume components) of the particles, in the order of the parent's rows.
 
         Raises
         ------
         InputError
-            When the job has none: it was another than train, or homogeneous.
+            When the job has none, as a homogeneous one, or one that selects.
         """
-        return read_latent_table(Layout(self.result.directory).latents)
+        for output in self.result.outputs:
+            if isinstance(output, ParticleOutput) and output.coordinates is not None:
+                return Latents(np.asarray(output.coordinates, np.float32), output.uid)
+        raise InputError(f"{self.project}-{self.uid} has no latents: it is no job that learns any.")
 
 
 def result_directory(job: ExternalJob, given: str | Path | None) -> Path:

@@ -11,12 +11,9 @@ from typing import Any
 import yaml
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.results.record import RECORD_NAME, read_record
-from cryosparc_jobs.client import outputs_of
+from cryodrgn_ext.results.record import RECORD_NAME
 from cryosparc_jobs.errors import asking
 from cryosparc_jobs.parents import find_particles
-from cryosparc_jobs.publication import INPUT
-from cryosparc_jobs.publish import ALL_PARTICLES
 from cryosparc_jobs.running import ORIGIN_NAME
 from cryosparc_jobs.slots import SourceOutput
 
@@ -63,11 +60,7 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
             f"{directory} was not made by a job of project {project}: say which of its particles these are, as "
             'particles=("J42", "particles") (--particles J42 particles).'
         )
-    record = read_record(directory)
-    name = INPUT if record is not None and record["job"] == "abinit" else ALL_PARTICLES
-    if name not in outputs_of(cs, project, uid):
-        raise InputError(f"Job {project}-{uid} has no output {name}: it is no finished job of ours that learned.")
-    return directory, find_particles(cs, project, (uid, name))
+    return directory, find_particles(cs, project, uid)
 
 
 def _directory_of(cs: Any, project: str, uid: str) -> Path:

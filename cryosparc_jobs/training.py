@@ -15,7 +15,7 @@ from cryosparc_jobs.job_settings import all_settings, checked_settings, descript
 from cryosparc_jobs.parents import find_map, find_particles, map_path
 from cryosparc_jobs.particles import wanted_slots, write_particles
 from cryosparc_jobs.publication import INPUT
-from cryosparc_jobs.publish import publish_training
+from cryosparc_jobs.publish import publish
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 
 TITLE = "cryodrgn-ext: train"
@@ -102,6 +102,6 @@ def train(
         monitor.poll()
         result = JOBS["train"].load()(complete, monitor)
         job.checkpoint()
-        return result, publish_training(job, rows, result.directory, monitor)
+        return result, publish(job, rows, result, monitor)
 
     return run_job(job, where, "train", work)

@@ -15,7 +15,7 @@ from cryosparc_jobs.job_settings import all_settings, checked_settings, descript
 from cryosparc_jobs.parents import find_map, map_path
 from cryosparc_jobs.particles import wanted_slots
 from cryosparc_jobs.publication import INPUT
-from cryosparc_jobs.publish import publish_validation
+from cryosparc_jobs.publish import publish
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
 from cryosparc_jobs.train_results import find_result
 
@@ -98,6 +98,6 @@ def validate(
         rows = job.load_input(INPUT, [slot.name for slot in slots])
         done = JOBS["validate"].load()(complete, monitor)
         job.checkpoint()
-        return done, publish_validation(job, rows, done.directory, monitor)
+        return done, publish(job, rows, done, monitor)
 
     return run_job(job, where, "validate", work)

@@ -58,5 +58,5 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
             presets["particles_format"] = "star"  # also of particles from CryoSPARC: RELION takes no others
         settings = parse_arguments(job.settings_class, arguments, presets=presets)
         result = job.load()(settings, monitor)
-        names = write_nodes(directory, result.outputs)
+        names = write_nodes(directory, result.files)
         monitor.message(f"Declared {len(names)} outputs to RELION: {', '.join(names)}")

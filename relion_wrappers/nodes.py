@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.workflow.job_result import Output, OutputKind
+from cryodrgn_ext.workflow.job_result import OutputFile, OutputKind
 
 NODES_NAME = "RELION_OUTPUT_NODES.star"
 
@@ -66,15 +66,15 @@ def running_version(directory: Path) -> RelionVersion:
     return RelionVersion.V5
 
 
-def write_nodes(directory: Path, outputs: Sequence[Output], version: RelionVersion | None = None) -> list[str]:
+def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVersion | None = None) -> list[str]:
     """Declare the outputs that exist.
 
     Parameters
     ----------
     directory : Path
         The job's directory, as RELION passed it (relative to the project directory, which is the current one).
-    outputs : sequence of Output
-        What the job says that it made; files that are missing are not declared.
+    files : sequence of OutputFile
+        What the job says that it made; those that are missing are not declared.
     version : RelionVersion, optional
         The form; read off the job's directory when omitted.
 
@@ -86,14 +86,14 @@ def write_nodes(directory: Path, outputs: Sequence[Output], version: RelionVersi
     version = running_version(directory) if version is None else version
     rows = []
     names = []
-    for output in outputs:
-        if not output.path.is_file():
+    for file in files:
+        if not file.path.is_file():
             continue
-        name = os.path.relpath(output.path, Path.cwd()) if output.path.is_absolute() else os.path.normpath(output.path)
+        name = os.path.relpath(file.path, Path.cwd()) if file.path.is_absolute() else os.path.normpath(file.path)
         if version is RelionVersion.V3_1:
-            kind = str(NODE_NUMBERS[output.kind])
+            kind = str(NODE_NUMBERS[file.kind])
         else:
-            kind = (NODE_LABELS if version is RelionVersion.V4_0 else NODE_LABELS_5)[output.kind]
+            kind = (NODE_LABELS if version is RelionVersion.V4_0 else NODE_LABELS_5)[file.kind]
         names.append(name)
         rows.append(f"{name}  {kind}")
     stamp = "50001" if version is RelionVersion.V5 else "30001"

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_particles import stale_columns, write_posed_particles
+from cryodrgn_ext.jobs.abinit_particles import alignment_columns, stale_columns, write_posed_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
+from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.coordinate_transform import ChosenFrame, choose_frame
@@ -49,6 +51,7 @@ from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_origins, start_px
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
+from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
 from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.layout import Layout
@@ -56,7 +59,7 @@ from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.results.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
 from cryodrgn_ext.settings import fingerprint
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
@@ -154,7 +157,7 @@ class _AbinitJob:
         results = self._finish(images, poses, consensus, chosen)
         self._record("finished", results)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return JobResult(layout.root, self._outputs())
+        return self._result(poses, consensus)
 
     def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
         self.stages.run(name, key, self.monitor, title, work, products)
@@ -349,17 +352,20 @@ class _AbinitJob:
             "seconds": seconds,
         }
 
-    def _outputs(self) -> tuple[Output, ...]:
-        root = self.layout.root
-        outputs = [
-            Output(root / self.returned, OutputKind.PARTICLES),
-            Output(root / "map.mrc", OutputKind.MAP),
-            Output(root / "half1.mrc", OutputKind.HALF_MAP),
-            Output(root / "mask.mrc", OutputKind.MASK),
-            *(Output(path, OutputKind.MAP) for path in sorted(self.layout.volumes.glob("vol_*.mrc"))),
-            Output(self.layout.logfile, OutputKind.PDF),
-        ]
-        return tuple(output for output in outputs if output.path.exists())
+    def _result(self, poses: PoseTable, consensus: Consensus) -> JobResult:
+        layout, root = self.layout, self.layout.root
+        shown = picture(layout, "map", "Central slices of the map", partial(draw_slices, {"map": root / "map.mrc"}))
+        views = picture(layout, "views", "Directions of view", partial(draw_views, poses.rotation))
+        curve = partial(draw_fsc, {"half-maps": consensus.fsc}, consensus.pixel_size_A)
+        plots = (shown, views, picture(layout, "fsc", "FSC between half-maps, masked", curve))
+        particles = ParticleOutput(
+            title="Particles with the poses that were found", path=root / self.returned, picture=views,
+            uid=self.inputs.particles.uid, columns=alignment_columns(root / self.returned),
+            coordinates=read_latent_table(layout.latents).z if self.settings.zdim > 0 else None,
+        )  # fmt: skip
+        outputs: tuple[Output, ...] = (particles, map_with_halves(root, title="Ab initio", picture=shown),
+                   *shown_maps(sorted(layout.volumes.glob("vol_*.mrc"))))  # fmt: skip
+        return JobResult(root, outputs, layout.logfile, plots, shown, kept_files(layout, FOUND_POSES, "latents.npz"))
 
 
 def _centred(images: ParticleImages, start: Tensor | None) -> ParticleImages:

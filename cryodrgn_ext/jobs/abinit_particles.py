@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
@@ -64,3 +65,10 @@ def write_posed_particles(
         return
     halves = {} if particles.source.format == "cs" else {HALF_SET_COLUMN: poses.half_set}
     write_particles_star(posed, path, extra_columns={**halves, **columns}, dropped_columns=stale_columns(particles))
+
+
+def alignment_columns(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Fields alignments3D/... that :func:`write_posed_particles` wrote into a .cs; none of a STAR file."""
+    if path.suffix != ".cs":
+        return {}
+    return {name: values for name, values in read_cs(path).columns.items() if name.startswith("alignments3D/")}

@@ -16,7 +16,7 @@ from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.returned_particles import list_lost, say_dark
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 
 FORMATS = (".star", ".cs", ".csg")
 
@@ -58,7 +58,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     else:
         _write_group(outputs, particles, columns, settings, monitor)
     monitor.message(f"Wrote {particles.n} particles: {outputs[0]}")
-    return JobResult(settings.o.parent, (Output(outputs[0], OutputKind.PARTICLES),))
+    return JobResult(settings.o.parent, (ParticleOutput(path=outputs[0], uid=particles.uid),))
 
 
 def _protect_inputs(outputs: tuple[Path, ...], settings: ConvertSettings, particles: ParticleSet) -> None:

@@ -30,7 +30,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import write_record
 from cryodrgn_ext.simulate import GroundTruth, load_truth
-from cryodrgn_ext.workflow.job_result import JobResult, Output
+from cryodrgn_ext.workflow.job_result import JobResult
 
 EXTENT_A = 256.0  # of the simulated box, whatever its pixels
 EVALUATED = 50
@@ -70,7 +70,7 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
         monitor,
     )
     with _working_directory(settings.o):
-        result = train(
+        train(
             TrainSettings(
                 in_parts=Path(project.particles_star.name),
                 o=Path(RESULT_NAME),
@@ -87,8 +87,7 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
     figures = compare_with_truth(layout, truth)
     write_record(settings.o, "demo", "finished", settings, {}, figures)
     _print_summary(layout, settings, figures, time.monotonic() - begin, monitor)
-    # The job ran with paths relative to the project, as under RELION.
-    return JobResult(layout.root, tuple(Output(settings.o / made.path, made.kind) for made in result.outputs))
+    return JobResult(layout.root)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.train_inputs import check_mask
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
+from cryodrgn_ext.report.pictures import draw_components, draw_density
 from cryodrgn_ext.results.chosen_rows import chosen_rows
 from cryodrgn_ext.results.consensus import working_map
 from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_clusters, read_surface
@@ -34,7 +36,7 @@ from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_resu
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
@@ -133,7 +135,7 @@ class _LandscapeJob:
         summary = self._finish(clusters)
         self._record("finished", summary)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return JobResult(layout.root, self._outputs(clusters))
+        return self._result(clusters)
 
     def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
         self.stages.run(name, key, self.monitor, title, work, products)
@@ -212,19 +214,31 @@ class _LandscapeJob:
             "seconds": seconds,
         }  # fmt: skip
 
-    def _outputs(self, clusters: VolumeClusters) -> tuple[Output, ...]:
-        layout, name = self.layout, self._particles_name
-        outputs = [Output(layout.root / name, OutputKind.PARTICLES)]
-        for number in range(clusters.n_clusters):
-            folder = layout.state(number)
-            outputs += [
-                Output(folder / name, OutputKind.PARTICLES),
-                Output(folder / "map.mrc", OutputKind.MAP),
-                Output(folder / "on_data.mrc", OutputKind.MAP),
-            ]
-        outputs += [Output(path, OutputKind.MAP) for path in sorted((layout.root / "components").glob("*.mrc"))]
-        outputs += [Output(layout.root / "mask.mrc", OutputKind.MASK), Output(layout.logfile, OutputKind.PDF)]
-        return tuple(output for output in outputs if output.path.exists())
+    def _result(self, clusters: VolumeClusters) -> JobResult:
+        layout, work, name = self.layout, self.work, self._particles_name
+        uid, mapping = self.result.particles.uid[work.rows], ParticleMapping.read(work.mapping_path)
+        label, centers = clusters.label[mapping.nearest], work.sketch_index[clusters.medoid]
+        titles = {number: f"state {number:02d}" for number in range(clusters.n_clusters)}
+        by_state = picture(layout, "particles", "Particles over volume components, by state",
+                           partial(draw_components, mapping.v, label, centers=centers))  # fmt: skip
+        densities = [
+            picture(layout, path.stem, "Density of the particles and apparent free energy over volume components",
+                    partial(draw_density, path)) for path in work.surface_paths()
+        ]  # fmt: skip
+        slices = slices_of_groups(layout, titles, "Central slices of the average maps")
+        on_data = [layout.state(number) / "on_data.mrc" for number in titles]
+        outputs = (
+            ParticleOutput(name=ALL, title="All particles, with volume components", path=layout.root / name, uid=uid,
+                           coordinates=mapping.v, picture=by_state),
+            *group_outputs(layout, titles, name, uid, label),
+            *shown_maps(on_data),
+            *shown_maps(sorted((layout.root / "components").glob("*.mrc"))),
+            MaskOutput(path=layout.root / "mask.mrc", name="compared", title="Region in which volumes were compared",
+                       picture=slices),
+        )  # fmt: skip
+        tables = ("states.npz", "landscape.npz", "sketch.npz")
+        return JobResult(layout.root, outputs, layout.logfile, (by_state, *densities, slices), slices,
+                         (*kept_files(layout, *tables), *on_data))  # fmt: skip
 
 
 def _working_mask(path: Path, model: Heterogeneity) -> NDArray[np.float32]:

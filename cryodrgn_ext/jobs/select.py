@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
-from cryodrgn_ext.analysis.selection import (
-    combine,
-    complement,
-    latent_columns,
-    read_index_file,
-    select_labels,
-    select_ranges,
-)
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.job_outputs import picture
 from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, read_selection
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_particles, refuse_other_results, write_record
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
-    require_particles,
     returned_name,
     say_conversion,
     wants_columns,
     warn_unbalanced_halves,
     write_particles,
 )
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
-
-IndexArray = NDArray[np.int64]
+from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput, Picture, Role
 
 
 def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
@@ -48,16 +39,16 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     Returns
     -------
     JobResult
-        One STAR or .cs file: the user's rows in their order, every original column as it was.
+        One STAR or .cs file: the user's rows in their order, every original column as it was. Each state or cluster
+        that was asked for, and the rest, is an output of its own, without a file.
 
     Raises
     ------
     InputError
         When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
-    result = read_learned_result(settings.in_parts)
-    selected = choose(settings, result)
-    require_particles(selected, "the combination of conditions")
+    selection = read_selection(settings)
+    result, selected = selection.result, selection.rows
     output = output_file(settings, result.particles)
     for layout in (Layout(result.directory), Layout(result.states_directory or result.directory)):
         if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
@@ -81,8 +72,11 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
             "result": str(result.directory),
         }
         write_record(settings.o, "select", "finished", settings, inputs, {"particles": len(selected)})
+    groups = selection.groups()
+    for name, rows in groups.items() if len(groups) > 1 else ():
+        monitor.message(f"{_title(name)}: {len(rows)} of {result.particles.n} particles")
     monitor.message(f"Selected {len(selected)} of {result.particles.n} particles: {output}")
-    return JobResult(output.parent, (Output(output, OutputKind.PARTICLES),))
+    return _result(selection, output)
 
 
 def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:
@@ -93,49 +87,34 @@ def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:
     return given.with_suffix(".cs") if given.suffix == ".csg" else given
 
 
-def choose(settings: SelectSettings, result: LearnedResult) -> IndexArray:
-    """Rows (n,) int64, increasing, that meet all of the conditions.
-
-    Raises
-    ------
-    InputError
-        When no condition is given, or one cannot be met.
-    """
-    conditions: list[IndexArray] = []
-    if settings.state:
-        conditions.append(select_labels(result.require_states().label, settings.state, "state"))
-    if settings.indices is not None:
-        conditions.append(read_index_file(settings.indices, result.particles.n))
-    conditions += _latent_conditions(settings, result)
-    if not conditions:
-        raise InputError("nothing to select by: give --state, --cluster with --clusters, --z_range, --z_norm_max or "
-                         "--indices.")  # fmt: skip
-    chosen = combine(conditions, "intersection")
-    if settings.invert:
-        chosen = complement(chosen, result.particles.n)
-    if result.only_state is None or result.states is None:
-        return chosen
-    # RELION offers the particles of every state as an input: a selection from them must not bring others back.
-    return combine([chosen, select_labels(result.states.label, [result.only_state], "state")], "intersection")
+def _result(selection: Selection, output: Path) -> JobResult:
+    particles, groups, rest = selection.result.particles, selection.groups(), selection.rest()
+    named = {**groups, "rest": rest} if len(rest) else groups
+    plots = _plots(selection, named, output.parent)
+    outputs = [
+        ParticleOutput(
+            name=name, title=_title(name), uid=particles.uid[rows],
+            path=output if len(groups) == 1 and name in groups else None, picture=plots[0] if plots else None,
+            role=Role.RESULT if name in groups else Role.REST,
+        ) for name, rows in named.items()
+    ]  # fmt: skip
+    if len(groups) > 1:
+        outputs.insert(0, ParticleOutput(name=TOGETHER, title="Selected", uid=particles.uid[selection.rows],
+                                         path=output, role=Role.EXTRA))  # fmt: skip
+    return JobResult(output.parent, tuple(outputs), plots=plots, card=plots[0] if plots else None)
 
 
-def _latent_conditions(settings: SelectSettings, result: LearnedResult) -> list[IndexArray]:
-    if settings.cluster and settings.clusters is None:
-        raise InputError("--cluster needs --clusters, the number of clusters to cut the latents into.")
-    if settings.clusters is not None and not settings.cluster:
-        raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
-    if not (settings.cluster or settings.z_range or settings.z_norm_max is not None):
-        return []
-    z = result.require_latents().z
-    conditions = []
-    if settings.clusters is not None:
-        label = cluster_latents(z, settings.clusters, seed=settings.seed).label
-        conditions.append(select_labels(label, settings.cluster, "cluster"))
-    if settings.z_range:
-        columns = latent_columns(z, pc=principal_components(z).projections)
-        # A bare number is a latent dimension: 1:-0.5:2 means z1:-0.5:2.
-        ranges = [f"z{text}" if text[:1].isdigit() else text for text in settings.z_range]
-        conditions.append(select_ranges(columns, ranges))
-    if settings.z_norm_max is not None:
-        conditions.append(np.flatnonzero(np.linalg.norm(z, axis=1) <= settings.z_norm_max))
-    return conditions
+def _title(name: str) -> str:
+    return name[:1].upper() + name[1:].replace("_", " ")
+
+
+def _plots(selection: Selection, named: Mapping[str, IndexArray], folder: Path) -> tuple[Picture, ...]:
+    latents = selection.result.latents
+    if latents is None:
+        return ()
+    label = np.zeros(latents.n, np.int32)
+    for number, rows in enumerate(named.values()):
+        label[rows] = number
+    key = ", ".join(f"{number}: {name}" for number, name in enumerate(named))
+    caption = f"Particles in latent space, by group ({key})"
+    return (picture(Layout(folder), "selection", caption, partial(draw_latents, latents.z, label, what="group")),)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
+from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.simulate import (
@@ -18,7 +19,7 @@ from cryodrgn_ext.simulate import (
     two_domain_protein,
     write_relion_project,
 )
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, ParticleOutput
 
 
 def choose_motion(settings: SimulateSettings) -> Motion:
@@ -90,8 +91,7 @@ def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
     return JobResult(
         settings.o,
         (
-            Output(project.particles_star, OutputKind.PARTICLES),
-            Output(project.reference, OutputKind.MAP),
-            Output(project.mask, OutputKind.MASK),
+            ParticleOutput(path=project.particles_star, uid=read_particles(project.particles_star).uid),
+            MapOutput(path=project.reference, mask=project.mask),
         ),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,20 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.job_outputs import (
+    group_outputs,
+    kept_files,
+    map_with_halves,
+    picture,
+    shown_maps,
+    slices_of_groups,
+)
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train_engine import learn, open_working_images
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
 from cryodrgn_ext.jobs.volumes import write_volumes
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.report.train_report import write_reports
 from cryodrgn_ext.results.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import (
@@ -47,7 +57,7 @@ from cryodrgn_ext.results.returned_particles import (
 )
 from cryodrgn_ext.results.states import make_states, read_states
 from cryodrgn_ext.settings import fingerprint
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
 from cryodrgn_ext.workflow.launcher import Team
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
@@ -138,7 +148,7 @@ class _TrainJob:
         results = self._finish(images, table, consensus)
         self._record("finished", results)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return JobResult(layout.root, self._outputs(table))
+        return self._result(table)
 
     def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
         self.stages.run(name, key, self.monitor, title, work, products)
@@ -261,22 +271,21 @@ class _TrainJob:
             "seconds": seconds,
         }
 
-    def _outputs(self, table: StateTable) -> tuple[Output, ...]:
-        layout = self.layout
-        outputs = [Output(layout.root / self.returned, OutputKind.PARTICLES)]
-        for number in range(len(table.center_index)):
-            folder = layout.state(number)
-            outputs += [
-                Output(folder / self.returned, OutputKind.PARTICLES),
-                Output(folder / "map.mrc", OutputKind.MAP),
-                Output(folder / "half1.mrc", OutputKind.HALF_MAP),
-                Output(folder / "mask.mrc", OutputKind.MASK),
-            ]
-        outputs += [Output(path, OutputKind.MAP) for path in sorted(layout.volumes.glob("vol_*.mrc"))]
-        outputs += [
-            Output(layout.consensus / "map.mrc", OutputKind.MAP),
-            Output(layout.consensus / "half1.mrc", OutputKind.HALF_MAP),
-            Output(layout.consensus / "mask.mrc", OutputKind.MASK),
-            Output(layout.logfile, OutputKind.PDF),
-        ]
-        return tuple(output for output in outputs if output.path.exists())
+    def _result(self, table: StateTable) -> JobResult:
+        layout, uid = self.layout, self.inputs.particles.uid
+        titles = {number: f"state {number:02d}" for number in range(len(table.center_index))}
+        plots = [slices_of_groups(layout, titles, "Central slices of the states")]
+        z = None if self.settings.zdim == 0 else read_latent_table(layout.latents).z
+        if z is not None:
+            draw = partial(draw_latents, z, table.label, centers=table.center_index)
+            plots.insert(0, picture(layout, "latents", "Particles in latent space, by state", draw))
+        everything = ParticleOutput(name=ALL, title="All particles, with latents", path=layout.root / self.returned,
+                                    uid=uid, coordinates=z, picture=plots[0])  # fmt: skip
+        outputs = (
+            everything,
+            *group_outputs(layout, titles, self.returned, uid, table.label),
+            *shown_maps(sorted(layout.volumes.glob("vol_*.mrc"))),
+            map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
+        )
+        return JobResult(layout.root, outputs, layout.logfile, tuple(plots), plots[-1],
+                         kept_files(layout, "latents.npz", "states.npz"))  # fmt: skip

@@ -23,6 +23,7 @@ from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.jobs.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.jobs.volumes import volume_name
 from cryodrgn_ext.metadata.latent_files import read_positions
@@ -37,7 +38,7 @@ from cryodrgn_ext.results.chosen_rows import chosen_rows
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, versions, write_record
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.threads import use_threads
 
@@ -111,8 +112,8 @@ def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
     write_record(settings.o, "trajectory", "finished", settings, inputs, results)
     monitor.message(f"{path.n_frames} volumes in {settings.o}; open {settings.o / SCRIPT_NAME} in ChimeraX")
     layout = Layout(settings.o)
-    outputs = [Output(settings.o / volume_name(number), OutputKind.MAP) for number in range(path.n_frames)]
-    return JobResult(settings.o, (*outputs, Output(layout.logfile, OutputKind.PDF)))
+    maps = shown_maps(settings.o / volume_name(number) for number in range(path.n_frames))
+    return JobResult(settings.o, tuple(maps), layout.logfile, keep=kept_files(layout))
 
 
 def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexArray) -> Trajectory:

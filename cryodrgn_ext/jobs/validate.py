@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, map_with_halves, picture, slices_of_groups
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
-from cryodrgn_ext.jobs.validated_sets import ValidatedSets, choose_sets, write_set_table
+from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus, solvent_mask
 from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED
@@ -44,7 +47,7 @@ from cryodrgn_ext.results.returned_particles import returned_name, write_particl
 from cryodrgn_ext.results.states import StateResult, read_state, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.states import State, iterate_states
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
@@ -167,7 +170,7 @@ class _ValidateJob:
         if not settings.keep_images:
             shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
         self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return JobResult(layout.root, self._outputs())
+        return self._result(states, consensus)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -272,12 +275,16 @@ class _ValidateJob:
             path = self.layout.state(number) / self._particles_name()
             write_particles(path, self.result.particles, np.flatnonzero(self.sets.label == number), {})
 
-    def _outputs(self) -> tuple[Output, ...]:
-        kinds = {
-            self._particles_name(): OutputKind.PARTICLES, "map.mrc": OutputKind.MAP, "half1.mrc": OutputKind.HALF_MAP,
-            "mask.mrc": OutputKind.MASK,
-        }  # fmt: skip
-        folders = [*(self.layout.state(number) for number in self.sets.names), self.layout.consensus]
-        outputs = [Output(folder / name, kind) for folder in folders for name, kind in kinds.items()]
-        outputs.append(Output(self.layout.logfile, OutputKind.PDF))
-        return tuple(output for output in outputs if output.path.exists())
+    def _result(self, states: Mapping[int, StateResult], consensus: Consensus) -> JobResult:
+        layout, names = self.layout, self.sets.names
+        curves = {name: np.array(states[number].fsc) for number, name in names.items()}
+        plots = (
+            picture(layout, "fsc", "FSC between half-maps, corrected for the mask",
+                    partial(draw_fsc, curves, consensus.pixel_size_A)),
+            slices_of_groups(layout, names, "Central slices of the maps"),
+        )  # fmt: skip
+        outputs = (
+            *group_outputs(layout, names, self._particles_name(), self.result.particles.uid, self.sets.label),
+            map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
+        )
+        return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))

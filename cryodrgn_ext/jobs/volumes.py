@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.jobs.job_outputs import shown_maps
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, require_record, write_record
-from cryodrgn_ext.workflow.job_result import JobResult, Output, OutputKind
+from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.threads import use_threads
 
 
@@ -48,7 +49,7 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     inputs = {"z": fingerprint_file(settings.z), "in_result": str(directory)}
     write_record(settings.o, "volumes", "finished", settings, inputs, {"volumes": len(paths)})
     monitor.message(f"{len(paths)} volumes in {settings.o}")
-    return JobResult(settings.o, tuple(Output(path, OutputKind.MAP) for path in paths))
+    return JobResult(settings.o, tuple(shown_maps(paths)))
 
 
 def volume_name(number: int) -> str:

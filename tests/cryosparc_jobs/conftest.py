@@ -12,9 +12,8 @@ from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.train import train as train_job
 from cryodrgn_ext.progress import SilentMonitor
-from cryodrgn_ext.report.pictures import Pictures, draw_pictures
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryosparc_jobs import lifecycle, publish, running
+from cryosparc_jobs import lifecycle, running
 from tests.cryosparc_jobs.imitated_project import (
     BOX,
     SETTINGS,
@@ -71,22 +70,20 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 
 @pytest.fixture(scope="session")
-def finished_once(refinement: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[JobResult, Pictures]:
-    """What the real job leaves, once, and its pictures."""
+def finished_once(refinement: Path, tmp_path_factory: pytest.TempPathFactory) -> JobResult:
+    """What the real job leaves, once."""
     folder = tmp_path_factory.mktemp("finished")
     settings = TrainSettings(in_parts=refinement / "particles.cs", o=folder / "result", **SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
-        result = train_job(settings, SilentMonitor())
-    return result, draw_pictures(result.directory, folder / "pictures")
+        return train_job(settings, SilentMonitor())
 
 
 @pytest.fixture
-def quick(finished_once: tuple[JobResult, Pictures], monkeypatch: pytest.MonkeyPatch) -> QuickJob:
+def quick(finished_once: JobResult, monkeypatch: pytest.MonkeyPatch) -> QuickJob:
     """Training that takes no time."""
-    job = QuickJob(finished_once[0])
+    job = QuickJob(finished_once)
     true = JOBS["train"]
     stand_in = SimpleNamespace(load=lambda: job, settings_class=true.settings_class)
     monkeypatch.setitem(JOBS, "train", stand_in)  # type: ignore[arg-type]
-    monkeypatch.setattr(publish, "draw_pictures", lambda result, folder: finished_once[1])
     return job

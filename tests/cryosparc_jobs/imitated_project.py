@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,13 @@ class QuickJob:
         if self.first is not None:
             self.first(monitor)
         shutil.copytree(self.result.directory, settings.o, dirs_exist_ok=True)
+
+        def moved(path: Path) -> Path:
+            return settings.o / path.relative_to(self.result.directory)
+
         record = settings.o / "job.yaml"
         record.write_text(record.read_text().replace(str(self.result.directory), str(settings.o)))
-        return JobResult(settings.o, ())
+        return replace(self.result, directory=settings.o, keep=tuple(map(moved, self.result.keep)))
 
 
 def run(lab: Lab, **settings: Any) -> FinishedJob:

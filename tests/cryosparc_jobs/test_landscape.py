@@ -101,7 +101,7 @@ def test_selecting_from_a_landscape_of_some_particles(real: Lab, trained: Finish
         assert_array_equal(job.load_output("particles_state_01")["uid"], uid[label == 1])
         assert_array_equal(job.load_output("particles_rest")["uid"], uid[others])
     np.savetxt(tmp_path / "unseen.txt", [1, 3], fmt="%d")
-    with pytest.raises(InputError, match="among those that the landscape looked at"):
+    with pytest.raises(InputError, match="is among those of the job: name the particles"):
         select(real.cs, project=real.project, workspace="W1", result=finished.uid, indices=tmp_path / "unseen.txt")
 
 

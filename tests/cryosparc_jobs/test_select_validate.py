@@ -103,8 +103,8 @@ def test_result_directory_and_other_particles_of_the_project(real: Lab, trained:
     [
         ({}, InputError, "nothing to select by"),
         ({"state": (9,)}, InputError, "there is no state 9"),
-        ({"state": (0,), "z_norm_max": 0.0}, InputError, "state 00 selects no particles"),
-        ({"cluster": (1,)}, InputError, "cluster needs clusters"),
+        ({"state": (0,), "z_norm_max": 0.0}, InputError, "the combination of conditions selects no particles"),
+        ({"cluster": (1,)}, InputError, "--cluster needs --clusters"),
         ({"in_parts": "x"}, InputError, "in_parts cannot be given: what was learned comes from result="),
         ({"states": (1,)}, InputError, "state"),
         ({"result": "J1", "state": (0,)}, MasterError, r"record of job P1-J1 \(is it a train or abinit job"),
@@ -181,7 +181,7 @@ def interrupt(*_: Any) -> None:
 
 def test_validation_goes_on_where_it_was_stopped(real: Lab, trained: FinishedJob) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validating, "publish_validation", interrupt)
+        patch.setattr(validating, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             check(real, state=(0,), directory="checked")
     assert real.state("J3").history == ["building", "running", "failed"]

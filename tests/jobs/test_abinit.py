@@ -161,12 +161,12 @@ def test_map_and_halves_are_those_of_the_returned_particles(finished: Finished) 
 def test_what_a_job_returns(finished: Finished, search: FakeSearch) -> None:
     result = abinit(ALIGNED, SilentMonitor())
     assert search.calls == []
-    kinds = {output.path.name: output.kind for output in result.outputs}
+    kinds = {output.path.name: output.kind for output in result.files}
     assert kinds == {
         "particles.star": OutputKind.PARTICLES, "map.mrc": OutputKind.MAP, "half1.mrc": OutputKind.HALF_MAP,
         "mask.mrc": OutputKind.MASK, "logfile.pdf": OutputKind.PDF,
     }  # fmt: skip
-    assert all(output.path.is_file() for output in result.outputs)
+    assert all(output.path.is_file() for output in result.files)
     record = yaml.safe_load((OUT / "job.yaml").read_text())
     assert (record["job"], record["status"]) == ("abinit", "finished")
     assert record["results"]["log_likelihood_of_starts"] == [20.0, 27.5, 26.0]
@@ -374,7 +374,7 @@ def test_heterogeneous_results(
     assert {"cdxLatent1", "cdxLatent2"} <= set(names)
     assert sorted(path.name for path in (OUT / "volumes").glob("*.mrc")) == [f"vol_00{i}.mrc" for i in range(3)]
     assert (OUT / "model").is_dir()
-    assert [output.kind for output in result.outputs].count(OutputKind.MAP) == 4
+    assert [output.kind for output in result.files].count(OutputKind.MAP) == 4
     # Without --zdim nothing of it stays, and the poses are those of the search again.
     said = run(SETTINGS)
     assert "Poses from nothing: done before" in said

@@ -40,8 +40,8 @@ def converted(given: str, output: str, **options: object) -> str:
     """Run the job and return what it said."""
     stream = io.StringIO()
     result = convert(ConvertSettings(in_parts=Path(given), o=Path(output), **options), Monitor(stream))  # type: ignore[arg-type]
-    assert result.outputs[0].kind is OutputKind.PARTICLES
-    assert result.outputs[0].path.is_file()
+    assert result.files[0].kind is OutputKind.PARTICLES
+    assert result.files[0].path.is_file()
     return stream.getvalue()
 
 

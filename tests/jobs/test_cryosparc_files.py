@@ -54,7 +54,7 @@ def rows(path: str | Path) -> Record:
 @pytest.mark.parametrize("given", ["J9", "J9/J9_particles.csg", "J9/J9_005_particles.cs"])
 def test_every_way_to_name_a_job_is_trained_on(given: str, job: Path, engine: FakeEngine) -> None:
     result = train(replace(SETTINGS, in_parts=Path(given)), SilentMonitor())
-    particles = [one.path for one in result.outputs if one.kind is OutputKind.PARTICLES]
+    particles = [one.path for one in result.files if one.kind is OutputKind.PARTICLES]
     assert particles == [Path("out/particles.cs"), *(Path(f"out/states/state0{i}/particles.cs") for i in range(3))]
     assert not list(Path("out").rglob("*.star")) or {path.name for path in Path("out").rglob("*.star")} == {"fsc.star"}
     original = read_particles(given)

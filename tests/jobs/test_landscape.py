@@ -100,7 +100,7 @@ def test_clusters_come_back_as_the_users_own_particles(model: Toy) -> None:
     assert whole["cdxState"].tolist() == found["cluster"].tolist()
     np.testing.assert_allclose(whole["cdxVolumePc1"], found["v"][:, 0], rtol=1e-4, atol=1e-4)
     assert np.array_equal(np.load("land/states.npz")["label"], found["cluster"])
-    kinds = {output.path.relative_to("land").as_posix(): output.kind for output in result.outputs}
+    kinds = {output.path.relative_to("land").as_posix(): output.kind for output in result.files}
     assert kinds["states/state02/particles.star"] is OutputKind.PARTICLES
     assert kinds["states/state00/on_data.mrc"] is kinds["components/pc01.mrc"] is OutputKind.MAP
     assert kinds["mask.mrc"] is OutputKind.MASK
@@ -139,7 +139,7 @@ def test_report_and_record(finished: FinishedProject, engine: FakeEngine, monkey
     stream = io.StringIO()
     result = run(Monitor(stream), mapping="learned", mapping_volumes=60)
     assert model.rendered == 30 + 30 + 60 + 30  # mask, comparison, mapping, maps
-    assert result.outputs[-1].kind is OutputKind.PDF
+    assert result.files[-1].kind is OutputKind.PDF
     report = Path("land/report.html").read_text()
     assert report.count("data:image/png") >= 8
     assert "http" not in report.replace("http-equiv", "")

@@ -41,12 +41,12 @@ def data_rows(path: Path) -> list[list[str]]:
 
 def test_what_a_job_returns(finished: FinishedProject, engine: FakeEngine) -> None:
     result = train(SETTINGS, SilentMonitor())  # finds everything done, and returns what there is
-    kinds = [output.kind for output in result.outputs]
+    kinds = [output.kind for output in result.files]
     assert {kind: kinds.count(kind) for kind in OutputKind} == {
         OutputKind.PARTICLES: 4, OutputKind.MAP: 3 + 4 + 1, OutputKind.HALF_MAP: 4, OutputKind.MASK: 4,
         OutputKind.PDF: 1,
     }  # fmt: skip
-    assert all(output.path.is_file() for output in result.outputs)
+    assert all(output.path.is_file() for output in result.files)
     original, returned = data_rows(Path("particles.star")), data_rows(LAYOUT.particles)
     assert [row[: len(original[0])] for row in returned] == original
     labels = [int(row[-1]) for row in returned]
@@ -144,7 +144,7 @@ def test_a_homogeneous_reconstruction_has_one_structure_and_no_latents(project: 
     assert [path.name for path in LAYOUT.volumes.glob("*.mrc")] == ["vol_000.mrc"]
     assert [path.name for path in LAYOUT.states.iterdir()] == ["state00"]
     assert "Homogeneous" in LAYOUT.report.read_text()
-    assert OutputKind.PDF in [output.kind for output in result.outputs]
+    assert OutputKind.PDF in [output.kind for output in result.files]
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("yes", True), ("no", False), ("auto", True)])

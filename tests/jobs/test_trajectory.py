@@ -52,9 +52,9 @@ def latents() -> np.ndarray:
 def test_everything_is_written(trained: Path) -> None:
     settings = TrajectorySettings(in_parts=Path("out"), o=Path("path"), frames=6, nearest=4)
     result = trajectory(settings, SilentMonitor())
-    kinds = [output.kind for output in result.outputs]
+    kinds = [output.kind for output in result.files]
     assert kinds == [OutputKind.MAP] * 6 + [OutputKind.PDF]
-    assert all(output.path.is_file() for output in result.outputs)
+    assert all(output.path.is_file() for output in result.files)
     z = np.loadtxt("path/z_values.txt")
     consensus = read_map(LAYOUT.consensus / "map.mrc").data
     for number, row in enumerate(z):

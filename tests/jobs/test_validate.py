@@ -52,7 +52,7 @@ def said(settings: ValidateSettings) -> str:
 
 def test_states_are_made_of_the_original_images_at_full_size(finished: FinishedProject) -> None:
     result = validate(VALIDATE, SilentMonitor())
-    kinds = [output.kind for output in result.outputs]
+    kinds = [output.kind for output in result.files]
     assert {kind: kinds.count(kind) for kind in OutputKind} == {
         OutputKind.PARTICLES: 3, OutputKind.MAP: 4, OutputKind.HALF_MAP: 4, OutputKind.MASK: 4, OutputKind.PDF: 1,
     }  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 import starfile
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.workflow.job_result import Output, OutputKind
+from cryodrgn_ext.workflow.job_result import OutputFile, OutputKind
 from relion_wrappers.nodes import RelionVersion, running_version, write_nodes
 
 JOB_STARS = {
@@ -39,7 +39,7 @@ def test_nodes_of_each_version(
     for name in FILES:
         (job / name).touch()
     base = tmp_path / job if absolute else job
-    outputs = [Output(base / name, kind) for name, kind in FILES.items()] + [Output(base / "no.mrc", OutputKind.MAP)]
+    outputs = [OutputFile(base / name, kind) for name, kind in {**FILES, "no.mrc": OutputKind.MAP}.items()]
     assert running_version(job) is version
     names = write_nodes(job, outputs)
     table = starfile.read(job / "RELION_OUTPUT_NODES.star")

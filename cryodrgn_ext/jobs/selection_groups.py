@@ -1,0 +1,126 @@
+"""Which particles a selection chooses, all together and by the states or clusters that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
+from cryodrgn_ext.analysis.selection import (
+    combine,
+    complement,
+    latent_columns,
+    read_index_file,
+    select_labels,
+    select_ranges,
+)
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.returned_particles import require_particles
+
+IndexArray = NDArray[np.int64]
+TOGETHER = "selected"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of the particles of a result that meet all of the conditions.
+
+    Attributes
+    ----------
+    settings : SelectSettings
+    result : LearnedResult
+    """
+
+    settings: SelectSettings
+    result: LearnedResult
+
+    @cached_property
+    def rows(self) -> IndexArray:
+        """Rows (n,), increasing, of all that is selected.
+
+        Raises
+        ------
+        InputError
+            When no condition is given, or one cannot be met.
+        """
+        settings, n = self.settings, self.result.particles.n
+        conditions: list[IndexArray] = []
+        if settings.state:
+            conditions.append(select_labels(self.result.require_states().label, settings.state, "state"))
+        if settings.indices is not None:
+            conditions.append(read_index_file(settings.indices, n))
+        conditions += self._latent_conditions()
+        if not conditions:
+            raise InputError("nothing to select by: give --state, --cluster with --clusters, --z_range, --z_norm_max "
+                             "or --indices.")  # fmt: skip
+        chosen = combine(conditions, "intersection")
+        if settings.invert:
+            chosen = complement(chosen, n)
+        if self.result.only_state is None or self.result.states is None:
+            return chosen
+        # RELION offers the particles of every state as an input: a selection from them must not bring others back.
+        own = select_labels(self.result.states.label, [self.result.only_state], "state")
+        return combine([chosen, own], "intersection")
+
+    def groups(self) -> dict[str, IndexArray]:
+        """Rows of every group that is not empty, by name.
+
+        Each wanted state is a group, ``state_02``; without states each wanted cluster, ``cluster_02``; without either,
+        and with ``invert``, everything together is the one group ``selected``.
+        """
+        settings, rows = self.settings, self.rows
+        if settings.invert or not (settings.state or settings.cluster):
+            return {TOGETHER: rows}
+        if settings.state:
+            what, wanted, label = "state", settings.state, self.result.require_states().label
+        else:
+            what, wanted, label = "cluster", settings.cluster, self._cluster_label
+        groups = {f"{what}_{number:02d}": rows[label[rows] == number] for number in dict.fromkeys(wanted)}
+        return {name: found for name, found in groups.items() if len(found)}
+
+    def rest(self) -> IndexArray:
+        """Rows of all particles that are not selected."""
+        return complement(self.rows, self.result.particles.n)
+
+    @cached_property
+    def _cluster_label(self) -> NDArray[np.int32]:
+        if self.settings.clusters is None:
+            raise InputError("--cluster needs --clusters, the number of clusters to cut the latents into.")
+        z = self.result.require_latents().z
+        return cluster_latents(z, self.settings.clusters, seed=self.settings.seed).label
+
+    def _latent_conditions(self) -> list[IndexArray]:
+        settings = self.settings
+        if settings.clusters is not None and not settings.cluster:
+            raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
+        conditions = []
+        if settings.cluster:
+            conditions.append(select_labels(self._cluster_label, settings.cluster, "cluster"))
+        if settings.z_range:
+            z = self.result.require_latents().z
+            columns = latent_columns(z, pc=principal_components(z).projections)
+            # A bare number is a latent dimension: 1:-0.5:2 means z1:-0.5:2.
+            ranges = [f"z{text}" if text[:1].isdigit() else text for text in settings.z_range]
+            conditions.append(select_ranges(columns, ranges))
+        if settings.z_norm_max is not None:
+            z = self.result.require_latents().z
+            conditions.append(np.flatnonzero(np.linalg.norm(z, axis=1) <= settings.z_norm_max))
+        return conditions
+
+
+def read_selection(settings: SelectSettings) -> Selection:
+    """Read the result that the settings name, and see that something of it is selected.
+
+    Raises
+    ------
+    InputError
+        When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
+    """
+    selection = Selection(settings, read_learned_result(settings.in_parts))
+    require_particles(selection.rows, "the combination of conditions")
+    return selection
