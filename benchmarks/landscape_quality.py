@@ -38,11 +38,9 @@ import numpy as np
 import torch
 import yaml
 from scipy.spatial import KDTree
-from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import adjusted_rand_score
 
-from cryodrgn_ext.analysis.latents import cluster_latents
-from cryodrgn_ext.analysis.loops import closing_gap, most_persistent_loop
+from cryodrgn_ext.analysis.loops import closure_of_particles
 from cryodrgn_ext.jobs.landscape import landscape
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -60,7 +58,6 @@ from cryodrgn_ext.simulate.motions.mixtures import CENTERS, STEP_RAD
 
 RARE_FRACTION = 0.003
 NEIGHBOURS = 50
-MIDDLES = 48
 Groups = Callable[[GroundTruth], np.ndarray]
 
 
@@ -131,10 +128,8 @@ def coordinates(name: str, truth: GroundTruth) -> np.ndarray:
 
 def closure(v: np.ndarray) -> dict[str, float]:
     """Whether the particles lie on a closed curve."""
-    middles = cluster_latents(v, MIDDLES).label
-    points = np.stack([v[middles == k].mean(axis=0) for k in range(MIDDLES)]).astype(float)
-    found = most_persistent_loop(squareform(pdist(points)))
-    return {"loop": round(found.persistence, 2), "gap": round(closing_gap(points), 2)}
+    found = closure_of_particles(v)
+    return {} if found is None else {"loop": round(found.persistence, 2), "gap": round(found.gap, 2)}
 
 
 def rare_found(truth: GroundTruth, cluster: np.ndarray) -> dict[str, float]:

@@ -11,9 +11,60 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
+
+from cryodrgn_ext.analysis.latents import cluster_latents
 
 FloatArray = NDArray[np.float64]
 MOST_POINTS = 100  # a filled complex has their third power of triangles
+MIDDLES = 48  # groups of particles that stand for the curve
+FEWEST_PER_MIDDLE = 5
+# Clouds of 48 normal points in 2 to 5 dimensions have persistences up to 1.8 (60 of them), and no gap.
+PERSISTENCE_OF_A_LOOP = 2.0
+GAP_OF_A_LOOP = 3.0
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Whether particles lie on a closed curve.
+
+    Attributes
+    ----------
+    persistence : float
+        Of the most persistent loop; see :attr:`Loop.persistence`.
+    gap : float
+        See :func:`closing_gap`.
+    """
+
+    persistence: float
+    gap: float
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether both say so, with a margin over clouds without structure."""
+        return self.persistence > PERSISTENCE_OF_A_LOOP and self.gap < GAP_OF_A_LOOP
+
+
+def closure_of_particles(v: NDArray[np.floating], seed: int = 0) -> Closure | None:
+    """Look for a closed curve among particles (N, d) in a space of volumes, by the middles of groups of them.
+
+    Parameters
+    ----------
+    v : ndarray
+        (N, d) coordinates whose distances are those of volumes, such as volume components.
+    seed : int
+        Of the grouping.
+
+    Returns
+    -------
+    Closure or None
+        None with fewer than two dimensions or five particles for each of 48 groups.
+    """
+    if v.shape[1] < 2 or len(np.unique(v[: 100 * MIDDLES], axis=0)) < FEWEST_PER_MIDDLE * MIDDLES:
+        return None
+    clusters = cluster_latents(v, MIDDLES, seed=seed)
+    points = np.stack([v[clusters.label == k].mean(axis=0) for k in range(clusters.n_clusters)]).astype(np.float64)
+    return Closure(most_persistent_loop(squareform(pdist(points))).persistence, closing_gap(points))
 
 
 @dataclass(frozen=True)
