@@ -16,6 +16,7 @@ independent, so that the correlation of their difference maps inside the mask te
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,20 @@ def comparison_radius(consensus_fsc: NDArray[np.floating], limit: int) -> int:
     return min(max(reliable, MIN_RADIUS), MAX_RADIUS, limit)
 
 
+class Products(NamedTuple):
+    """Inner products of the difference maps of two halves: with each other, and each with itself."""
+
+    between: float
+    first: float
+    second: float
+
+    @property
+    def correlation(self) -> float:
+        """Of the two maps; 0 when one of them has no difference at all."""
+        norm = (self.first * self.second) ** 0.5
+        return self.between / norm if norm > 0 else 0.0
+
+
 class ConsensusComparison:
     """Comparison of sets of particles with all particles, in a low band and a small box of the same extent.
 
@@ -55,15 +70,21 @@ class ConsensusComparison:
         self.grid = FourierGrid(small, given.radius, given.oversampling)
         self.mask = crop_map(mask, small).clamp(0, 1)
         self._references = [_ratio(sums) for sums in (all1, all2)]
-        self._maps = [
-            replace(sums, grid=self.grid, numerator=sums.numerator.cpu(), weight=sums.weight.cpu()).solve()
+        small = [
+            replace(sums, grid=self.grid, numerator=sums.numerator.cpu(), weight=sums.weight.cpu())
             for sums in (all1, all2)
         ]
+        self._maps = [sums.solve() for sums in small]
         self.prior_precision = self._prior()
+        self._filtered = [sums.solve(self.prior_precision) for sums in small]
 
     def consensus_map(self, half: int) -> Tensor:
         """(d, d, d) unfiltered map of all particles of half 1 or 2, in the small box."""
         return self._maps[half - 1]
+
+    def filtered_map(self, half: int) -> Tensor:
+        """(d, d, d) Wiener-filtered map of all particles of half 1 or 2, in the small box, as differences are."""
+        return self._filtered[half - 1]
 
     def _prior(self) -> Tensor:
         """(radius + 1,) one over the power that both halves of the consensus share in each shell; no mean."""
@@ -102,11 +123,14 @@ class ConsensusComparison:
         residual = sums.numerator[core].cpu() - weight * self._references[half - 1]
         return replace(sums, grid=self.grid, numerator=residual, weight=weight).solve(self.prior_precision)
 
+    def products(self, difference1: Tensor, difference2: Tensor) -> Products:
+        """Inner products of the two halves' difference maps inside the mask."""
+        a, b = (difference1 * self.mask).double(), (difference2 * self.mask).double()
+        return Products(float((a * b).sum()), float(a.square().sum()), float(b.square().sum()))
+
     def correlation(self, difference1: Tensor, difference2: Tensor) -> float:
         """Correlation of the two halves' difference maps inside the mask; 0 when one has no difference at all."""
-        a, b = (difference1 * self.mask).double(), (difference2 * self.mask).double()
-        norm = float((a.square().sum() * b.square().sum()).sqrt())
-        return float((a * b).sum()) / norm if norm > 0 else 0.0
+        return self.products(difference1, difference2).correlation
 
 
 def _ratio(sums: BackprojectionSums) -> Tensor:

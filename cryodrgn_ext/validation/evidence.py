@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from cryodrgn_ext.validation.differences import Products
+
 SIGNIFICANCE = 0.01  # chance of any false "distinct" among all states of a job
 
 
@@ -33,8 +35,13 @@ class Evidence:
         Correlation of the two halves' difference maps to the consensus, inside the mask.
     null_halves : ndarray
         (m,) the same of random subsets with the sizes of the states.
+    halves_strength : float
+        Inner product of the two difference maps, in units of what random subsets of this size have of noise: a
+        correlation where there is no difference, and without its bound of 1 where there is one.
+    null_strength : ndarray
+        (m,) the same of the random subsets.
     halves_p : float
-        Chance that one more random subset correlates as well (one-sided t-test of one value against a sample).
+        Chance that one more random subset has this strength (one-sided t-test of one value against a sample).
     single_images : float
         Correlation over single images of the strength of the difference, between disjoint sets of coefficients.
     single_images_error : float
@@ -48,6 +55,8 @@ class Evidence:
     verdict: Verdict
     halves: float
     null_halves: NDArray[np.float64]
+    halves_strength: float
+    null_strength: NDArray[np.float64]
     halves_p: float
     single_images: float
     single_images_error: float
@@ -65,22 +74,79 @@ class Evidence:
         )
 
 
+class RandomSubsets:
+    """Products of the difference maps of random subsets, and what they say of noise.
+
+    The squared size of a subset's difference map is its noise, which falls with its number of particles. A correlation
+    is bounded by 1, so that with few random subsets even a perfect one could not be told from chance; the inner product
+    of the two maps over the noise that subsets of the same size have is not bounded.
+    """
+
+    def __init__(self) -> None:
+        self._products: list[Products] = []
+        self._sizes: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._products)
+
+    def add(self, products: Products, n1: int, n2: int) -> None:
+        """Take one more: its products, and its numbers of particles in the halves."""
+        self._products.append(products)
+        self._sizes.append((n1, n2))
+
+    @property
+    def correlations(self) -> NDArray[np.float64]:
+        """(m,) between the halves' difference maps."""
+        return np.array([products.correlation for products in self._products])
+
+    @property
+    def strengths(self) -> NDArray[np.float64]:
+        """(m,) of the subsets themselves; see :meth:`strength`."""
+        return np.array([self.strength(one, *size) for one, size in zip(self._products, self._sizes, strict=True)])
+
+    def strength(self, products: Products, n1: int, n2: int) -> float:
+        """Inner product in units of the noise of two random subsets of ``n1`` and ``n2`` particles."""
+        own = list(zip(self._products, self._sizes, strict=True))
+        noise1 = float(np.mean([one.first * size[0] for one, size in own]))
+        noise2 = float(np.mean([one.second * size[1] for one, size in own]))
+        return float(products.between * np.sqrt(n1 * n2 / max(noise1 * noise2, 1e-300)))
+
+
 def judge(
-    halves: float, null_halves: NDArray[np.float64], single_images: float, single_images_error: float, n_states: int
+    products: Products,
+    sizes: tuple[int, int],
+    random: RandomSubsets,
+    single_images: float,
+    single_images_error: float,
+    n_states: int,
 ) -> Evidence:
     """Verdict on one of ``n_states`` states, each tested at a significance of 0.01 / ``n_states``.
 
-    Parameters are those of :class:`Evidence`; ``null_halves`` has at least two values.
+    Parameters
+    ----------
+    products : Products
+        Of the state's two difference maps.
+    sizes : pair of int
+        Its particles in the two halves.
+    random : RandomSubsets
+        At least two.
+    single_images, single_images_error : float
+        As in :class:`Evidence`.
+    n_states : int
     """
-    m = len(null_halves)
-    spread = max(float(null_halves.std(ddof=1)) * np.sqrt(1 + 1 / m), 1e-12)
-    halves_p = float(student.sf((halves - null_halves.mean()) / spread, m - 1))
+    strength, null = random.strength(products, *sizes), random.strengths
+    spread = max(float(null.std(ddof=1)) * np.sqrt(1 + 1 / len(null)), 1e-12)
+    halves_p = float(student.sf((strength - null.mean()) / spread, len(null) - 1))
     single_images_p = float(norm.sf(single_images / single_images_error))
     distinct = max(halves_p, single_images_p) < SIGNIFICANCE / n_states
     verdict = Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE
-    return Evidence(verdict, halves, null_halves, halves_p, single_images, single_images_error, single_images_p)
+    return Evidence(
+        verdict, products.correlation, random.correlations, strength, null, halves_p, single_images,
+        single_images_error, single_images_p,
+    )  # fmt: skip
 
 
 def not_tested(reason: str) -> Evidence:
     """Evidence of a state that cannot be compared."""
-    return Evidence(Verdict.NOT_TESTED, np.nan, np.empty(0), np.nan, np.nan, np.nan, np.nan, reason)
+    nan, none = np.nan, np.empty(0)
+    return Evidence(Verdict.NOT_TESTED, nan, none, nan, none, nan, nan, nan, nan, reason)

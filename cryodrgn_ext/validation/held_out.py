@@ -21,6 +21,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.validation.differences import ConsensusComparison
+from cryodrgn_ext.validation.nuisances import ExpectedChanges, outside, second_order_fits
 
 IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02
 SECTORS = 4  # of the half plane
@@ -32,14 +33,14 @@ IMAGES_PER_BATCH = 256
 class _Sample:
     """Images of one half as they are compared: what the consensus of the other half leaves of them.
 
-    ``residual`` (B, M) complex, ``expected`` (B, M) complex image of the consensus, ``ctf`` (B, M), ``points``
-    (B, M, 3).
+    ``residual`` (B, M) complex, ``ctf`` (B, M), ``points`` (B, M, 3); ``changes`` of the images that this consensus
+    expects.
     """
 
     residual: Tensor
-    expected: Tensor
     ctf: Tensor
     points: Tensor
+    changes: ExpectedChanges
 
 
 class HeldOutCoordinates:
@@ -62,6 +63,7 @@ class HeldOutCoordinates:
         self._device = device
         radius = comparison.grid.radius
         self._count = min(images.plane.prefix(radius), images.source.n_coefficients)
+        self._kxy = images.plane.kxy[: self._count].to(device)
         self._sets = [chosen.to(device) for chosen in disjoint_sets(images.plane.kxy[: self._count])]
         rng = np.random.default_rng([seed, 6])
         self._samples: dict[int, _Sample] = {}
@@ -77,13 +79,15 @@ class HeldOutCoordinates:
         return float(1 / np.sqrt(sum(len(sample.ctf) for sample in self._samples.values())))
 
     def _take(self, images: ParticleImages, rows: Tensor, other_half: int) -> _Sample:
-        consensus = self._volume(self._comparison.consensus_map(other_half))
+        changes = ExpectedChanges.of(self._comparison, other_half, self._device)
+        consensus = changes.means[0]
         parts: list[tuple[Tensor, ...]] = []
         for some in rows.split(IMAGES_PER_BATCH):
             batch = images.batch(some, self._count, self._device)
             expected = batch.ctf * consensus.slice(batch.points)
-            parts.append((batch.coefficients - expected, expected, batch.ctf, batch.points))
-        return _Sample(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            parts.append((batch.coefficients - expected, batch.ctf, batch.points))
+        residual, ctf, points = (torch.cat(column) for column in zip(*parts, strict=True))
+        return _Sample(residual, ctf, points, changes)
 
     def _volume(self, volume: Tensor) -> FourierVolume:
         grid = self._comparison.grid
@@ -107,12 +111,14 @@ class HeldOutCoordinates:
 
     def _correlation(self, difference: Tensor, sample: _Sample) -> float:
         volume = self._volume(difference * self._comparison.mask)
+        second_order = second_order_fits(min(len(chosen) for chosen in self._sets))
         strengths: list[list[Tensor]] = [[], []]
         for start in range(0, len(sample.ctf), IMAGES_PER_BATCH):
             part = slice(start, start + IMAGES_PER_BATCH)
             pattern = sample.ctf[part] * volume.slice(sample.points[part])
+            changes = sample.changes.images(sample.ctf[part], sample.points[part], self._kxy, second_order)
             for chosen, out in zip(self._sets, strengths, strict=True):
-                out.append(_strength(pattern, sample.residual[part], sample.expected[part], chosen))
+                out.append(_strength(pattern[:, chosen], sample.residual[part][:, chosen], changes[:, :, chosen]))
         a, b = (torch.cat(values).double().cpu().numpy() for values in strengths)
         if a.std() == 0 or b.std() == 0:
             return 0.0
@@ -151,16 +157,8 @@ def disjoint_sets(kxy: Tensor) -> tuple[Tensor, Tensor]:
     return (inside & even).nonzero()[:, 0], (inside & ~even).nonzero()[:, 0]
 
 
-def _strength(pattern: Tensor, residual: Tensor, expected: Tensor, chosen: Tensor) -> Tensor:
-    """(B,) strength of a pattern in residuals, in units of its noise, from some of the coefficients.
-
-    The part of the pattern that is parallel to the expected image is removed first: images differ in their contrast.
-    """
-    pattern, residual, expected = pattern[:, chosen], residual[:, chosen], expected[:, chosen]
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        return (a.conj() * b).real.sum(dim=1, keepdim=True)
-
-    tiny = torch.finfo(torch.float32).tiny
-    pattern = pattern - expected * (product(expected, pattern) / product(expected, expected).clamp_min(tiny))
-    return (product(pattern, residual) / product(pattern, pattern).clamp_min(tiny).sqrt())[:, 0]
+def _strength(pattern: Tensor, residual: Tensor, changes: Tensor) -> Tensor:
+    """(B,) strength of a pattern (B, M) in residuals (B, M), in units of its noise, outside changes (B, K, M)."""
+    pattern = outside(pattern, changes)
+    size = pattern.abs().square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+    return (pattern.conj() * residual).real.sum(dim=1) / size

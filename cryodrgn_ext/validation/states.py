@@ -20,7 +20,7 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves, with_mask
 from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
-from cryodrgn_ext.validation.evidence import Evidence, judge, not_tested
+from cryodrgn_ext.validation.evidence import Evidence, RandomSubsets, judge, not_tested
 from cryodrgn_ext.validation.held_out import HeldOutCoordinates
 
 MIN_RANDOM_SUBSETS = 12
@@ -215,7 +215,7 @@ class _Tester:
 
     def __init__(self, comparison: ConsensusComparison, held_out: HeldOutCoordinates) -> None:
         self.comparison, self.held_out = comparison, held_out
-        self.null_halves: list[float] = []
+        self.random = RandomSubsets()
 
     def _differences(self, sums: list[BackprojectionSums]) -> list[Tensor]:
         return [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
@@ -242,10 +242,10 @@ class _Tester:
                 subset = [np.flatnonzero((shuffled == name) & (half_set == half)) for half in (1, 2)]
                 if min(len(part) for part in subset) < MIN_PARTICLES_PER_HALF:
                     continue
-                what = f"Random subset {len(self.null_halves) + 1}"
+                what = f"Random subset {len(self.random) + 1}"
                 radius = self.comparison.grid.radius
                 sums = [_sums(images, part, radius, device, monitor, what) for part in subset]
-                self.null_halves.append(self.comparison.correlation(*self._differences(sums)))
+                self.random.add(self.comparison.products(*self._differences(sums)), *(len(part) for part in subset))
 
     def evidence(self, sums: list[BackprojectionSums], n_states: int, is_everything: bool) -> Evidence:
         """Evidence of the state with these sums of its two halves."""
@@ -254,12 +254,13 @@ class _Tester:
             return not_tested("it holds all particles")
         if fewest < MIN_PARTICLES_PER_HALF:
             return not_tested(f"only {fewest} particles in one half-set")
-        if len(self.null_halves) < 2:
+        if len(self.random) < 2:
             return not_tested("the states are too small for random subsets of their sizes")
         differences = self._differences(sums)
         return judge(
-            self.comparison.correlation(*differences),
-            np.array(self.null_halves),
+            self.comparison.products(*differences),
+            (sums[0].n_particles, sums[1].n_particles),
+            self.random,
             self.held_out.agreement(*differences),
             self.held_out.standard_error,
             n_states,
