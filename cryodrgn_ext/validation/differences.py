@@ -70,13 +70,13 @@ class ConsensusComparison:
         self.grid = FourierGrid(small, given.radius, given.oversampling)
         self.mask = crop_map(mask, small).clamp(0, 1)
         self._references = [_ratio(sums) for sums in (all1, all2)]
-        small = [
+        in_band = [
             replace(sums, grid=self.grid, numerator=sums.numerator.cpu(), weight=sums.weight.cpu())
             for sums in (all1, all2)
         ]
-        self._maps = [sums.solve() for sums in small]
+        self._maps = [sums.solve() for sums in in_band]
         self.prior_precision = self._prior()
-        self._filtered = [sums.solve(self.prior_precision) for sums in small]
+        self._filtered = [sums.solve(self.prior_precision) for sums in in_band]
 
     def consensus_map(self, half: int) -> Tensor:
         """(d, d, d) unfiltered map of all particles of half 1 or 2, in the small box."""
