@@ -1,8 +1,7 @@
-"""Replicate runs on the same particles: do latents and clusterings agree, and filters across them (thesis 4.4.10)."""
+"""Replicate runs on the same particles: do latents and clusterings agree (thesis 4.4.10)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from cryodrgn_ext.analysis.agreement import predict_from_neighbors
-from cryodrgn_ext.analysis.selection import combine
 from cryodrgn_ext.errors import InputError
 
 IndexArray = NDArray[np.int64]
@@ -153,35 +151,3 @@ def common_particles(first: IdentifierArray, second: IdentifierArray) -> tuple[I
         raise InputError("the two runs have no particle in common: they are not replicates of each other")
     order = np.argsort(in_first)
     return in_first[order].astype(np.int64), in_second[order].astype(np.int64)
-
-
-def combine_across_runs(
-    selections: Sequence[tuple[IdentifierArray, IndexArray]], how: str = "intersection"
-) -> IdentifierArray:
-    """Combine selections from runs whose particles need not be the same or in the same order.
-
-    Parameters
-    ----------
-    selections : sequence of (uid, indices)
-        Identifiers (N,) of a run's particles, and the selected rows.
-    how : str
-        ``union``, ``intersection`` or ``difference`` (the first without all others).
-
-    Returns
-    -------
-    ndarray
-        Identifiers, increasing; :func:`rows_of` finds their rows in any run.
-
-    Raises
-    ------
-    InputError
-        When there is nothing to combine or ``how`` is unknown.
-    """
-    # Bits of the identifiers as signed numbers: sets do not mind, and the order of the result is restored below.
-    chosen = [np.unique(uid[rows]).view(np.int64) for uid, rows in selections]
-    return np.sort(combine([np.sort(uids) for uids in chosen], how).view(np.uint64))
-
-
-def rows_of(uid: IdentifierArray, wanted: IdentifierArray) -> IndexArray:
-    """Rows of a run's particles (N,) whose identifiers are ``wanted``, increasing."""
-    return np.flatnonzero(np.isin(uid, wanted))

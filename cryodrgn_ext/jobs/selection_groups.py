@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
+from cryodrgn_ext.analysis.mixtures import Mixture, fit_mixture, mixture_outliers, outlier_components
 from cryodrgn_ext.analysis.selection import (
     combine,
     complement,
@@ -19,6 +21,9 @@ from cryodrgn_ext.analysis.selection import (
 )
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.results.chosen_rows import TABLES
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
 
@@ -48,19 +53,26 @@ class Selection:
         InputError
             When no condition is given, or one cannot be met.
         """
-        settings, n = self.settings, self.result.particles.n
+        settings, particles = self.settings, self.result.particles
         conditions: list[IndexArray] = []
         if settings.state:
             conditions.append(select_labels(self.result.require_states().label, settings.state, "state"))
         if settings.indices is not None:
-            conditions.append(read_index_file(settings.indices, n))
+            conditions.append(read_index_file(settings.indices, particles.n))
         conditions += self._latent_conditions()
-        if not conditions:
-            raise InputError("nothing to select by: give --state, --cluster with --clusters, --z_range, --z_norm_max "
-                             "or --indices.")  # fmt: skip
-        chosen = combine(conditions, "intersection")
+        conditions += [particles_in(path, particles) for path in settings.intersection]
+        added = [particles_in(path, particles, every_one=True) for path in settings.union]
+        taken = [particles_in(path, particles) for path in settings.difference]
+        if not (conditions or added or taken):
+            raise InputError(
+                "nothing to select by: give --state, --cluster with --clusters or --mixture, --z_range, --z_norm_max, "
+                "--indices, --intersection, --union or --difference."
+            )
+        nothing, everything = np.empty(0, np.int64), np.arange(particles.n)
+        chosen = combine(conditions, "intersection") if conditions else nothing if added else everything
+        chosen = combine([combine([chosen, *added], "union"), *taken], "difference")
         if settings.invert:
-            chosen = complement(chosen, n)
+            chosen = complement(chosen, particles.n)
         if self.result.only_state is None or self.result.states is None:
             return chosen
         # RELION offers the particles of every state as an input: a selection from them must not bring others back.
@@ -71,10 +83,10 @@ class Selection:
         """Rows of every group that is not empty, by name.
 
         Each wanted state is a group, ``state_02``; without states each wanted cluster, ``cluster_02``; without either,
-        and with ``invert``, everything together is the one group ``selected``.
+        and with ``invert`` or ``union``, everything together is the one group ``selected``.
         """
         settings, rows = self.settings, self.rows
-        if settings.invert or not (settings.state or settings.cluster):
+        if settings.invert or settings.union or not (settings.state or settings.cluster):
             return {TOGETHER: rows}
         if settings.state:
             what, wanted, label = "state", settings.state, self.result.require_states().label
@@ -88,17 +100,49 @@ class Selection:
         return complement(self.rows, self.result.particles.n)
 
     @cached_property
+    def _mixture(self) -> Mixture:
+        assert self.settings.mixture is not None
+        return fit_mixture(self.result.require_latents().z, self.settings.mixture, seed=self.settings.seed)
+
+    @cached_property
     def _cluster_label(self) -> NDArray[np.int32]:
+        if self.settings.mixture is not None:
+            return self._mixture.label
         if self.settings.clusters is None:
-            raise InputError("--cluster needs --clusters, the number of clusters to cut the latents into.")
+            raise InputError(
+                "--cluster needs --clusters, the number of clusters to cut the latents into, or --mixture."
+            )
         z = self.result.require_latents().z
         return cluster_latents(z, self.settings.clusters, seed=self.settings.seed).label
 
+    def _mixture_conditions(self) -> list[IndexArray]:
+        """Conditions that only a mixture can tell."""
+        settings = self.settings
+        if settings.mixture is None:
+            for name, given in (("probability", settings.probability is not None),
+                                ("outliers", settings.outliers != "keep")):  # fmt: skip
+                if given:
+                    raise InputError(f"--{name} needs --mixture, the number of Gaussians to describe the latents by.")
+            return []
+        if settings.clusters is not None:
+            raise InputError("give --clusters (k-means) or --mixture (Gaussians), not both.")
+        conditions = []
+        if settings.probability is not None:
+            conditions.append(np.flatnonzero(self._mixture.probability >= settings.probability))
+        if settings.outliers != "keep":
+            far = np.isin(self._mixture.label, outlier_components(self.result.require_latents().z, self._mixture))
+            outliers = combine([np.flatnonzero(far), mixture_outliers(self._mixture)], "union")
+            only = settings.outliers == "only"
+            conditions.append(outliers if only else complement(outliers, self.result.particles.n))
+        if not conditions and not settings.cluster:
+            raise InputError("--mixture needs --cluster, the Gaussians to keep, --probability or --outliers.")
+        return conditions
+
     def _latent_conditions(self) -> list[IndexArray]:
         settings = self.settings
+        conditions = self._mixture_conditions()
         if settings.clusters is not None and not settings.cluster:
             raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
-        conditions = []
         if settings.cluster:
             conditions.append(select_labels(self._cluster_label, settings.cluster, "cluster"))
         if settings.z_range:
@@ -111,6 +155,35 @@ class Selection:
             z = self.result.require_latents().z
             conditions.append(np.flatnonzero(np.linalg.norm(z, axis=1) <= settings.z_norm_max))
         return conditions
+
+
+def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) -> IndexArray:
+    """Rows of the particles that a selection holds, matched by uid: of replicate runs no order is the same.
+
+    Parameters
+    ----------
+    path : Path
+        A table of particles, a folder with one, or rows of these particles (.txt, .npy, .pkl).
+    particles : ParticleSet
+    every_one : bool
+        Whether a particle that is not among ``particles`` is an error; else it does not matter.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, or shares no particle with ``particles``.
+    """
+    if path.is_dir() and Layout(path).particles.is_file():
+        path = Layout(path).particles
+    if path.suffix.lower() not in TABLES and not path.is_dir():
+        return read_index_file(path, particles.n)
+    uid = read_particles(path, require_poses=False).uid
+    if every_one:
+        return np.unique(particles.find_uids(uid)).astype(np.int64)
+    rows = np.flatnonzero(np.isin(particles.uid, uid))
+    if len(rows) == 0:
+        raise InputError(f"{path} has none of the particles of {particles.path}: it is not of a run on the same ones.")
+    return rows
 
 
 def read_selection(settings: SelectSettings) -> Selection:

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 
-from cryodrgn_ext.analysis.replicates import (
-    combine_across_runs,
-    common_particles,
-    compare_clusterings,
-    compare_latents,
-    rows_of,
-)
+from cryodrgn_ext.analysis.replicates import common_particles, compare_clusterings, compare_latents
 from cryodrgn_ext.errors import InputError
 
 
@@ -68,26 +62,13 @@ def test_what_cannot_be_compared(first: list[int], second: list[int], says: str)
         compare_clusterings(np.array(first, np.int64), np.array(second, np.int64))
 
 
-def test_filters_across_runs_with_other_rows_and_order() -> None:
+def test_common_particles_of_runs_with_other_rows_and_order() -> None:
     rng = np.random.default_rng(2)
     everything = rng.integers(0, 2**64, 50, dtype=np.uint64)
     first, second = everything[:40], rng.permutation(everything[10:])
     in_first, in_second = common_particles(first, second)
     assert np.array_equal(first[in_first], second[in_second])
     assert np.array_equal(in_first, np.arange(10, 40))
-    keep_first, keep_second = np.arange(5, 30), np.flatnonzero(np.isin(second, everything[20:45]))
-    sets = {"first": set(everything[5:30].tolist()), "second": set(everything[20:45].tolist())}
-    expected = {
-        "union": sets["first"] | sets["second"],
-        "intersection": sets["first"] & sets["second"],
-        "difference": sets["first"] - sets["second"],
-    }
-    for how, uids in expected.items():
-        found = combine_across_runs([(first, keep_first), (second, keep_second)], how)
-        assert set(found.tolist()) == uids
-        assert np.all(np.diff(found.astype(object)) > 0)
-    common = combine_across_runs([(first, keep_first), (second, keep_second)])
-    assert np.array_equal(rows_of(first, common), np.arange(20, 30))
 
 
 def test_runs_that_are_no_replicates() -> None:

@@ -10,7 +10,7 @@ from cryodrgn_ext.settings import Settings, setting
 
 @dataclass(frozen=True)
 class SelectSettings(Settings):
-    """What ``select`` can be told; several conditions are all to be met."""
+    """Options of ``select``; several conditions are all to be met."""
 
     in_parts: Path = setting(
         help="particles.star of a train, abinit (--zdim) or landscape job or of one of its states, or the result "
@@ -20,14 +20,35 @@ class SelectSettings(Settings):
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"
     )
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
-    cluster: tuple[int, ...] = setting((), low=0, help="Clusters to keep, by number (from 0), when --clusters is given")
-    clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents anew into so many clusters")
+    cluster: tuple[int, ...] = setting(
+        (), low=0, help="Clusters to keep, by number (from 0), when --clusters or --mixture is given"
+    )
+    clusters: int | None = setting(None, low=1, high=10_000, help="Cut the latents into so many clusters (k-means)")
+    mixture: int | None = setting(
+        None, low=1, high=1000, help="Describe the latents by so many Gaussians, which are the clusters to choose among"
+    )
+    probability: float | None = setting(
+        None, low=0, high=1, help="With --mixture: keep particles that belong to their Gaussian with this probability"
+    )
+    outliers: str = setting(
+        "keep",
+        choices=("keep", "drop", "only"),
+        help="With --mixture: what to do with particles that no Gaussian explains (one in 10,000 of a Gaussian is as "
+        "far out) and with Gaussians far from all others",
+    )
     z_range: tuple[str, ...] = setting(
         (), help="Latent intervals to keep, as column:low:high (z1:-0.5:2, pc1::0); either end may be left out"
     )
     indices: Path | None = setting(
         None, help="File with the rows to keep (numbers from 0): .txt, .npy, or a pickle of indices as cryoDRGN writes"
     )
+    intersection: tuple[Path, ...] = setting(
+        (),
+        help="Keep only particles that are in all of these selections: .star, .cs, or a folder of a state, of this "
+        "or of replicate runs (matched by uid); or rows of this one as .txt, .npy, .pkl",
+    )
+    union: tuple[Path, ...] = setting((), help="Add the particles of these selections to those of the conditions")
+    difference: tuple[Path, ...] = setting((), help="Take the particles of these selections away, at last")
     z_norm_max: float | None = setting(None, low=0, help="Drop particles whose latent is longer than this (outliers)")
     invert: bool = setting(False, help="Keep what the conditions leave out")
     star_columns: str = setting(
