@@ -21,9 +21,9 @@ class Job:
     Attributes
     ----------
     name : str
-        Sub-command, and module of the job in this package.
+        Sub-command.
     settings_name : str
-        Settings class in ``cryodrgn_ext.jobs.options.<name>``.
+        Settings class in ``cryodrgn_ext.jobs.options.<module>``.
     summary : str
         One sentence for help texts.
     positional : tuple of str
@@ -34,6 +34,8 @@ class Job:
         Settings that get RELION's ten parameter fields; the first ten when empty.
     has_directory : bool
         Whether ``--o`` is a directory that the job fills (and where run.log goes).
+    module : str
+        Module of the job in this package, and its function there; the name with ``_`` for ``-`` when empty.
     """
 
     name: str
@@ -43,17 +45,22 @@ class Job:
     relion_program: str = ""
     shown: tuple[str, ...] = ()
     has_directory: bool = True
+    module: str = ""
 
     @property
     def settings_class(self) -> type[Settings]:
         """The settings class (a light import)."""
-        module = importlib.import_module(f"cryodrgn_ext.jobs.options.{self.name}")
+        module = importlib.import_module(f"cryodrgn_ext.jobs.options.{self._module}")
         return cast("type[Settings]", getattr(module, self.settings_name))
 
     def load(self) -> RunJob:
         """Import the job's function (a heavy import: torch and friends)."""
-        module = importlib.import_module(f"cryodrgn_ext.jobs.{self.name}")
-        return cast("RunJob", getattr(module, self.name))
+        module = importlib.import_module(f"cryodrgn_ext.jobs.{self._module}")
+        return cast("RunJob", getattr(module, self._module))
+
+    @property
+    def _module(self) -> str:
+        return self.module or self.name.replace("-", "_")
 
 
 JOBS: dict[str, Job] = {
@@ -83,6 +90,8 @@ JOBS: dict[str, Job] = {
             positional=("in_parts",)),
         Job("convert", "ConvertSettings", "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
             positional=("in_parts", "o"), has_directory=False),
+        Job("export-cryodrgn", "ExportCryodrgnSettings",
+            "Write particles, poses, CTF and latents as the pickles of the public cryodrgn.", positional=("in_parts",)),
         Job("volumes", "VolumesSettings", "Decode volumes at given latent positions.", positional=("in_result",)),
         Job("fsc", "FscSettings", "Fourier shell correlation of two maps.", positional=("map1", "map2"),
             has_directory=False),

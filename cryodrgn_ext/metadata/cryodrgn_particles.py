@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cryodrgn_pickle import CryodrgnPoses, read_ctf, read_poses
+from cryodrgn_ext.metadata.cryodrgn_pickle import CryodrgnPoses, box_sizes, read_ctf, read_poses
 from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
 from cryodrgn_ext.metadata.particle_set import ParticleSet
@@ -98,11 +98,23 @@ def with_pickled_poses(particles: ParticleSet, path: Path) -> ParticleSet:
             f"{path} has {len(given.rotation)} poses, but {particles.path} has {particles.n} particles: they are "
             "matched in order, so give those of this very file."
         )
-    unknown = [group.name for group in particles.optics if group.box_size is None]
-    if unknown:
-        raise InputError(f"{particles.path}: the image size of the optics group {unknown[0]} is unknown.")
-    boxes = np.array([group.box_size for group in particles.optics], np.float64)[particles.optics_index]
-    return particles.with_poses(given.rotation, shifts_A(given, boxes * particles.pixel_size_A))
+    return particles.with_poses(given.rotation, shifts_A(given, box_sizes(particles) * particles.pixel_size_A))
+
+
+def lost_by_cryodrgn(particles: ParticleSet) -> tuple[str, ...]:
+    """What the pickles have no place for, or the public program reads otherwise than it is meant."""
+    optics, ctf = particles.optics, particles.ctf
+    lost = {
+        "beam tilt": any(any(group.beam_tilt_mrad) for group in optics),
+        "Zernike terms": any(any(group.odd_zernike) or any(group.even_zernike) for group in optics),
+        "anisotropic magnification": any(group.mag_matrix != ((1.0, 0.0), (0.0, 1.0)) for group in optics),
+        "CTF B-factors": bool(ctf.b_factor_A2.any()),
+        "CTF scale factors": bool((ctf.scale != 1).any()),
+        "premultiplication by the CTF": any(group.ctf_premultiplied for group in optics),
+        "half-sets": bool(particles.half_set.any()),
+        "pixel sizes other than that of the first particle": len({group.pixel_size_A for group in optics}) > 1,
+    }
+    return tuple(name for name, there in lost.items() if there)
 
 
 def shifts_A(poses: CryodrgnPoses, box_A: Float64Array) -> Float64Array:

@@ -286,7 +286,7 @@ def read_poses(path: str | Path) -> CryodrgnPoses:
 
 def write_poses(path: str | Path, particles: ParticleSet) -> None:
     """Write the poses of particles; every optics group must know its box size."""
-    box_A = _box_sizes(particles) * particles.pixel_size_A
+    box_A = box_sizes(particles) * particles.pixel_size_A
     translation = (0.0 - particles.shift_A) / box_A[:, None]
     _write(path, [(particles.rotation.astype(np.float32), translation.astype(np.float32))])
 
@@ -302,7 +302,7 @@ def write_ctf(path: str | Path, particles: ParticleSet) -> None:
     optics = np.array([(g.voltage_kV, g.cs_mm, g.amplitude_contrast) for g in particles.optics])
     columns = np.column_stack(
         [
-            _box_sizes(particles),
+            box_sizes(particles),
             particles.pixel_size_A,
             ctf.defocus_u_A,
             ctf.defocus_v_A,
@@ -357,7 +357,8 @@ def _only(path: str | Path) -> Any:
     return read_pickled_arrays(path)[0]
 
 
-def _box_sizes(particles: ParticleSet) -> Float64Array:
+def box_sizes(particles: ParticleSet) -> Float64Array:
+    """(N,) image size of each particle in pixels; InputError when that of a group is unknown."""
     unknown = [group.name for group in particles.optics if group.box_size is None]
     if unknown:
         raise InputError(f"{particles.path}: the image size of the optics group {unknown[0]} is unknown")

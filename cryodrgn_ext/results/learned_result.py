@@ -131,6 +131,23 @@ def read_learned_result(given: Path) -> LearnedResult:
     return LearnedResult(job, directory, particles, latents, states, _state_given(given, layout, states))
 
 
+def read_result_or_particles(given: Path) -> LearnedResult | ParticleSet:
+    """Read a learned result where ``given`` belongs to one, see :func:`read_learned_result`, else a particles file.
+
+    Raises
+    ------
+    InputError
+        When it is neither.
+    """
+    try:
+        record = read_record(find_result_directory(given))
+    except InputError:
+        record = None
+    if record is not None and record["job"] in (*LEARNING_JOBS, "landscape"):
+        return read_learned_result(given)
+    return read_particles(given)
+
+
 def _returned_particles(path: Path, original: Path) -> ParticleSet:
     """Particles as a job returned them; their stacks may be found from the original file only."""
     particles = read_particles(path)
