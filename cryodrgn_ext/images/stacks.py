@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
+from cryodrgn_ext.metadata.mrc import MrcHeader, read_stack_header
 
 #: Stacks held open at a time: an extraction job has one per micrograph, tens of thousands in all.
 OPEN_STACKS = 64
@@ -36,13 +36,10 @@ class ImageStacks:
         Raises
         ------
         InputError
-            See :func:`cryodrgn_ext.metadata.mrc.read_mrc_header`; also when the images are not square.
+            See :func:`cryodrgn_ext.metadata.mrc.read_stack_header`.
         """
         if stack not in self._headers:
-            header = read_mrc_header(self.paths[stack])
-            if header.nx != header.ny:
-                raise InputError(f"{header.path} holds images of {header.nx} x {header.ny} px: they must be square")
-            self._headers[stack] = header
+            self._headers[stack] = read_stack_header(self.paths[stack])
         return self._headers[stack]
 
     def _map(self, stack: int) -> NDArray[np.generic]:

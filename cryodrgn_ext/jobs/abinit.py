@@ -97,7 +97,8 @@ def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
     begun = (layout.checkpoint / "search").exists() or (layout.checkpoint / "found").exists()
     check_continuation(settings, inputs, read_record(settings.o), begun)
     monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
-    for note in inputs.particles.notes:
+    notes = () if inputs.reference is None else inputs.reference.notes
+    for note in (*inputs.particles.notes, *notes):
         monitor.message(f"Note: {note}")
     layout.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(layout.root)

@@ -35,11 +35,14 @@ def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
     """
     first, second = read_map(settings.map1), read_map(settings.map2)
     _check_alike(settings.map1, first, settings.map2, second)
+    mask_map = None if settings.mask is None else read_map(settings.mask)
     mask = None
-    if settings.mask is not None:
-        mask_map = read_map(settings.mask)
+    if settings.mask is not None and mask_map is not None:
         _check_alike(settings.map1, first, settings.mask, mask_map)
         mask = torch.from_numpy(mask_map.data)
+    for given in (first, second, mask_map):
+        for note in () if given is None else given.notes:
+            monitor.message(f"Note: {note}")
     pixel_size_A = first.pixel_size_A or second.pixel_size_A
     if pixel_size_A <= 0:
         raise InputError(f"{settings.map1} and {settings.map2} have no pixel size in their headers: set it first.")

@@ -19,11 +19,11 @@ from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.given_maps import check_mask_values
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.train_inputs import check_mask
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
@@ -95,7 +95,7 @@ class _LandscapeJob:
                 "ask for fewer clusters."
             )
         model = load_heterogeneity(Layout(result.directory).model)
-        given = None if settings.in_mask is None else _working_mask(settings.in_mask, model)
+        given = None if settings.in_mask is None else _working_mask(settings.in_mask, model, monitor)
         solvent = None if result.solvent_mask is None else read_map(result.solvent_mask).data
         if solvent is not None and len(solvent) != model.box_size:
             solvent = None
@@ -241,10 +241,12 @@ class _LandscapeJob:
                          (*kept_files(layout, *tables), *on_data))  # fmt: skip
 
 
-def _working_mask(path: Path, model: Heterogeneity) -> NDArray[np.float32]:
+def _working_mask(path: Path, model: Heterogeneity, monitor: Monitor) -> NDArray[np.float32]:
     """Bring the user's mask to the box of the volumes."""
     given = read_map(path)
-    check_mask(given, path, given.box_size)
+    check_mask_values(given, path)
+    for note in given.notes:
+        monitor.message(f"Note: {note}")
     found: NDArray[np.float32] = working_map(given, model.box_size, model.pixel_size_A, "--in_mask").numpy()
     if not (found > 0.5).any():
         raise InputError(f"{path} has no voxel above 0.5 in a box of {model.box_size}: the region is too small.")

@@ -93,7 +93,7 @@ def train(settings: TrainSettings, monitor: Monitor) -> JobResult:
     begun = layout.model.exists() or (layout.checkpoint / "training").exists()
     check_continuation(settings, inputs, read_record(settings.o), begun)
     monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
-    for note in inputs.particles.notes:
+    for note in inputs.notes:
         monitor.message(f"Note: {note}")
     layout.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(layout.root)

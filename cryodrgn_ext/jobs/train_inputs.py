@@ -12,10 +12,11 @@ import numpy as np
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
-from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.images.maps import VolumeMap
+from cryodrgn_ext.jobs.given_maps import read_mask, read_refinement_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.mrc import read_mrc_header
+from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
@@ -61,6 +62,12 @@ class TrainInputs:
     focus: VolumeMap | None
     reference: VolumeMap | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the files were understood, one sentence each."""
+        maps = (self.mask, self.focus, self.reference)
+        return (*self.particles.notes, *(note for given in maps if given is not None for note in given.notes))
+
 
 def read_inputs(settings: TrainSettings) -> TrainInputs:
     """Read and check everything that the job starts from.
@@ -94,30 +101,31 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     maps: dict[str, VolumeMap | None] = {}
     for name in (*MASKS, "in_3dref"):
         path: Path | None = getattr(settings, name)
-        maps[name] = None if path is None else read_map(path)
+        maps[name] = None
         if path is not None:
+            read = read_mask if name in MASKS else read_refinement_map
+            maps[name] = read(path, f"--{name}", native, native_pixel_A(particles))
             record[name] = fingerprint_file(path)
-    for name in MASKS:
-        mask = maps[name]
-        if mask is not None:
-            check_mask(mask, getattr(settings, name), native)
-    reference = maps["in_3dref"]
-    if reference is not None and reference.box_size != native:
-        raise InputError(
-            f"{settings.in_3dref} has a box of {reference.box_size} voxels, but the particles have {native} pixels: "
-            "give the map of the refinement of these particles, or leave --in_3dref out."
-        )
-    return TrainInputs(particles, record, native, box, maps["in_mask"], maps["focus_mask"], reference)
+    return TrainInputs(particles, record, native, box, maps["in_mask"], maps["focus_mask"], maps["in_3dref"])
 
 
 def native_box(particles: ParticleSet) -> int:
     """Return the box of the optics group with most particles, which sets the model's extent (see images.pipeline)."""
-    largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
+    largest = _largest_group(particles)
     box = particles.optics[largest].box_size
     if box is not None:
         return box
     row = int(np.argmax(particles.optics_index == largest))
-    return read_mrc_header(particles.stack_paths[int(particles.stack_id[row])]).nx
+    return read_stack_header(particles.stack_paths[int(particles.stack_id[row])]).nx
+
+
+def native_pixel_A(particles: ParticleSet) -> float:
+    """Return the pixel size of the optics group with most particles."""
+    return particles.optics[_largest_group(particles)].pixel_size_A
+
+
+def _largest_group(particles: ParticleSet) -> int:
+    return int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
 
 
 def working_box(given: int | None, native: int, largest_default: int) -> int:
@@ -135,21 +143,6 @@ def working_box(given: int | None, native: int, largest_default: int) -> int:
     if given % 2:
         raise InputError(f"--box must be even, not {given}.")
     return given
-
-
-def check_mask(mask: VolumeMap, path: Path | None, native: int) -> None:
-    """Raise InputError when a map read from ``path`` is no mask for images of ``native`` pixels."""
-    if mask.box_size != native:
-        raise InputError(
-            f"{path} has a box of {mask.box_size} voxels, but the particles have {native} pixels: give a "
-            "mask of the refinement of these particles."
-        )
-    low, high = float(mask.data.min()), float(mask.data.max())
-    if low < -1e-3 or high > 1 + 1e-3 or not np.any(mask.data > 0.5):
-        raise InputError(
-            f"{path} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
-            f"{low:.4g} to {high:.4g}."
-        )
 
 
 def check_continuation(

@@ -22,11 +22,12 @@ from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
-from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.given_maps import read_mask
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, map_with_halves, picture, slices_of_groups
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.train_inputs import check_mask, native_box, working_box
+from cryodrgn_ext.jobs.train_inputs import native_box, native_pixel_A, working_box
 from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
@@ -118,8 +119,9 @@ class _ValidateJob:
         self.box = working_box(self.settings.box, native, LARGEST_DEFAULT_BOX)
         self.mask: VolumeMap | None = None
         if self.settings.in_mask is not None:
-            self.mask = read_map(self.settings.in_mask)
-            check_mask(self.mask, self.settings.in_mask, native)
+            self.mask = read_mask(self.settings.in_mask, "--in_mask", native, native_pixel_A(particles))
+            for note in self.mask.notes:
+                self._note(note)
         self.device = choose_device(self.settings.device)
         full = native - native % 2
         if self.box < full:

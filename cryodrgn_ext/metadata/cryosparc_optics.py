@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.image_files import is_missing
-from cryodrgn_ext.metadata.mrc import read_mrc_header
+from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import Matrix2, OpticsGroup, Pair, check_optics
 
 A_PER_MM = 1e7
@@ -50,7 +50,7 @@ def box_sizes(table: CsTable, stack_paths: tuple[Path, ...], stack_id: npt.NDArr
                 "must be square"
             )
         return shape[:, 0]
-    return np.array([0 if is_missing(path) else read_mrc_header(path).nx for path in stack_paths])[stack_id]
+    return np.array([0 if is_missing(path) else read_stack_header(path).nx for path in stack_paths])[stack_id]
 
 
 def exposure_groups(

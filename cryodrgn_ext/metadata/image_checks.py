@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_files import is_missing
-from cryodrgn_ext.metadata.mrc import MrcHeader, read_mrc_header
+from cryodrgn_ext.metadata.mrc import MrcHeader, read_stack_header
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 
@@ -36,7 +36,7 @@ def check_images(particles: ParticleSet) -> None:
             f"directory, here {particles.project_dir}"
         )
     for stack, rows in zip(stacks.tolist(), groups, strict=True):
-        header = read_mrc_header(particles.stack_paths[stack])
+        header = read_stack_header(particles.stack_paths[stack])
         _check_stack(particles, particles.stack_paths[stack], header, rows)
 
 
@@ -52,8 +52,6 @@ def _check_stack(particles: ParticleSet, path: Path, header: MrcHeader, rows: np
             f"{particles.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
             f"file ends after {header.n_complete}"
         )
-    if header.nx != header.ny:
-        raise InputError(f"{path}: its images have {header.nx} x {header.ny} pixels, but must be square")
     _, first = np.unique(particles.optics_index[rows], return_index=True)
     for row in rows[first].tolist():
         group = particles.optics[particles.optics_index[row]]

@@ -19,7 +19,7 @@ from cryodrgn_ext.metadata.image_names import (
     stack_file,
     unique_ids,
 )
-from cryodrgn_ext.metadata.mrc import read_mrc_header
+from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
 from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
@@ -236,5 +236,5 @@ def _with_box_sizes(
     for index, row in zip(used.tolist(), first.tolist(), strict=True):
         path = stack_paths[references.stack_id[row]]
         if groups[index].box_size is None and os.path.isfile(path):
-            groups[index] = replace(groups[index], box_size=read_mrc_header(path).nx)
+            groups[index] = replace(groups[index], box_size=read_stack_header(path).nx)
     return tuple(groups)

@@ -106,15 +106,21 @@ def working_map(given: VolumeMap, box: int, pixel_size_A: float, option: str) ->
     InputError
         When its extent in Å is another than that of the images, or its box is smaller than the working box.
     """
-    extent, wanted = given.box_size * given.pixel_size_A, box * pixel_size_A
-    if given.pixel_size_A > 0 and abs(extent - wanted) > EXTENT_TOLERANCE * wanted:
-        raise InputError(
-            f"the map of {option} is {extent:.1f} Å wide ({given.box_size} voxels of {given.pixel_size_A:.4f} Å), but "
-            f"the images are {wanted:.1f} Å wide: give one of the refinement of these particles."
-        )
+    check_extent(given, box * pixel_size_A, option)
     if given.box_size < box:
         raise InputError(f"the map of {option} has {given.box_size} voxels, fewer than the working box of {box}.")
     return crop_map(torch.from_numpy(given.data), box)
+
+
+def check_extent(given: VolumeMap, extent_A: float, option: str) -> None:
+    """Raise InputError when a map is not as wide as the images; one without a pixel size is taken to be."""
+    extent = given.box_size * given.pixel_size_A
+    if given.pixel_size_A > 0 and abs(extent - extent_A) > EXTENT_TOLERANCE * extent_A:
+        raise InputError(
+            f"the map of {option} is {extent:.1f} Å wide ({given.box_size} voxels of {given.pixel_size_A:.4f} Å), but "
+            f"the images are {extent_A:.1f} Å wide: give one of the refinement of these particles, or correct the "
+            "pixel size in its header."
+        )
 
 
 def solvent_mask(volume: NDArray[np.float32], pixel_size_A: float) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import mrcfile
@@ -63,3 +64,29 @@ def test_images_must_be_square(tmp_path: Path) -> None:
     reader = ImageStacks([write_stack(tmp_path / "a.mrcs", np.zeros((2, 8, 10), np.float32))])
     with pytest.raises(InputError, match="images of 10 x 8 px: they must be square"):
         reader.read(np.array([0]), np.array([0]), 8)
+
+
+@pytest.mark.parametrize("axes", [(2, 1, 3), (3, 2, 1)])
+def test_images_of_permuted_axes_are_refused(tmp_path: Path, axes: tuple[int, int, int]) -> None:
+    path = write_stack(tmp_path / "a.mrcs", np.zeros((8, 8, 8), np.float32))
+    with mrcfile.open(path, "r+") as file:
+        file.header.mapc, file.header.mapr, file.header.maps = axes
+    with pytest.raises(InputError, match=r"a\.mrcs stores its images with the axes .* mirrored images"):
+        ImageStacks([path]).read(np.array([0]), np.array([0]), 8)
+
+
+def test_unsigned_bytes_of_imod(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8)).astype(np.uint8)
+    path = write_stack(tmp_path / "a.mrcs", pixels.view(np.int8))
+    with mrcfile.open(path, "r+") as file:
+        file.header["extra2"] = np.void((bytes(40) + np.array([1146047817, 0], "<i4").tobytes()).ljust(84, b"\0"))
+        file.header.dmin, file.header.dmax = 0, 0
+    found = ImageStacks([path]).read(np.array([0, 0]), np.array([2, 0]), 8)
+    assert np.array_equal(found, pixels[[2, 0]].astype(np.float32))
+
+
+def test_compressed_stacks_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = write_stack(tmp_path / "a.mrcs", np.zeros((2, 8, 8), np.float32))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(InputError, match=r"a\.mrcs is compressed \(gzip\): decompress it first \(gunzip\)"):
+        ImageStacks([path]).read(np.array([0]), np.array([0]), 8)

@@ -256,8 +256,8 @@ def test_headers_are_read_once_per_stack(
     from cryodrgn_ext.metadata import image_checks
 
     seen: list[Path] = []
-    original = image_checks.read_mrc_header
-    monkeypatch.setattr(image_checks, "read_mrc_header", lambda path: seen.append(path) or original(path))
+    original = image_checks.read_stack_header
+    monkeypatch.setattr(image_checks, "read_stack_header", lambda path: seen.append(path) or original(path))
     particles = with_images()
     check_images(particles)
     assert seen == list(particles.stack_paths)
@@ -270,7 +270,7 @@ def test_headers_are_read_once_per_stack(
         (lambda write, path: write(path, 3), "row 8 * asks for image 4, but * mic1.mrcs holds 3 images"),
         (lambda write, path: write(path, 4, cut=10), "row 8 * is truncated: its header promises 4 images * after 3"),
         (lambda write, path: write(path, 4, box=18), "row 5 * images of 18 pixels, but * opticsGroup1 has 16"),
-        (lambda write, path: write(path, 4, height=20), "have 16 x 20 pixels, but must be square"),
+        (lambda write, path: write(path, 4, height=20), "images of 16 x 20 px: they must be square"),
         (lambda write, path: write(path, 4, mode=4), "mode 4 (complex float32), which is not supported"),
         (lambda write, path: path.write_bytes(b"x" * 10), "is not an MRC file"),
     ],

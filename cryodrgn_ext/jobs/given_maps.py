@@ -1,0 +1,52 @@
+"""Masks and maps that the user gives a job: read and held against the images before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import VolumeMap, read_map
+from cryodrgn_ext.results.consensus import check_extent
+
+
+def read_mask(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeMap:
+    """Read a mask for images of ``box`` pixels of ``pixel_size_A``.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, its box or pixel size is another, or its values are not those of a mask.
+    """
+    mask = read_refinement_map(path, option, box, pixel_size_A)
+    check_mask_values(mask, path)
+    return mask
+
+
+def read_refinement_map(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeMap:
+    """Read a map of the refinement of images of ``box`` pixels of ``pixel_size_A``.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, or its box or pixel size is another.
+    """
+    found = read_map(path)
+    if found.box_size != box:
+        raise InputError(
+            f"{path} has a box of {found.box_size} voxels, but the particles have {box} pixels: give {option} a map "
+            "or mask of the refinement of these particles, or leave it out."
+        )
+    check_extent(found, box * pixel_size_A, option)
+    return found
+
+
+def check_mask_values(mask: VolumeMap, path: Path) -> None:
+    """Raise InputError when the values of a map read from ``path`` are not those of a mask."""
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -1e-3 or high > 1 + 1e-3 or not np.any(mask.data > 0.5):
+        raise InputError(
+            f"{path} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
+            f"{low:.4g} to {high:.4g}; make one, for instance with relion_mask_create."
+        )
