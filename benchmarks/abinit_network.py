@@ -44,7 +44,7 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.pose.abinit import reconstruct
-from cryodrgn_ext.pose.metrics import FrameChange, align_poses
+from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping
@@ -86,7 +86,7 @@ def first_poses(
         density = torch.from_numpy(found.map)
         as_is, mirrored = hand_by_tilts(problem.images, tilted, turn, density, given.shift, settings.seed)
         if mirrored > as_is:
-            rotation, shift_px = FrameChange.identity(mirrored=True).poses(found.rotation, found.shift_px)
+            rotation, shift_px = CoordinateTransform.identity(mirrored=True).poses(found.rotation, found.shift_px)
             return replace(found, rotation=rotation, shift_px=shift_px)
     return found
 

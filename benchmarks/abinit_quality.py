@@ -56,7 +56,7 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
-from cryodrgn_ext.pose.alignment import KnownPoses, pose_against_halves
+from cryodrgn_ext.pose.alignment import KnownPoses, align_to_halves
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
@@ -184,7 +184,7 @@ def noise_limit(problem: Problem, seed: int) -> dict[str, float]:
     nothing = KnownPoses(
         torch.eye(3, dtype=torch.float64).expand(images.n, 3, 3), torch.zeros(images.n, 2, dtype=torch.float64), False
     )
-    poses, _ = pose_against_halves(
+    poses, _ = align_to_halves(
         images, (problem.density, problem.density), "search", nothing, float(images.plane.radius), rows,
         ReconstructSettings(seed=seed), SilentMonitor(),
     )  # fmt: skip

@@ -29,8 +29,8 @@ from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.local import TurningVolume, refine_poses
-from cryodrgn_ext.pose.random_initialisations import make_start
+from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
+from cryodrgn_ext.pose.random_initialisations import make_initialisation
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
@@ -81,14 +81,14 @@ def main() -> None:
     settings = ReconstructSettings(max_shift_px=SHIFT_PX, mask_radius_px=RADIUS_PX)
     starts = []
     for seed in range(given.starts):
-        starts.append(make_start(images, torch.arange(n), settings, seed, SilentMonitor()))
+        starts.append(make_initialisation(images, torch.arange(n), settings, seed, SilentMonitor()))
         print(f"start {seed}: {starts[-1].log_likelihood:.0f} nats per image", flush=True)
     best = max(starts, key=lambda start: start.log_likelihood)
     mask = spherical_mask(box, RADIUS_PX - 1, 2)
     images = images.with_poses(best.rotation, best.shift_px)
     for band in BANDS:
         volume = backprojected(images, min(band + 2, images.plane.radius), mask)
-        field = TurningVolume.from_maps(volume[None], band + 1)
+        field = DifferentiableVolume.from_maps(volume[None], band + 1)
         found = refine_poses(
             Scorer(images, torch.arange(n), band), field, images.rotation, images.shift_px, float(band), iterations=4
         )

@@ -28,7 +28,7 @@ DEFAULT_CHUNK_BYTES = 1 << 28
 
 def _wanted_header(pipeline: Pipeline) -> StoreHeader:
     """What a store for these particles and settings must say."""
-    settings, plane = pipeline.settings, pipeline.frame.plane
+    settings, plane = pipeline.settings, pipeline.geometry.plane
     chosen: dict[str, Any] = {
         "box_size": plane.box_size,
         "radius": plane.radius,
@@ -72,7 +72,7 @@ def _wanted_header(pipeline: Pipeline) -> StoreHeader:
 def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes: int, monitor: Monitor) -> StoreHeader:
     """Write what is missing of a store, in the order of the files."""
     sigma = torch.tensor(header.measured["noise_sigma"])
-    shell = pipeline.frame.plane.shell
+    shell = pipeline.geometry.plane.shell
     gains = [header.measured["contrast_sign"] * group.sign / sigma[g][shell] for g, group in enumerate(pipeline.groups)]
     writer = StoreWriter(directory, header, pipeline.table)
     try:

@@ -1,4 +1,4 @@
-"""How the images of each optics group fit into one working frame, and the Fourier crop that takes them there.
+"""How the images of each optics group fit into one working geometry, and the Fourier crop that takes them there.
 
 Every group keeps the integer frequencies of its own box: coefficient (kx, ky) means the same number of cycles per
 box in all groups. Their physical lengths differ when the boxes differ in Å; ``frequency_scale`` converts cycles per
@@ -9,7 +9,7 @@ Coefficients are scaled to
 
     X_working = X_native * (a_native / a_working)² * (a_reference / a_working)
 
-(a: pixel sizes of the image, of the working frame, and of the reference group's files). The squared factor makes
+(a: pixel sizes of the image, of the working geometry, and of the reference group's files). The squared factor makes
 the Fourier crop a proper downsampling that keeps pixel values; the last one makes a volume reconstructed in the
 working box hold the same densities as one reconstructed from the full-size images, sampled more coarsely.
 """
@@ -27,8 +27,8 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 
 
 @dataclass(frozen=True)
-class GroupFrame:
-    """One optics group in the working frame.
+class GroupGeometry:
+    """One optics group in the working geometry.
 
     Attributes
     ----------
@@ -56,12 +56,12 @@ class GroupFrame:
 
 
 @dataclass(frozen=True)
-class WorkingFrame:
-    """The common box of all groups: ``plane`` and ``pixel_size_A`` of the model, and a :class:`GroupFrame` each."""
+class WorkingGeometry:
+    """The common box of all groups: ``plane`` and ``pixel_size_A`` of the model, and a :class:`GroupGeometry` each."""
 
     plane: HalfPlane
     pixel_size_A: float
-    groups: tuple[GroupFrame, ...]
+    groups: tuple[GroupGeometry, ...]
 
     @classmethod
     def make(
@@ -71,8 +71,8 @@ class WorkingFrame:
         working_box: int | None,
         radius: int | None = None,
         reference: int = 0,
-    ) -> WorkingFrame:
-        """Lay out the working frame.
+    ) -> WorkingGeometry:
+        """Lay out the working geometry.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class WorkingFrame:
         for native_box, native_pixel in zip(box_sizes, pixel_sizes_A, strict=True):
             scale = extent / (native_box * native_pixel)
             groups.append(
-                GroupFrame(
+                GroupGeometry(
                     native_box=native_box,
                     native_pixel_size_A=native_pixel,
                     pixel_size_A=native_box * native_pixel / box,

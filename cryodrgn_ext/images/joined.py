@@ -77,7 +77,7 @@ def join_images(first: ParticleImages, second: ParticleImages) -> ParticleImages
         stored = torch.cat([i.noise_sigma if i.stored_sigma is None else i.stored_sigma for i in (first, second)])
     return ParticleImages(
         source=JoinedCoefficients(first.source, second.source, first.n),
-        frame=replace(first.frame, groups=first.frame.groups + second.frame.groups),
+        geometry=replace(first.geometry, groups=first.geometry.groups + second.geometry.groups),
         particles=None,
         rotation=torch.cat([first.rotation, second.rotation.to(device)]),
         shift_px=torch.cat([first.shift_px, second.shift_px.to(device)]),

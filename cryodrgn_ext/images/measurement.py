@@ -32,7 +32,7 @@ def _sample(table: ImageTable, group: int) -> NDArray[np.int64]:
 
 def _mean_square_ctf(pipeline: Pipeline, particles: NDArray[np.int64], g: int) -> Tensor:
     """(D // 2,) mean CTF² per shell, never below 0.01: what premultiplication did to the noise power."""
-    plane, group = pipeline.frame.plane, pipeline.frame.groups[g]
+    plane, group = pipeline.geometry.plane, pipeline.geometry.groups[g]
     parameters = ctf_parameters(pipeline.particles).index(torch.from_numpy(particles))
     offset = pipeline.optics[g].gamma_offset
     square = ctf(parameters, plane.kxy, group.pixel_size_A, plane.box_size, offset, pipeline.optics[g].mag_matrix)
@@ -44,7 +44,7 @@ def _mean_square_ctf(pipeline: Pipeline, particles: NDArray[np.int64], g: int) -
 
 def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str, Any]:
     """Noise sigma per group and the contrast sign, from a sample of the images."""
-    shells = pipeline.frame.plane.box_size // 2
+    shells = pipeline.geometry.plane.box_size // 2
     sigma = torch.ones(len(pipeline.groups), shells, dtype=torch.float64)
     window_power = torch.ones(len(pipeline.groups))
     score = weight = 0.0
@@ -57,7 +57,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         estimator = NoiseEstimator(group.box_size, radius, group.window)
         raw = []
         every = max(1, len(rows) // max(150, NOISE_PIXELS // group.box_size**2))
-        low_band = contrast_coefficients(pipeline.frame.plane)
+        low_band = contrast_coefficients(pipeline.geometry.plane)
         for chunk in pipeline.chunks(rows, chunk_bytes):
             monitor.poll()
             for _, _, images in pipeline.read(chunk):
@@ -73,11 +73,11 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         if pipeline.optics[g].premultiplied:
             power /= _mean_square_ctf(pipeline, members, g)
         if not pipeline.settings.whiten:
-            inside = torch.arange(shells) <= pipeline.frame.groups[g].max_radius
+            inside = torch.arange(shells) <= pipeline.geometry.groups[g].max_radius
             area = torch.arange(shells, dtype=torch.float64).clamp_min(1.0) * inside
             power[:] = (power * area).sum() / area.sum()
         sigma[g] = power.sqrt()
-        values = torch.cat(raw) / sigma[g].float()[pipeline.frame.plane.shell[:low_band]]
+        values = torch.cat(raw) / sigma[g].float()[pipeline.geometry.plane.shell[:low_band]]
         found = measure_contrast(_sample_images(pipeline, values, sigma, window_power, members))
         score += found.score * found.n_images**0.5
         weight += found.n_images

@@ -1,6 +1,6 @@
 """The images as engines and reconstruction see them: whitened, centred Fourier coefficients with CTF and points.
 
-In every batch, for a map V of positive density in the model frame,
+In every batch, for a map V of positive density in model coordinates,
 
     coefficients ≈ ctf * V̂(points) + n,        E|n|² = ``window_power`` (<= 1)
 
@@ -22,7 +22,7 @@ from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import slice_points
-from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
+from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.preprocessing import RELION_BACKGROUND_RADIUS
 
@@ -137,11 +137,11 @@ class ParticleImages:
     Attributes
     ----------
     source : CoefficientSource
-    frame : WorkingFrame
+    geometry : WorkingGeometry
     particles : ParticleSet, optional
         The metadata; None for simulated tensors.
     rotation : Tensor
-        (N, 3, 3) float32, model frame to image frame.
+        (N, 3, 3) float32, model to image coordinates.
     shift_px : Tensor
         (N, 2) float32 displacement (x, y) of the particle from the box centre, in working pixels of its group.
     ctf_parameters : CtfParameters, optional
@@ -154,7 +154,7 @@ class ParticleImages:
         (N,) int64.
     noise_sigma : Tensor
         (G, D // 2) float32: standard deviation of a coefficient's noise per shell of the image box, E|n|² = sigma²,
-        in the units of the working frame.
+        in the units of the working geometry.
     window_power : Tensor
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
     stored_sigma : Tensor, optional
@@ -162,7 +162,7 @@ class ParticleImages:
     """
 
     source: CoefficientSource
-    frame: WorkingFrame
+    geometry: WorkingGeometry
     particles: ParticleSet | None
     rotation: Tensor
     shift_px: Tensor
@@ -179,7 +179,7 @@ class ParticleImages:
         for name in ("shift_px", "half_set", "optics_index"):
             if len(getattr(self, name)) != n:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows, rotation has {n}")
-        g = len(self.frame.groups)
+        g = len(self.geometry.groups)
         for name in ("optics", "noise_sigma", "window_power"):
             if len(getattr(self, name)) != g:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for {g} optics groups")
@@ -192,17 +192,17 @@ class ParticleImages:
     @property
     def plane(self) -> HalfPlane:
         """The coefficients' frequencies."""
-        return self.frame.plane
+        return self.geometry.plane
 
     @property
     def box_size(self) -> int:
         """Pixels of the working box."""
-        return self.frame.plane.box_size
+        return self.geometry.plane.box_size
 
     @property
     def pixel_size_A(self) -> float:
         """Pixel size of the working box, in Å."""
-        return self.frame.pixel_size_A
+        return self.geometry.pixel_size_A
 
     @classmethod
     def from_tensors(
@@ -245,21 +245,21 @@ class ParticleImages:
             Metadata to carry along.
         """
         n, box = len(images), int(images.shape[-1])
-        frame = WorkingFrame.make([box], [pixel_size_A], working_box, radius)
+        geometry = WorkingGeometry.make([box], [pixel_size_A], working_box, radius)
         if pixel_noise_sd is None:
             estimator = NoiseEstimator(box, RELION_BACKGROUND_RADIUS * box, torch.ones(box, box))
             sample = images[:: max(1, n // 1000)].float()
             estimator.add(sample)
-            sigma = estimator.shell_power().sqrt()[: frame.plane.box_size // 2].float()
+            sigma = estimator.shell_power().sqrt()[: geometry.plane.box_size // 2].float()
         else:
-            sigma = torch.full((frame.plane.box_size // 2,), float(pixel_noise_sd) * box)
-        index, sign = crop_index(frame.plane, box)
-        gain = sign / sigma[frame.plane.shell]
+            sigma = torch.full((geometry.plane.box_size // 2,), float(pixel_noise_sd) * box)
+        index, sign = crop_index(geometry.plane, box)
+        gain = sign / sigma[geometry.plane.shell]
         values = torch.cat([crop_transform(part.float(), index, gain) for part in images.split(512)])
-        working_shift = shift_px.float() * (pixel_size_A / frame.pixel_size_A)
+        working_shift = shift_px.float() * (pixel_size_A / geometry.pixel_size_A)
         return cls(
             source=ResidentCoefficients(torch.view_as_real(values), torch.arange(n)),
-            frame=frame,
+            geometry=geometry,
             particles=particles,
             rotation=rotation.float(),
             shift_px=working_shift,
@@ -267,7 +267,7 @@ class ParticleImages:
             optics=(GroupOptics(),),
             half_set=(torch.arange(n) % 2 + 1 if half_set is None else half_set).to(torch.int8),
             optics_index=torch.zeros(n, dtype=torch.int64),
-            noise_sigma=(sigma * frame.groups[0].value_scale)[None],
+            noise_sigma=(sigma * geometry.groups[0].value_scale)[None],
             window_power=torch.ones(1),
         )
 
@@ -361,7 +361,7 @@ class ParticleImages:
 
     def _group_matrix(self, g: int) -> Tensor | None:
         """(2, 2) applied to the image frequencies of an optics group, None for the identity."""
-        scale, magnification = self.frame.groups[g].frequency_scale, self.optics[g].mag_matrix
+        scale, magnification = self.geometry.groups[g].frequency_scale, self.optics[g].mag_matrix
         if magnification is not None:
             return magnification * scale
         return None if scale == 1.0 else torch.eye(2) * scale
@@ -369,7 +369,7 @@ class ParticleImages:
     def _group_batch(self, g: int, rows: Tensor, kxy: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """CTF / sigma (B, M'), what to multiply the coefficients by (or None), and points (B, M', 3)."""
         device, count = kxy.device, len(kxy)
-        group, optics = self.frame.groups[g], self.optics[g]
+        group, optics = self.geometry.groups[g], self.optics[g]
         shell = self.plane.shell[:count]
         gain = (1.0 / self.noise_sigma[g][shell]).to(device)
         factor = None if self.stored_sigma is None else self.stored_sigma[g][shell].to(device) * gain
@@ -392,5 +392,5 @@ class ParticleImages:
 
 def group_pixel_A(images: ParticleImages) -> NDArray[np.float64]:
     """(N,) size of a working pixel of each image's optics group."""
-    sizes = np.array([group.pixel_size_A for group in images.frame.groups])
+    sizes = np.array([group.pixel_size_A for group in images.geometry.groups])
     return np.asarray(sizes[images.optics_index.cpu().numpy()], np.float64)

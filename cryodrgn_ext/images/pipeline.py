@@ -12,7 +12,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
 from cryodrgn_ext.fourier.ctf import CtfParameters
-from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
+from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.particle_images import CoefficientSource, GroupOptics, ParticleImages
 from cryodrgn_ext.images.preprocessing import (
     PreprocessSettings,
@@ -50,7 +50,7 @@ class Pipeline:
         self.stacks = ImageStacks(particles.stack_paths)
         boxes = _native_boxes(particles, self.table, self.stacks)
         members = np.bincount(particles.optics_index, minlength=len(particles.optics))
-        self.frame = WorkingFrame.make(
+        self.geometry = WorkingGeometry.make(
             boxes,
             [group.pixel_size_A for group in particles.optics],
             settings.box_size,
@@ -61,9 +61,9 @@ class Pipeline:
         self.optics = tuple(self._optics(g, optics) for g, optics in enumerate(particles.optics))
 
     def _group(self, optics: OpticsGroup, box: int) -> GroupPipeline:
-        index, sign = crop_index(self.frame.plane, box)
+        index, sign = crop_index(self.geometry.plane, box)
         frequency = frequencies_per_A(
-            self.frame.plane.kxy, optics.pixel_size_A, box, torch.tensor(optics.mag_matrix, dtype=torch.float64)
+            self.geometry.plane.kxy, optics.pixel_size_A, box, torch.tensor(optics.mag_matrix, dtype=torch.float64)
         )
         odd = antisymmetric_phase(frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV)
         return GroupPipeline(
@@ -78,7 +78,7 @@ class Pipeline:
         matrix = torch.tensor(optics.mag_matrix, dtype=torch.float64)
         offset = None
         if any(optics.even_zernike):
-            frequency = frequencies_per_A(self.frame.plane.kxy, optics.pixel_size_A, self.groups[g].box_size, matrix)
+            frequency = frequencies_per_A(self.geometry.plane.kxy, optics.pixel_size_A, self.groups[g].box_size, matrix)
             offset = even_zernike_phase(optics.even_zernike, frequency)
         return GroupOptics(
             gamma_offset=offset,
@@ -171,9 +171,9 @@ def assemble(
     pipeline: Pipeline, source: CoefficientSource, native_sigma: Tensor, window_power: Tensor
 ) -> ParticleImages:
     """ParticleImages around a source; ``native_sigma`` (G, D // 2) is in the units of the native images."""
-    particles, frame = pipeline.particles, pipeline.frame
-    pixel_A = torch.tensor([group.pixel_size_A for group in frame.groups], dtype=torch.float64)
-    scale = torch.tensor([group.value_scale for group in frame.groups], dtype=torch.float64)
+    particles, geometry = pipeline.particles, pipeline.geometry
+    pixel_A = torch.tensor([group.pixel_size_A for group in geometry.groups], dtype=torch.float64)
+    scale = torch.tensor([group.value_scale for group in geometry.groups], dtype=torch.float64)
     optics_index = torch.from_numpy(particles.optics_index.astype(np.int64))
     rotation = (
         torch.from_numpy(np.array(particles.rotation, np.float32))
@@ -183,7 +183,7 @@ def assemble(
     shift_A = torch.from_numpy(np.nan_to_num(np.array(particles.shift_A, np.float64)))
     return ParticleImages(
         source=source,
-        frame=frame,
+        geometry=geometry,
         particles=particles,
         rotation=rotation,
         shift_px=(shift_A / pixel_A[optics_index][:, None]).float(),

@@ -32,23 +32,23 @@ from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.abinit_inputs import (
     AbinitInputs,
     check_continuation,
-    frame_key,
     image_key,
     pose_key,
     read_inputs,
     training_key,
+    transform_key,
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_particles import alignment_columns, stale_columns, write_posed_particles
+from cryodrgn_ext.jobs.abinit_particles import alignment_columns, stale_columns, write_aligned_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
-from cryodrgn_ext.pose.coordinate_transform import ChosenFrame, choose_frame
+from cryodrgn_ext.pose.coordinate_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
-from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_origins, start_px
+from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_origins, origins_px
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
@@ -134,9 +134,9 @@ class _AbinitJob:
         self.start = self._start(images, inputs.origins)
         self._stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(images),
                     self.found / FOUND_MAP, self.found / FOUND_POSES)  # fmt: skip
-        key = frame_key(settings, inputs)
-        self._stage("frame", key, "Frame and hand", self._choose_frame, self.frame)
-        chosen = ChosenFrame.read(self.frame)
+        key = transform_key(settings, inputs)
+        self._stage("frame", key, "Frame and hand", self._choose_transform, self.frame)
+        chosen = ChosenTransform.read(self.frame)
         self._note(chosen.sentence())
         poses = PoseTable.read(self.found / FOUND_POSES).changed(chosen.change, images.pixel_size_A)
         if settings.zdim > 0:
@@ -202,7 +202,7 @@ class _AbinitJob:
                         lambda: judge_origins(images, origins, choice, self.monitor).write(path), path)  # fmt: skip
             judged = JudgedOrigins.read(path)
         self._note(judged.sentence(origins, choice))
-        return start_px(origins, images) if judged.used else None
+        return origins_px(origins, images) if judged.used else None
 
     def _find(self, images: ParticleImages) -> None:
         search = self.layout.checkpoint / "search"
@@ -241,10 +241,12 @@ class _AbinitJob:
         with np.load(self.found / FOUND_POSES, allow_pickle=False) as arrays:
             return arrays["starts"].tolist(), arrays["fsc"]
 
-    def _choose_frame(self) -> None:
+    def _choose_transform(self) -> None:
         volume = read_map(self.found / FOUND_MAP)
         _, curve = self._search_arrays()
-        chosen = choose_frame(volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand)
+        chosen = choose_transform(
+            volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand
+        )
         chosen.write(self.frame)
 
     def _with_own_volumes(self, images: ParticleImages, poses: PoseTable, key: str) -> PoseTable:
@@ -320,11 +322,13 @@ class _AbinitJob:
             )
         for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
             (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
-        write_posed_particles(self.layout.root / self.returned, particles, poses, columns)
+        write_aligned_particles(self.layout.root / self.returned, particles, poses, columns)
         if self.inputs.tilted is not None:
-            change, pixel_A = ChosenFrame.read(self.frame).change, self.inputs.extent_A / self.inputs.box
+            change, pixel_A = ChosenTransform.read(self.frame).change, self.inputs.extent_A / self.inputs.box
             tilted = PoseTable.read(self.found / FOUND_TILTED).changed(change, pixel_A)
-            write_posed_particles(self.layout.root / self._returned_names[-1], self.inputs.tilted.particles, tilted, {})
+            write_aligned_particles(
+                self.layout.root / self._returned_names[-1], self.inputs.tilted.particles, tilted, {}
+            )
 
     @property
     def _returned_names(self) -> tuple[str, ...]:
@@ -332,7 +336,7 @@ class _AbinitJob:
         return names if self.inputs.tilted is None else (*names, STEM + Path(self.returned).suffix)
 
     def _finish(
-        self, images: ParticleImages, poses: PoseTable, consensus: Consensus, chosen: ChosenFrame
+        self, images: ParticleImages, poses: PoseTable, consensus: Consensus, chosen: ChosenTransform
     ) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
         seconds = self.stages.seconds()

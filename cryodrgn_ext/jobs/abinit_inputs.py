@@ -208,7 +208,7 @@ def pose_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     return fingerprint(image_key(settings, inputs), _some(settings, _pose_settings(settings)), tilted)
 
 
-def frame_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
+def transform_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides poses and map of a homogeneous result."""
     reference = inputs.record.get("in_3dref", {}).get("sha256")
     return fingerprint(pose_key(settings, inputs), settings.flip_hand, reference)
@@ -216,7 +216,7 @@ def frame_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
 
 def training_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides a heterogeneous result."""
-    return fingerprint(frame_key(settings, inputs), _some(settings, TRAINING_SETTINGS))
+    return fingerprint(transform_key(settings, inputs), _some(settings, TRAINING_SETTINGS))
 
 
 def _pose_settings(settings: AbinitSettings) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import CoordinateTransform
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
@@ -116,5 +116,5 @@ def _in_the_hand_of_tilts(
     )
     if other <= one:
         return found
-    rotation, shift_px = FrameChange.identity(mirrored=True).poses(found.rotation, found.shift_px)
+    rotation, shift_px = CoordinateTransform.identity(mirrored=True).poses(found.rotation, found.shift_px)
     return replace(found, rotation=rotation, shift_px=shift_px)

@@ -25,7 +25,7 @@ PRIOR_COLUMNS = (
 )  # fmt: skip
 
 
-def posed_particles(particles: ParticleSet, poses: PoseTable) -> ParticleSet:
+def aligned_particles(particles: ParticleSet, poses: PoseTable) -> ParticleSet:
     """The particles with these poses and half-sets."""
     return replace(particles.with_poses(poses.rotation, poses.shift_A), half_set=poses.half_set)
 
@@ -38,7 +38,7 @@ def stale_columns(particles: ParticleSet) -> list[str]:
     return [label for label in labels if label in PRIOR_COLUMNS or OUR_COLUMN.fullmatch(label)]
 
 
-def write_posed_particles(
+def write_aligned_particles(
     path: Path, particles: ParticleSet, poses: PoseTable, columns: Mapping[str, NDArray[np.generic]]
 ) -> None:
     """Write all particles with their poses, as .star, or as .cs with the .csg that CryoSPARC imports.
@@ -57,7 +57,7 @@ def write_posed_particles(
     InputError
         When it cannot be written.
     """
-    posed = posed_particles(particles, poses)
+    posed = aligned_particles(particles, poses)
     if path.suffix == ".cs":
         extra = alignment_fields(posed) if particles.source.format == "cs" else None
         fields = write_particles_cs(posed, path, extra)

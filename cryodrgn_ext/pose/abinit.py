@@ -24,29 +24,29 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.local import POSE_COLUMNS
 from cryodrgn_ext.pose.random_initialisations import (
-    LAST_RADIUS as START_RADIUS,
+    LAST_RADIUS as INITIALISATION_RADIUS,
 )
 from cryodrgn_ext.pose.random_initialisations import (
+    InitialisationReport,
     Start,
-    StartReport,
     choose_rows,
-    distinct_starts,
-    make_starts,
-    report_starts,
+    distinct_initialisations,
+    make_initialisations,
+    report_initialisations,
 )
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
-STARTS_FILE = "starts.safetensors"
+INITIALISATIONS_FILE = "starts.safetensors"
 #: Of the refinement of the likeliest start, and of those that are tried when its poses do not come to rest.
 REFINEMENT_FILES = ("refinement.safetensors", "refinement2.safetensors", "refinement3.safetensors")
 #: Of the refinement of all particles, when some have been refined first.
 WHOLE_FILE = "refinement_all.safetensors"
 MOST_ATTEMPTS = len(REFINEMENT_FILES)
 #: Poses have not come to rest when the last search moved a larger share of the images.
-RESTLESS_SHARE = 0.1
+UNCONVERGED_SHARE = 0.1
 STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "settled")
 
 
@@ -72,7 +72,7 @@ class AbInitio:
     error_deg, error_px : ndarray
         (N,) float32 standard deviation (root of the mean over axes) of rotation and shift that noise leaves, from the
         curvature of the likelihood: large for images that hardly tell their pose.
-    starts : tuple of StartReport
+    starts : tuple of InitialisationReport
         Log-likelihood of each random start, and how far it agrees with the best one.
     moved_share : float
         Share of the images that the last search over all orientations still moved by more than 10 degrees.
@@ -88,7 +88,7 @@ class AbInitio:
     log_likelihood: NDArray[np.float32]
     error_deg: NDArray[np.float32]
     error_px: NDArray[np.float32]
-    starts: tuple[StartReport, ...]
+    starts: tuple[InitialisationReport, ...]
     moved_share: float
 
 
@@ -122,26 +122,26 @@ def reconstruct(
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
-        starts = _starts(images, settings, CheckpointFile(checkpoint_dir, STARTS_FILE, key), monitor)
+        starts = _starts(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
         core = core_rows(images, settings)
         some = images if len(core) == images.n else images.subset(core)
         if len(core) < images.n:
             monitor.message(f"{len(core)} of {images.n} particles are refined first.")
         best: Refined | None = None
-        for number, start in enumerate(distinct_starts(starts)[:MOST_ATTEMPTS]):
+        for number, start in enumerate(distinct_initialisations(starts)[:MOST_ATTEMPTS]):
             if best is not None:
                 monitor.message(
                     f"The poses do not come to rest (the last search moved {100 * best.state.moved_share:.0f} % of the "
                     f"images): another start is refined (seed {start.seed})."
                 )
             file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES[number], key)
-            refined = _refined(some, (start.map, start.map), START_RADIUS, settings, file, monitor)
+            refined = _refined(some, (start.map, start.map), INITIALISATION_RADIUS, settings, file, monitor)
             best = refined if best is None or _likelier(refined, best) else best
-            if best.state.moved_share <= RESTLESS_SHARE:
+            if best.state.moved_share <= UNCONVERGED_SHARE:
                 break
         if best is None:
             raise ValueError("there are no starts to refine")
-        if best.state.moved_share > RESTLESS_SHARE:
+        if best.state.moved_share > UNCONVERGED_SHARE:
             monitor.warn(
                 f"The last search over all orientations still moved {100 * best.state.moved_share:.0f} % of the images "
                 "by more than 10 degrees: the map may be wrong, or the particles differ too much for one map. Look at "
@@ -152,7 +152,7 @@ def reconstruct(
             halves = best.references.half1, best.references.half2
             file = CheckpointFile(checkpoint_dir, WHOLE_FILE, key)
             best = _refined(images, halves, best.state.radius, settings, file, monitor)
-        return _result(images, best, report_starts(starts)[1])
+        return _result(images, best, report_initialisations(starts)[1])
 
 
 def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
@@ -212,7 +212,7 @@ def _starts(
         file.save(numbers, tensors)
 
     monitor.message(f"Random starts from {len(rows)} of {images.n} particles.")
-    starts = make_starts(images, rows, settings, monitor, done, keep)
+    starts = make_initialisations(images, rows, settings, monitor, done, keep)
     keep(starts, finished=True)
     return starts
 
@@ -238,7 +238,7 @@ def _refined(
     return refine(images, start, settings, state, monitor, keep)
 
 
-def _result(images: ParticleImages, refined: Refined, reports: tuple[StartReport, ...]) -> AbInitio:
+def _result(images: ParticleImages, refined: Refined, reports: tuple[InitialisationReport, ...]) -> AbInitio:
     state = refined.state
     maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
     return AbInitio(

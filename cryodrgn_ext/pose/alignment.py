@@ -18,7 +18,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.centring import recentred
-from cryodrgn_ext.pose.local import LocalPoses, TurningVolume, joined, refine_poses
+from cryodrgn_ext.pose.local import DifferentiableVolume, LocalPoses, joined, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.model import LinearModel, SliceModel
 from cryodrgn_ext.pose.scoring import Scorer
@@ -31,7 +31,7 @@ Kind = Literal["search", "local"]
 #: Band of the base grid of searches and the band of their refinement, in cycles per box.
 BASE_RADIUS, SEARCH_RADIUS = 8.0, 12.0
 #: Refinements of a search, rotations kept in it, and candidates that are refined further.
-REFINEMENTS, KEPT, POLISHED = 1, 12, 6
+REFINEMENTS, KEPT, REFINED_FURTHER = 1, 12, 6
 #: Spacings of the grid between rotations that are kept: steps from one of them reach what lies between.
 APART = 1.2
 GAUSS_NEWTON_STEPS = 4
@@ -63,12 +63,12 @@ class Reference:
 
     Attributes
     ----------
-    field : TurningVolume
+    field : DifferentiableVolume
     weights : Tensor, optional
         (N, C) float32 of the field's maps in the volume of each of all images; None when there is one map.
     """
 
-    field: TurningVolume
+    field: DifferentiableVolume
     weights: Tensor | None = None
 
     def model(self) -> SliceModel | FourierVolume:
@@ -91,11 +91,11 @@ def search_settings(images: ParticleImages, settings: ReconstructSettings, radiu
     return SearchSettings(
         base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(SEARCH_RADIUS, radius),
         shift_extent_px=extent, shift_count=2 * max(1, math.ceil(extent * 4 * base / d - 0.5)) + 1,
-        keep_final=POLISHED, apart=APART, memory_bytes=settings.memory_bytes, device=settings.device,
+        keep_final=REFINED_FURTHER, apart=APART, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
 
 
-def pose_against_halves(
+def align_to_halves(
     images: ParticleImages, halves: tuple[Tensor, Tensor], kind: Kind, known: KnownPoses, radius: float, rows: Tensor,
     settings: ReconstructSettings, monitor: Monitor,
 ) -> tuple[LocalPoses, Tensor]:  # fmt: skip
@@ -122,24 +122,24 @@ def pose_against_halves(
         Poses in the order of ``rows``, and (n,) degrees by which each of them turned.
     """
     reach = min(math.ceil(radius) + 1, images.box_size // 2)
-    first = Reference(TurningVolume.from_maps(halves[0][None], reach))
-    second = first if halves[1] is halves[0] else Reference(TurningVolume.from_maps(halves[1][None], reach))
+    first = Reference(DifferentiableVolume.from_maps(halves[0][None], reach))
+    second = first if halves[1] is halves[0] else Reference(DifferentiableVolume.from_maps(halves[1][None], reach))
     half_of = images.half_set[rows]
     parts, places = [], []
     for half, reference in ((1, first), (2, second)):
         members = (half_of == half).nonzero()[:, 0]
         label = f"{'Searching' if kind == 'search' else 'Refining'} poses of half {half}"
-        parts.append(pose_images(images, reference, kind, known, radius, rows[members], settings, monitor, label))
+        parts.append(align_images(images, reference, kind, known, radius, rows[members], settings, monitor, label))
         places.append(members)
     poses = joined(parts).chosen(torch.cat(places).argsort())
     return poses, degrees_between(known.rotation[rows], poses.rotation)
 
 
-def pose_images(
+def align_images(
     images: ParticleImages, reference: Reference, kind: Kind, known: KnownPoses, radius: float, rows: Tensor,
     settings: ReconstructSettings, monitor: Monitor, label: str,
 ) -> LocalPoses:  # fmt: skip
-    """Pose images (n,) against a reference; other parameters as in :func:`pose_against_halves`."""
+    """Pose images (n,) against a reference; other parameters as in :func:`align_to_halves`."""
     pieces = list(_pieces(images, rows, radius, settings))
     parts = []
     for piece in monitor.track(pieces, label, len(rows), len(pieces[0]) if pieces else 1):
@@ -190,5 +190,5 @@ def degrees_between(one: Tensor, two: Tensor) -> Tensor:
 def _pieces(images: ParticleImages, rows: Tensor, radius: float, settings: ReconstructSettings) -> Iterator[Tensor]:
     """Rows that are held in memory at a time."""
     count = images.plane.prefix(radius)
-    held = 2 * BYTES_PER_COEFFICIENT * (POLISHED + 1) * count
+    held = 2 * BYTES_PER_COEFFICIENT * (REFINED_FURTHER + 1) * count
     yield from rows.split(max(1, min(MOST_IMAGES_AT_ONCE, settings.memory_bytes // held)))

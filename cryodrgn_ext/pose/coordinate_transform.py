@@ -20,7 +20,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.pose.centring import centre_of_mass
 from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import CoordinateTransform
 
 #: Bounds of the band (cycles per box) in which a map is compared with the reference.
 ALIGNMENT_RADII = (6, 32)
@@ -30,18 +30,18 @@ POOR_CORRELATION, CLEAR_LEAD = 0.3, 0.02
 
 
 @dataclass(frozen=True)
-class ChosenFrame:
+class ChosenTransform:
     """What was decided.
 
     Attributes
     ----------
-    change : FrameChange
+    change : CoordinateTransform
         From the frame in which poses were found, in voxels of the working box.
     correlation, other_hand : float or None
         With the reference, of the hand that was chosen and of the other; None without a reference.
     """
 
-    change: FrameChange
+    change: CoordinateTransform
     correlation: float | None = None
     other_hand: float | None = None
 
@@ -70,7 +70,7 @@ class ChosenFrame:
         atomic_write_text(path, json.dumps(plain))
 
     @classmethod
-    def read(cls, path: Path) -> ChosenFrame:
+    def read(cls, path: Path) -> ChosenTransform:
         """Read what :meth:`write` wrote.
 
         Raises
@@ -82,19 +82,19 @@ class ChosenFrame:
             plain = json.loads(path.read_text(encoding="utf-8"))
             change = plain["change"]
             rotation, shift = np.array(change["rotation"], np.float64), np.array(change["shift_px"], np.float64)
-            return cls(FrameChange(rotation, shift, bool(change["mirrored"])), plain["correlation"],
+            return cls(CoordinateTransform(rotation, shift, bool(change["mirrored"])), plain["correlation"],
                        plain["other_hand"])  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error}): delete it and continue the job.") from None
 
 
-def choose_frame(
+def choose_transform(
     found: NDArray[np.float32],
     pixel_size_A: float,
     curve: NDArray[np.float64],
     reference: VolumeMap | None,
     flip_hand: bool,
-) -> ChosenFrame:
+) -> ChosenTransform:
     """Decide on the frame of a map that was found ab initio.
 
     Parameters
@@ -117,6 +117,6 @@ def choose_frame(
         bounded = np.clip(curve, LEAST_FSC, 1.0)
         # The correlation of the full map with the truth (Rosenthal & Henderson 2003).
         alignment = align_maps(volume, target, radius, reliability=np.sqrt(2 * bounded / (1 + bounded)))
-        return ChosenFrame(alignment.change, alignment.correlation, alignment.other_hand)
-    hand = FrameChange.identity(flip_hand)
-    return ChosenFrame(FrameChange(hand.rotation, -hand.points(centre_of_mass(volume).numpy()), flip_hand))
+        return ChosenTransform(alignment.change, alignment.correlation, alignment.other_hand)
+    hand = CoordinateTransform.identity(flip_hand)
+    return ChosenTransform(CoordinateTransform(hand.rotation, -hand.points(centre_of_mass(volume).numpy()), flip_hand))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.alignment import KnownPoses, Reference, pose_images
-from cryodrgn_ext.pose.local import LocalPoses, TurningVolume
+from cryodrgn_ext.pose.alignment import KnownPoses, Reference, align_images
+from cryodrgn_ext.pose.local import DifferentiableVolume, LocalPoses
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
@@ -107,11 +107,11 @@ def refine_with_volumes(
     limit = settings.mask_radius(d)
     few = volumes.condensed().masked(spherical_mask(d, 0.9 * limit, 0.1 * limit, volumes.base.device))
     maps = torch.cat([few.base[None], few.components]).to(device)
-    field = TurningVolume.from_maps(maps, min(math.ceil(band) + 1, d // 2))
+    field = DifferentiableVolume.from_maps(maps, min(math.ceil(band) + 1, d // 2))
     weights = torch.cat([torch.ones(len(few.weights), 1), few.weights.cpu()], dim=1)
     known = KnownPoses(images.rotation.double().cpu(), images.shift_px.double().cpu())
     with torch.no_grad():
-        return pose_images(
+        return align_images(
             images, Reference(field, weights), "search" if search_all else "local", known, band,
             torch.arange(images.n), settings, monitor, "Posing images against their own volumes",
         )  # fmt: skip

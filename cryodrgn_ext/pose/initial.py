@@ -239,13 +239,13 @@ def expectation(
     return torch.view_as_complex(numerator.view(n_slices, count, 2)), weight, evidence
 
 
-def _frame_groups(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Frame matrices (2, 2) among some images, each with its rows."""
-    distinct, kind = scorer.frame[rows].flatten(1).unique(dim=0, return_inverse=True)
+def _by_frequency_matrix(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Frequency matrices (2, 2) among some images, each with its rows."""
+    distinct, kind = scorer.frequency_matrix[rows].flatten(1).unique(dim=0, return_inverse=True)
     return [(matrix.view(2, 2), rows[kind == number]) for number, matrix in enumerate(distinct)]
 
 
-def random_start(
+def random_initial_map(
     scorer: Scorer,
     power: Tensor,
     schedule: Schedule,
@@ -301,8 +301,8 @@ def random_start(
         rotation = torch.from_numpy(so3_grid.grid(level)).to(device, torch.float32)
         model = FourierVolume.from_map(volume, OVERSAMPLING, last)
         sums = FourierAccumulator(running.grid, device)
-        for frame, members in _frame_groups(scorer, rows):
-            points = points_on(frame @ rotation[:, :2], kxy)
+        for matrix, members in _by_frequency_matrix(scorer, rows):
+            points = points_on(matrix @ rotation[:, :2], kxy)
             numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, exponent)
             sums.insert(points, 0.5 * numerator, 0.5 * weight)  # coefficients counted twice, for their partners
         running.update(sums, len(rows), schedule.rate(step))
@@ -318,7 +318,7 @@ def _from_random_angles(scorer: Scorer, running: LowBandMap, batch: int, generat
     rotation = torch.from_numpy(so3_grid.rotations(level, chosen.numpy())).to(scorer.device, torch.float32)
     rows = rows.to(scorer.device)
     count = scorer.count(float(running.grid.radius))
-    points = points_on(scorer.frame[rows] @ rotation[:, :2], scorer.kxy[:count])
+    points = points_on(scorer.frequency_matrix[rows] @ rotation[:, :2], scorer.kxy[:count])
     sums = FourierAccumulator(running.grid, scorer.device)
     sums.insert(points, 0.5 * scorer.data[rows, :count], 0.5 * scorer.power[rows, :count])
     running.update(sums, batch, 1.0)

@@ -27,7 +27,7 @@ from cryodrgn_ext.pose.scoring import Scorer
 
 DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-6, 1e6
 #: Steps smaller than this (degrees, pixels) end an image's refinement.
-SETTLED_DEG, SETTLED_PX = 0.02, 0.005
+CONVERGED_DEG, CONVERGED_PX = 0.02, 0.005
 #: Coefficients per block of the plain form.
 COEFFICIENTS_PER_BLOCK = 1 << 20
 
@@ -58,7 +58,7 @@ def turns(volume: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TurningVolume:
+class DifferentiableVolume:
     """Volumes whose weighted sums the images show, with their turns, on a Fourier grid.
 
     Attributes
@@ -72,7 +72,7 @@ class TurningVolume:
     fields: Tensor
 
     @classmethod
-    def from_maps(cls, maps: Tensor, radius: int, oversampling: int = 2) -> TurningVolume:
+    def from_maps(cls, maps: Tensor, radius: int, oversampling: int = 2) -> DifferentiableVolume:
         """Transform maps (C, D, D, D) up to ``radius`` cycles per box."""
         grid = FourierGrid(maps.shape[-1], radius, oversampling)
         fields = torch.empty(*grid.shape, len(maps), 4, dtype=torch.complex64, device=maps.device)
@@ -101,7 +101,13 @@ class NormalEquations:
 
 
 def normal_equations(
-    scorer: Scorer, volume: TurningVolume, weights: Tensor, rows: Tensor, rotation: Tensor, shift_px: Tensor, count: int
+    scorer: Scorer,
+    volume: DifferentiableVolume,
+    weights: Tensor,
+    rows: Tensor,
+    rotation: Tensor,
+    shift_px: Tensor,
+    count: int,
 ) -> NormalEquations:
     """Fit of poses and its derivatives.
 
@@ -109,7 +115,7 @@ def normal_equations(
     ----------
     scorer : Scorer
         Holds B images.
-    volume : TurningVolume
+    volume : DifferentiableVolume
     weights : Tensor
         (B, C) of the maps in each image's volume.
     rows : Tensor
@@ -119,7 +125,7 @@ def normal_equations(
     count : int
         Number of leading coefficients that count.
     """
-    planes = scorer.frame[rows].to(rotation) @ rotation[:, :2]
+    planes = scorer.frequency_matrix[rows].to(rotation) @ rotation[:, :2]
     if scorer.device.type == "cpu":
         found = normal_equations_cpu(
             scorer.data, scorer.power, rows, planes, shift_px, scorer.kxy[:count], volume.fields, weights,
@@ -130,7 +136,13 @@ def normal_equations(
 
 
 def normal_equations_torch(
-    scorer: Scorer, volume: TurningVolume, weights: Tensor, rows: Tensor, planes: Tensor, shift_px: Tensor, count: int
+    scorer: Scorer,
+    volume: DifferentiableVolume,
+    weights: Tensor,
+    rows: Tensor,
+    planes: Tensor,
+    shift_px: Tensor,
+    count: int,
 ) -> NormalEquations:
     """Plain form of the compiled kernel, on any device; ``planes`` (b, 2, 3)."""
     kxy = scorer.kxy[:count]
@@ -209,7 +221,7 @@ def joined(parts: Sequence[LocalPoses]) -> LocalPoses:
 
 def refine_poses(
     scorer: Scorer,
-    volume: TurningVolume,
+    volume: DifferentiableVolume,
     rotation: Tensor,
     shift_px: Tensor,
     radius: float | None = None,
@@ -224,7 +236,7 @@ def refine_poses(
     ----------
     scorer : Scorer
         Its images, all of them.
-    volume : TurningVolume
+    volume : DifferentiableVolume
     rotation, shift_px : Tensor
         (B, 3, 3), (B, 2) where to begin.
     radius : float, optional
@@ -284,7 +296,7 @@ def gauss_newton(
     for _ in range(iterations):
         step = _step(matrix[active], gradient[active], damping[active])
         step = _bounded(step, math.radians(largest_turn_deg), largest_shift_px)
-        moved = (step[:, :3].norm(dim=1) > math.radians(SETTLED_DEG)) | (_farthest(step) > SETTLED_PX)
+        moved = (step[:, :3].norm(dim=1) > math.radians(CONVERGED_DEG)) | (_farthest(step) > CONVERGED_PX)
         active, step = active[moved], step[moved]
         if not len(active):
             break

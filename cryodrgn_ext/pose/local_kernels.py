@@ -1,8 +1,8 @@
 """Compiled CPU kernel of the local refinement: fit and normal equations of poses; :mod:`.local` holds its plain form.
 
-One pass over an image's coefficients interpolates its volume and the volume's three turns (see
-:class:`~cryodrgn_ext.pose.local.TurningVolume`), which lie beside each other in memory, and sums what Gauss-Newton
-needs. Threads take whole images, so sums do not depend on them.
+One pass over an image's coefficients interpolates its volume and the volume's derivatives by rotations (see
+:class:`~cryodrgn_ext.pose.local.DifferentiableVolume`), which lie beside each other in memory, and sums what
+Gauss-Newton needs. Threads take whole images, so sums do not depend on them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.fourier.so3_grid import grid, spacing_deg
-from cryodrgn_ext.pose.metrics import MIRROR, FrameChange
+from cryodrgn_ext.pose.metrics import MIRROR, CoordinateTransform
 
 #: Band (cycles per box) and grid level of the exhaustive search.
 COARSE_RADIUS, COARSE_LEVEL = 7, 1
@@ -43,7 +43,7 @@ class MapAlignment:
 
     Attributes
     ----------
-    change : FrameChange
+    change : CoordinateTransform
         From the frame of the moving map to that of the reference; shifts in voxels.
     correlation : float
         Of the whitened transforms within the band, after the change.
@@ -51,7 +51,7 @@ class MapAlignment:
         The same for the other hand at its own best alignment; None when only one was tried.
     """
 
-    change: FrameChange
+    change: CoordinateTransform
     correlation: float
     other_hand: float | None
 
@@ -101,11 +101,11 @@ def align_maps(
         best[mirrored] = max(fine, key=lambda one: one.correlation)
     hand = max(best, key=lambda one: best[one].correlation)
     chosen, other = best[hand], best.get(not hand)
-    change = FrameChange(chosen.rotation, chosen.shift_px, hand)
+    change = CoordinateTransform(chosen.rotation, chosen.shift_px, hand)
     return MapAlignment(change, chosen.correlation, None if other is None else other.correlation)
 
 
-def move_map(volume: Tensor, change: FrameChange) -> Tensor:
+def move_map(volume: Tensor, change: CoordinateTransform) -> Tensor:
     """Resample a map (D, D, D) in the frame that ``change`` (in voxels) leads to, in Fourier space.
 
     Frequencies beyond the Nyquist sphere are lost.

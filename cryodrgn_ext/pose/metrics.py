@@ -35,7 +35,7 @@ ITERATIONS = 50
 
 
 @dataclass(frozen=True)
-class FrameChange:
+class CoordinateTransform:
     """A rigid change of the model frame, p' = rotation @ mirror @ p + shift_px.
 
     Attributes
@@ -53,7 +53,7 @@ class FrameChange:
     mirrored: bool = False
 
     @classmethod
-    def identity(cls, mirrored: bool = False) -> FrameChange:
+    def identity(cls, mirrored: bool = False) -> CoordinateTransform:
         """Nothing moves, but for the hand if asked."""
         return cls(np.eye(3), np.zeros(3), mirrored)
 
@@ -84,21 +84,21 @@ class FrameChange:
         turned = (MIRROR @ given @ MIRROR if self.mirrored else given) @ self.rotation.T
         return turned, np.asarray(shift_px, np.float64) - turned[:, :2] @ self.shift_px
 
-    def then(self, other: FrameChange) -> FrameChange:
+    def then(self, other: CoordinateTransform) -> CoordinateTransform:
         """The change that does this one first and ``other`` after it."""
         # A2 M2 A1 M1 = (A2 M2 A1 M2) (M2 M1)
         turned = MIRROR @ self.rotation @ MIRROR if other.mirrored else self.rotation
         shift = other.matrix @ self.shift_px + other.shift_px
-        return FrameChange(other.rotation @ turned, shift, self.mirrored != other.mirrored)
+        return CoordinateTransform(other.rotation @ turned, shift, self.mirrored != other.mirrored)
 
-    def inverse(self) -> FrameChange:
+    def inverse(self) -> CoordinateTransform:
         """The change that undoes this one."""
         back = MIRROR @ self.rotation.T @ MIRROR if self.mirrored else self.rotation.T
-        return FrameChange(back, -self.matrix.T @ self.shift_px, self.mirrored)
+        return CoordinateTransform(back, -self.matrix.T @ self.shift_px, self.mirrored)
 
-    def scaled(self, factor: float) -> FrameChange:
+    def scaled(self, factor: float) -> CoordinateTransform:
         """The same change in pixels of which there are ``factor`` times as many."""
-        return FrameChange(self.rotation, self.shift_px * factor, self.mirrored)
+        return CoordinateTransform(self.rotation, self.shift_px * factor, self.mirrored)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class PoseAlignment:
 
     Attributes
     ----------
-    change : FrameChange
+    change : CoordinateTransform
         From the frame of the poses to that of the reference.
     errors : PoseErrors
         After it.
@@ -169,7 +169,7 @@ class PoseAlignment:
         Median rotation error of the other hand at its own best alignment; None when only one was tried.
     """
 
-    change: FrameChange
+    change: CoordinateTransform
     errors: PoseErrors
     median_deg_other_hand: float | None
 
@@ -207,14 +207,14 @@ def align_poses(
     if both_hands:
         found.append(_rotation_between(MIRROR @ ours @ MIRROR, theirs))
     mirrored = len(found) == 2 and found[1][1] < found[0][1]
-    changes = [FrameChange(matrix, np.zeros(3), bool(hand)) for hand, (matrix, _) in enumerate(found)]
+    changes = [CoordinateTransform(matrix, np.zeros(3), bool(hand)) for hand, (matrix, _) in enumerate(found)]
     chosen = changes[mirrored]
     turned, ours_px = chosen.poses(ours, shift_px)
     theirs_px = np.asarray(reference_shift_px, np.float64)
     degrees = pose_errors(turned, ours_px, theirs, theirs_px).degrees
     agreeing = np.flatnonzero(_agreeing(degrees))
     agreeing = agreeing[_spread(len(agreeing), MOST_AVERAGED)]
-    change = FrameChange(chosen.rotation, _shift_between(turned, ours_px - theirs_px, agreeing), mirrored)
+    change = CoordinateTransform(chosen.rotation, _shift_between(turned, ours_px - theirs_px, agreeing), mirrored)
     errors = pose_errors(*change.poses(ours, shift_px), theirs, theirs_px)
     other = None
     if both_hands:

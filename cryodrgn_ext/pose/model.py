@@ -1,7 +1,7 @@
 """What poses are scored against: anything that can give central slices, for all images alike or for each its own.
 
 A model is asked for slices on central planes. A plane (2, 3) says where an image frequency lies in the model's Fourier
-space: (kx, ky) at kx plane[0] + ky plane[1], in cycles per box, so plane = (frame matrix) R[:2] (see
+space: (kx, ky) at kx plane[0] + ky plane[1], in cycles per box, so plane = (frequency matrix) R[:2] (see
 :meth:`cryodrgn_ext.images.particle_images.ParticleImages.planes`).
 """
 

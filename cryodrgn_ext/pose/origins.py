@@ -157,7 +157,7 @@ def usable_origins(particles: ParticleSet, extent_A: float, choice: str) -> tupl
     return None, f"The origins are not used: {fault}."
 
 
-def start_px(origins: Origins, images: ParticleImages) -> Tensor:
+def origins_px(origins: Origins, images: ParticleImages) -> Tensor:
     """(N, 2) float32 the same in working pixels of each image."""
     return torch.from_numpy(origins.shift_A / group_pixel_A(images)[:, None]).float()
 
@@ -165,7 +165,7 @@ def start_px(origins: Origins, images: ParticleImages) -> Tensor:
 def judge_origins(images: ParticleImages, origins: Origins, choice: str, monitor: Monitor) -> JudgedOrigins:
     """Compare the average images with and without origins; ``choice`` is that of ``--use_origins``."""
     plain = images.with_poses(images.rotation, torch.zeros_like(images.shift_px))
-    moved = images.with_poses(images.rotation, start_px(origins, images).to(images.shift_px.device))
+    moved = images.with_poses(images.rotation, origins_px(origins, images).to(images.shift_px.device))
     count = images.plane.prefix(max(2, round(JUDGED_BAND * images.box_size)))
     without = clearness(plain, count, monitor, "Average of the images as they are")
     with_them = clearness(moved, count, monitor, "Average of the images, centred by their origins")

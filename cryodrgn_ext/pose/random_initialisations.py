@@ -20,12 +20,12 @@ from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.centring import centre_of_mass, rounded, shifts_after_centring
-from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_start, signal_power
-from cryodrgn_ext.pose.local import TurningVolume, refine_poses
+from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_initial_map, signal_power
+from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
-from cryodrgn_ext.pose.settings import START_PARTICLES, ReconstructSettings
+from cryodrgn_ext.pose.settings import INITIALISATION_PARTICLES, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 
@@ -60,7 +60,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class StartReport:
+class InitialisationReport:
     """What became of a start.
 
     Attributes
@@ -82,14 +82,14 @@ class StartReport:
 
 def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
     """(n,) int64 sorted rows of the particles that starts are made from."""
-    wanted = START_PARTICLES if settings.start_particles is None else settings.start_particles
+    wanted = INITIALISATION_PARTICLES if settings.start_particles is None else settings.start_particles
     if wanted >= images.n:
         return torch.arange(images.n)
     generator = torch.Generator().manual_seed(settings.seed)
     return torch.randperm(images.n, generator=generator)[:wanted].sort().values
 
 
-def make_start(
+def make_initialisation(
     images: ParticleImages, rows: Tensor, settings: ReconstructSettings, seed: int, monitor: Monitor
 ) -> Start:
     """Random start, then rounds of search or local refinement, and backprojection.
@@ -111,7 +111,7 @@ def make_start(
     scorer = Scorer(images, rows, reach, settings.device, settings.memory_bytes)
     power = signal_power(images, scorer)
     extent, radius = settings.shift_extent(d), settings.mask_radius(d)
-    volume = random_start(scorer, power, Schedule(), extent, radius, seed, monitor)
+    volume = random_initial_map(scorer, power, Schedule(), extent, radius, seed, monitor)
     mask = spherical_mask(d, 0.9 * radius, 0.1 * radius, scorer.device)
     chosen = images.subset(rows)
     prior = (1.0 / (OVERSAMPLING**3 * power)).cpu()
@@ -128,7 +128,7 @@ def make_start(
         if all_orientations:
             poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking)
             rotation, shift = poses.rotation, poses.shift_px
-        field = TurningVolume.from_maps(volume[None], top)
+        field = DifferentiableVolume.from_maps(volume[None], top)
         found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
         rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
         posed = chosen.with_poses(rotation.to(images.rotation), shift.to(images.shift_px))
@@ -141,7 +141,7 @@ def make_start(
     return Start(seed, volume, rotation, shift, float(fit.mean()))
 
 
-def make_starts(
+def make_initialisations(
     images: ParticleImages,
     rows: Tensor,
     settings: ReconstructSettings,
@@ -154,7 +154,7 @@ def make_starts(
     Parameters
     ----------
     images, rows, settings, monitor
-        As in :func:`make_start`.
+        As in :func:`make_initialisation`.
     done : sequence of Start
         Those that an interrupted run has made.
     keep : callable, optional
@@ -167,18 +167,18 @@ def make_starts(
     """
     starts = list(done)
     while len(starts) < 2 * settings.starts:
-        if len(starts) >= settings.starts and (settings.starts == 1 or _confirmed(report_starts(starts)[1])):
+        if len(starts) >= settings.starts and (settings.starts == 1 or _confirmed(report_initialisations(starts)[1])):
             break
         if len(starts) == settings.starts:
             monitor.message("No two starts agree so far: more are made.")
-        start = make_start(images, rows, settings, settings.seed + len(starts), monitor)
+        start = make_initialisation(images, rows, settings, settings.seed + len(starts), monitor)
         starts.append(start)
         monitor.message(
             f"Start {len(starts)} (seed {start.seed}): {start.log_likelihood:.2f} nats per particle over no particle."
         )
         if keep is not None:
             keep(starts)
-    best, reports = report_starts(starts)
+    best, reports = report_initialisations(starts)
     if settings.starts > 1 and not _confirmed(reports):
         monitor.warn(
             f"None of the {len(starts)} random starts found what the best one found (they agree on "
@@ -188,7 +188,7 @@ def make_starts(
     return starts
 
 
-def distinct_starts(starts: Sequence[Start]) -> list[Start]:
+def distinct_initialisations(starts: Sequence[Start]) -> list[Start]:
     """Starts that do not agree with any likelier one, the likeliest first."""
     chosen: list[Start] = []
     for start in sorted(starts, key=lambda one: -one.log_likelihood):
@@ -206,17 +206,17 @@ def _agreement(start: Start, other: Start) -> tuple[float, bool]:
     return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.change.mirrored
 
 
-def report_starts(starts: Sequence[Start]) -> tuple[Start, tuple[StartReport, ...]]:
+def report_initialisations(starts: Sequence[Start]) -> tuple[Start, tuple[InitialisationReport, ...]]:
     """Return the likeliest start, and how far each of them agrees with it."""
     best = max(starts, key=lambda start: start.log_likelihood)
     reports = []
     for start in starts:
         share, mirrored = (1.0, False) if start is best else _agreement(start, best)
-        reports.append(StartReport(start.seed, start.log_likelihood, share, mirrored))
+        reports.append(InitialisationReport(start.seed, start.log_likelihood, share, mirrored))
     return best, tuple(reports)
 
 
-def _confirmed(reports: Sequence[StartReport]) -> bool:
+def _confirmed(reports: Sequence[InitialisationReport]) -> bool:
     """Whether another start agrees with the best one."""
     best = max(reports, key=lambda report: report.log_likelihood)
     return any(report.agreement >= AGREEING_SHARE for report in reports if report is not best)

@@ -28,7 +28,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.alignment import Kind, KnownPoses, pose_against_halves
+from cryodrgn_ext.pose.alignment import Kind, KnownPoses, align_to_halves
 from cryodrgn_ext.pose.centring import centre_of_mass, shifts_after_centring
 from cryodrgn_ext.pose.half_references import References, make_references
 from cryodrgn_ext.pose.local import POSE_COLUMNS, LocalPoses, joined
@@ -251,7 +251,7 @@ def _round(
     known = KnownPoses(state.rotation, state.shift_px, state.searches > 0)
 
     def posed(rows: Tensor) -> tuple[LocalPoses, Tensor]:
-        return pose_against_halves(images, halves, kind, known, state.radius, rows, settings, monitor)
+        return align_to_halves(images, halves, kind, known, state.radius, rows, settings, monitor)
 
     rows = torch.arange(images.n)
     if kind == "local":

@@ -100,8 +100,8 @@ class Scorer:
             batch = upright.batch(self.rows[part], count, self.device)
             self.data[part] = batch.coefficients * (batch.ctf * multiplicity)
             self.power[part] = batch.ctf.square() * multiplicity
-        #: (B, 2, 2): an image's plane is frame @ R[:2].
-        self.frame = upright.planes(self.rows)[:, :, :2].to(self.device)
+        #: (B, 2, 2): an image's plane is frequency_matrix @ R[:2].
+        self.frequency_matrix = upright.planes(self.rows)[:, :, :2].to(self.device)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,7 +121,7 @@ class Scorer:
         ----------
         model : SliceModel or FourierVolume
         rotation : Tensor
-            (G, 3, 3) from the model frame to the image frame.
+            (G, 3, 3) from model to image coordinates.
         shift_px : Tensor
             (T, 2) displacements x, y in pixels of the working box.
         radius : float, optional
@@ -204,22 +204,23 @@ class Scorer:
         rotation = rotation.to(self.device, torch.float32)
         volumes = len(model.volumes) if isinstance(model, VolumeModel | LinearModel) else 1
         each = max(1, self.memory_bytes // (4 * len(kxy) * (12 + 8 * volumes)))
-        for members, frame in self._frames():
-            sheared = bool((frame[0, 1] != 0) | (frame[1, 0] != 0))
+        for members, matrix in self._by_frequency_matrix():
+            sheared = bool((matrix[0, 1] != 0) | (matrix[1, 0] != 0))
             fours = None if quads is None or sheared else quads.to(self.device)
             job = SharedScores(model, kxy, shift_px, self.box_size, None if fours is None else mirrors)
             columns = torch.arange(len(rotation), device=self.device)[:, None] if fours is None else fours
             for some in columns.split(each):
-                slices = model.shared(frame @ rotation[some[:, 0], :2], job.kxy)
+                slices = model.shared(matrix @ rotation[some[:, 0], :2], job.kxy)
                 for where, scores in self._blocks(job, slices, len(some), members):
                     reduce(where, some.T.flatten(), scores)
 
-    def _frames(self) -> Iterator[tuple[Tensor | None, Tensor]]:
-        """Positions of images with a common frame matrix (None for all of them), and the matrix (2, 2)."""
-        if not len(self) or torch.equal(self.frame, self.frame[:1].expand_as(self.frame)):
-            yield None, self.frame[:1].sum(0)
+    def _by_frequency_matrix(self) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Positions of images with a common frequency matrix (None for all of them), and the matrix (2, 2)."""
+        every = self.frequency_matrix
+        if not len(self) or torch.equal(every, every[:1].expand_as(every)):
+            yield None, every[:1].sum(0)
             return
-        distinct, kind = self.frame.flatten(1).unique(dim=0, return_inverse=True)
+        distinct, kind = every.flatten(1).unique(dim=0, return_inverse=True)
         for number, matrix in enumerate(distinct):
             yield (kind == number).nonzero()[:, 0], matrix.view(2, 2)
 
@@ -289,7 +290,7 @@ class Scorer:
         out = torch.empty(len(self), rotation.shape[1], len(offsets), device=self.device)
         for start in range(0, len(self), each):
             part = slice(start, start + each)
-            planes = self.frame[part, None] @ rotation[part].to(self.device, torch.float32)[:, :, :2]
+            planes = self.frequency_matrix[part, None] @ rotation[part].to(self.device, torch.float32)[:, :, :2]
             centre = shift_px[part].to(self.device, torch.float32)
             power = self.power[part, :count].contiguous()
             if compiled and packed is not None and isinstance(model, VolumeModel | LinearModel):
@@ -303,7 +304,7 @@ class Scorer:
 
     def _reach(self, count: int) -> float:
         """Farthest that the first ``count`` coefficients lie from the model's origin, in cycles per box."""
-        stretch = torch.linalg.matrix_norm(self.frame, ord=2).max() if len(self) else 1.0
+        stretch = torch.linalg.matrix_norm(self.frequency_matrix, ord=2).max() if len(self) else 1.0
         return float(self.plane.norm[count - 1]) * float(stretch)
 
     def _products_torch(

@@ -11,7 +11,7 @@ from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES
 #: Default of ``max_shift_px`` and of ``mask_radius_px``, as fractions of the box.
 DEFAULT_SHIFT, DEFAULT_MASK_RADIUS = 0.1, 0.42
 #: Particles that random starts are made from, when the user does not say.
-START_PARTICLES = 2000
+INITIALISATION_PARTICLES = 2000
 #: Particles that come to rest before all others join them, when the user does not say; and by which factor there must
 #: be more of them for that to be worth while.
 CORE_PARTICLES, WORTH_A_CORE = 20_000, 1.5

@@ -170,7 +170,7 @@ def backproject(
     if grid.box_size != images.box_size or grid.radius > images.plane.radius:
         raise ValueError(f"images of {images.box_size} px with |k| up to {images.plane.radius} do not fill {grid}")
     # Images whose box is longer than the model's reach |points| = radius only at higher frequencies of their own.
-    reach = grid.radius / min(group.frequency_scale for group in images.frame.groups)
+    reach = grid.radius / min(group.frequency_scale for group in images.geometry.groups)
     count = min(images.plane.prefix(reach), images.source.n_coefficients)
     sums = FourierAccumulator(grid, device)
     size = max(1, COEFFICIENTS_PER_BATCH // count)

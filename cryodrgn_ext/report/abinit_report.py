@@ -10,13 +10,13 @@ from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.pose.coordinate_transform import ChosenFrame
+from cryodrgn_ext.pose.coordinate_transform import ChosenTransform
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
 from cryodrgn_ext.report.page_html import write_report_html
 from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import central_slices, map_slices
-from cryodrgn_ext.report.pose_plots import pose_confidence, start_likelihoods, view_distribution
+from cryodrgn_ext.report.pose_plots import initialisation_likelihoods, pose_confidence, view_distribution
 from cryodrgn_ext.report.train_report import command_line, consensus_summary, report_date
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
@@ -49,7 +49,7 @@ def write_abinit_reports(
     poses: PoseTable,
     consensus: Consensus,
     starts: Sequence[float],
-    chosen: ChosenFrame,
+    chosen: ChosenTransform,
     messages: Sequence[str],
     seconds: Mapping[str, float],
 ) -> None:
@@ -85,7 +85,7 @@ def write_abinit_reports(
 
 
 def _figures(
-    poses: PoseTable, consensus: Consensus, starts: Sequence[float], chosen: ChosenFrame
+    poses: PoseTable, consensus: Consensus, starts: Sequence[float], chosen: ChosenTransform
 ) -> list[ReportFigure]:
     mirrored = np.roll(consensus.map[::-1], 1, axis=0)  # z inverted about voxel D // 2
     caption = f"Central slices of the map, and of the other hand. {chosen.sentence()}"
@@ -97,7 +97,7 @@ def _figures(
     ]  # fmt: skip
     if len(starts) > 1:
         caption = "Log-likelihood per image that each random start reached; the best one was kept."
-        figures.append(ReportFigure("Poses", caption, start_likelihoods(starts)))
+        figures.append(ReportFigure("Poses", caption, initialisation_likelihoods(starts)))
     if np.ptp(poses.log_likelihood) > 0:
         caption = "Log-likelihoods of the images at their poses; a hump of its own on the left is often junk."
         figures.append(ReportFigure("Poses", caption, pose_confidence(poses.log_likelihood)))

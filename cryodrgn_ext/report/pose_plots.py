@@ -41,7 +41,7 @@ def view_distribution(rotation: NDArray[np.floating]) -> Figure:
 
 
 @styled
-def start_likelihoods(log_likelihood: Sequence[float]) -> Figure:
+def initialisation_likelihoods(log_likelihood: Sequence[float]) -> Figure:
     """Log-likelihood per image of each random start; the best one dark."""
     values = np.asarray(log_likelihood, float)
     figure, axes = new_figure(float(np.clip(0.35 * len(values) + 2.2, 3.4, 9)), 2.6)

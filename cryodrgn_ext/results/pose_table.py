@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import CoordinateTransform
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PoseTable:
         return cls(_orthonormal(rotation), shift_A, images.half_set.cpu().numpy().astype(np.int8),
                    np.asarray(log_likelihood, np.float32))  # fmt: skip
 
-    def changed(self, change: FrameChange, pixel_size_A: float) -> PoseTable:
+    def changed(self, change: CoordinateTransform, pixel_size_A: float) -> PoseTable:
         """The same images in another frame; ``change`` is in voxels of this size."""
         rotation, shift_A = change.scaled(pixel_size_A).poses(self.rotation, self.shift_A)
         return PoseTable(rotation, shift_A, self.half_set, self.log_likelihood)

@@ -81,7 +81,7 @@ def plain_coefficients(images: ParticleImages, project: Path, row: int) -> np.nd
     shift = images.particles.shift_A[row] / PIXEL_A  # type: ignore[union-attr]
     phase = (k[:, :1] * (x.ravel() - shift[0]) + k[:, 1:] * (y.ravel() - shift[1])) / BOX
     transform = (np.exp(-2j * np.pi * phase) * image.ravel()).sum(1)
-    scale = images.frame.groups[0].value_scale
+    scale = images.geometry.groups[0].value_scale
     sigma = images.noise_sigma[images.optics_index[row]].double().numpy()[images.plane.shell.numpy()]
     return np.asarray(transform * scale / sigma)
 

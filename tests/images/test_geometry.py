@@ -1,4 +1,4 @@
-"""The Fourier crop is a downsampling, and the working frame says what fits."""
+"""The Fourier crop is a downsampling, and the working geometry says what fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.half_plane import HalfPlane
-from cryodrgn_ext.images.geometry import WorkingFrame, crop_index, crop_transform
+from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 
 
 def band_limited(box: int) -> torch.Tensor:
@@ -45,13 +45,13 @@ def test_frequencies_beyond_the_native_box_are_absent() -> None:
 )
 def test_what_does_not_fit_is_refused(boxes: list[int], working: int | None, radius: int | None, pattern: str) -> None:
     with pytest.raises(InputError, match=pattern):
-        WorkingFrame.make(boxes, [1.0] * len(boxes), working, radius)
+        WorkingGeometry.make(boxes, [1.0] * len(boxes), working, radius)
 
 
-def test_frame_of_groups_with_different_extent() -> None:
-    frame = WorkingFrame.make([64, 96, 64], [2.0, 1.0, 2.0], 32, reference=0)
-    assert frame.pixel_size_A == 4.0
-    first, second, third = frame.groups
+def test_geometry_of_groups_with_different_extent() -> None:
+    geometry = WorkingGeometry.make([64, 96, 64], [2.0, 1.0, 2.0], 32, reference=0)
+    assert geometry.pixel_size_A == 4.0
+    first, second, third = geometry.groups
     assert first == third
     assert first.frequency_scale == 1.0
     assert first.max_radius == 15

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
-from cryodrgn_ext.images.geometry import WorkingFrame
+from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
 
 BOX, PIXEL_A = 32, 4.0
@@ -106,12 +106,12 @@ def test_white_noise_is_whitened_to_unit_power_without_being_told_its_level() ->
 def mixed_groups() -> ParticleImages:
     """Two optics groups, the second with a box half as long in Å again, rows interleaved."""
     n = 6
-    frame = WorkingFrame.make([32, 48], [2.0, 2.0], 16, reference=0)
+    geometry = WorkingGeometry.make([32, 48], [2.0, 2.0], 16, reference=0)
     g = torch.Generator().manual_seed(5)
-    values = torch.randn(n, frame.plane.n_coefficients, 2, generator=g)
+    values = torch.randn(n, geometry.plane.n_coefficients, 2, generator=g)
     return ParticleImages(
         source=ResidentCoefficients(values, torch.arange(n)),
-        frame=frame,
+        geometry=geometry,
         particles=None,
         rotation=torch.eye(3).expand(n, 3, 3),
         shift_px=torch.zeros(n, 2),
@@ -124,7 +124,7 @@ def mixed_groups() -> ParticleImages:
     )
 
 
-def test_groups_of_different_extent_meet_in_the_model_frame() -> None:
+def test_groups_of_different_extent_meet_in_model_coordinates() -> None:
     particles = mixed_groups()
     batch = particles.batch(torch.arange(6))
     k = particles.plane.kxy.float()

@@ -13,11 +13,13 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs import abinit
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.pose.centring import CentredCoefficients
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import CoordinateTransform
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
 #: From the frame of the truth to the frame in which "the search" finds poses, in voxels.
-ELSEWHERE = FrameChange(Rotation.from_rotvec([0.4, -0.9, 1.3]).as_matrix(), np.array([1.2, -0.7, 0.5]), mirrored=True)
+ELSEWHERE = CoordinateTransform(
+    Rotation.from_rotvec([0.4, -0.9, 1.3]).as_matrix(), np.array([1.2, -0.7, 0.5]), mirrored=True
+)
 
 
 @dataclass

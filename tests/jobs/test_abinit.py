@@ -24,7 +24,7 @@ from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
-from cryodrgn_ext.pose.metrics import FrameChange, align_poses, pose_errors
+from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses, pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
@@ -212,7 +212,7 @@ def test_without_a_reference_the_map_is_centred_and_the_hand_is_an_option(
         assert found.change.mirrored is mirrored
         assert np.median(found.errors.degrees) < 1e-3
         assert np.median(found.errors.shift_px) < 1e-3
-    flipped = FrameChange.identity(mirrored=True).poses(first.rotation, first.shift_A)
+    flipped = CoordinateTransform.identity(mirrored=True).poses(first.rotation, first.shift_A)
     np.testing.assert_allclose(flipped[0], second.rotation, atol=1e-6)
     np.testing.assert_allclose(flipped[1], second.shift_A, atol=1e-3)
 

@@ -12,7 +12,7 @@ import torch
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.fourier.fsc import fsc
-from cryodrgn_ext.pose import abinit, starts
+from cryodrgn_ext.pose import abinit, random_initialisations
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.pose.metrics import align_poses
@@ -34,7 +34,7 @@ def quick_starts() -> None:
     """Small starts: the phantom has 32 pixels."""
     with pytest.MonkeyPatch.context() as patch:
         small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
-        patch.setattr(starts, "Schedule", lambda: small)
+        patch.setattr(random_initialisations, "Schedule", lambda: small)
         yield
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_other_images_or_settings_is_refused(
 
 
 def test_a_damaged_checkpoint_is_named(made: Phantom, tmp_path: Path) -> None:
-    (tmp_path / abinit.STARTS_FILE).write_bytes(b"no safetensors")
+    (tmp_path / abinit.INITIALISATIONS_FILE).write_bytes(b"no safetensors")
     with pytest.raises(ResumeError, match="cannot be read"):
         reconstruct(made.images, SETTINGS, tmp_path)
 
@@ -171,10 +171,10 @@ def test_a_damaged_checkpoint_is_named(made: Phantom, tmp_path: Path) -> None:
 def test_another_start_is_tried_when_poses_do_not_come_to_rest(
     made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(found[1] / abinit.STARTS_FILE, tmp_path)
+    shutil.copy(found[1] / abinit.INITIALISATIONS_FILE, tmp_path)
     shutil.copy(found[1] / abinit.REFINEMENT_FILES[0], tmp_path)
-    monkeypatch.setattr(abinit, "RESTLESS_SHARE", -1.0)
-    monkeypatch.setattr(abinit, "distinct_starts", lambda starts: list(starts)[:2])
+    monkeypatch.setattr(abinit, "UNCONVERGED_SHARE", -1.0)
+    monkeypatch.setattr(abinit, "distinct_initialisations", lambda starts: list(starts)[:2])
     monitor = Recorder()
     result = reconstruct(made.images, replace(SETTINGS), tmp_path, monitor)
     assert (tmp_path / abinit.REFINEMENT_FILES[1]).exists()

@@ -8,7 +8,7 @@ import torch
 from cryodrgn_ext.fourier import so3_grid
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.pose.initial import Schedule, expectation, information, random_start, shift_disc, signal_power
+from cryodrgn_ext.pose.initial import Schedule, expectation, information, random_initial_map, shift_disc, signal_power
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
@@ -70,8 +70,8 @@ def test_a_random_start_tells_poses() -> None:
     scorer = Scorer(made.images, radius=9)
     schedule = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
     power = signal_power(made.images, scorer)
-    map_ = random_start(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor())
-    assert torch.equal(map_, random_start(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor()))
+    map_ = random_initial_map(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor())
+    assert torch.equal(map_, random_initial_map(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor()))
     looking = SearchSettings(base_level=0, refinements=1, keep=4, k_min=5, k_max=6, shift_extent_px=2.5, shift_count=3)
     found = search(made.images, FourierVolume.from_map(map_, radius=7), looking)
     aligned = align_poses(found.rotation.numpy(), found.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())

@@ -15,8 +15,8 @@ from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.pose.local import (
+    DifferentiableVolume,
     NormalEquations,
-    TurningVolume,
     normal_equations,
     normal_equations_torch,
     refine_poses,
@@ -74,12 +74,12 @@ def images(maps: torch.Tensor) -> ParticleImages:
 
 def both_forms(images: ParticleImages, maps: torch.Tensor) -> tuple[NormalEquations, NormalEquations]:
     scorer = Scorer(images, radius=14)
-    volume = TurningVolume.from_maps(maps, 15)
+    volume = DifferentiableVolume.from_maps(maps, 15)
     weights = torch.stack([torch.ones(40), torch.linspace(-1, 1, 40)], dim=1)
     rows = torch.arange(3, 40, 2)
     rotation, shift = images.rotation[rows].double(), images.shift_px[rows].double() + 0.2
     count = scorer.count(12.5)
-    planes = scorer.frame[rows].double() @ rotation[:, :2]
+    planes = scorer.frequency_matrix[rows].double() @ rotation[:, :2]
     fast = normal_equations(scorer, volume, weights, rows, rotation, shift, count)
     return fast, normal_equations_torch(scorer, volume, weights, rows, planes, shift, count)
 
@@ -94,7 +94,7 @@ def test_kernel_is_the_plain_form(images: ParticleImages, maps: torch.Tensor) ->
 def test_fit_is_the_scorers_and_gradient_its_derivative(images: ParticleImages, maps: torch.Tensor) -> None:
     scorer = Scorer(images, radius=13)
     model = FourierVolume.from_map(maps[0], radius=15)
-    volume = TurningVolume.from_maps(maps[:1], 15)
+    volume = DifferentiableVolume.from_maps(maps[:1], 15)
     rotation, shift = images.rotation.double(), images.shift_px.double() + 0.3
     ones = torch.ones(40, 1)
     rows, count = torch.arange(40), scorer.count(None)
@@ -129,7 +129,7 @@ def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
     off = turned(images.rotation.double(), torch.randn(60, 3, generator=rng) * math.radians(4))
     moved = images.shift_px.double() + torch.randn(60, 2, generator=rng)
     scorer = Scorer(images)
-    volume = TurningVolume.from_maps(maps, 15)
+    volume = DifferentiableVolume.from_maps(maps, 15)
     found = refine_poses(scorer, volume, off, moved, 8.0, weights, iterations=8)
     found = refine_poses(scorer, volume, found.rotation, found.shift_px, None, weights, iterations=8)
     errors = pose_errors(
@@ -144,7 +144,7 @@ def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
 
 def test_steps_never_make_the_fit_worse(images: ParticleImages, maps: torch.Tensor) -> None:
     scorer = Scorer(images)
-    volume = TurningVolume.from_maps(maps[:1], 15)
+    volume = DifferentiableVolume.from_maps(maps[:1], 15)
     anywhere = torch.from_numpy(Rotation.random(40, rng=9).as_matrix())
     before = refine_poses(scorer, volume, anywhere, images.shift_px, iterations=0).log_likelihood
     after = refine_poses(scorer, volume, anywhere, images.shift_px, iterations=6).log_likelihood

@@ -13,7 +13,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box, move_map
-from cryodrgn_ext.pose.metrics import FrameChange
+from cryodrgn_ext.pose.metrics import CoordinateTransform
 from cryodrgn_ext.simulate.projection import bead_volume
 
 BOX = 32
@@ -29,16 +29,18 @@ def beads() -> tuple[np.ndarray, np.ndarray]:
     return points * (8.0 / np.linalg.norm(points, axis=1).max()), rng.uniform(0.5, 1.5, 60)
 
 
-def volume(change: FrameChange | None = None) -> Tensor:
+def volume(change: CoordinateTransform | None = None) -> Tensor:
     """Density of the beads, moved exactly."""
     points, weight = beads()
     moved = points if change is None else change.points(points)
     return bead_volume(torch.from_numpy(moved), torch.from_numpy(weight), 1.0, BOX).float()
 
 
-def some_change(seed: int, mirrored: bool, most_px: float = 3.0) -> FrameChange:
+def some_change(seed: int, mirrored: bool, most_px: float = 3.0) -> CoordinateTransform:
     rng = np.random.default_rng(seed)
-    return FrameChange(Rotation.random(random_state=seed).as_matrix(), rng.uniform(-most_px, most_px, 3), mirrored)
+    return CoordinateTransform(
+        Rotation.random(random_state=seed).as_matrix(), rng.uniform(-most_px, most_px, 3), mirrored
+    )
 
 
 def with_noise(clean: Tensor, times: float, seed: int) -> Tensor:
@@ -51,7 +53,7 @@ def low_passed(given: Tensor, radius: float) -> Tensor:
     return torch.fft.irfftn(spectrum, s=given.shape)
 
 
-def angle_deg(found: FrameChange, expected: FrameChange) -> float:
+def angle_deg(found: CoordinateTransform, expected: CoordinateTransform) -> float:
     return float(np.degrees(Rotation.from_matrix(found.rotation @ expected.rotation.T).magnitude()))
 
 

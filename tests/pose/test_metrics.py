@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.pose.metrics import FrameChange, align_poses, pose_errors
+from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses, pose_errors
 from cryodrgn_ext.simulate.projection import bead_volume, project_beads
 
 BOX = 24
 CHANGES = [
-    FrameChange(Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix(), np.array([1.5, -2.0, 0.8]), mirrored)
+    CoordinateTransform(Rotation.from_rotvec([0.3, -1.1, 0.7]).as_matrix(), np.array([1.5, -2.0, 0.8]), mirrored)
     for mirrored in (False, True)
 ]
 
@@ -31,7 +31,7 @@ def images(points: np.ndarray, rotation: np.ndarray, shift_px: np.ndarray) -> np
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=["same hand", "mirrored"])
-def test_images_of_the_changed_model_at_the_changed_poses_are_the_same(change: FrameChange) -> None:
+def test_images_of_the_changed_model_at_the_changed_poses_are_the_same(change: CoordinateTransform) -> None:
     points = np.random.default_rng(3).normal(0, 3, (12, 3))
     rotation, shift = some_poses(7)
     before = images(points, rotation, shift)
@@ -45,7 +45,7 @@ def test_mirrored_voxels_are_the_mirrored_model() -> None:
     """The other hand is z inverted about voxel D // 2: what a flip of the map's first axis does, rolled by one."""
     points = np.random.default_rng(3).normal(0, 3, (12, 3))
     weight = np.linspace(0.5, 1.5, 12)
-    flipped = FrameChange.identity(mirrored=True).points(points)
+    flipped = CoordinateTransform.identity(mirrored=True).points(points)
     volumes = [bead_volume(torch.from_numpy(p), torch.from_numpy(weight), 1.2, BOX).numpy() for p in (points, flipped)]
     np.testing.assert_allclose(np.roll(volumes[0][::-1], 1, axis=0), volumes[1], atol=1e-5)
 
@@ -65,7 +65,7 @@ def test_changes_compose_and_invert(mirrored: bool) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=["same hand", "mirrored"])
-def test_alignment_finds_the_change_among_lost_images(change: FrameChange) -> None:
+def test_alignment_finds_the_change_among_lost_images(change: CoordinateTransform) -> None:
     """Sixty of a hundred images are lost; the others are off by about a degree and a tenth of a pixel."""
     rotation, shift = some_poses(500)
     rng = np.random.default_rng(5)

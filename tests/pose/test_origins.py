@@ -21,7 +21,7 @@ from cryodrgn_ext.metadata.cs import read_cs, write_cs
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.pose.origins import around, clearness, judge_origins, read_origins, start_px
+from cryodrgn_ext.pose.origins import around, clearness, judge_origins, origins_px, read_origins
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_engine, fake_poses
@@ -163,7 +163,7 @@ def test_around_moves_images_and_counts_shifts_from_there(project: Path) -> None
     images = images_of("picked.star")
     origins = read_origins(read_particles("classified.star", require_poses=False))
     assert origins is not None
-    start = start_px(origins, images)
+    start = origins_px(origins, images)
     truth = torch.from_numpy(np.load("poses.npz")["shift_A"] / PIXEL_SIZE_A)
     posed = images.with_poses(images.rotation, truth)
     moved = around(posed, start)

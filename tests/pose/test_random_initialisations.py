@@ -7,9 +7,15 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.pose import random_initialisations as starts
-from cryodrgn_ext.pose.metrics import FrameChange
-from cryodrgn_ext.pose.random_initialisations import Start, choose_rows, distinct_starts, make_starts, report_starts
+from cryodrgn_ext.pose import random_initialisations
+from cryodrgn_ext.pose.metrics import CoordinateTransform
+from cryodrgn_ext.pose.random_initialisations import (
+    Start,
+    choose_rows,
+    distinct_initialisations,
+    make_initialisations,
+    report_initialisations,
+)
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.pose.phantoms import phantom
@@ -27,14 +33,14 @@ def start(seed: int, log_likelihood: float, rotation: np.ndarray) -> Start:
 def three() -> list[Start]:
     """A poor one, the best one, and the other hand of the best one in another frame, with lost images."""
     rotation = Rotation.random(N, rng=1).as_matrix()
-    frame = FrameChange(Rotation.random(rng=2).as_matrix(), np.zeros(3), mirrored=True)
+    frame = CoordinateTransform(Rotation.random(rng=2).as_matrix(), np.zeros(3), mirrored=True)
     same, _ = frame.poses(rotation, np.zeros((N, 2)))
     same[: N // 4] = Rotation.random(N // 4, rng=3).as_matrix()
     return [start(5, 10.0, Rotation.random(N, rng=4).as_matrix()), start(6, 20.0, rotation), start(7, 19.0, same)]
 
 
 def test_reports_tell_agreement_and_hand(three: list[Start]) -> None:
-    best, reports = report_starts(three)
+    best, reports = report_initialisations(three)
     assert best.seed == 6
     assert [report.seed for report in reports] == [5, 6, 7]
     assert reports[0].agreement < 0.2
@@ -45,7 +51,7 @@ def test_reports_tell_agreement_and_hand(three: list[Start]) -> None:
 
 
 def test_starts_that_found_the_same_count_once(three: list[Start]) -> None:
-    assert [one.seed for one in distinct_starts(three)] == [6, 5]
+    assert [one.seed for one in distinct_initialisations(three)] == [6, 5]
 
 
 class Recorder(SilentMonitor):
@@ -59,9 +65,9 @@ class Recorder(SilentMonitor):
 
 def made_from(monkeypatch: pytest.MonkeyPatch, supply: list[Start], wanted: int, monitor: Monitor) -> list[Start]:
     remaining = list(supply)
-    monkeypatch.setattr(starts, "make_start", lambda *_: remaining.pop(0))
+    monkeypatch.setattr(random_initialisations, "make_initialisation", lambda *_: remaining.pop(0))
     images = phantom(4, box_size=16, snr=None).images
-    return make_starts(images, torch.arange(4), ReconstructSettings(starts=wanted), monitor)
+    return make_initialisations(images, torch.arange(4), ReconstructSettings(starts=wanted), monitor)
 
 
 def test_starts_end_when_the_best_was_found_twice(monkeypatch: pytest.MonkeyPatch, three: list[Start]) -> None:

@@ -156,16 +156,16 @@ def test_volume_of_a_lower_band_has_nothing_beyond_it(noisy: Phantom) -> None:
 def two_groups(images: ParticleImages) -> ParticleImages:
     """Every third image with another magnification."""
     matrix = torch.tensor([[1.06, 0.02], [0.02, 0.97]])
-    frame = replace(images.frame, groups=images.frame.groups * 2)
+    geometry = replace(images.geometry, groups=images.geometry.groups * 2)
     return replace(
-        images, frame=frame, optics=(GroupOptics(), GroupOptics(mag_matrix=matrix)),
+        images, geometry=geometry, optics=(GroupOptics(), GroupOptics(mag_matrix=matrix)),
         optics_index=(torch.arange(images.n) % 3 == 0).long(), noise_sigma=images.noise_sigma.repeat(2, 1),
         window_power=images.window_power.repeat(2),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_optics_groups_have_their_own_frames(noisy: Phantom, whole: bool) -> None:
+def test_optics_groups_have_their_own_frequency_matrices(noisy: Phantom, whole: bool) -> None:
     images, rows = two_groups(noisy.images), torch.arange(10, 17)
     rotation = torch.from_numpy(so3_grid.grid(0)).float()
     rotation = rotation if whole else rotation[::9]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.pose.groups import ImageGroups
-from cryodrgn_ext.pose.local import NormalEquations, TurningVolume, gauss_newton, normal_equations
+from cryodrgn_ext.pose.local import DifferentiableVolume, NormalEquations, gauss_newton, normal_equations
 from cryodrgn_ext.pose.scoring import Scorer
 
 STEPS = 5
@@ -24,7 +24,7 @@ LARGEST_TURN_DEG, LARGEST_SHIFT_PX = 2.0, 1.0  # of one step
 INNER, EDGE = 0.42, 0.06  # radius of the sphere that is kept of a volume, and its soft edge, in boxes
 
 
-def turning_volume(volume: Tensor, radius: float) -> TurningVolume:
+def differentiable_volume(volume: Tensor, radius: float) -> DifferentiableVolume:
     """A rendered map (D, D, D) with its turns, up to ``radius`` cycles per box; what lies near the edges is left out.
 
     Turns pull at density the more, the farther it is from the middle, and that of a network outside the particle is
@@ -32,11 +32,11 @@ def turning_volume(volume: Tensor, radius: float) -> TurningVolume:
     """
     d = volume.shape[0]
     mask = spherical_mask(d, INNER * d, EDGE * d, volume.device)
-    return TurningVolume.from_maps((volume * mask)[None], min(math.ceil(radius), d // 2))
+    return DifferentiableVolume.from_maps((volume * mask)[None], min(math.ceil(radius), d // 2))
 
 
 def polish(
-    scorers: Sequence[Scorer], groups: ImageGroups, volume: TurningVolume, rotation: Tensor, shift_px: Tensor
+    scorers: Sequence[Scorer], groups: ImageGroups, volume: DifferentiableVolume, rotation: Tensor, shift_px: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Improve poses of particles; the fit never becomes worse.
 
@@ -46,7 +46,7 @@ def polish(
         One for each of the S images of a particle, with the P particles in the same order; they set the band.
     groups : ImageGroups
         Of which the relative rotations are used.
-    volume : TurningVolume
+    volume : DifferentiableVolume
         Of one map.
     rotation : Tensor
         (P, 3, 3) of the particles.
@@ -70,7 +70,7 @@ def polish(
 
 
 def _equations(
-    scorers: Sequence[Scorer], groups: ImageGroups, volume: TurningVolume, rows: Tensor, rotation: Tensor,
+    scorers: Sequence[Scorer], groups: ImageGroups, volume: DifferentiableVolume, rows: Tensor, rotation: Tensor,
     shift_px: Tensor,
 ) -> NormalEquations:  # fmt: skip
     """Of particles ``rows`` (b,): gradients (b, 3 + 2 S) are those of turns about x, y, z, then of the shifts."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
 from cryodrgn_ext.engines.neural.heterogeneity import build_model
-from cryodrgn_ext.engines.neural.local_refinement import polish, turning_volume
+from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, polish
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource
 from cryodrgn_ext.engines.neural.order import random_generator, visiting_order
@@ -303,7 +303,7 @@ class AbinitRun:
             shift_px = found.shift_px.view(-1, self.views, 2)
             if step.polish and some.volume is not None:
                 scorers = [Scorer(images, members, step.k_max, self.device) for members in groups.rows.T]
-                field = turning_volume(some.volume, step.k_max)
+                field = differentiable_volume(some.volume, step.k_max)
                 rotation, shift_px, fit = polish(scorers, groups, field, rotation, shift_px)
             every = self._all(rows[first])
             seen = self._seen(rotation.float())

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryodrgn_ext.engines.neural.local_refinement import polish, turning_volume
+from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, polish
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.local import refine_poses
@@ -49,7 +49,7 @@ def pairs() -> Pairs:
 
 def test_one_image_is_refined_as_elsewhere(pairs: Pairs) -> None:
     scorer = pairs.scorers()[0]
-    volume = turning_volume(pairs.first.density, BAND)
+    volume = differentiable_volume(pairs.first.density, BAND)
     found, shift_px, fit = polish([scorer], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
     other = refine_poses(scorer, volume, pairs.rotation, pairs.shift_px[:, 0], BAND, iterations=8)
     assert angles_deg(found, other.rotation).median() < 0.05
@@ -60,7 +60,7 @@ def test_one_image_is_refined_as_elsewhere(pairs: Pairs) -> None:
 
 
 def test_two_images_turn_together(pairs: Pairs) -> None:
-    scorers, volume = pairs.scorers(), turning_volume(pairs.first.density, BAND)
+    scorers, volume = pairs.scorers(), differentiable_volume(pairs.first.density, BAND)
     alone = polish(scorers[:1], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
     both = polish(scorers, pairs.groups(2), volume, pairs.rotation, pairs.shift_px)
     errors = [angles_deg(found[0], pairs.first.rotation).square().mean().sqrt() for found in (alone, both)]

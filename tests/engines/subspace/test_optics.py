@@ -14,7 +14,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.fourier.ctf import CtfParameters
-from cryodrgn_ext.images.geometry import WorkingFrame
+from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map
@@ -30,7 +30,7 @@ def mixed_set(premultiplied: bool = False) -> tuple[ParticleImages, np.ndarray, 
     base_weight, mode_weight = torch.ones(40), torch.where(torch.arange(16) < 8, 1.0, -1.0)
     y = torch.randn(N, generator=g)
     magnification = torch.tensor([[1.03, 0.01], [0.01, 0.97]])
-    frame = WorkingFrame.make([BOX, 40], [PIXEL_A, PIXEL_A], BOX, reference=0)
+    geometry = WorkingGeometry.make([BOX, 40], [PIXEL_A, PIXEL_A], BOX, reference=0)
     full = torch.ones(N)
     defocus = 10_000 + 15_000 * torch.rand(N, generator=g)
     parameters = CtfParameters(
@@ -39,8 +39,8 @@ def mixed_set(premultiplied: bool = False) -> tuple[ParticleImages, np.ndarray, 
     )  # fmt: skip
     noise = 0.07 * BOX
     images = ParticleImages(
-        source=ResidentCoefficients(torch.zeros(N, frame.plane.n_coefficients, 2), torch.arange(N)),
-        frame=frame,
+        source=ResidentCoefficients(torch.zeros(N, geometry.plane.n_coefficients, 2), torch.arange(N)),
+        geometry=geometry,
         particles=None,
         rotation=torch.as_tensor(Rotation.random(N, rng=1).as_matrix(), dtype=torch.float32),
         shift_px=4 * torch.rand(N, 2, generator=g) - 2,
