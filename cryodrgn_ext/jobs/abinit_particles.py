@@ -68,7 +68,7 @@ def write_aligned_particles(
 
 
 def alignment_columns(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Fields alignments3D/... that :func:`write_posed_particles` wrote into a .cs; none of a STAR file."""
+    """Fields alignments3D/... that :func:`write_aligned_particles` wrote into a .cs; none of a STAR file."""
     if path.suffix != ".cs":
         return {}
     return {name: values for name, values in read_cs(path).columns.items() if name.startswith("alignments3D/")}
