@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from cryodrgn_ext.analysis.agreement import predict_from_neighbors
 from cryodrgn_ext.errors import InputError
 
+FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 IdentifierArray = NDArray[np.uint64]
 COMPARE_AT_MOST = 50_000
@@ -151,3 +153,80 @@ def common_particles(first: IdentifierArray, second: IdentifierArray) -> tuple[I
         raise InputError("the two runs have no particle in common: they are not replicates of each other")
     order = np.argsort(in_first)
     return in_first[order].astype(np.int64), in_second[order].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Agreement of R runs on N common particles.
+
+    Attributes
+    ----------
+    adjusted_rand : ndarray
+        (R, R) adjusted Rand index of each pair of clusterings.
+    percentage : ndarray
+        (R, R) particles in matched clusters, in percent.
+    linear, neighbors : ndarray
+        (R, R) share of the variance of the latents of run j that those of run i tell; see :class:`LatentAgreement`.
+    label : ndarray
+        (N, R) int32 cluster in each run, in the numbers of the first.
+    """
+
+    adjusted_rand: FloatArray
+    percentage: FloatArray
+    linear: FloatArray
+    neighbors: FloatArray
+    label: NDArray[np.int32]
+
+    @property
+    def agreeing(self) -> NDArray[np.bool_]:
+        """(N,) Whether all runs put a particle into matched clusters."""
+        same: NDArray[np.bool_] = (self.label == self.label[:, :1]).all(axis=1)
+        return same
+
+    @property
+    def votes(self) -> NDArray[np.int32]:
+        """(N,) Number of runs, from 1 to R, that put a particle where the first one does."""
+        return (self.label == self.label[:, :1]).sum(axis=1).astype(np.int32)
+
+
+def compare_runs(
+    latents: Sequence[NDArray[np.floating]], labels: Sequence[NDArray[np.integer]], seed: int = 0
+) -> RunComparison:
+    """Compare latents (N, q) and clusterings (N,) of runs on common particles in a common order, pair by pair.
+
+    Raises
+    ------
+    InputError
+        See :func:`compare_clusterings` and :func:`compare_latents`.
+    """
+    count = len(latents)
+    rand, percentage, linear, neighbors = np.ones((4, count, count))
+    percentage *= 100.0
+    renumbered = [labels[0].astype(np.int32)]
+    for i in range(count):
+        for j in range(count):
+            if i == j:
+                continue
+            told = compare_latents(latents[i], latents[j], seed)
+            linear[i, j], neighbors[i, j] = told.linear, told.neighbors
+            if i < j:
+                found = compare_clusterings(labels[i], labels[j])
+                rand[i, j] = rand[j, i] = found.adjusted_rand
+                percentage[i, j] = percentage[j, i] = found.percentage
+                if i == 0:
+                    renumbered.append(found.relabel(labels[j]))
+    return RunComparison(rand, percentage, linear, neighbors, np.stack(renumbered, axis=1))
+
+
+def common_to_all(identifiers: Sequence[IdentifierArray]) -> list[IndexArray]:
+    """Rows of the particles that all runs share, one array for each run, in the order of the first.
+
+    Raises
+    ------
+    InputError
+        When an identifier repeats within a run, or no particle is in all of them.
+    """
+    shared = identifiers[0]
+    for other in identifiers[1:]:
+        shared = shared[common_particles(shared, other)[0]]
+    return [common_particles(shared, uid)[1] for uid in identifiers]

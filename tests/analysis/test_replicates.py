@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 
-from cryodrgn_ext.analysis.replicates import common_particles, compare_clusterings, compare_latents
+from cryodrgn_ext.analysis.replicates import (
+    common_particles,
+    common_to_all,
+    compare_clusterings,
+    compare_latents,
+    compare_runs,
+)
 from cryodrgn_ext.errors import InputError
 
 
@@ -114,3 +120,34 @@ def test_unrelated_latents_do_not_agree() -> None:
 def test_latents_must_be_of_common_particles() -> None:
     with pytest.raises(InputError, match="3 latents of one run but 4"):
         compare_latents(np.zeros((3, 1)), np.zeros((4, 1)))
+
+
+def test_runs_are_compared_pair_by_pair_and_numbered_as_the_first() -> None:
+    rng = np.random.default_rng(5)
+    label = rng.integers(0, 3, 900)
+    z = np.eye(3)[label] + 0.1 * rng.normal(size=(900, 3))
+    swapped = np.array([2, 0, 1])[label]
+    moved = swapped.copy()
+    moved[:90] = (moved[:90] + 1) % 3
+    found = compare_runs([z, z @ rng.normal(size=(3, 3)), rng.normal(size=(900, 2))], [label, swapped, moved])
+    assert found.adjusted_rand[0, 1] == 1.0
+    assert found.adjusted_rand[1, 2] == pytest.approx(adjusted_rand_score(swapped, moved))
+    np.testing.assert_array_equal(found.adjusted_rand, found.adjusted_rand.T)
+    assert found.percentage[0, 2] == pytest.approx(90.0)
+    np.testing.assert_array_equal(found.label[:, 1], label)
+    np.testing.assert_array_equal(found.agreeing, np.arange(900) >= 90)
+    np.testing.assert_array_equal(found.votes, np.where(np.arange(900) >= 90, 3, 2))
+    assert found.linear[0, 1] == pytest.approx(1.0)
+    assert found.linear[0, 2] < 0.05
+    assert found.neighbors[2, 0] < 0.05
+
+
+def test_particles_common_to_all_runs() -> None:
+    rng = np.random.default_rng(6)
+    uid = rng.integers(0, 2**64, 60, dtype=np.uint64)
+    runs = [uid[:50], rng.permutation(uid[10:]), rng.permutation(uid[5:45])]
+    rows = common_to_all(runs)
+    for run, own in zip(runs, rows, strict=True):
+        np.testing.assert_array_equal(run[own], uid[10:45])
+    with pytest.raises(InputError, match="no particle in common"):
+        common_to_all([uid[:10], uid[:20], uid[15:]])
