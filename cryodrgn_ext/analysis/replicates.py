@@ -186,7 +186,8 @@ class RunComparison:
     @property
     def votes(self) -> NDArray[np.int32]:
         """(N,) Number of runs, from 1 to R, that put a particle where the first one does."""
-        return (self.label == self.label[:, :1]).sum(axis=1).astype(np.int32)
+        count: NDArray[np.int32] = (self.label == self.label[:, :1]).sum(axis=1, dtype=np.int32)
+        return count
 
 
 def compare_runs(
