@@ -110,7 +110,7 @@ def report_html(content: ReportContent) -> str:
 
 
 def _page_file(name: str) -> str:
-    return (resources.files("cryodrgn_ext.analysis") / "report_page" / name).read_text("utf-8")
+    return (resources.files("cryodrgn_ext.report") / "page_assets" / name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:
