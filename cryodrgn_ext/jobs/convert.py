@@ -18,6 +18,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.returned_particles import list_lost, say_dark
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 
+_SHOWN_NAMES = 40
 FORMATS = (".star", ".cs", ".csg")
 
 
@@ -81,9 +82,23 @@ def _restored(
         raise InputError(f"--reference is {settings.reference}, but must be a {kind} as the output is.")
     restored = restore(particles, reference)
     monitor.message(f"Matched {particles.n} particles with {reference.path} by {restored.joined_by}.")
+    for note in restored.notes:
+        monitor.message(f"Warning: {note}.")
     taken = f"but for {', '.join(restored.updated)}, which differ" if restored.updated else "nothing has changed"
+    if restored.kept or restored.not_taken:
+        taken = taken if restored.updated else "nothing else is taken over"
     monitor.message(f"All columns are those of the reference ({taken}).")
+    if restored.kept:
+        monitor.message(f"These differ in {particles.path} and stay as the reference has them: {_few(restored.kept)}")
+    if restored.not_taken:
+        monitor.message(f"Only {particles.path} has these, and they are not taken over: {_few(restored.not_taken)}")
     return restored.particles, restored.columns
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_SHOWN_NAMES]) + (
+        f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+    )
 
 
 def _write_star(

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.results.chosen_rows import listed_rows
 from cryodrgn_ext.results.learned_result import LearnedResult
 
-TABLES = (".star", ".cs", ".csg")
 TABLE_NAME = "sets.npz"
 
 
@@ -119,7 +118,7 @@ def choose_sets(settings: ValidateSettings, result: LearnedResult) -> ValidatedS
 def _given_sets(paths: Sequence[Path], particles: ParticleSet) -> ValidatedSets:
     label = np.full(particles.n, -1, np.int32)
     for number, path in enumerate(paths):
-        rows = _rows(path, particles)
+        rows = listed_rows(path, particles)
         if len(rows) == 0:
             raise InputError(f"{path} names no particles.")
         taken = rows[label[rows] >= 0]
@@ -133,9 +132,3 @@ def _given_sets(paths: Sequence[Path], particles: ParticleSet) -> ValidatedSets:
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     return ValidatedSets(label, dict(enumerate(names)))
-
-
-def _rows(path: Path, particles: ParticleSet) -> NDArray[np.int64]:
-    if path.suffix.lower() not in TABLES:
-        return read_index_file(path, particles.n)
-    return np.unique(particles.find_uids(read_particles(path, require_poses=False).uid))

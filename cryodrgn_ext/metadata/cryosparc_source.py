@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, class_index, shifts_2d_A
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
-from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
+from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
-from cryodrgn_ext.metadata.particle_source import FileFormat, ParticleSource, Rows
+from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, ParticleSource, Rows
 
 _MOST_PARTS = 3  # of a field with several values a row; longer ones are not for plots
 
@@ -127,3 +128,40 @@ class CryosparcSource(ParticleSource):
             field: np.where(changed, new.astype(np.float32), old[field][rows] if field in old else np.float32(0))
             for field, new in fields.items()
         }
+
+    @override
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(self.cs_table.columns)
+
+    @override
+    def column(self, name: str, rows: Rows) -> AnyArray:
+        return self.cs_table.column(name)[rows]
+
+    @override
+    def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
+        total = np.zeros(len(rows), np.uint64)
+        for name in names:
+            total = mixed(total ^ content_hashes(self.cs_table.columns[name][rows]))
+        return total
+
+    @override
+    def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:
+        if any(
+            field not in self.cs_table or self.cs_table.columns[field].dtype.kind not in "iu" for field in EXPANSION
+        ):
+            return None
+        source, copy = (self.cs_table.columns[field].astype(np.uint64) for field in EXPANSION)
+        return source, copy
+
+    @override
+    def positions(self) -> Positions | None:
+        fields = ("micrograph_path", "micrograph_shape", "center_x_frac", "center_y_frac")
+        if any(f"location/{field}" not in self.cs_table for field in fields):
+            return None
+        shape = self.cs_table.integers("location/micrograph_shape")
+        if np.any(shape == 0):
+            return None
+        names, code = self.cs_table.coded_text("location/micrograph_path")
+        x = self.cs_table.floats("location/center_x_frac") * shape[:, 1]
+        y = (1.0 - self.cs_table.floats("location/center_y_frac")) * shape[:, 0]
+        return Positions(names, code.astype(np.int64), np.stack([x, y], axis=1))

@@ -142,17 +142,36 @@ def image_hashes(references: ImageReferences) -> UInt64Array:
 def unique_ids(image_hash: UInt64Array) -> UInt64Array:
     """Return (N,) identifiers made from (image, how many earlier rows have the same image).
 
-    Rows of a symmetry-expanded set repeat images on purpose: the occurrence keeps them apart.
+    Rows of a symmetry-expanded set repeat images on purpose: the occurrence keeps them apart in this file. In another
+    file, where copies may be missing, it does not tell which copy a row is:
+    :func:`cryodrgn_ext.metadata.row_matching.match_rows`.
     """
-    order = np.argsort(image_hash, kind="stable")
-    ordered = image_hash[order]
+    with np.errstate(over="ignore"):
+        return mixed(image_hash + occurrences(image_hash) * _GOLDEN)
+
+
+def occurrences(keys: UInt64Array) -> UInt64Array:
+    """Return (N,) how many earlier rows have the same key."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
     new = np.ones(len(order), bool)
     new[1:] = ordered[1:] != ordered[:-1]
     run_start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
     occurrence = np.empty(len(order), np.uint64)
     occurrence[order] = np.arange(len(order)) - run_start
+    return occurrence
+
+
+def content_hashes(values: npt.NDArray[Any]) -> UInt64Array:
+    """Return (N,) hashes of the bytes of every row of an array (N, ...); trailing zero bytes do not count."""
+    n = len(values)
+    letters = np.ascontiguousarray(values).reshape(n, -1).view(np.uint8).reshape(n, -1)
+    words = letters.shape[1] // 8 + 1
+    padded = np.zeros((n, 8 * words), np.uint8)
+    padded[:, : letters.shape[1]] = letters
     with np.errstate(over="ignore"):
-        return mixed(image_hash + occurrence * _GOLDEN)
+        factor = mixed(np.arange(1, words + 1, dtype=np.uint64)) | np.uint64(1)
+        return mixed((padded.view(np.uint64) * factor).sum(axis=1, dtype=np.uint64))
 
 
 def random_half_sets(image_hash: UInt64Array, seed: int) -> npt.NDArray[np.int8]:

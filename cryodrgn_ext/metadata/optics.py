@@ -17,7 +17,7 @@ Matrix2 = tuple[Pair, Pair]
 
 _IDENTITY: Matrix2 = ((1.0, 0.0), (0.0, 1.0))
 # In the order in which RELION itself looks for the size of a particle's pixel.
-_PIXEL_SIZE_COLUMNS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
+PIXEL_SIZE_COLUMNS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class OpticsGroup:
         Pixel size of the micrographs before binning, the scale of the MTF.
     ctf_premultiplied : bool
         Whether the images were multiplied by their CTF.
+    made_of : int or None
+        Number of the group in the file that this one was made of, where groups were changed after reading.
     """
 
     name: str
@@ -62,6 +64,7 @@ class OpticsGroup:
     mtf_path: Path | None = None
     original_pixel_size_A: float | None = None
     ctf_premultiplied: bool = False
+    made_of: int | None = None
 
 
 def check_optics(group: OpticsGroup, where: str) -> OpticsGroup:
@@ -97,9 +100,9 @@ def read_optics_table(table: StarTable) -> tuple[OpticsGroup, ...]:
         raise InputError(f"{table.path}: data_optics is empty, but must describe at least one optics group")
     for column in ("rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"):
         _require_for_ctf(table, column)
-    pixel_size_column = next((column for column in _PIXEL_SIZE_COLUMNS if column in table), None)
+    pixel_size_column = next((column for column in PIXEL_SIZE_COLUMNS if column in table), None)
     if pixel_size_column is None:
-        raise InputError(f"{table.path}: data_optics has no pixel size (none of _{', _'.join(_PIXEL_SIZE_COLUMNS)})")
+        raise InputError(f"{table.path}: data_optics has no pixel size (none of _{', _'.join(PIXEL_SIZE_COLUMNS)})")
     return tuple(_read_group(table, row, pixel_size_column) for row in range(table.n_rows))
 
 

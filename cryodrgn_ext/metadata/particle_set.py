@@ -59,6 +59,8 @@ class ParticleSet:
     has_poses : bool
     poses_changed : bool
         True after :meth:`with_poses`.
+    optics_changed : bool
+        True after :meth:`with_optics`.
     """
 
     source: ParticleSource
@@ -78,6 +80,7 @@ class ParticleSet:
     uid: npt.NDArray[np.uint64]
     has_poses: bool = True
     poses_changed: bool = False
+    optics_changed: bool = False
 
     @property
     def n(self) -> int:
@@ -209,6 +212,17 @@ class ParticleSet:
             raise InputError(f"the shift of particle {wrong[0] + 1} is not finite ({len(wrong)} in all)")
         euler_deg = euler_from_rotation(rotation)
         return replace(self, euler_deg=euler_deg, shift_A=shift_A, has_poses=True, poses_changed=True)
+
+    def with_optics(self, optics: tuple[OpticsGroup, ...], optics_index: npt.NDArray[np.int32]) -> ParticleSet:
+        """Return the same particles in other optics groups; the writers then write these.
+
+        Parameters
+        ----------
+        optics : tuple of OpticsGroup
+            ``made_of`` of a group is the number of the file's group that its further columns are taken from.
+        optics_index : (N,) int32
+        """
+        return replace(self, optics=optics, optics_index=optics_index, optics_changed=True)
 
     def find_uids(self, uid: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
         """Return the positions of particles by their identifiers; InputError names the first that is missing.

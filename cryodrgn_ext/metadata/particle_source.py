@@ -7,7 +7,7 @@ reached by ``star``, ``table`` and ``cs``, of which the source of the other suit
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -16,13 +16,16 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
-from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array
+from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.metadata.star_table import StarTable
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 FileFormat: TypeAlias = Literal["star", "cs"]
+# Fields of CryoSPARC's symmetry expansion: the uid that a row is a copy of, and which copy it is.
+EXPANSION = ("sym_expand/src_uid", "sym_expand/idx")
 
 
 class ParticleSource(ABC):
@@ -121,3 +124,23 @@ class ParticleSource(ABC):
 
         Other rows keep the characters or values that they have.
         """
+
+    @abstractmethod
+    def column_names(self) -> tuple[str, ...]:
+        """Return the names of all columns of the particles."""
+
+    @abstractmethod
+    def column(self, name: str, rows: Rows) -> AnyArray:
+        """Return (n, ...) values of a column: text as bytes, fields of a .cs with their types."""
+
+    @abstractmethod
+    def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
+        """Return (n,) numbers that are equal for rows with equal text or values in these columns."""
+
+    @abstractmethod
+    def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:
+        """Return (N,) the identifier that a row was copied from by symmetry expansion, and the number of the copy."""
+
+    @abstractmethod
+    def positions(self) -> Positions | None:
+        """Return where all rows lie on their micrographs; None when the file does not tell."""

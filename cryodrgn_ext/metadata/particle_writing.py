@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.changed_optics import optics_edit, optics_fields, particle_optics_columns
 from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
@@ -63,6 +64,8 @@ def write_particles_star(
     columns: dict[str, list[bytes]] = {}
     if particles.poses_changed and not keep_original_poses:
         columns |= {label: format_values(values, "%.6f", label) for label, values in _pose_columns(particles).items()}
+    if particles.optics_changed:
+        columns |= particle_optics_columns(particles)
     for label, values in (extra_columns or {}).items():
         check_label(label)
         columns[label] = format_values(values, "%.6g", label)
@@ -72,6 +75,8 @@ def write_particles_star(
     dropped = tuple(label for label in dropped_columns if label in particles.table and label not in columns)
     changed = not unchanged or columns or dropped
     edits = {particles.table.name: TableEdit(particles.row_id, columns, dropped)} if changed else {}
+    if particles.optics_changed and "optics" in particles.star.blocks:
+        edits["optics"] = optics_edit(particles)
     write_star(path, particles.star, edits)
 
 
@@ -114,6 +119,8 @@ def write_particles_cs(
         return write_cs(path, cs_from_star(particles).table, None, columns)
     if particles.poses_changed and not keep_original_poses:
         columns = pose_fields(particles) | columns
+    if particles.optics_changed:
+        columns = optics_fields(particles) | columns
     return write_cs(path, particles.cs, particles.row_id, columns)
 
 

@@ -1,28 +1,41 @@
-"""The original rows of converted particles: found by uid or by image, with what has changed since written over them."""
+"""The original rows of converted particles, with what has changed since written over them."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.changed_optics import take_optics
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, image_hashes, stack_file, unique_ids
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import Rows
+from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.metadata.to_cryosparc import fields_of_particles
+from cryodrgn_ext.metadata.to_relion import columns_of_particles
 
 # Below these two files agree: float32 in a .cs, six decimals in a STAR file.
 ROTATION_TOLERANCE_RAD = 1e-5
 SHIFT_TOLERANCE_A = 1e-3
 DEFOCUS_TOLERANCE_A = 1e-2
 ANGLE_TOLERANCE_RAD = 1e-5
-# CryoSPARC imports stacks under their uid: 003806243878409217281_stack.mrcs
-_IMPORT_PREFIX = re.compile(r"^\d{18,21}_")
+_RELATIVE_TOLERANCE = 1e-5
+# Columns that are compared as what they mean: images and positions when rows are joined, others when they are taken.
+_COMPARED_ELSEWHERE = frozenset({
+    "rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnAngleRot", "rlnAngleTilt",
+    "rlnAnglePsi", "rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst", "rlnDefocusU", "rlnDefocusV",
+    "rlnDefocusAngle", "rlnPhaseShift", "rlnRandomSubset", "rlnClassNumber", "rlnOpticsGroup", "rlnVoltage",
+    "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMagnification",
+    "rlnDetectorPixelSize",
+    "uid", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/accel_kv", "ctf/cs_mm",
+    "ctf/amp_contrast", "ctf/tilt_A", "ctf/anisomag", "ctf/exp_group_id",
+})  # fmt: skip
+# What programs write where they know nothing.
+_NEUTRAL = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0, "ctf/bfactor": 0.0, "ctf/scale": 1.0}
+_SLOTS_COMPARED_ELSEWHERE = ("blob/", "location/", "alignments3D/")
 
 
 @dataclass(frozen=True)
@@ -32,33 +45,44 @@ class Restored:
     Attributes
     ----------
     particles : ParticleSet
-        Rows of the reference in the order of the input, with the input's poses where these differ.
+        Rows of the reference in the order of the input, with the input's poses and optics where these differ.
     columns : dict of str to array
         Further columns of the reference to write anew, in its own terms.
     joined_by : str
         By what rows were matched.
     updated : tuple of str
         What was taken from the input because it differs.
+    kept : tuple of str
+        Columns whose values differ in the input and stay as the reference has them.
+    not_taken : tuple of str
+        Columns that only the input has.
+    notes : tuple of str
+        What a user should know about the join, one sentence each.
     """
 
     particles: ParticleSet
     columns: dict[str, AnyArray]
     joined_by: str
     updated: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    not_taken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     """Find the rows of ``particles`` in ``reference`` and carry over what has changed.
 
-    Every column is the reference's, but for poses, defocus, phase shift, half-sets and classes that differ.
+    Every column is the reference's, but for poses, defocus, phase shift, half-sets, classes and optics that differ.
+    What else differs stays as it is and is listed.
 
     Raises
     ------
     InputError
-        Naming the first particle that the reference lacks.
+        See :func:`cryodrgn_ext.metadata.row_matching.match_rows`.
     """
-    rows, joined_by = join_rows(particles, reference)
-    chosen = reference.subset(rows)
+    match = match_rows(particles, reference)
+    chosen = reference.subset(match.rows)
+    kept, not_taken = _differing_columns(particles, chosen)
     updated = []
     if particles.has_poses and _poses_differ(particles, chosen):
         chosen = chosen.with_poses(particles.rotation, particles.shift_A)
@@ -72,66 +96,15 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
         columns |= chosen.source.half_set_columns(particles.half_set)
         updated.append("half-sets")
     mine, theirs = _classes(particles), _classes(chosen)
-    if mine is not None and theirs is not None and not np.array_equal(mine, theirs):
+    if mine is not None and not np.array_equal(mine, np.zeros_like(mine) if theirs is None else theirs):
         columns |= chosen.source.class_columns(mine)
         updated.append("classes")
-    return Restored(chosen, columns, joined_by, tuple(updated))
-
-
-def join_rows(particles: ParticleSet, reference: ParticleSet) -> tuple[Rows, str]:
-    """Return for every particle its row (N,) in ``reference``, and by what they were matched.
-
-    Tried in this order: uid (where both files have CryoSPARC's), path of the stack and index, name of the stack without
-    folders and index, the same without the number that CryoSPARC puts in front when it imports. Images that occur
-    several times are matched in order of occurrence.
-
-    Raises
-    ------
-    InputError
-        When a particle is not in the reference.
-    """
-    attempts: list[tuple[str, Callable[[ParticleSet], UInt64Array]]] = []
-    if particles.source.cryosparc_uids() and reference.source.cryosparc_uids():
-        attempts.append(("uid", lambda one: one.uid))
-    attempts += [
-        ("image path and index", lambda one: unique_ids(one.image_hash)),
-        ("image file name and index", lambda one: _name_keys(one, os.path.basename)),
-        ("imported image file name and index", lambda one: _name_keys(one, _imported_name)),
-    ]
-    fewest: npt.NDArray[np.intp] | None = None
-    for what, keys in attempts:
-        if "name" in what and not (_names_are_unique(particles) and _names_are_unique(reference)):
-            continue
-        rows, missing = _match(keys(particles), keys(reference))
-        if not len(missing):
-            return rows, what
-        fewest = missing if fewest is None or len(missing) < len(fewest) else fewest
-    lost = np.arange(particles.n) if fewest is None else fewest
-    raise InputError(
-        f"{reference.path}: {len(lost)} of {particles.n} particles are not in this reference, the first being "
-        f"{particles.describe_row(int(lost[0]))}"
-    )
-
-
-def _match(wanted: UInt64Array, available: UInt64Array) -> tuple[Rows, npt.NDArray[np.intp]]:
-    order = np.argsort(available)
-    place = np.minimum(np.searchsorted(available, wanted, sorter=order), len(available) - 1)
-    found = order[place]
-    return found, np.flatnonzero(available[found] != wanted)
-
-
-def _imported_name(path: str) -> str:
-    return _IMPORT_PREFIX.sub("", os.path.basename(path))
-
-
-def _names_are_unique(particles: ParticleSet) -> bool:
-    files = {os.path.normpath(stack_file(name)) for name in particles.stack_names}
-    return len({_imported_name(name) for name in files}) == len(files)
-
-
-def _name_keys(particles: ParticleSet, shortened: Callable[[str], str]) -> UInt64Array:
-    names = tuple(shortened(stack_file(name)) for name in particles.stack_names)
-    return unique_ids(image_hashes(ImageReferences(names, particles.stack_id, particles.stack_index)))
+    pixel_size_A = chosen.pixel_size_A
+    chosen, changed_optics = take_optics(chosen, particles)
+    updated += changed_optics
+    if chosen.has_poses and not chosen.poses_changed and not np.array_equal(pixel_size_A, chosen.pixel_size_A):
+        chosen = chosen.with_poses(chosen.rotation, chosen.shift_A)  # origins may count pixels
+    return Restored(chosen, columns, match.joined_by, tuple(updated), kept, not_taken, match.notes)
 
 
 def _poses_differ(particles: ParticleSet, chosen: ParticleSet) -> bool:
@@ -159,3 +132,46 @@ def _ctf_changes(particles: ParticleSet, chosen: ParticleSet) -> npt.NDArray[np.
 def _classes(particles: ParticleSet) -> Rows | None:
     classes = particles.source.classes()
     return None if classes is None else classes[particles.row_id]
+
+
+def _differing_columns(particles: ParticleSet, chosen: ParticleSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return shared columns that differ, and those that only ``particles`` have, in the terms of ``chosen``."""
+    known = set(chosen.source.column_names())
+    kept, not_taken = [], []
+    for name, mine in _columns_in_terms_of(particles, chosen):
+        if name in _COMPARED_ELSEWHERE or name.startswith(("cdx", *_SLOTS_COMPARED_ELSEWHERE)):
+            continue
+        if name not in known:
+            not_taken.append(name)
+        elif not _equal(mine(), chosen.source.column(name, chosen.row_id)):
+            kept.append(name)
+    return tuple(kept), tuple(not_taken)
+
+
+def _columns_in_terms_of(particles: ParticleSet, chosen: ParticleSet) -> Iterator[tuple[str, Callable[[], AnyArray]]]:
+    """Yield name and content (N, ...) of the columns of ``particles``, as the format of ``chosen`` has them."""
+    source, rows = particles.source, particles.row_id
+    if source.format == chosen.source.format:
+        for name in source.column_names():
+            yield name, partial(source.column, name, rows)
+        return
+    convert = columns_of_particles if chosen.source.format == "star" else fields_of_particles
+    known = set(chosen.source.column_names())
+    for name, values in convert(particles).items():
+        if name in known or np.any(values != _NEUTRAL.get(name, np.nan)):
+            yield name, partial(np.asarray, values)
+
+
+def _equal(mine: AnyArray, theirs: AnyArray) -> bool:
+    if mine.shape != theirs.shape:
+        return False
+    if "S" in (mine.dtype.kind, theirs.dtype.kind):
+        if np.array_equal(mine, theirs):
+            return True
+        try:
+            mine, theirs = mine.astype(np.float64), theirs.astype(np.float64)
+        except ValueError:
+            return False
+    a, b = mine.astype(np.float64), theirs.astype(np.float64)
+    same = np.abs(a - b) <= _RELATIVE_TOLERANCE * np.maximum(np.abs(b), 0.1)
+    return bool(np.all(same | (np.isnan(a) & np.isnan(b))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.image_names import ImageReferences
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
+from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
-from cryodrgn_ext.metadata.particle_source import FileFormat, ParticleSource, Rows
+from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, ParticleSource, Rows
 from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.metadata.star_rows import RowText
 from cryodrgn_ext.metadata.star_table import StarTable, format_values
@@ -148,3 +149,38 @@ class RelionSource(ParticleSource):
             before = self.table.raw(label)[rows] if label in self.table else np.full(len(rows), b"0.000000")
             columns[label] = np.where(changed, written, before)
         return columns
+
+    @override
+    def column_names(self) -> tuple[str, ...]:
+        return self.table.columns
+
+    @override
+    def column(self, name: str, rows: Rows) -> AnyArray:
+        return self.table.raw(name)[rows]
+
+    @override
+    def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
+        total = np.zeros(len(rows), np.uint64)
+        for name in names:
+            total = mixed(total ^ content_hashes(self.table.raw(name)[rows]))
+        return total
+
+    @override
+    def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:
+        labels = [label for field in EXPANSION for label in self.table.columns if _is_carried(label, field)]
+        if len(labels) != len(EXPANSION):
+            return None
+        source, copy = (np.array([int(text) for text in self.table.raw(label).tolist()], np.uint64) for label in labels)
+        return source, copy
+
+    @override
+    def positions(self) -> Positions | None:
+        if any(label not in self.table for label in ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")):
+            return None
+        names, code = np.unique(self.table.text("rlnMicrographName"), return_inverse=True)
+        xy_px = np.stack([self.table.floats(f"rlnCoordinate{axis}") for axis in "XY"], axis=1)
+        return Positions(tuple(names.tolist()), code.astype(np.int64), xy_px)
+
+
+def _is_carried(label: str, field: str) -> bool:
+    return label.startswith(f"cdxCs.{field.replace('/', '.')}.u")

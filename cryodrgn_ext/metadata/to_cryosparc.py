@@ -119,6 +119,12 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     return CsConversion(CsTable(particles.path, columns), _not_carried(particles, bool(location)), tuple(notes))
 
 
+def fields_of_particles(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return fields (N, ...) of particles of a STAR file that need no size of images or micrographs."""
+    ctf = {"ctf/scale": particles.ctf.scale, "ctf/bfactor": particles.ctf.b_factor_A2}
+    return fields_of_columns(particles.table, particles.row_id) | ctf
+
+
 def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     """Return alignments3D/pose (N, 3), shift (N, 2) in pixels of psize_A, and psize_A (N,) of the set's poses."""
     if particles.source.format == "star":

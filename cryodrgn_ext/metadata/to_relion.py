@@ -80,6 +80,28 @@ def star_from_cs(
         When the image size of a group is known from neither the metadata nor its stack.
     """
     table = particles.cs
+    columns = columns_of_particles(particles)
+    numbers = np.array([group.number for group in particles.optics])
+    columns["rlnOpticsGroup"] = numbers[particles.optics_index]
+    columns[UID_COLUMN] = particles.uid
+    foreign = _foreign_fields(table, particles)
+    lost = foreign
+    if carry:
+        companions = [field for field in _COMPANIONS if field in table and table.columns[field].ndim <= 2]
+        carried, lost = columns_of_fields(table, [*foreign, *companions], particles.row_id)
+        lost = tuple(field for field in lost if field not in companions)
+        columns |= carried
+    columns |= dict(extra_columns or {})
+    for label, values in columns.items():
+        if len(values) != particles.n:
+            raise InputError(f"the column {label} has {len(values)} values for {particles.n} particles")
+    star = new_star([_optics_table(particles), new_table("particles", columns)])
+    return StarConversion(star, foreign, lost)
+
+
+def columns_of_particles(particles: ParticleSet) -> dict[str, Values]:
+    """Return RELION's columns (N,) of particles of a .cs, but for their optics groups."""
+    table = particles.cs
     columns: dict[str, Values] = {"rlnImageName": _image_names(particles)}
     columns |= _micrographs(particles, table)
     ctf = particles.ctf
@@ -100,22 +122,7 @@ def star_from_cs(
         columns["rlnClassNumber"] = classes[particles.row_id] + 1
     if particles.half_set.any():
         columns["rlnRandomSubset"] = particles.half_set
-    numbers = np.array([group.number for group in particles.optics])
-    columns["rlnOpticsGroup"] = numbers[particles.optics_index]
-    columns[UID_COLUMN] = particles.uid
-    foreign = _foreign_fields(table, particles)
-    lost = foreign
-    if carry:
-        companions = [field for field in _COMPANIONS if field in table and table.columns[field].ndim <= 2]
-        carried, lost = columns_of_fields(table, [*foreign, *companions], particles.row_id)
-        lost = tuple(field for field in lost if field not in companions)
-        columns |= carried
-    columns |= dict(extra_columns or {})
-    for label, values in columns.items():
-        if len(values) != particles.n:
-            raise InputError(f"the column {label} has {len(values)} values for {particles.n} particles")
-    star = new_star([_optics_table(particles), new_table("particles", columns)])
-    return StarConversion(star, foreign, lost)
+    return columns
 
 
 def _image_names(particles: ParticleSet) -> list[str]:

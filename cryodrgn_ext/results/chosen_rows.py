@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.learned_result import LearnedResult
 
 TABLES = (".star", ".cs", ".csg")
 
 
-def chosen_rows(result: LearnedResult, indices: Path | None) -> NDArray[np.int64]:
+def chosen_rows(result: LearnedResult, indices: Path | None, monitor: Monitor | None = None) -> NDArray[np.int64]:
     """Rows (n,) int64, increasing, of the input particles.
 
     Those of the state whose folder or particles were given as the input, if one was, and of these only those that
@@ -30,14 +32,26 @@ def chosen_rows(result: LearnedResult, indices: Path | None) -> NDArray[np.int64
     if result.only_state is not None and result.states is not None:
         rows = np.flatnonzero(result.states.label == result.only_state)
     if indices is not None:
-        rows = np.intersect1d(rows, listed_rows(indices, result.particles))
+        rows = np.intersect1d(rows, listed_rows(indices, result.particles, monitor))
         if len(rows) == 0:
             raise InputError(f"{indices} names none of the particles that are looked at.")
     return rows.astype(np.int64)
 
 
-def listed_rows(path: Path, particles: ParticleSet) -> NDArray[np.int64]:
-    """Rows of the particles that a file lists: numbers from 0, or a table of some of them matched by identity."""
+def listed_rows(path: Path, particles: ParticleSet, monitor: Monitor | None = None) -> NDArray[np.int64]:
+    """Rows of the particles that a file lists: numbers from 0, or a table of some of them matched by identity.
+
+    Raises
+    ------
+    InputError
+        When particles are not there, or copies of one image cannot be told apart.
+    """
     if path.suffix.lower() not in TABLES:
         return read_index_file(path, particles.n)
-    return np.unique(particles.find_uids(read_particles(path, require_poses=False).uid)).astype(np.int64)
+    listed = read_particles(path, require_poses=False)
+    match = match_rows(listed, particles, as_list=True)
+    if monitor is not None:
+        monitor.message(f"Matched {listed.n} particles of {path} with {particles.path} by {match.joined_by}.")
+        for note in match.notes:
+            monitor.message(f"Warning: {note}.")
+    return np.unique(match.rows)

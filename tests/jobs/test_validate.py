@@ -200,7 +200,7 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
     Path("rows.txt").write_text("1 2 3")
     Path("far.txt").write_text("1 2 3000")
     Path("none.txt").write_text("")
-    Path("other.star").write_text(Path("particles.star").read_text().replace("@", "9@"))
+    Path("other.star").write_text(Path("particles.star").read_text().replace("@", "9@").replace("rlnCoord", "other"))
     with pytest.raises(InputError, match=sentence):
         validate(replace(VALIDATE, **change), SilentMonitor())  # type: ignore[arg-type]
     assert not CHECKED.root.exists()

@@ -14,7 +14,8 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import write_cs
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.reference import join_rows, restore
+from cryodrgn_ext.metadata.reference import restore
+from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
@@ -206,12 +207,12 @@ def test_reference_takes_what_has_changed(star_builder: type[StarBuilder], tmp_p
 
 def test_rows_are_joined_by_uid_before_anything_else(cs_particles: ParticleSet, tmp_path: Path) -> None:
     write_particles_star(cs_particles.subset(np.array([5, 1])), tmp_path / "a.star")
-    rows, joined_by = join_rows(read_particles(tmp_path / "a.star"), cs_particles)
-    assert (rows.tolist(), joined_by) == ([5, 1], "uid")
+    match = match_rows(read_particles(tmp_path / "a.star"), cs_particles)
+    assert (match.rows.tolist(), match.joined_by, match.notes) == ([5, 1], "uid", ())
 
 
 def test_particle_that_the_reference_lacks(cs_particles: ParticleSet) -> None:
-    with pytest.raises(InputError, match=r"1 of 40 particles are not in this reference, the first being .* row 8 "):
+    with pytest.raises(InputError, match=r"1 of 40 particles are not in this file, the first being .* row 8 "):
         restore(cs_particles, cs_particles.subset(np.delete(np.arange(40), 7)))
 
 

@@ -48,7 +48,7 @@ def test_subset_takes_every_array(particles: ParticleSet, indices: list[int]) ->
     # Every field is either shared on purpose or was compared above: a new one must not be forgotten.
     shared = {"source", "project_dir", "stack_names", "stack_paths", "ctf", "optics", "has_poses"}
     fields = {field.name for field in dataclasses.fields(ParticleSet)}
-    assert fields == shared | {*per_particle, "image_hash", "poses_changed"}
+    assert fields == shared | {*per_particle, "image_hash", "poses_changed", "optics_changed"}
 
 
 def test_subset_by_mask_and_empty(particles: ParticleSet) -> None:

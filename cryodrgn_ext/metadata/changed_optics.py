@@ -1,0 +1,191 @@
+"""Optics that changed after their file was read: taken from another file, and put into columns of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
+from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
+from cryodrgn_ext.metadata.cs import AnyArray
+from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, OpticsGroup
+from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.star import TableEdit
+from cryodrgn_ext.metadata.star_table import StarTable, format_values
+
+#: What a Global CTF refinement changes: name in messages, attribute, and by how much values of two files may differ
+#: that are the same (float32 in a .cs, six decimals in a STAR file).
+QUANTITIES: tuple[tuple[str, str, float], ...] = (
+    ("pixel size", "pixel_size_A", 2e-6),
+    ("voltage", "voltage_kV", 1e-4),
+    ("spherical aberration", "cs_mm", 2e-6),
+    ("amplitude contrast", "amplitude_contrast", 2e-6),
+    ("beam tilt", "beam_tilt_mrad", 2e-6),
+    ("magnification matrix", "mag_matrix", 2e-6),
+)
+
+
+def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
+    """Return ``chosen`` with the optics of ``particles`` (the same N rows), and what of them differed.
+
+    A group of ``chosen`` whose particles are in several groups of ``particles`` is split; groups that ``particles`` has
+    as one stay apart. Quantities that the format of ``particles`` cannot hold stay as they are.
+    """
+    pairs, first, inverse = np.unique(
+        np.stack([chosen.optics_index, particles.optics_index], axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    inverse = inverse.reshape(-1)
+    differing = [
+        (name, attribute)
+        for name, attribute, tolerance in QUANTITIES
+        if any(
+            not _same(getattr(chosen.optics[a], attribute), getattr(particles.optics[b], attribute), tolerance)
+            for a, b in pairs.tolist()
+        )
+    ]
+    split = len(pairs) > len(np.unique(pairs[:, 0]))
+    if not differing and not split:
+        return chosen, []
+    known = {group.number for group in chosen.optics}
+    taken: set[int] = set()
+    groups: list[OpticsGroup] = []
+    index = np.empty(len(pairs), np.int32)
+    for pair in np.argsort(first).tolist():
+        mine, theirs = chosen.optics[pairs[pair, 0]], particles.optics[pairs[pair, 1]]
+        number, name = mine.number, mine.name
+        if number in taken:
+            number = max(known | {0}) + 1
+            known.add(number)
+            name = f"{mine.name}_{number}"
+        taken.add(number)
+        values = {attribute: getattr(theirs, attribute) for _, attribute in differing}
+        index[pair] = len(groups)
+        groups.append(replace(mine, number=number, name=name, made_of=mine.number, **values))
+    names = [name for name, _ in differing] + (["optics groups"] if split else [])
+    return chosen.with_optics(tuple(groups), index[inverse]), names
+
+
+def _same(mine: Any, theirs: Any, tolerance: float) -> bool:
+    a, b = np.asarray(mine, float), np.asarray(theirs, float)
+    return bool(np.all(np.abs(a - b) <= tolerance * np.maximum(1.0, np.abs(b))))
+
+
+def optics_fields(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return the fields (N, ...) of a .cs that hold the set's optics, and the shifts in the new pixel size."""
+    table, rows = particles.cs, particles.row_id
+
+    def column(value: Callable[[OpticsGroup], Any]) -> AnyArray:
+        return np.array([value(group) for group in particles.optics], np.float32)[particles.optics_index]
+
+    fields: dict[str, AnyArray] = {
+        "ctf/accel_kv": column(lambda one: one.voltage_kV),
+        "ctf/cs_mm": column(lambda one: one.cs_mm),
+        "ctf/amp_contrast": column(lambda one: one.amplitude_contrast),
+        "ctf/tilt_A": column(lambda one: beam_tilt_to_cs(one.beam_tilt_mrad, one.cs_mm)),
+        "ctf/anisomag": column(lambda one: (np.asarray(one.mag_matrix) - np.eye(2)).ravel()),
+        "blob/psize_A": column(lambda one: one.pixel_size_A),
+    }
+    number = np.array([group.number for group in particles.optics])
+    made_of = np.array([group.number if group.made_of is None else group.made_of for group in particles.optics])
+    if np.any(number != made_of):
+        fields["ctf/exp_group_id"] = np.maximum(number - 1, 0).astype(np.uint32)[particles.optics_index]
+    factor = fields["blob/psize_A"] / table.columns["blob/psize_A"][rows]
+    if np.any(factor != 1) and f"{ALIGNMENTS}/psize_A" in table:
+        pixel_A = shift_pixel_A(table)[rows] * factor
+        fields[f"{ALIGNMENTS}/psize_A"] = pixel_A.astype(np.float32)
+        fields[f"{ALIGNMENTS}/shift"] = (0.0 - particles.shift_A / pixel_A[:, None]).astype(np.float32)
+    return {field: _kept(values, table.columns.get(field), rows) for field, values in fields.items()}
+
+
+def _kept(new: AnyArray, table_column: AnyArray | None, rows: npt.NDArray[np.int64]) -> AnyArray:
+    """Return ``new`` with the old values where these are the same to within what conversions lose."""
+    if table_column is None or new.dtype.kind != "f":
+        return new
+    old = table_column[rows]
+    return np.where(np.abs(new - old) <= 2e-6 * np.maximum(1.0, np.abs(old)), old, new)
+
+
+def optics_edit(particles: ParticleSet) -> TableEdit:
+    """Return what to write instead of data_optics (RELION 3.1 and later): one row per group of the set."""
+    table = particles.star.blocks["optics"]
+    numbers = table.integers("rlnOpticsGroup").tolist()
+    groups = {group.number: group for group in particles.optics}
+    rows, made = list(range(table.n_rows)), list(numbers)
+    for group in particles.optics:  # groups that were split come behind the others
+        if group.number not in numbers:
+            rows.append(numbers.index(group.made_of))
+            made.append(group.number)
+    known = [groups.get(number) for number in made]
+    columns = {
+        label: _written(table, label, rows, [None if one is None else value(one) for one in known])
+        for label, value in _optics_columns(table, particles.optics).items()
+    }
+    columns["rlnOpticsGroup"] = [b"%d" % number for number in made]
+    if "rlnOpticsGroupName" in table:
+        old = table.raw("rlnOpticsGroupName")[rows]
+        names = [text if one is None else one.name for one, text in zip(known, old.tolist(), strict=True)]
+        columns["rlnOpticsGroupName"] = format_values(names, label="rlnOpticsGroupName")
+    return TableEdit(np.array(rows), columns)
+
+
+def particle_optics_columns(particles: ParticleSet) -> dict[str, list[bytes]]:
+    """Return the columns (N,) of the particles that hold the set's optics.
+
+    With an optics table that is the number of the group; without one (RELION 3.0) all that differs.
+    """
+    table, index = particles.table, particles.optics_index
+    if "optics" in particles.star.blocks:
+        return {"rlnOpticsGroup": format_values(np.array([group.number for group in particles.optics])[index])}
+    columns = {}
+    values = _optics_columns(table, particles.optics, in_particles=True)
+    for label, value in values.items():
+        new = np.array([value(group) for group in particles.optics])[index]
+        columns[label] = _written(table, label, particles.row_id, new.tolist())
+    detector_um = table.floats("rlnDetectorPixelSize")[particles.row_id]
+    columns["rlnMagnification"] = _written(
+        table, "rlnMagnification", particles.row_id, (1e4 * detector_um / particles.pixel_size_A).tolist()
+    )
+    return columns
+
+
+def _optics_columns(
+    table: StarTable, groups: tuple[OpticsGroup, ...], in_particles: bool = False
+) -> dict[str, Callable[[OpticsGroup], float]]:
+    """Return the columns of optics that a table has or needs, and how their values follow from a group."""
+    columns: dict[str, Callable[[OpticsGroup], float]] = {
+        "rlnVoltage": lambda one: one.voltage_kV,
+        "rlnSphericalAberration": lambda one: one.cs_mm,
+        "rlnAmplitudeContrast": lambda one: one.amplitude_contrast,
+    }
+    if not in_particles:
+        columns[next(label for label in PIXEL_SIZE_COLUMNS if label in table)] = lambda one: one.pixel_size_A
+    if "rlnBeamTiltX" in table or any(group.beam_tilt_mrad != (0.0, 0.0) for group in groups):
+        columns |= {
+            "rlnBeamTiltX": lambda one: one.beam_tilt_mrad[0],
+            "rlnBeamTiltY": lambda one: one.beam_tilt_mrad[1],
+        }
+    if "rlnMagMat00" in table or any(group.mag_matrix != ((1.0, 0.0), (0.0, 1.0)) for group in groups):
+        columns |= {
+            f"rlnMagMat{i}{j}": lambda one, i=i, j=j: one.mag_matrix[i][j]  # type: ignore[misc]
+            for i in (0, 1)
+            for j in (0, 1)
+        }
+    return columns
+
+
+def _written(
+    table: StarTable, label: str, rows: npt.NDArray[np.int64] | list[int], new: list[float | None]
+) -> list[bytes]:
+    """Return ``new`` as text, with the characters that were read where the value is the same, or None."""
+    if label not in table:
+        identity = 1.0 if label in ("rlnMagMat00", "rlnMagMat11") else 0.0
+        return format_values(np.array([identity if one is None else one for one in new]), "%.6f", label)
+    old, text = table.floats(label)[rows], table.raw(label)[rows]
+    values = np.where([one is None for one in new], old, np.array([0.0 if one is None else one for one in new]))
+    fresh = format_values(values, "%.6f", label)
+    same = np.abs(values - old) <= 1e-6 * np.maximum(1.0, np.abs(old))
+    return [before if keep else after for before, after, keep in zip(text.tolist(), fresh, same.tolist(), strict=True)]

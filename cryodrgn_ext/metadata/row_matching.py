@@ -1,0 +1,197 @@
+"""Which row of one file is which row of another: found by what tells, held against what else the files say.
+
+Rows are never joined by their order. Identifiers come first; names of images only where positions on micrographs agree
+with them; copies of one image (symmetry expansion, sub-particles) are told apart by their own identifiers, by the text
+of their rows, or by their poses. Where two candidates remain, nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_names import (
+    ImageReferences,
+    UInt64Array,
+    image_hashes,
+    mixed,
+    stack_file,
+)
+from cryodrgn_ext.metadata.micrograph_positions import (
+    SAME_POSITION_PX,
+    Positions,
+    compare_positions,
+    imported_name,
+)
+from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.particle_source import Rows
+from cryodrgn_ext.metadata.row_copies import tell_copies
+
+
+@dataclass(frozen=True)
+class RowMatch:
+    """Rows of N particles in another file.
+
+    Attributes
+    ----------
+    rows : (N,) int64
+        Positions in the reference.
+    joined_by : str
+        By what they were found.
+    notes : tuple of str
+        What a user should know about it, one sentence each.
+    """
+
+    rows: Rows
+    joined_by: str
+    notes: tuple[str, ...] = ()
+
+
+def match_rows(particles: ParticleSet, reference: ParticleSet, *, as_list: bool = False) -> RowMatch:
+    """Return for every particle its row in ``reference``, each row once.
+
+    Tried in this order: CryoSPARC's uid; the uid of the source and the number of the copy (of symmetry expansion); path
+    of the stack and index; name of the stack without folders and index; the same without the number that CryoSPARC puts
+    in front when it imports; micrograph and position.
+
+    Parameters
+    ----------
+    particles, reference : ParticleSet
+    as_list : bool
+        Only which rows of the reference are meant matters, not which particle is which of them.
+
+    Raises
+    ------
+    InputError
+        When particles are not in the reference, when names agree but positions on micrographs do not, or when several
+        rows may be meant; the message names rows.
+    """
+    if reference.n == 0:
+        raise InputError(f"{reference.path}: has no particles to look {particles.n} of {particles.path} up in")
+    refusals: list[str] = []
+    fewest: npt.NDArray[np.intp] | None = None
+    for what, keys in _attempts(particles, reference):
+        wanted, available = keys(particles), keys(reference)
+        lost = np.flatnonzero(~np.isin(wanted, available))
+        if len(lost):
+            fewest = lost if fewest is None or len(lost) < len(fewest) else fewest
+            continue
+        found, told = tell_copies(particles, reference, wanted, available, as_list=as_list)
+        decisive = "uid" in what
+        refusal, notes = _held_against_positions(particles, reference, found, what, decisive)
+        if refusal is None:
+            return RowMatch(found, what if told is None else f"{what}, copies of one image by {told}", notes)
+        refusals.append(refusal)
+    by_position, missing = _by_position(particles, reference, as_list)
+    if by_position is not None:
+        return by_position
+    if refusals:
+        tail = (
+            f"; by position {missing} of {particles.n} are not in the reference either" if missing is not None else ""
+        )
+        raise InputError(f"{refusals[0]}{tail}. Give the file of the very particles that were worked on.")
+    row = 0 if fewest is None else int(fewest[0])
+    n = particles.n if fewest is None else len(fewest)
+    raise InputError(
+        f"{reference.path}: {n} of {particles.n} particles are not in this file, the first being "
+        f"{particles.describe_row(row)}"
+    )
+
+
+Keys = Callable[[ParticleSet], UInt64Array]
+
+
+def _attempts(particles: ParticleSet, reference: ParticleSet) -> Iterator[tuple[str, Keys]]:
+    both = (particles, reference)
+    if all(one.source.cryosparc_uids() for one in both):
+        yield "uid", lambda one: one.uid
+    if all(one.source.expansion() is not None for one in both):
+        yield "source uid and number of the copy", _expansion_keys
+    yield "image path and index", lambda one: one.image_hash
+    if all(_names_are_unique(one) for one in both):
+        yield "image file name and index", lambda one: _name_keys(one, os.path.basename)
+        yield "imported image file name and index", lambda one: _name_keys(one, imported_name)
+
+
+def _expansion_keys(particles: ParticleSet) -> UInt64Array:
+    expansion = particles.source.expansion()
+    if expansion is None:
+        raise ValueError("these particles are not expanded")
+    source, copy = (one[particles.row_id] for one in expansion)
+    return mixed(mixed(source) ^ copy)
+
+
+def _names_are_unique(particles: ParticleSet) -> bool:
+    files = {os.path.normpath(stack_file(name)) for name in particles.stack_names}
+    return len({imported_name(name) for name in files}) == len(files)
+
+
+def _name_keys(particles: ParticleSet, shortened: Callable[[str], str]) -> UInt64Array:
+    names = tuple(shortened(stack_file(name)) for name in particles.stack_names)
+    return image_hashes(ImageReferences(names, particles.stack_id, particles.stack_index))
+
+
+def positions_of(particles: ParticleSet) -> Positions | None:
+    """Return where particles lie on their micrographs; None when their file does not tell."""
+    positions = particles.source.positions()
+    return None if positions is None else positions.subset(particles.row_id)
+
+
+def _held_against_positions(
+    particles: ParticleSet, reference: ParticleSet, rows: Rows, what: str, decisive: bool
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return why rows found by name cannot be right (None when they can), and notes."""
+    mine, theirs = positions_of(particles), positions_of(reference)
+    if mine is None or theirs is None:
+        return None, ()
+    agreement = compare_positions(mine, theirs.subset(rows))
+    if not agreement.wrong.any():
+        return None, () if agreement.note is None else (f"{particles.path}: positions {agreement.note}",)
+    row = int(np.argmax(agreement.wrong))
+    known = agreement.distance_px[agreement.wrong & np.isfinite(agreement.distance_px)]
+    far = f"up to {known.max():.0f} px apart on the micrograph" if len(known) else "on other micrographs"
+    n = int(np.count_nonzero(agreement.wrong))
+    if decisive:
+        note = f"{n} of {particles.n} particles are the same by {what}, but lie {far} in the two files"
+        return None, (note,)
+    return (
+        f"{particles.describe_row(row)}, is by {what} the same as {reference.describe_row(int(rows[row]))}, but their "
+        f"positions say that they are different particles ({n} of {particles.n} such rows, {far})",
+        (),
+    )
+
+
+def _by_position(particles: ParticleSet, reference: ParticleSet, as_list: bool) -> tuple[RowMatch | None, int | None]:
+    """Join by micrograph and position; None with the number of rows that were not found (None: not tried)."""
+    mine, theirs = positions_of(particles), positions_of(reference)
+    if mine is None or theirs is None:
+        return None, None
+    names, code = np.unique(np.concatenate([mine.names(), theirs.names()]), return_inverse=True)
+    apart = 1e3 + 4 * np.abs(np.concatenate([mine.xy_px, theirs.xy_px])).max(initial=0)
+    if len(names) * apart > 1e15:
+        return None, None
+    points = np.column_stack([code * apart, np.concatenate([mine.xy_px, theirs.xy_px])])
+    wanted, available = points[: mine.xy_px.shape[0]], points[mine.xy_px.shape[0] :]
+    places, place_of_row = np.unique(available.round(3), axis=0, return_inverse=True)
+    distance, place = cKDTree(places).query(wanted, k=min(2, len(places)))
+    distance, place = distance.reshape(len(wanted), -1), place.reshape(len(wanted), -1)
+    near = distance[:, 0] <= SAME_POSITION_PX
+    if distance.shape[1] == 2:  # two neighbours so close to each other cannot be told apart
+        near &= distance[:, 1] > 2 * SAME_POSITION_PX
+    missing = int(np.count_nonzero(~near))
+    if missing:
+        return None, missing
+    keys = place_of_row.reshape(-1).astype(np.uint64)
+    rows, told = tell_copies(particles, reference, place[:, 0].astype(np.uint64), keys, as_list=as_list)
+    what = "micrograph and position" if told is None else f"micrograph and position, copies by {told}"
+    note = (
+        f"{particles.path}: its images are not those of {reference.path}; particles were found by their positions, "
+        f"which differ by up to {distance[:, 0].max():.1f} px"
+    )
+    return RowMatch(rows, what, (note,)), 0
