@@ -83,7 +83,7 @@ class _LandscapeJob:
     ) -> None:
         self.settings, self.result, self.monitor = settings, result, monitor
         self.layout = Layout(settings.o)
-        rows = chosen_rows(result, settings.indices)
+        rows = chosen_rows(result, settings.indices, monitor)
         possible = min(settings.sketch, len(rows))
         if len(rows) < FEWEST_PARTICLES:
             raise InputError(

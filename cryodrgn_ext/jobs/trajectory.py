@@ -81,7 +81,7 @@ def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
     result = read_learned_result(settings.in_parts)
     refuse_other_results(settings.o, "trajectory")
     latents = result.require_latents()
-    rows = chosen_rows(result, settings.indices)
+    rows = chosen_rows(result, settings.indices, monitor)
     z = latents.z[rows]
     path = find_path(settings, z, rows)
     for number in path.breaks:

@@ -88,7 +88,7 @@ def validate(settings: ValidateSettings, monitor: Monitor) -> JobResult:
     monitor.message(f"Reading {settings.in_parts}")
     result = read_learned_result(settings.in_parts)
     refuse_other_results(settings.o, "validate")
-    sets = choose_sets(settings, result)
+    sets = choose_sets(settings, result, monitor)
     job = _ValidateJob(settings, result, sets, monitor)
     job.check()
     settings.o.mkdir(parents=True, exist_ok=True)

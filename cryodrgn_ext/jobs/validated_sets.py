@@ -15,6 +15,7 @@ from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import listed_rows
 from cryodrgn_ext.results.learned_result import LearnedResult
 
@@ -87,7 +88,7 @@ def read_set_table(directory: Path) -> SetTable:
         raise InputError(f"{path} cannot be read ({reason}): run the validate job again.") from None
 
 
-def choose_sets(settings: ValidateSettings, result: LearnedResult) -> ValidatedSets:
+def choose_sets(settings: ValidateSettings, result: LearnedResult, monitor: Monitor) -> ValidatedSets:
     """Find the sets that the settings name.
 
     Raises
@@ -98,7 +99,7 @@ def choose_sets(settings: ValidateSettings, result: LearnedResult) -> ValidatedS
     if settings.indices:
         if settings.state:
             raise InputError("give --state or --indices, not both: sets to test must not overlap.")
-        return _given_sets([Path(name) for name in settings.indices], result.particles)
+        return _given_sets([Path(name) for name in settings.indices], result.particles, monitor)
     if result.states is None:
         if settings.state:
             result.require_states()
@@ -115,10 +116,10 @@ def choose_sets(settings: ValidateSettings, result: LearnedResult) -> ValidatedS
     )
 
 
-def _given_sets(paths: Sequence[Path], particles: ParticleSet) -> ValidatedSets:
+def _given_sets(paths: Sequence[Path], particles: ParticleSet, monitor: Monitor) -> ValidatedSets:
     label = np.full(particles.n, -1, np.int32)
     for number, path in enumerate(paths):
-        rows = listed_rows(path, particles)
+        rows = listed_rows(path, particles, monitor)
         if len(rows) == 0:
             raise InputError(f"{path} names no particles.")
         taken = rows[label[rows] >= 0]

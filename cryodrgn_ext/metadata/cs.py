@@ -175,7 +175,16 @@ def joined(table: CsTable, other: CsTable, prefix: str | None = None) -> CsTable
     ]
     rows = find_uids(other, table.uid, f"of {table.path}")
     columns = table.columns | {field: other.columns[field][rows] for field in wanted}
-    return replace(table, columns=columns, joined=(*table.joined, other.path))
+    differing = [
+        field
+        for field in table.columns
+        if field in other.columns and field != "uid" and (prefix is None or field.startswith(prefix + "/"))
+        if not np.array_equal(table.columns[field], other.columns[field][rows])
+    ]
+    notes = table.notes
+    if differing:
+        notes += (f"{other.path}: has other values of {', '.join(differing)}; those of {table.path} are used",)
+    return replace(table, columns=columns, joined=(*table.joined, other.path), notes=notes)
 
 
 def find_uids(table: CsTable, uid: UidArray, whose: str) -> npt.NDArray[np.intp]:

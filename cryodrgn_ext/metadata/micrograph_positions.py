@@ -14,7 +14,7 @@ from cryodrgn_ext.metadata.particle_ctf import Float64Array
 # CryoSPARC puts its uid in front of what it imports: 003806243878409217281_mic1.mrc
 _IMPORT_PREFIX = re.compile(r"^\d{18,21}_")
 # What motion correction of CryoSPARC and others append to the name of the movie.
-_MOTION_SUFFIX = re.compile(r"(_(patch|rigid|doseweighted|aligned|full|non|DW|noDW|ali2|mc2?))+$")
+_MOTION_SUFFIX = re.compile(r"(_(patch|rigid|doseweighted|aligned|full|non|mic|DW|noDW|ali2|mc2?))+$")
 #: Positions that differ by no more are the same: programs round them to whole pixels.
 SAME_POSITION_PX = 2.0
 _FEWEST_FOR_A_FIT = 4

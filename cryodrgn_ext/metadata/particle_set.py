@@ -224,25 +224,6 @@ class ParticleSet:
         """
         return replace(self, optics=optics, optics_index=optics_index, optics_changed=True)
 
-    def find_uids(self, uid: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """Return the positions of particles by their identifiers; InputError names the first that is missing.
-
-        Rows are joined by this, never by their order: RELION reorders rows when it refines.
-        """
-        uid = np.asarray(uid, np.uint64)
-        order = np.argsort(self.uid)
-        place = np.searchsorted(self.uid, uid, sorter=order)
-        if self.n == 0 and len(uid):
-            raise InputError(f"{self.path}: none of {len(uid)} particles is among the 0 particles of this set")
-        found = order[np.minimum(place, self.n - 1)]
-        missing = np.flatnonzero(self.uid[found] != uid)
-        if len(missing):
-            raise InputError(
-                f"{self.path}: {len(missing)} of {len(uid)} particles are not in this file, the first being number "
-                f"{missing[0] + 1} of those asked for"
-            )
-        return found
-
     def split_half_sets(self, seed: int) -> npt.NDArray[np.int8]:
         """Return (N,) half-sets 1 and 2: the file's own, else a random split by image.
 

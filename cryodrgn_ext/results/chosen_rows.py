@@ -53,5 +53,5 @@ def listed_rows(path: Path, particles: ParticleSet, monitor: Monitor | None = No
     if monitor is not None:
         monitor.message(f"Matched {listed.n} particles of {path} with {particles.path} by {match.joined_by}.")
         for note in match.notes:
-            monitor.message(f"Warning: {note}.")
+            monitor.warn(f"{note}.")
     return np.unique(match.rows)

@@ -30,6 +30,7 @@ from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
@@ -115,7 +116,7 @@ def test_select_takes_clusters_of_its_latents(found: Path) -> None:
     select(replace(settings, cluster=(0,), in_parts=Path("out"), o=Path("others.star")), SilentMonitor())
     label = np.full(N, -1)
     for number, path in enumerate((Path("others.star"), Path("subset.star"))):
-        rows = read_particles("unposed.star", require_poses=False).find_uids(read_particles(path).uid)
+        rows = match_rows(read_particles(path), read_particles("unposed.star", require_poses=False)).rows
         assert_subset_with_new_poses(path, rows)
         assert {"cdxLatent1", "cdxLatent2"} <= set(table(path)[0])
         label[rows] = number

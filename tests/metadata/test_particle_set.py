@@ -192,17 +192,6 @@ def test_impossible_extra_columns(
     assert not (tmp_path / "out.star").exists()
 
 
-def test_rows_are_found_by_identifier_whatever_their_order(particles: ParticleSet) -> None:
-    order = np.random.default_rng(0).permutation(8)
-    shuffled = particles.subset(order)
-    np.testing.assert_array_equal(shuffled.find_uids(particles.uid), np.argsort(order))
-    with pytest.raises(InputError, match="2 of 8 particles are not in this file, the first being number 1"):
-        particles.subset([2, 3, 4, 5, 6, 7]).find_uids(particles.uid)
-    with pytest.raises(InputError, match="none of 8 particles"):
-        particles.subset([]).find_uids(particles.uid)
-    assert particles.find_uids(np.empty(0, np.uint64)).tolist() == []
-
-
 def without_half_sets(star_builder: type[StarBuilder], path: Path, repeats: int, n: int = 240) -> ParticleSet:
     builder = star_builder(n=n)
     del builder.columns["rlnRandomSubset"]

@@ -20,6 +20,7 @@ from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.pose.origins import judge_origins, read_origins
 from cryodrgn_ext.progress import SilentMonitor
@@ -89,7 +90,7 @@ def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
     )
     ours = read_particles(result.root / "External/job001/particles.star")
     refined = read_particles(result.root / "Refine/run_it002_data.star", project_dir=result.root)
-    place = ours.find_uids(refined.uid)
+    place = match_rows(refined, ours).rows
     errors = pose_errors(refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
     assert np.median(errors.degrees) < 4.0  # what noise leaves at 8 Å a pixel
     poses = (refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
@@ -116,7 +117,7 @@ def test_origins_of_relions_2d_classes_centre_the_particles(tmp_path: Path) -> N
         "--dont_combine_weights_via_disc --preread_images --pool 30 --j 1 --random_seed 1"
     )
     classified = read_particles(tmp_path / "Class2D/run_it004_data.star", project_dir=tmp_path, require_poses=False)
-    place = read_particles(written.particles_star).find_uids(classified.uid)
+    place = match_rows(classified, read_particles(written.particles_star)).rows
     for axis in (0, 1):  # x is x and y is y, and the sign is ours
         assert np.corrcoef(classified.shift_A[:, axis], truth.shift_px[place, axis])[0, 1] > 0.5
     eye = np.broadcast_to(np.eye(3), (classified.n, 3, 3))
@@ -140,7 +141,7 @@ def test_a_selection_by_its_latents_goes_back_to_relion(result: Result, monkeypa
     subprocess.run([sys.executable, "-m", "relion_wrappers.select", *given.split()], check=True, cwd=result.root)
     subset = read_particles("External/job003/particles.star")
     everything = read_particles("External/job002/particles.star")
-    rows = everything.find_uids(subset.uid)
+    rows = match_rows(subset, everything).rows
     assert 0 < len(rows) < N
     np.testing.assert_array_equal(subset.euler_deg, everything.euler_deg[rows])
     result.relion("relion_reconstruct --i External/job003/particles.star --o subset.mrc --ctf")
