@@ -22,7 +22,8 @@ from cryodrgn_ext.analysis.selection import (
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.results.chosen_rows import TABLES
+from cryodrgn_ext.metadata.row_matching import shared_rows
+from cryodrgn_ext.results.chosen_rows import TABLES, listed_rows
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
@@ -158,7 +159,7 @@ class Selection:
 
 
 def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) -> IndexArray:
-    """Rows of the particles that a selection holds, matched by uid: of replicate runs no order is the same.
+    """Rows of the particles that a selection holds, matched by identity: of replicate runs no order is the same.
 
     Parameters
     ----------
@@ -177,10 +178,9 @@ def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) ->
         path = Layout(path).particles
     if path.suffix.lower() not in TABLES and not path.is_dir():
         return read_index_file(path, particles.n)
-    uid = read_particles(path, require_poses=False).uid
     if every_one:
-        return np.unique(particles.find_uids(uid)).astype(np.int64)
-    rows = np.flatnonzero(np.isin(particles.uid, uid))
+        return listed_rows(path, particles)
+    rows = shared_rows(read_particles(path, require_poses=False), particles).rows
     if len(rows) == 0:
         raise InputError(f"{path} has none of the particles of {particles.path}: it is not of a run on the same ones.")
     return rows

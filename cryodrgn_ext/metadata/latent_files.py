@@ -132,6 +132,7 @@ def match_latents(latents: LatentFile, particles: ParticleSet) -> MatchedLatents
     if latents.uid is not None:
         if len(np.unique(latents.uid)) < len(latents.uid):
             raise InputError(f"{latents.path}: two rows have the same uid, so that they cannot be told apart.")
+        _refuse_copies(latents, particles)
         return _in_order(latents, _rows_of(latents, latents.uid, particles.uid, particles, "uid"), "uid")
     if latents.image_name is not None:
         names = particles.image_name
@@ -146,6 +147,17 @@ def match_latents(latents: LatentFile, particles: ParticleSet) -> MatchedLatents
             ".npz with an array uid or image_name beside z."
         )
     return MatchedLatents(np.arange(particles.n), latents.z, latents.z_cov, "order")
+
+
+def _refuse_copies(latents: LatentFile, particles: ParticleSet) -> None:
+    """Raise InputError for copies of one image: identifiers made from image names count them, and tell no copy."""
+    if particles.source.cryosparc_uids() or len(np.unique(particles.image_hash)) == particles.n:
+        return
+    if latents.uid is None or not np.array_equal(latents.uid, particles.uid):
+        raise InputError(
+            f"{particles.path}: has several rows of one image, and the identifiers in {latents.path}, made from image "
+            "names, do not tell which row a latent is of: give the very file of particles that was trained on."
+        )
 
 
 def _rows_of(

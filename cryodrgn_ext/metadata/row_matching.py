@@ -104,6 +104,27 @@ def match_rows(particles: ParticleSet, reference: ParticleSet, *, as_list: bool 
     )
 
 
+def shared_rows(particles: ParticleSet, reference: ParticleSet) -> RowMatch:
+    """Return the rows (n,) of ``reference`` that are among ``particles``, increasing; others do not matter.
+
+    Found as by :func:`match_rows`, by what finds most.
+
+    Raises
+    ------
+    InputError
+        When names agree but positions on micrographs do not, or several rows may be meant.
+    """
+    best, joined_by = np.empty(0, np.int64), "nothing"
+    for what, keys in _attempts(particles, reference):
+        there = np.flatnonzero(np.isin(keys(particles), keys(reference)))
+        if len(there) > len(best):
+            best, joined_by = there, what
+    if not len(best):
+        return RowMatch(best, joined_by)
+    match = match_rows(particles.subset(best), reference, as_list=True)
+    return RowMatch(np.unique(match.rows), match.joined_by, match.notes)
+
+
 Keys = Callable[[ParticleSet], UInt64Array]
 
 

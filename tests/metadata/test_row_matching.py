@@ -10,10 +10,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.latent_files import match_latents, read_latent_file
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import restore
-from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.metadata.row_matching import match_rows, shared_rows
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import Record, particles_record, save
 
@@ -251,3 +252,26 @@ def test_restoring_an_expanded_set_gives_every_copy_its_own_row(tmp_path: Path) 
     restored = restore(read_particles(save(tmp_path / "c.cs", record[order])), everything)
     np.testing.assert_array_equal(restored.particles.row_id, order)
     np.testing.assert_allclose(restored.particles.rotation, everything.rotation[order], atol=1e-6)
+
+
+def test_what_two_files_share(tmp_path: Path) -> None:
+    everything = expanded(tmp_path / "a.star")
+    write_particles_star(everything.subset([9, 2, 20, 5]), tmp_path / "b.star")
+    text = (tmp_path / "b.star").read_text().replace("000006@Extract", "000999@Extract")
+    (tmp_path / "c.star").write_text(text)
+    match = shared_rows(read_particles(tmp_path / "c.star"), everything)
+    assert match.rows.tolist() == [2, 5, 9]
+    other = everything.subset([0, 1])
+    write_particles_star(other, tmp_path / "d.star")
+    (tmp_path / "d.star").write_text((tmp_path / "d.star").read_text().replace("mic.mrc", "other.mrc"))
+    assert len(shared_rows(read_particles(tmp_path / "d.star"), everything).rows) == 0
+
+
+def test_latents_of_copies_need_their_own_file(tmp_path: Path) -> None:
+    everything = expanded(tmp_path / "a.star")
+    np.savez(tmp_path / "z.npz", z=np.arange(everything.n, dtype=np.float32)[:, None], uid=everything.uid)
+    latents = read_latent_file(tmp_path / "z.npz")
+    np.testing.assert_array_equal(match_latents(latents, everything).z[:, 0], np.arange(everything.n))
+    write_particles_star(everything.subset(np.arange(everything.n)[::-1]), tmp_path / "b.star")
+    with pytest.raises(InputError, match="do not tell which row a latent is of"):
+        match_latents(latents, read_particles(tmp_path / "b.star"))
