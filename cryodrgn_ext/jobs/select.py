@@ -15,6 +15,7 @@ from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, 
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
+from cryodrgn_ext.results.chosen_rows import removed_rows
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_particles, refuse_other_results, write_record
 from cryodrgn_ext.results.returned_particles import (
@@ -50,6 +51,8 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     selection = read_selection(settings)
     result, selected = selection.result, selection.rows
     output = output_file(settings, result.particles)
+    if result.listed is not None:
+        monitor.message(removed_rows(result))
     for layout in (Layout(result.directory), Layout(result.states_directory or result.directory)):
         if output.resolve() in (result.particles.path.resolve(), layout.particles.resolve()):
             raise InputError(f"--o is {output}, which is the input itself: inputs are never overwritten.")

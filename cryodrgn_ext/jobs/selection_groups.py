@@ -23,9 +23,9 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.row_matching import shared_rows
-from cryodrgn_ext.results.chosen_rows import TABLES, listed_rows
+from cryodrgn_ext.results.chosen_rows import listed_rows
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.learned_result import TABLES, LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
 
 IndexArray = NDArray[np.int64]
@@ -74,11 +74,9 @@ class Selection:
         chosen = combine([combine([chosen, *added], "union"), *taken], "difference")
         if settings.invert:
             chosen = complement(chosen, particles.n)
-        if self.result.only_state is None or self.result.states is None:
-            return chosen
-        # RELION offers the particles of every state as an input: a selection from them must not bring others back.
-        own = select_labels(self.result.states.label, [self.result.only_state], "state")
-        return combine([chosen, own], "intersection")
+        # RELION offers the particles of every state as an input, and users take rows out of files: a selection from
+        # them must not bring others back.
+        return combine([chosen, self.result.rows], "intersection")
 
     def groups(self) -> dict[str, IndexArray]:
         """Rows of every group that is not empty, by name.

@@ -16,7 +16,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.chosen_rows import listed_rows
+from cryodrgn_ext.results.chosen_rows import listed_rows, removed_rows
 from cryodrgn_ext.results.learned_result import LearnedResult
 
 TABLE_NAME = "sets.npz"
@@ -111,9 +111,13 @@ def choose_sets(settings: ValidateSettings, result: LearnedResult, monitor: Moni
     missing = sorted(set(wanted) - set(present))
     if missing:
         raise InputError(f"{result.directory} has no state {missing[0]}; it has {', '.join(map(str, present))}.")
-    return ValidatedSets(
-        result.states.label, {number: f"state {number:02d}" for number in present if not wanted or number in wanted}
-    )
+    label = result.states.label
+    if result.listed is not None:
+        monitor.message(removed_rows(result))
+        kept = np.zeros(len(label), bool)
+        kept[result.listed] = True
+        label = np.where(kept, label, -1)
+    return ValidatedSets(label, {number: f"state {number:02d}" for number in present if not wanted or number in wanted})
 
 
 def _given_sets(paths: Sequence[Path], particles: ParticleSet, monitor: Monitor) -> ValidatedSets:

@@ -12,30 +12,36 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.learned_result import LearnedResult
-
-TABLES = (".star", ".cs", ".csg")
+from cryodrgn_ext.results.learned_result import TABLES, LearnedResult
 
 
 def chosen_rows(result: LearnedResult, indices: Path | None, monitor: Monitor | None = None) -> NDArray[np.int64]:
     """Rows (n,) int64, increasing, of the input particles.
 
-    Those of the state whose folder or particles were given as the input, if one was, and of these only those that
-    ``indices`` lists.
+    Those that were given as the input (a state, what a file still lists), and of these only those that ``indices``
+    lists.
 
     Raises
     ------
     InputError
         When the file names other particles, or none are left.
     """
-    rows = np.arange(result.particles.n)
-    if result.only_state is not None and result.states is not None:
-        rows = np.flatnonzero(result.states.label == result.only_state)
+    rows = result.rows
+    if monitor is not None and result.listed is not None:
+        monitor.message(removed_rows(result))
     if indices is not None:
         rows = np.intersect1d(rows, listed_rows(indices, result.particles, monitor))
         if len(rows) == 0:
             raise InputError(f"{indices} names none of the particles that are looked at.")
     return rows.astype(np.int64)
+
+
+def removed_rows(result: LearnedResult) -> str:
+    """Sentence for a result of whose file rows were taken out."""
+    return (
+        f"Note: {len(result.rows)} of {result.particles.n} particles are looked at: the given file no longer lists the "
+        "others (give the directory of the job for all)."
+    )
 
 
 def listed_rows(path: Path, particles: ParticleSet, monitor: Monitor | None = None) -> NDArray[np.int64]:

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_files import find_project_directory, is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.results.latent_tables import LatentTable, StateTable, read_latent_table, read_state_table
 from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.record import is_unchanged, read_record, require_record
 
 #: Jobs that leave a model with latents, or say that there is none.
 LEARNING_JOBS = ("train", "abinit")
+TABLES = (".star", ".cs", ".csg")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class LearnedResult:
         The state whose folder or particles were given as the input; None for the whole result.
     states_directory : Path or None
         Where the states are when a landscape job was given.
+    listed : ndarray or None
+        (n,) int64, increasing: the rows that the given file of particles still has, where rows were taken out of it.
     """
 
     job: str
@@ -50,6 +55,15 @@ class LearnedResult:
     states: StateTable | None
     only_state: int | None = None
     states_directory: Path | None = None
+    listed: NDArray[np.int64] | None = None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows (n,), increasing, that were given: all, or those of a state, and of these what the file still lists."""
+        rows = np.arange(self.particles.n)
+        if self.only_state is not None and self.states is not None:
+            rows = np.flatnonzero(self.states.label == self.only_state)
+        return rows if self.listed is None else np.intersect1d(rows, self.listed)
 
     def require_latents(self) -> LatentTable:
         """Return the latents; InputError says what to do where there are none."""
@@ -96,11 +110,23 @@ def read_learned_result(given: Path) -> LearnedResult:
         The result directory, or any file of particles in it; that of a state stands for the particles of this state.
         That of a landscape job stands for the job that it looked at, with its clusters in the place of states.
 
+    Rows that the user has taken out of that file since stay out: see :attr:`LearnedResult.rows`.
+
     Raises
     ------
     InputError
         When it is no finished job of these kinds, or its files do not fit together.
     """
+    result = _read_result(given)
+    if given.suffix.lower() not in TABLES or not given.is_file():
+        return result
+    listed = read_particles(given, require_poses=False)
+    if np.array_equal(listed.uid, result.particles.uid[result.rows]):
+        return result
+    return replace(result, listed=np.unique(match_rows(listed, result.particles, as_list=True).rows))
+
+
+def _read_result(given: Path) -> LearnedResult:
     directory = find_result_directory(given)
     found = read_record(directory)
     if found is not None and found["job"] == "landscape":
@@ -163,7 +189,7 @@ def _read_landscape_result(given: Path, directory: Path, record: Mapping[str, An
     learned = Path(record["inputs"]["result"])
     if not learned.is_dir():
         raise InputError(f"the landscape in {directory} was made of {learned}, which is not there any more.")
-    result = read_learned_result(learned)
+    result = _read_result(learned)
     layout = Layout(directory)
     states = read_state_table(layout.states_table)
     if states.n != result.particles.n:

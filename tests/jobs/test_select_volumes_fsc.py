@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,39 @@ def test_a_state_given_as_input_stands_for_its_own_particles(trained: Path, give
         select(settings, SilentMonitor())
         original = data_rows(Path("particles.star"))
         assert [row[2] for row in data_rows(Path("s.star"))] == [original[i][2] for i in expected]
+
+
+def without_rows(path: Path, n: int) -> set[str]:
+    """Take the first ``n`` rows out of a STAR file, as a user does with an editor; the images that are gone."""
+    lines = path.read_text().splitlines(keepends=True)
+    gone = [number for number, line in enumerate(lines) if "@" in line][:n]
+    path.write_text("".join(line for number, line in enumerate(lines) if number not in set(gone)))
+    return {next(word for word in lines[number].split() if "@" in word) for number in gone}
+
+
+@pytest.mark.parametrize("given", ["out/particles.star", "out/states/state01/particles.star"])
+def test_rows_that_the_user_took_out_of_the_given_file_stay_out(trained: Path, given: str) -> None:
+    before = {row[2] for row in data_rows(Path(given))}
+    gone = without_rows(Path(given), 7)
+    select(SelectSettings(in_parts=Path(given), o=Path("s.star"), z_norm_max=1e9), SilentMonitor())
+    assert {row[2] for row in data_rows(Path("s.star"))} == before - gone
+    select(SelectSettings(in_parts=Path(given), o=Path("t.star"), state=(0,), invert=True), SilentMonitor())
+    original = data_rows(Path("particles.star"))
+    outside = {row[2] for row, label in zip(original, labels(), strict=True) if label != 0}
+    assert {row[2] for row in data_rows(Path("t.star"))} == (before - gone) & outside
+
+
+def test_a_file_with_rows_of_nobody_is_refused(trained: Path) -> None:
+    path = Path("out/particles.star")
+    text = path.read_text()
+    path.write_text(re.sub(r"\d+@", "999@", text, count=1))
+    with pytest.raises(InputError):
+        selected_from(path)
+
+
+def selected_from(path: Path) -> None:
+    """Select from a given file."""
+    select(SelectSettings(in_parts=path, o=Path("s.star"), state=(0,)), SilentMonitor())
 
 
 def test_results_of_another_job_are_not_overwritten(trained: Path) -> None:
