@@ -30,6 +30,11 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "cryodrgn-ext-installed.json"
 OLDEST_PYTHON = (3, 11)
+# What the packages and the console scripts are made of: a new job brings a new script.
+METADATA_FILES = (
+    "pyproject.toml", "cryodrgn_ext/jobs/registry.py", "relion_wrappers/console_scripts.py",
+    "relion_wrappers/build_hook.py",
+)  # fmt: skip
 # The CPU build that this version was tested with, and where PyTorch itself publishes its CPU builds.
 TORCH_CPU_VERSION = "2.13.0+cpu"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -188,8 +193,10 @@ def install_torch() -> None:
 
 
 def fingerprint() -> str:
-    """Return a hash of what the installation depends on: pyproject.toml, the Python and where the project lies."""
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    """Return a hash of what the installation depends on: the metadata, the Python and where the project lies."""
+    digest = hashlib.sha256()
+    for name in METADATA_FILES:
+        digest.update((ROOT / name).read_bytes())
     digest.update(f"{ROOT}\n{sys.version}\n{sysconfig.get_platform()}".encode())
     return digest.hexdigest()
 

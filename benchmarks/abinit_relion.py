@@ -130,7 +130,7 @@ def measure(trial: Trial) -> dict[str, Any]:
     given, python = trial.given, sys.executable
     particles, threads = JOB / "particles.star", str(given.threads)
     commands = {"abinit": trial.run("abinit", particles, [
-        python, "-m", "relion_wrappers.abinit", "--o", f"{JOB}/", "--in_parts", "unposed.star", "--in_3dref",
+        python, "-m", "relion_wrappers", "abinit", "--o", f"{JOB}/", "--in_parts", "unposed.star", "--in_3dref",
         "reference.mrc", "--seed", str(given.seed), "--zdim", str(given.zdim), "--j", threads,
     ])}  # fmt: skip
     for name, subset in (("all", "-1"), ("half1", "1"), ("half2", "2")):

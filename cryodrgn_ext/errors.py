@@ -1,7 +1,7 @@
 """The one family of errors that the library raises.
 
 Every message is one sentence (or two) that a user can act on: which file, which row or field, what was
-expected, what was found, what to do. Doors print the message without a traceback and exit non-zero.
+expected, what was found, what to do. Entry points print the message without a traceback and exit non-zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class CryodrgnExtError(Exception):
 
 
 class InputError(CryodrgnExtError):
-    """The user's input is wrong: a file, a row, a field or an option. Exit status 2 at the doors."""
+    """The user's input is wrong: a file, a row, a field or an option. Exit status 2."""
 
 
 class JobAborted(CryodrgnExtError):

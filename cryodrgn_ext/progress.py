@@ -2,7 +2,7 @@
 
 Long loops take a :class:`Monitor`. They call :meth:`Monitor.track` to iterate (which draws a bar with an
 estimate on a terminal, and prints one line now and then into a log file) and thereby also poll for an abort
-several times a second. Doors subclass nothing: they pass an ``abort_requested`` function.
+several times a second. Entry points subclass nothing: they pass an ``abort_requested`` function.
 """
 
 from __future__ import annotations

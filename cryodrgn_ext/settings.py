@@ -49,7 +49,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class SettingField:
-    """One declared setting, as the doors see it.
+    """One declared setting, as the entry points see it.
 
     Attributes
     ----------
@@ -323,16 +323,26 @@ def canonical_name(option: str) -> str:
     return option.lstrip("-").replace("-", "_")
 
 
-def unknown_option(cls: type[Settings], option: str, also: Collection[str] = ()) -> InputError:
-    """Return the error for an option that ``cls`` does not have, with the nearest name that it has."""
-    names = [field.name for field in describe(cls)] + list(also)
+def unknown_option(
+    cls: type[Settings], option: str, also: Collection[str] = (), without: Collection[str] = ()
+) -> InputError:
+    """Return the error for an option that ``cls`` does not have, with the nearest name that it has.
+
+    Parameters
+    ----------
+    cls : Settings class
+    option : str
+    also, without : collection of str
+        Further names that there are, and settings that are not offered.
+    """
+    names = [field.name for field in describe(cls) if field.name not in without] + list(also)
     close = difflib.get_close_matches(canonical_name(option), names, n=1, cutoff=0.6)
     hint = f"did you mean --{close[0]}?" if close else f"the options are {', '.join('--' + n for n in names)}."
     return InputError(f"unknown option --{option.lstrip('-')}: {hint}")
 
 
 def from_mapping(cls: type[S], given: Mapping[str, str | Sequence[str]]) -> S:
-    """Build settings from text, as a door or a file gives it.
+    """Build settings from text, as an entry point or a file gives it.
 
     Parameters
     ----------

@@ -7,15 +7,14 @@ and ``--pipeline_control DIR/`` is added to some commands.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import SettingField, Settings, canonical_name, describe, from_mapping, unknown_option
+from cryodrgn_ext.settings import SettingField, Settings, describe, from_mapping, unknown_option
+from cryodrgn_ext.tokens import refuse_others, split_options
 
 S = TypeVar("S", bound=Settings)
-NUMBER = re.compile(r"-\.?\d")
 IGNORED = frozenset({"pipeline_control"})
 # Input fields of RELION's External tab that a job may not use.
 INPUT_FIELDS = {
@@ -47,18 +46,17 @@ def parse_arguments(cls: type[S], arguments: Sequence[str], presets: Mapping[str
     """
     fields = {field.name: field for field in describe(cls)}
     given: dict[str, list[str]] = {}
-    for option, words in _split(arguments):
-        name = canonical_name(option)
+    for name, words in _options(arguments):
         if name in IGNORED:
             continue
         if name not in fields:
-            if name in INPUT_FIELDS:
-                if not words:
-                    continue
+            if name not in INPUT_FIELDS:
+                raise unknown_option(cls, name)
+            if words:
                 raise InputError(
                     f"--{name} is not used by this job: leave '{INPUT_FIELDS[name]}' on the Input tab empty."
                 )
-            raise unknown_option(cls, option)
+            continue
         _check_not_split(fields[name], words)
         if name in given and given[name] != words:
             raise InputError(
@@ -68,22 +66,19 @@ def parse_arguments(cls: type[S], arguments: Sequence[str], presets: Mapping[str
     return from_mapping(cls, {**(presets or {}), **given})
 
 
-def _split(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Group the arguments into options and the words that follow each."""
-    groups: list[tuple[str, list[str]]] = []
-    for argument in arguments:
-        is_option = argument.startswith("-") and argument != "-" and NUMBER.match(argument) is None
-        if is_option:
-            option, equals, value = argument.partition("=")
-            if not option.startswith("--"):
-                raise InputError(f"'{argument}' is not understood: options begin with two dashes.")
-            groups.append((option, [value] if equals else []))
-        elif groups:
-            groups[-1][1].append(argument)
-        else:
-            raise InputError(f"'{argument}' is not understood: an option such as --in_parts must come before it.")
-    # An empty value ('') means the same as none at all.
-    return [(option, [word for word in words if word != ""]) for option, words in groups]
+def template_values(arguments: Sequence[str]) -> dict[str, str]:
+    """Read options of a job as ``--option words`` for a template: the words of each with commas between."""
+    return {name: ",".join(words) for name, words in _options(arguments)}
+
+
+def _options(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Group the arguments: every option takes all words up to the next, an empty one ('') being the same as none."""
+    options, others = split_options(arguments)
+    for option in options:
+        if not option.option.startswith("--"):
+            raise InputError(f"'{option.option}' is not understood: options begin with two dashes.")
+    refuse_others(others)
+    return [(option.name, [word for word in option.words if word != ""]) for option in options]
 
 
 def _check_not_split(field: SettingField, words: Sequence[str]) -> None:

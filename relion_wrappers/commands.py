@@ -9,9 +9,10 @@ import click
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.workflow.failure import explain
+from relion_wrappers.arguments import template_values
 from relion_wrappers.templates import Queue, job_star, write_template
 
-WITH_DOOR = [job.name for job in JOBS.values() if job.relion_program]
+IN_RELION = [job.name for job in JOBS.values() if job.relion_program]
 
 
 @click.group()
@@ -20,7 +21,7 @@ def relion() -> None:
 
 
 @relion.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.argument("job", type=click.Choice(WITH_DOOR))
+@click.argument("job", type=click.Choice(IN_RELION))
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="RELION project directory.")
 @click.option("--name", default=None, help="File name of the template [default: cdx_JOB_job.star].")
 @click.option("--queue_script", default=None, help="Submission script of your cluster; the job runs at once without.")
@@ -43,7 +44,7 @@ def template(
     """
     try:
         queue = None if queue_script is None else Queue(queue_script, queue_command, queue_name)
-        text = job_star(JOBS[job], _given(ctx.args), queue)
+        text = job_star(JOBS[job], template_values(ctx.args), queue)
         path = project / (name or f"cdx_{job}_job.star")
         write_template(path, text)
     except (InputError, OSError) as error:
@@ -52,18 +53,3 @@ def template(
         ctx.exit(failure.exit_code)
     click.echo(str(path))
     click.echo(f"Add it with: cd {project} && relion_pipeliner --addJobFromStar {path.name}", err=True)
-
-
-def _given(arguments: list[str]) -> dict[str, str]:
-    """Pairs of ``--option value`` (or ``--option=value``) from what click left over."""
-    given: dict[str, list[str]] = {}
-    current = None
-    for argument in arguments:
-        if argument.startswith("--"):
-            current, equals, value = argument.partition("=")
-            given[current] = [value] if equals else []
-        elif current is None:
-            raise InputError(f"'{argument}' is not understood: an option such as --in_parts must come before it.")
-        else:
-            given[current].append(argument)
-    return {option: ",".join(words) for option, words in given.items()}

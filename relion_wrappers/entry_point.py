@@ -1,14 +1,26 @@
-"""From a RELION command line to a job and back: the one path that all wrappers share."""
+"""From a RELION command line to a job and back: the one path of all ``cdx-relion-...`` programs.
+
+The programs are named in the project's metadata, generated from the registry of jobs, as attributes of this module:
+``relion_wrappers.entry_point:train`` is the program of the train job. By hand: ``python -m relion_wrappers train ...``.
+"""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 
 from relion_wrappers.lifecycle import run_external_job
 
 
-def open_door(job_name: str, arguments: Sequence[str] | None = None) -> int:
+def __getattr__(name: str) -> Callable[[], int]:
+    """Return the program of the job ``name``, without looking whether there is one: a marker says so later."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return functools.partial(run_program, name)
+
+
+def run_program(job_name: str, arguments: Sequence[str] | None = None) -> int:
     """Run a registered job under RELION's contract.
 
     Parameters

@@ -228,7 +228,7 @@ def _run_child(parent: int, arguments: Sequence[str], work: Work) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             work(arguments, abort)
             code = 0
-        except BaseException as error:  # noqa: BLE001 - the last door: whatever it is becomes a sentence and a marker
+        except BaseException as error:  # noqa: BLE001 - the outermost call: whatever it is becomes a sentence and a marker
             # A library may have wrapped the abort in an error of its own.
             failure = explain(JobAborted() if abort.raised else error, CONTINUE)
             code = failure.exit_code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import traceback
 from collections.abc import Iterator
@@ -16,23 +15,12 @@ import click
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import (
-    FALSE_WORDS,
-    TRUE_WORDS,
-    SettingField,
-    Settings,
-    canonical_name,
-    describe,
-    from_mapping,
-    text_of,
-    unknown_option,
-)
+from cryodrgn_ext.settings import SettingField, Settings, describe, from_mapping, text_of
+from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.run_log import logged_run
-
-NUMBER = re.compile(r"-\.?\d")
 
 
 class JobCommand(click.Command):
@@ -45,7 +33,7 @@ class JobCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Bring the arguments into click's form; wrong ones end in one sentence and exit status 2."""
         try:
-            return super().parse_args(ctx, normalise(self.job.settings_class, args))
+            return super().parse_args(ctx, in_one_form(self.job.settings_class, args))
         except InputError as error:
             _leave(ctx, str(error), EXIT_INPUT_ERROR)
 
@@ -54,7 +42,7 @@ class JobCommand(click.Command):
         with _termination_raises():
             try:
                 return run(self.job, _settings(self.job, ctx.params))
-            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - the last door
+            except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - the outermost call
                 failure = explain(error)
                 if not isinstance(error, (CryodrgnExtError, OSError, MemoryError, KeyboardInterrupt, SystemExit)):
                     traceback.print_exc()
@@ -96,52 +84,6 @@ def _option(field: SettingField, positional: bool) -> click.Option:
         text += f" [default: {text_of(field)}]"
     metavar = {"int": "N", "float": "X", "path": "FILE", "bool": "[yes|no]", "str": "TEXT"}[field.kind]
     return click.Option(names, type=str, help=text, metavar=metavar + (" ..." if field.many else ""))
-
-
-def normalise(cls: type[Settings], arguments: list[str]) -> list[str]:
-    """Rewrite ``--z-range 0:1 1:2 --invert`` as ``--z_range=0:1,1:2 --invert=yes``.
-
-    Raises
-    ------
-    InputError
-        For an option that the job does not have, with a suggestion, or one that is given twice.
-    """
-    fields = {field.name: field for field in describe(cls)}
-    rewritten: list[str] = []
-    given: dict[str, list[str]] = {}
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        position += 1
-        if not argument.startswith("-") or argument in ("-h", "--help", "-") or NUMBER.match(argument):
-            rewritten.append(argument)
-            continue
-        option, equals, value = argument.partition("=")
-        name = canonical_name(option)
-        if name not in fields or not option.startswith("--"):
-            raise unknown_option(cls, option)
-        field = fields[name]
-        words = [value] if equals else []
-        while not equals and position < len(arguments) and _belongs(field, words, arguments[position]):
-            words.append(arguments[position])
-            position += 1
-        if name in given and not field.many:
-            raise InputError(f"{field.option} is given twice: keep one of them.")
-        given.setdefault(name, []).extend(words or (["yes"] if field.kind == "bool" else [""]))
-    for name, words in given.items():
-        rewritten.append(f"--{name}={','.join(words)}" if fields[name].many else f"--{name}={words[0]}")
-    return rewritten
-
-
-def _belongs(field: SettingField, words: list[str], word: str) -> bool:
-    """Whether ``word`` is a value of the option before it."""
-    if word.startswith("-") and word != "-" and not NUMBER.match(word):
-        return False
-    if field.many:
-        return True
-    if field.kind == "bool" and word.lower() not in TRUE_WORDS | FALSE_WORDS:
-        return False
-    return not words
 
 
 def _settings(job: Job, params: dict[str, Any]) -> Settings:

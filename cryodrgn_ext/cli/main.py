@@ -11,7 +11,7 @@ from cryodrgn_ext import __version__
 from cryodrgn_ext.cli.job_command import job_command
 from cryodrgn_ext.jobs.registry import JOBS
 
-# Doors of the suites hang their own sub-commands in here by name, so that this room imports none of them.
+# The suites' sub-commands are named here and imported when they are used, so that this room knows none of them.
 SUITE_COMMANDS = {
     "relion": ("relion_wrappers.commands", "relion", "Templates for RELION's External jobs."),
     "cryosparc": ("cryosparc_jobs.commands", "cryosparc", "Jobs as External jobs of a CryoSPARC project."),

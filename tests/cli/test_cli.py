@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from cryodrgn_ext.cli import main
-from cryodrgn_ext.cli.job_command import normalise
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs import registry
 from cryodrgn_ext.jobs.options.select import SelectSettings
@@ -107,11 +106,6 @@ def test_wrong_command_lines_are_one_sentence_and_make_nothing(
     assert result.exit_code == 2
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
-
-
-def test_normalise_knows_where_values_end() -> None:
-    words = ["--state", "1", "2", "--invert", "DIR", "--z_norm_max", "-1", "--o=x"]
-    assert normalise(SelectSettings, words) == ["DIR", "--state=1,2", "--invert=yes", "--z_norm_max=-1", "--o=x"]
 
 
 @pytest.mark.parametrize("name", list(JOBS))

@@ -12,16 +12,16 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryodrgn_ext.cli import main as command_line
-from relion_wrappers.select import main as relion_select
-from relion_wrappers.train import main as relion_train
+from relion_wrappers.entry_point import run_program
 
 PROGRAMS: dict[str, Callable[[], object]] = {
     "cryodrgn-ext": command_line,
-    "cdx-relion-train": relion_train,
-    "cdx-relion-select": relion_select,
+    "cdx-relion-train": partial(run_program, "train"),
+    "cdx-relion-select": partial(run_program, "select"),
 }
 PRELOAD = ["tests.malformed.entry_points", "torch", "cryodrgn_ext.jobs.train", "cryodrgn_ext.jobs.select"]
 PATIENCE_S = 120.0

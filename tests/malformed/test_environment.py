@@ -29,7 +29,7 @@ def train(
     limit: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run the train wrapper in ``folder`` as a process of its own."""
-    command = [*(prefix or []), sys.executable, "-m", "relion_wrappers.train", *(arguments or ("--o", f"{JOB}/"))]
+    command = [*(prefix or []), sys.executable, "-m", "relion_wrappers", "train", *(arguments or ("--o", f"{JOB}/"))]
     done = subprocess.run(
         [*command, *ORDINARY, *SMALL_RUN],
         cwd=folder,

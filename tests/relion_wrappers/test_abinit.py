@@ -130,15 +130,15 @@ def test_origins_of_relions_2d_classes_centre_the_particles(tmp_path: Path) -> N
 
 
 def test_a_selection_by_its_latents_goes_back_to_relion(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The door of select takes the particles.star of an abinit job with --zdim, and RELION its subset."""
+    """The program of select takes the particles.star of an abinit job with --zdim, and RELION its subset."""
     monkeypatch.chdir(result.root)
     assert result.truth is not None
     fake_poses.install(monkeypatch, result.truth.rotation, result.truth.shift_px * PIXEL_SIZE_A)
     abinit(AbinitSettings(in_parts=Path("particles.star"), o=Path("External/job002"), zdim=2, volumes=0, device="cpu"),
            SilentMonitor())  # fmt: skip
     given = "--o External/job003/ --in_parts External/job002/particles.star --clusters 2 --cluster 1"
-    # In a process of its own, as RELION starts it: the door forks, which threads of this one would not survive.
-    subprocess.run([sys.executable, "-m", "relion_wrappers.select", *given.split()], check=True, cwd=result.root)
+    # In a process of its own, as RELION starts it: it forks, which threads of this one would not survive.
+    subprocess.run([sys.executable, "-m", "relion_wrappers", "select", *given.split()], check=True, cwd=result.root)
     subset = read_particles("External/job003/particles.star")
     everything = read_particles("External/job002/particles.star")
     rows = match_rows(subset, everything).rows
