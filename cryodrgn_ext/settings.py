@@ -84,6 +84,7 @@ class SettingField:
     high: float | None
     choices: tuple[str, ...]
     count: int | None
+    connects: str
 
     @property
     def option(self) -> str:
@@ -226,6 +227,7 @@ def setting(
     high: float | None = None,
     choices: Sequence[str] = (),
     count: int | None = None,
+    connects: str = "",
 ) -> Any:
     """Declare a field of a :class:`Settings` class.
 
@@ -243,9 +245,12 @@ def setting(
         Admitted words.
     count : int, optional
         Exact number of values of a tuple setting.
+    connects : str, optional
+        What a suite connects to this setting: "aligned particles", "particles" (without alignments), or "result" (what
+        an earlier job of ours has learned).
     """
     metadata = {_METADATA_KEY: {"help": help, "unit": unit, "low": low, "high": high,
-                                "choices": tuple(choices), "count": count}}  # fmt: skip
+                                "choices": tuple(choices), "count": count, "connects": connects}}  # fmt: skip
     if default is REQUIRED:
         return dataclasses.field(metadata=metadata, kw_only=True)
     return dataclasses.field(default=default, metadata=metadata, kw_only=True)
@@ -360,6 +365,17 @@ def from_mapping(cls: type[S], given: Mapping[str, str | Sequence[str]]) -> S:
     InputError
         Unknown name (with a suggestion), missing value, wrong type, out of bounds.
     """
+    return from_values(cls, parse_values(cls, given))
+
+
+def parse_values(cls: type[Settings], given: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
+    """Parse text into values of their types, unchecked for bounds; see :func:`from_mapping`.
+
+    Raises
+    ------
+    InputError
+        Unknown name (with a suggestion), wrong type.
+    """
     fields = {field.name: field for field in describe(cls)}
     values: dict[str, Any] = {}
     for option, words in given.items():
@@ -367,7 +383,22 @@ def from_mapping(cls: type[S], given: Mapping[str, str | Sequence[str]]) -> S:
         if name not in fields:
             raise unknown_option(cls, option)
         values[name] = fields[name].parse([words] if isinstance(words, str) else list(words))
-    return from_values(cls, values)
+    return values
+
+
+def check_values(cls: type[Settings], values: Mapping[str, Any]) -> None:
+    """Check some of the settings, where the others are not known yet.
+
+    Raises
+    ------
+    InputError
+        Unknown name (with a suggestion), wrong type, out of bounds.
+    """
+    fields = {field.name: field for field in describe(cls)}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown_option(cls, f"--{name}")
+        fields[name].check(value)
 
 
 def from_values(cls: type[S], values: Mapping[str, Any]) -> S:

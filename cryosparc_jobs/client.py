@@ -6,8 +6,10 @@ in this package knows the client. Errors of the client and of the network leave 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import os
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.external_job_v4 import ExternalJobV4
 from cryosparc_jobs.slots import SourceOutput
 
+# Where the client looks for the address by itself.
+ADDRESSES = ("CRYOSPARC_BASE_URL", "CRYOSPARC_MASTER_HOSTNAME", "CRYOSPARC_HOST", "CRYOSPARC_BASE_PORT")
+
 
 def connect(url: str | None = None, email: str | None = None) -> Any:
     """Make a client that is logged in, with credentials from its own token store or environment variables.
@@ -25,7 +30,8 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
     Parameters
     ----------
     url : str, optional
-        Address of the CryoSPARC web page; from the environment (CRYOSPARC_BASE_URL) when omitted.
+        Address of the CryoSPARC web page; when omitted, that of the environment (CRYOSPARC_BASE_URL), else that of the
+        saved login if there is only one.
     email : str, optional
         Which of several saved sessions to use.
 
@@ -36,7 +42,7 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
     Raises
     ------
     InputError
-        When cryosparc-tools is not installed, or no credentials are found.
+        When cryosparc-tools is not installed, or no address or no credentials are found.
     MasterError
         When the master cannot be reached.
     """
@@ -46,6 +52,8 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
         raise InputError("cryosparc-tools is not installed: pip install it in the version of your CryoSPARC.") from None
     known = inspect.signature(tools.CryoSPARC.__init__).parameters
     arguments: dict[str, Any] = {} if email is None else {"email": email}
+    if url is None and not any(os.environ.get(name) for name in ADDRESSES):
+        url = _address_of_login(email)
     if url is not None and "base_url" in known:
         # Both ways of naming the master may be set in the environment, and exclude each other.
         arguments |= {"base_url": url.rstrip("/"), "host": None, "base_port": None}
@@ -62,10 +70,31 @@ def connect(url: str | None = None, email: str | None = None) -> Any:
         ) from None
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"CryoSPARC cannot be asked: {sentence_of(error)} Run 'python -m cryosparc.tools login' once."
+            f"CryoSPARC cannot be asked: {sentence_of(error)} Run 'python -m cryosparc.tools login --url ADDRESS' once."
         ) from None
     except client_errors() as error:
         raise MasterError(f"CryoSPARC at {url or 'the address of the environment'}: {sentence_of(error)}") from None
+
+
+def _address_of_login(email: str | None) -> str:
+    """Address of the only saved login; a login remembers its own, but the client asks for it again.
+
+    Raises
+    ------
+    InputError
+        When there is none, or more than one.
+    """
+    addresses: list[str] = []
+    with contextlib.suppress(ImportError):  # 4.7 saves no logins
+        saved = importlib.import_module("cryosparc.auth").InstanceAuthSessions.load().root
+        addresses = [url for url, users in saved.items() if users.root and (email is None or email in users.root)]
+    if len(addresses) == 1:
+        return addresses[0]
+    found = f"there are logins at {', '.join(addresses)}" if addresses else "no login is saved"
+    raise InputError(
+        f"Which CryoSPARC is meant? Name its address with --url (connect(url)) or CRYOSPARC_BASE_URL: {found}. Log in "
+        "with 'python -m cryosparc.tools login --url ADDRESS'."
+    )
 
 
 def outputs_of(cs: Any, project: str, job_uid: str) -> dict[str, SourceOutput]:

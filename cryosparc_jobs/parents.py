@@ -61,7 +61,8 @@ def find_particles(cs: Any, project: str, given: Any, needed: Sequence[str] = NE
     Raises
     ------
     InputError
-        When the job has no such output, several that could be meant, or they have no orientations of one frame.
+        When the job has no such output, several that could be meant, or their orientations do not share a
+        coordinate system.
     MasterError
         When there is no such project or job, or the master cannot be reached.
     """
@@ -77,12 +78,12 @@ def find_particles(cs: Any, project: str, given: Any, needed: Sequence[str] = NE
             )
         name = chosen[0]
     source = find_output(cs, project, uid, name)
-    posed = "alignments3D" in needed
-    if posed and source.type == "particle" and "alignments3D" not in source.slots and MULTI in source.slots:
+    only_several = MULTI in source.slots and "alignments3D" not in source.slots
+    if "alignments3D" in needed and source.type == "particle" and only_several:
         instead = f"one of its classes ({', '.join(usable)})" if usable else "particles of one class"
         raise InputError(
-            f"{uid} {name} has only {MULTI}: poses against several references, which need not lie in one frame. Refine "
-            f"all of them together first (Homogeneous Refinement), or give {instead}."
+            f"{uid} {name} has only {MULTI}: poses against several references, which need not share a "
+            f"coordinate system. Refine all of them together first (Homogeneous Refinement), or give {instead}."
         )
     return source
 

@@ -14,7 +14,7 @@ from cryosparc_jobs.slots import Slot, SourceOutput
 
 NEEDED = ("blob", "ctf", "alignments3D")
 # What a job needs that finds orientations by itself.
-UNPOSED = ("blob", "ctf")
+UNALIGNED = ("blob", "ctf")
 WELCOME = ("location",)
 # Where the shifts may be that a search for orientations begins from, the best first.
 ORIGINS = ("alignments3D", "alignments2D")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
@@ -36,6 +36,9 @@ class Job:
         Whether ``--o`` is a directory that the job fills (and where run.log goes).
     module : str
         Module of the job in this package, and its function there; the name with ``_`` for ``-`` when empty.
+    check : str
+        Function of the settings, as ``module:name``, that refuses what cannot work and writes nothing; where a suite
+        shall know it before it makes a job.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Job:
     shown: tuple[str, ...] = ()
     has_directory: bool = True
     module: str = ""
+    check: str = ""
 
     @property
     def settings_class(self) -> type[Settings]:
@@ -57,6 +61,16 @@ class Job:
         """Import the job's function (a heavy import: torch and friends)."""
         module = importlib.import_module(f"cryodrgn_ext.jobs.{self._module}")
         return cast("RunJob", getattr(module, self._module))
+
+    def load_check(self) -> Callable[[Settings], object] | None:
+        """Import the job's check, if it has one."""
+        if not self.check:
+            return None
+        module, _, name = self.check.partition(":")
+        found: Any = importlib.import_module(f"cryodrgn_ext.jobs.{module}")
+        for part in name.split("."):
+            found = getattr(found, part)
+        return cast("Callable[[Settings], object]", found)
 
     @property
     def _module(self) -> str:
@@ -76,7 +90,8 @@ JOBS: dict[str, Job] = {
             shown=("zdim", "starts", "start_particles", "box", "mask_diameter_A", "max_shift_A", "flip_hand",
                    "symmetry", "star_columns", "seed")),
         Job("select", "SelectSettings", "Return the original particles of chosen states, clusters or latent regions.",
-            positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False),
+            positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False,
+            check="selection_groups:read_selection"),
         Job("validate", "ValidateSettings", "Reconstruct states anew at full size and test each against chance.",
             positional=("in_parts",), relion_program="cdx-relion-validate",
             shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed")),

@@ -20,8 +20,8 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryosparc_jobs import train
 from cryosparc_jobs.running import FinishedJob
-from cryosparc_jobs.training import train
 from tests.cryosparc_master import EMAIL, PASSWORD, Master, ParentOutput
 from tests.cryosparc_master.fields import columns_of
 from tests.cryosparc_master.instance import Instance

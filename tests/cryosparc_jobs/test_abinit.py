@@ -16,11 +16,8 @@ from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
-from cryosparc_jobs.abinitio import abinit
-from cryosparc_jobs.landscaping import landscape
+from cryosparc_jobs import abinit, landscape, select, validate
 from cryosparc_jobs.running import FinishedJob
-from cryosparc_jobs.selecting import select
-from cryosparc_jobs.validating import validate
 from tests.analysis.toy_engines import LinearToy
 from tests.cryosparc_jobs.imitated_project import BOX, Lab, N, saved_outputs
 from tests.cryosparc_master import ParentOutput
@@ -120,7 +117,7 @@ def test_shifts_of_2d_classes_are_what_the_search_begins_from(
     returned = read_particles(finished.result.directory / "particles.cs")
     assert align_poses(returned.rotation, returned.shift_A, fake.rotation, fake.shift_A).errors.shift_px.max() < 1e-3
     ignored = find(real, uid, use_origins="no")
-    assert "alignments2D/shift" not in real.state(ignored.uid).log_text()
+    assert "Ignored, as --use_origins says" in real.state(ignored.uid).log_text()
 
 
 @pytest.fixture

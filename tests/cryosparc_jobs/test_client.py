@@ -51,8 +51,9 @@ def test_login_takes_credentials_from_the_token_store_only(
 ) -> None:
     store = tmp_path / "auth.json"
     monkeypatch.setattr(auth, "get_default_auth_config_path", lambda: store)
-    with pytest.raises(InputError, match=r"python -m cryosparc\.tools login"):
-        client.connect(lab.master.url)
+    for url in (lab.master.url, None):
+        with pytest.raises(InputError, match=r"python -m cryosparc\.tools login --url"):
+            client.connect(url)
     hashed = hashlib.sha256(PASSWORD.encode()).hexdigest()
     token = lab.cs.api.login(grant_type="password", username=EMAIL, password=hashed)
     sessions = auth.InstanceAuthSessions({})
@@ -61,6 +62,15 @@ def test_login_takes_credentials_from_the_token_store_only(
     connected = client.connect(lab.master.url + "/")
     assert find_output(connected, lab.project, lab.parent, "particles").type == "particle"
     connected.api._client.close()
+    for name in client.ADDRESSES:
+        monkeypatch.delenv(name, raising=False)
+    remembered = client.connect()
+    assert remembered.base_url == lab.master.url
+    remembered.api._client.close()
+    sessions.insert("http://other:39000", EMAIL, token, datetime.now(UTC) + timedelta(days=1))
+    sessions.save(store)
+    with pytest.raises(InputError, match=r"--url .* or CRYOSPARC_BASE_URL: there are logins at .*, http://other:39000"):
+        client.connect()
     lab.master.tokens.clear()
     with pytest.raises(MasterError, match="not authenticated"):
         client.connect(lab.master.url)

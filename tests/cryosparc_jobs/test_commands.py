@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import cryosparc_jobs
 from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import describe
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryosparc_jobs import commands, landscaping, selecting, training, validating
+from cryosparc_jobs import commands
+from cryosparc_jobs.job_kinds import JobKind, job_kinds
 from cryosparc_jobs.running import FinishedJob
 
 WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--particles", "J42", "particles"]
@@ -23,25 +25,37 @@ WORDS = ["cryosparc", "train", "--project", "P1", "--workspace", "W2", "--partic
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
 
-    def train(cs: Any, **arguments: Any) -> FinishedJob:
-        made.append({"cs": cs, **arguments})
+    def run(kind: JobKind, cs: Any, connected: dict[str, Any], *, title: str, settings: dict[str, Any], **given: Any
+            ) -> FinishedJob:  # fmt: skip
+        named = {name: value for name, value in connected.items() if value is not None}
+        made.append({"job": kind.name, "cs": cs, **given, **named, **settings})
         return FinishedJob("P1", "J43", JobResult(tmp_path, ()))
 
     monkeypatch.setattr(commands, "connect", lambda url, email: (url, email))
-    monkeypatch.setattr(training, "train", train)
-    monkeypatch.setattr(selecting, "select", train)
-    monkeypatch.setattr(validating, "validate", train)
-    monkeypatch.setattr(landscaping, "landscape", train)
+    monkeypatch.setattr(commands, "run_external", run)
     return made
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)
-def test_every_setting_of_the_job_is_an_option(command: commands.ExternalCommand) -> None:
-    shown = CliRunner().invoke(main, ["cryosparc", command.name, "--help"])
+@pytest.mark.parametrize("kind", job_kinds().values(), ids=lambda kind: kind.name)
+def test_every_setting_of_the_job_is_an_option(kind: JobKind) -> None:
+    shown = CliRunner().invoke(main, ["cryosparc", kind.name, "--help"])
     assert shown.exit_code == 0
-    for field in describe(command.settings):
-        assert bool(re.search(rf"{field.option}\b", shown.output)) == (field.name not in command.ours), field.name
+    for name, field in kind.fields.items():
+        assert bool(re.search(rf"{field.option}\b", shown.output)) == (name not in kind.decided()), name
     assert "password" not in shown.output
+
+
+@pytest.mark.parametrize("kind", job_kinds().values(), ids=lambda kind: kind.name)
+def test_every_job_is_a_function_with_its_page(kind: JobKind) -> None:
+    function = getattr(cryosparc_jobs, kind.name)
+    assert function is getattr(cryosparc_jobs, kind.name)
+    assert function.__name__ == kind.name
+    parameters = inspect.signature(function).parameters
+    assert {"cs", "project", "workspace", "directory", "title", "settings"} <= set(parameters)
+    for name in (*parameters, kind.job.settings_class.__name__):
+        assert name in function.__doc__
+    with pytest.raises(TypeError, match="missing a required"):
+        function(None, project="P1", workspace="W1")
 
 
 def test_lists_of_words_and_bare_flags(calls: list[dict[str, Any]]) -> None:
@@ -49,7 +63,8 @@ def test_lists_of_words_and_bare_flags(calls: list[dict[str, Any]]) -> None:
     shown = CliRunner().invoke(main, ["cryosparc", "select", *project, "--state", "0", "2", "--z-range", "z1:-0.5:2",
                                       "pc1::0", "--invert", "--directory", "here"])  # fmt: skip
     assert shown.exit_code == 0, shown.output
-    assert calls[0] == {"cs": (None, None), "project": "P1", "workspace": "W2", "result": "J43", "state": (0, 2),
+    assert calls[0] == {"job": "select", "cs": (None, None), "workspace": "W2", "project": "P1",
+                        "result": "J43", "state": (0, 2),
                         "z_range": ("z1:-0.5:2", "pc1::0"), "invert": True, "directory": Path("here")}  # fmt: skip
     shown = CliRunner().invoke(main, ["cryosparc", "validate", *project, "--mask", "J12", "mask", "--state=1,3"])
     assert shown.exit_code == 0, shown.output
@@ -65,7 +80,7 @@ def test_words_become_typed_settings(calls: list[dict[str, Any]]) -> None:
     shown = CliRunner().invoke(main, words)
     assert shown.exit_code == 0, shown.output
     assert "P1-J43 is completed" in shown.output
-    assert calls == [{"cs": ("http://host:39000", None), "project": "P1", "workspace": "W2",
+    assert calls == [{"job": "train", "cs": ("http://host:39000", None), "project": "P1", "workspace": "W2",
                       "particles": ("J42", "particles"), "directory": None, "zdim": 4,
                       "mask_diameter_A": 150.0}]  # fmt: skip
 
@@ -85,3 +100,20 @@ def test_wrong_value_and_failed_login_are_one_sentence(
     shown = CliRunner().invoke(main, WORDS)
     assert shown.output == "ERROR: CryoSPARC cannot be asked: no login.\n"
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--zdmi", "4"], "did you mean --zdim?"),
+        (["--in_parts", "x.star"], "unknown option --in_parts"),
+        (["--zdim", "4", "--zdim", "5"], "--zdim is given twice"),
+        (["--box", "1"], "--box must be at least"),
+    ],
+)
+def test_wrong_options_are_one_sentence(calls: list[dict[str, Any]], words: list[str], says: str) -> None:
+    shown = CliRunner().invoke(main, [*WORDS, *words])
+    assert (shown.exit_code, calls) == (2, [])
+    assert shown.output.startswith("ERROR: ")
+    assert says in shown.output
+    assert len(shown.output.splitlines()) == 1

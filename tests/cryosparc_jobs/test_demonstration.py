@@ -10,9 +10,7 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.simulate.truth import load_truth
-from cryosparc_jobs.selecting import select
-from cryosparc_jobs.training import train
-from cryosparc_jobs.validating import validate
+from cryosparc_jobs import select, train, validate
 from tests.cryosparc_jobs.imitated_project import Lab, project_with, simulate_refinement
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*API client:UserWarning"), pytest.mark.slow]

@@ -14,10 +14,9 @@ from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
+from cryosparc_jobs import landscape, select
 from cryosparc_jobs.errors import MasterError
-from cryosparc_jobs.landscaping import landscape
 from cryosparc_jobs.running import FinishedJob
-from cryosparc_jobs.selecting import select
 from tests.analysis.toy_engines import LinearToy
 from tests.cryosparc_jobs.imitated_project import BOX, Lab, N, QuickJob, run, saved_outputs
 from tests.cryosparc_master import Fault

@@ -14,11 +14,9 @@ from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
-from cryosparc_jobs import validating
+from cryosparc_jobs import job_functions, select, validate
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.running import FinishedJob
-from cryosparc_jobs.selecting import select
-from cryosparc_jobs.validating import validate
 from tests.cryosparc_jobs.imitated_project import BOX, Lab, N, QuickJob, run, saved_outputs
 from tests.cryosparc_master import Fault, ParentOutput
 
@@ -175,13 +173,13 @@ def test_validated_states_return_with_full_size_maps(real: Lab, trained: Finishe
     assert all(output.image for output in state.model.spec.outputs.root.values())
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
 def test_validation_goes_on_where_it_was_stopped(real: Lab, trained: FinishedJob) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validating, "publish", interrupt)
+        patch.setattr(job_functions, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             check(real, state=(0,), directory="checked")
     assert real.state("J3").history == ["building", "running", "failed"]

@@ -22,11 +22,11 @@ from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.latent_tables import read_state_table
+from cryosparc_jobs import train
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
 from cryosparc_jobs.fetching import fetch
 from cryosparc_jobs.publication import Publication
-from cryosparc_jobs.training import train
 from tests.cryosparc_jobs.imitated_project import SETTINGS, Lab, N, QuickJob, run, saved_outputs
 from tests.cryosparc_master import PASSWORD, Fault, ParentOutput, fields
 from tests.jobs.fake_engine import FakeEngine

@@ -16,8 +16,9 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
     """What ``abinit`` can be told: inputs, how to search, the frame of the result, and options of the engine."""
 
     in_parts: Path = setting(
+        connects="particles",
         help="Particles with CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC; "
-        "orientations in it are ignored"
+        "orientations in it are ignored",
     )
     o: Path = setting(help="Result directory")
     in_3dref: Path | None = setting(

@@ -13,8 +13,9 @@ class LandscapeSettings(Settings):
     """What ``landscape`` can be told."""
 
     in_parts: Path = setting(
+        connects="result",
         help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
-        "states"
+        "states",
     )
     o: Path = setting(help="Result directory")
     sketch: int = setting(500, low=4, high=20_000, help="Number of particles whose volumes stand for all")

@@ -13,8 +13,9 @@ class SelectSettings(Settings):
     """Options of ``select``; several conditions are all to be met."""
 
     in_parts: Path = setting(
+        connects="result",
         help="particles.star of a train, abinit (--zdim) or landscape job or of one of its states, or the result "
-        "directory"
+        "directory",
     )
     o: Path = setting(
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"

@@ -15,7 +15,8 @@ class TrainSettings(NeuralSettings, SubspaceSettings):
     """What ``train`` can be told: inputs, states and outputs, and the options of the engine."""
 
     in_parts: Path = setting(
-        help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC"
+        connects="aligned particles",
+        help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC",
     )
     o: Path = setting(help="Result directory")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")

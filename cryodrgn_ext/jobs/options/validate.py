@@ -13,7 +13,8 @@ class ValidateSettings(Settings):
     """What ``validate`` can be told."""
 
     in_parts: Path = setting(
-        help="Result directory of a train, abinit or landscape job, or particles.star of it or of one of its states"
+        connects="result",
+        help="Result directory of a train, abinit or landscape job, or particles.star of it or of one of its states",
     )
     o: Path = setting(help="Result directory")
     state: tuple[int, ...] = setting((), low=0, help="States to validate, by number (from 0); all if not given")
