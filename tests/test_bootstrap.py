@@ -120,3 +120,15 @@ def test_demo_takes_the_folder_with_or_without_its_option(tmp_path: Path, monkey
     assert bootstrap.demo_arguments(["here", "--epochs", "2"]) == ["--o", str(tmp_path / "here"), "--epochs", "2"]
     assert bootstrap.demo_arguments(["--o", "there"]) == ["--o", "there"]
     assert bootstrap.demo_arguments([]) == []
+
+
+def test_a_new_job_installs_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in bootstrap.METADATA_FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((bootstrap.ROOT / name).read_bytes())
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    before = bootstrap.fingerprint()
+    assert bootstrap.fingerprint() == before
+    with open(tmp_path / "cryodrgn_ext/jobs/registry.py", "a") as registry:
+        registry.write("# one more line\n")
+    assert bootstrap.fingerprint() != before
