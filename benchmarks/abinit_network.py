@@ -28,7 +28,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,11 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.analysis.agreement import predict_truth
 from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural.pose_search_engine import StartPoses, train_abinit
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
+from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses
@@ -75,8 +77,13 @@ def make(name: str, directory: Path, seed: int, given: argparse.Namespace) -> tu
     return problem, opened(directory / "second", tilted).images
 
 
+@dataclass(frozen=True)
+class RunSettings(NeuralAbinitSettings, ComputeSettings):
+    """Options of a run."""
+
+
 def first_poses(
-    problem: Problem, tilted: ParticleImages | None, settings: NeuralAbinitSettings, given: argparse.Namespace
+    problem: Problem, tilted: ParticleImages | None, settings: RunSettings, given: argparse.Namespace
 ) -> StartPoses:
     """Poses of an explicit map, in the hand that tilts tell if there are any: as the job does."""
     chosen = ReconstructSettings(starts=given.starts, seed=settings.seed)
@@ -92,7 +99,7 @@ def first_poses(
 
 
 def run(
-    problem: Problem, tilted: ParticleImages | None, first: str, settings: NeuralAbinitSettings,
+    problem: Problem, tilted: ParticleImages | None, first: str, settings: RunSettings,
     checkpoint: Path | None, given: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
     """One reconstruction and its figures."""
@@ -100,7 +107,9 @@ def run(
     start = first_poses(problem, tilted, settings, given) if first == "map" else None
     middle, cpu = time.monotonic(), time.process_time()
     monitor = Monitor() if given.verbose else SilentMonitor()
-    found = train_abinit(problem.images, settings, checkpoint, monitor, start, tilted, given.shift)
+    found = train_abinit(
+        problem.images, settings, EngineContext.of(settings, checkpoint, monitor), start, tilted, given.shift
+    )
     record: dict[str, Any] = {
         "map_seconds": middle - began, "network_seconds": time.monotonic() - middle,
         "network_cpu_seconds": time.process_time() - cpu,
@@ -159,7 +168,7 @@ def main() -> None:
                 problem, second = make(name, root / f"{name}{seed}", seed, given)
                 zdim = str(given.zdim if name == "hinge" else 0)
                 settings = from_mapping(
-                    NeuralAbinitSettings, {"zdim": zdim, "seed": str(seed), "tilt_deg": str(given.tilt)} | options
+                    RunSettings, {"zdim": zdim, "seed": str(seed), "tilt_deg": str(given.tilt)} | options
                 )
                 for first in given.first:
                     for tilted in (None,) if second is None else (None, second):

@@ -46,6 +46,8 @@ from torch import Tensor
 from cryodrgn_ext.analysis.agreement import predict_truth
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.base import get_engine
+from cryodrgn_ext.engines.context import EngineContext
+from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.fsc import fsc
@@ -209,7 +211,8 @@ def degrees_by_state(problem: Problem, rotation: NDArray[Any], shift_px: NDArray
 
 def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Learn a subspace and refine poses against each image's own volume, in turns; figures of every turn."""
-    settings = SubspaceSettings(zdim=given.zdim, seed=seed)
+    settings = SubspaceSettings(zdim=given.zdim)
+    context = EngineContext.of(ComputeSettings(seed=seed), None, Monitor())
     rotation, shift_px = torch.from_numpy(found.rotation), torch.from_numpy(found.shift_px)
     truth = problem.coordinates
     if truth is None:
@@ -220,7 +223,7 @@ def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed
         images = problem.images.with_poses(rotation, shift_px)
         consensus = reconstruct_half_maps(images)
         radius = round(resolved_radius(consensus.fsc))
-        model = engine.train(images, consensus.map, settings, None, Monitor(), consensus_radius=radius)
+        model = engine.train(images, consensus.map, settings, context, consensus_radius=radius)
         out["spearman"].append(round(predict_truth(model.z, truth[:, 0]).spearman, 4))
         aligned = align_poses(rotation.numpy(), shift_px.numpy(), problem.rotation, problem.shift_px)
         out["degrees"].append(round(float(np.median(aligned.errors.degrees)), 3))

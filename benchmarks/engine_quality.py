@@ -37,6 +37,7 @@ import yaml
 
 from cryodrgn_ext.analysis.agreement import fsc_area
 from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.demo import compare_with_truth
@@ -80,9 +81,10 @@ def train_from(start: Layout, layout: Layout, settings: TrainSettings) -> float:
     images = open_working_images(settings, read_inputs(settings), start, Monitor())
     consensus, first = read_consensus(start.consensus), load_heterogeneity(start.model)
     begin = time.monotonic()
-    result = get_engine("neural").train(
-        images, consensus.map, replace(settings, zdim=first.z.shape[1]), None, Monitor(),
-        consensus_radius=consensus.radius, start=first,
+    engine = get_engine("neural")
+    result = engine.train(
+        images, consensus.map, replace(engine.options_of(settings), zdim=first.z.shape[1]),
+        EngineContext.of(settings, None, Monitor()), consensus_radius=consensus.radius, start=first,
     )  # fmt: skip
     seconds = time.monotonic() - begin
     layout.model.mkdir(parents=True, exist_ok=True)

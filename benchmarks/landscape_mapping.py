@@ -115,7 +115,7 @@ def neural_model(box: int, z: np.ndarray) -> NeuralHeterogeneity:
     radius = box // 2 - 1
     envelope = torch.exp(-FALL_OFF_OF_NETWORK * 64 / box * torch.arange(radius + 1.0)) * box**1.5
     settings = NeuralSettings(architecture="vae", latents="table", zdim=ZDIM, dec_dim=256, dec_layers=3)
-    recipe = resolve(settings, len(z))
+    recipe = resolve(settings, 0, len(z))
     model = build_model(recipe, box, envelope, 0)
     return NeuralHeterogeneity(
         model=model.eval(), recipe=recipe, box_size=box, pixel_size_A=EXTENT_A / box, train_radius=radius, n_encoder=0,

@@ -36,10 +36,12 @@ from comparison import peer
 from comparison.runner import BenchmarkError, Machine, fresh_directory, read_record
 
 from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.pose_search_model import search_models
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
@@ -160,12 +162,11 @@ def search_network(
 ) -> tuple[dict[str, Any], tuple[float, float]]:
     """Train a network like the peer's on the training images and search with it: figures, seconds of the training."""
     device = "cuda" if given.gpu else "cpu"
-    settings = NeuralSettings(
-        preset="cryodrgn", zdim=0, epochs=given.peer_epochs, batch=8, dec_layers=3, dec_dim=256, device=device
-    )
+    settings = NeuralSettings(preset="cryodrgn", zdim=0, epochs=given.peer_epochs, batch=8, dec_layers=3, dec_dim=256)
+    context = EngineContext.of(ComputeSettings(device=device), None, SilentMonitor())
     clock = Clock()
     training = whole.subset(torch.arange(given.training))
-    trained = train(training, None, settings, None, SilentMonitor()).model
+    trained = train(training, None, settings, context).model
     if not isinstance(trained, VaeModel):
         raise TypeError(f"a coordinate decoder is needed, got {type(trained).__name__}")
     trained.release()

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.engines.base import get_engine
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -154,7 +155,8 @@ def one(engine: str, n: int, images: int, directory: Path, memory_GB: float) -> 
         settings = TrainSettings(in_parts=Path(), o=Path(), device="cpu", epochs=10, memory_GB=memory_GB)
         watch = Stopwatch(images) if engine == "neural" else MemoryWatch()
         with contextlib.suppress(JobAborted):
-            get_engine(engine).train(particles, consensus, settings, None, watch, consensus_radius=RADIUS)
+            chosen, context = get_engine(engine), EngineContext.of(settings, None, watch)
+            chosen.train(particles, consensus, chosen.options_of(settings), context, consensus_radius=RADIUS)
         if isinstance(watch, Stopwatch):
             times = np.array([t for t, _ in watch.steps])
             per_image = float(np.median(np.diff(times) / np.array([unit for _, unit in watch.steps[:-1]])))

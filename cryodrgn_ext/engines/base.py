@@ -11,17 +11,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.settings import EngineSettings, options_of
+from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
 
 if TYPE_CHECKING:
-    from cryodrgn_ext.images.dataset import ParticleImages
+    from cryodrgn_ext.engines.context import EngineContext
+    from cryodrgn_ext.images.particle_images import ParticleImages
+
+S = TypeVar("S", bound=EngineSettings)
+S_contra = TypeVar("S_contra", bound=EngineSettings, contravariant=True)
 
 DESCRIPTION_FILE = "engine.json"
 
@@ -152,16 +158,15 @@ LatentsFunction = Callable[[NDArray[np.float32], NDArray[np.float32] | None], No
 """Takes final latents (N, q) and, where defined, their covariances (N, q, q)."""
 
 
-class TrainFunction(Protocol):
+class TrainFunction(Protocol[S_contra]):
     """Signature of an engine's ``train``."""
 
     def __call__(
         self,
         images: ParticleImages,
         consensus: NDArray[np.float32] | None,
-        settings: Settings,
-        checkpoint_dir: Path | None,
-        monitor: Monitor,
+        settings: S_contra,
+        context: EngineContext,
         consensus_radius: int | None = None,
         regions: Regions | None = None,
         start: Heterogeneity | None = None,
@@ -175,11 +180,10 @@ class TrainFunction(Protocol):
             Whitened coefficients with poses and CTF.
         consensus : (D, D, D) float32 or None
             Consensus map at the working box; engines that learn a residual start from it.
-        settings : Settings
-            The job's settings; an engine reads the fields that its own settings class declares.
-        checkpoint_dir : Path or None
-            Where checkpoints are written and, when one is there, training resumes from.
-        monitor : Monitor
+        settings : EngineSettings
+            The engine's own; see :meth:`Engine.options_of`.
+        context : EngineContext
+            Device, memory, seed, checkpoints and monitor.
         consensus_radius : int, optional
             Shell (cycles per box) up to which the consensus carries signal; beyond it nothing is learned.
         regions : Regions, optional
@@ -193,16 +197,21 @@ class TrainFunction(Protocol):
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One engine as the registry knows it: its name and the module that holds ``train`` and ``load``."""
+class Engine(Generic[S]):
+    """One engine as the registry knows it: name, module that holds ``train`` and ``load``, and settings class."""
 
     name: str
     module: str
+    settings_class: type[S]
+
+    def options_of(self, settings: Settings) -> S:
+        """The engine's own options from those of a job that offers them."""
+        return options_of(self.settings_class, settings)
 
     @property
-    def train(self) -> TrainFunction:
+    def train(self) -> TrainFunction[S]:
         """The engine's training function."""
-        function: TrainFunction = importlib.import_module(self.module).train
+        function: TrainFunction[S] = importlib.import_module(self.module).train
         return function
 
     @property
@@ -212,16 +221,16 @@ class Engine:
         return function
 
 
-ENGINES: dict[str, Engine] = {
-    "subspace": Engine("subspace", "cryodrgn_ext.engines.subspace.engine"),
-    "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine"),
+ENGINES: dict[str, Engine[Any]] = {
+    "subspace": Engine("subspace", "cryodrgn_ext.engines.subspace.engine", SubspaceSettings),
+    "neural": Engine("neural", "cryodrgn_ext.engines.neural.engine", NeuralSettings),
     # For latents of other programs: it has volumes and no training.
-    "kernel": Engine("kernel", "cryodrgn_ext.engines.kernel_regression"),
+    "kernel": Engine("kernel", "cryodrgn_ext.engines.kernel_regression", EngineSettings),
 }
 AUTO_ENGINE = "subspace"
 
 
-def get_engine(name: str) -> Engine:
+def get_engine(name: str) -> Engine[Any]:
     """Return the engine of that name; ``auto`` is the one that suits most data (see :mod:`.choice`).
 
     Raises

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
-from cryodrgn_ext.engines.settings import EngineSettings
+from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
@@ -30,14 +30,7 @@ DEFAULT_SHIFT = 0.1
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "use_origins", "symmetry", "seed")
 #: What the network's search depends on besides; with a network, also --zdim.
-NETWORK_SETTINGS = (
-    "first_poses",
-    *(
-        field.name
-        for field in fields(NeuralAbinitSettings)
-        if field.name not in {shared.name for shared in fields(EngineSettings)}
-    ),
-)
+NETWORK_SETTINGS = ("first_poses", *own_options(NeuralAbinitSettings))
 TRAINING_SETTINGS = ("zdim", "fit_contrast", "curve_features", "seed")
 
 
@@ -131,14 +124,14 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
             raise InputError(f"{settings.in_3dref} has no pixel size in its header: set it first.")
         record["in_3dref"] = fingerprint_file(settings.in_3dref)
     tilted = read_tilted(settings, particles)
-    unused = [] if settings.engine == "neural" else network_options(settings)
+    unused = () if settings.engine == "neural" else network_options(settings)
     if unused:
         raise InputError(
             f"--{unused[0]} works with --engine neural only, and the engine is {settings.engine}: choose that engine, "
             "or leave the option out."
         )
     if settings.engine == "neural":  # options that contradict each other are refused before anything is computed
-        plan_abinit(settings, particles.n, box, box // 2 - 1)
+        plan_abinit(settings, settings.seed, particles.n, box, box // 2 - 1)
     if tilted is not None:
         record["tilted_parts"] = tilted.record
     origins, origins_note = usable_origins(particles, extent_A, settings.use_origins)

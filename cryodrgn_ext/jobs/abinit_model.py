@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,7 @@ import torch
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, get_engine, load_heterogeneity
-from cryodrgn_ext.engines.neural.settings import NeuralSettings
-from cryodrgn_ext.engines.settings import EngineSettings
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.volumes import write_volumes
@@ -21,7 +20,6 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import LatentTable, write_latent_table
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,6 @@ def _learn(
     where: TrainedModel, images: ParticleImages, consensus: Consensus, settings: AbinitSettings, monitor: Monitor
 ) -> Heterogeneity:
     engine = get_engine(settings.engine)
-    own: Settings = settings
-    if engine.name == "neural":  # the options of the search for poses are other ones; this is the engine's usual recipe
-        own = NeuralSettings(**{field.name: getattr(settings, field.name) for field in fields(EngineSettings)})
-    return engine.train(images, consensus.map, own, where.training, monitor, consensus_radius=consensus.radius)
+    # The network's options of the same names are those of the search for poses; here it has its usual recipe.
+    own, context = engine.options_of(settings), EngineContext.of(settings, where.training, monitor)
+    return engine.train(images, consensus.map, own, context, consensus_radius=consensus.radius)

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural.pose_search_engine import train_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
+from cryodrgn_ext.engines.settings import options_of
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
@@ -62,10 +64,11 @@ def find_poses_with_network(
                 first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
             _write(below / FIRST, first)
     network = checkpoint_dir / "network"
-    result = train_abinit(images, settings, network, monitor, first, tilted, max_shift_px)
-    device = choose_device(settings.device)
+    context = EngineContext.of(settings, network, monitor)
+    options = options_of(NeuralAbinitSettings, settings)
+    result = train_abinit(images, options, context, first, tilted, max_shift_px)
     posed = images.with_poses(torch.from_numpy(result.rotation), torch.from_numpy(result.shift_px))
-    halves = reconstruct_half_maps(posed, device=device, monitor=monitor)
+    halves = reconstruct_half_maps(posed, device=context.device, monitor=monitor)
     starts = () if first is None else first.starts
     return FoundPoses(
         result.rotation, result.shift_px, result.log_likelihood, halves.map, halves.fsc, starts, result.tilted_shift_px

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions, get_engine
 from cryodrgn_ext.engines.choice import choose_engine
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -34,9 +35,10 @@ def learn(
     monitor: Monitor, on_latents: LatentsFunction | None = None,
 ) -> Heterogeneity:  # fmt: skip
     """Train the engine, alone or as one process of a group."""
-    engine = get_engine(choose_engine(settings))
+    engine = get_engine(choose_engine(settings.engine, settings))
+    context = EngineContext.of(settings, layout.checkpoint / "training", monitor)
     return engine.train(
-        images, consensus.map, settings, layout.checkpoint / "training", monitor, consensus_radius=consensus.radius,
+        images, consensus.map, engine.options_of(settings), context, consensus_radius=consensus.radius,
         regions=_regions(inputs, images), on_latents=on_latents,
     )  # fmt: skip
 

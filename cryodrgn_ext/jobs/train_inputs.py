@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
+from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap
@@ -28,7 +29,7 @@ ENGINE_SETTINGS = (
     "engine",
     *dict.fromkeys(
         field.name
-        for options in (NeuralSettings, SubspaceSettings)
+        for options in (NeuralSettings, SubspaceSettings, ComputeSettings)
         for field in fields(options)
         if field.name not in FREE_SETTINGS
     ),
@@ -93,7 +94,8 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
         if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
                              "inputs are never overwritten; give another directory.")  # fmt: skip
-    resolve(settings, particles.n)  # options that contradict each other are refused before anything is computed
+    # Options that contradict each other are refused before anything is computed.
+    resolve(settings, settings.seed, particles.n)
     check_images(particles)
     record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)

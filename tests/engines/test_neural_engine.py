@@ -25,15 +25,18 @@ from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import SubsetCoefficients
 from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet, make_linear_set
 from tests.engines.processes import run_group
 
 T = TypeVar("T")
-QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32", device="cpu")
+QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32")
 
 
-def fit(data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None) -> NeuralHeterogeneity:
-    return train(data.images, data.base_map, settings, folder, SilentMonitor())
+def fit(
+    data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None, seed: int = 0
+) -> NeuralHeterogeneity:
+    return train(data.images, data.base_map, settings, context(folder, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted: Ne
 def test_same_seed_same_result_other_seed_other_result(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
     again = fit(linear_set)
     assert np.array_equal(again.z, fitted.z)
-    other = fit(linear_set, replace(QUICK, seed=1))
+    other = fit(linear_set, seed=1)
     assert not np.array_equal(other.z, fitted.z)
 
 
@@ -127,13 +130,10 @@ def test_refined_latents_are_better_than_the_encoders(linear_set: LinearSet, tmp
     assert after > 0.7
 
 
-def test_images_on_disk_give_the_same_result_as_in_memory(
-    linear_set: LinearSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_on_disk_give_the_same_result_as_in_memory(linear_set: LinearSet) -> None:
     settings = replace(QUICK, epochs=2, dec_dim=16)
-    resident = fit(linear_set, settings)
-    monkeypatch.setattr(engine, "GIGABYTE", 1.0)
-    assert np.array_equal(fit(linear_set, settings).z, resident.z)
+    streamed = train(linear_set.images, linear_set.base_map, settings, context(memory_bytes=4.0))
+    assert np.array_equal(streamed.z, fit(linear_set, settings).z)
 
 
 def test_reading_ahead_gives_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_a_warm_start_brings_its_volumes_and_latents(
     for latents in ("table", "encoder"):
         settings = replace(QUICK, epochs=1, architecture="vae", latents=latents, enc_dim=64, dec_dim=64)
         said = io.StringIO()
-        warm = train(linear_set.images, linear_set.base_map, settings, None, Monitor(said), start=fitted)
+        warm = train(linear_set.images, linear_set.base_map, settings, context(None, Monitor(said)), start=fitted)
         assert "of its volumes learned" in said.getvalue()
         cold = fit(linear_set, settings)
         assert warm.loss_history["reconstruction"][0] < cold.loss_history["reconstruction"][0]
@@ -180,7 +180,7 @@ def test_a_warm_start_brings_its_volumes_and_latents(
 
 def test_a_warm_start_of_other_dimensions_is_refused(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
     with pytest.raises(InputError, match="same --zdim"):
-        train(linear_set.images, linear_set.base_map, replace(QUICK, zdim=3), None, SilentMonitor(), start=fitted)
+        train(linear_set.images, linear_set.base_map, replace(QUICK, zdim=3), context(), start=fitted)
 
 
 @pytest.mark.parametrize(("n", "batch"), [(600, 16), (601, 8)])
@@ -204,7 +204,7 @@ def train_as_group(folder: str) -> None:
     with join() as group:
         for name, kind in KINDS.items():
             settings = replace(QUICK, epochs=2, enc_dim=16, dec_dim=16, **kind)
-            result = train(data.images, data.base_map, settings, Path(folder) / name, SilentMonitor())
+            result = train(data.images, data.base_map, settings, context(Path(folder) / name))
             np.savez(Path(folder) / f"{name}_{group.rank}.npz", z=result.z, loss=result.loss_history["total"])
 
 
@@ -242,10 +242,10 @@ class InterruptAfter(SilentMonitor):
 def test_continued_run_equals_an_uninterrupted_one(
     linear_set: LinearSet, tmp_path: Path, kind: dict[str, str], steps: int
 ) -> None:
-    settings = replace(QUICK, epochs=2, batch=200, checkpoint_minutes=0.0, enc_dim=16, dec_dim=16, **kind)
+    settings = replace(QUICK, epochs=2, batch=200, enc_dim=16, dec_dim=16, **kind)
     whole = fit(linear_set, settings)
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, settings, tmp_path, InterruptAfter(steps))
+        train(linear_set.images, linear_set.base_map, settings, context(tmp_path, InterruptAfter(steps)))
     resumed = fit(linear_set, settings, tmp_path)
     assert np.array_equal(resumed.z, whole.z)
     assert resumed.loss_history == whole.loss_history
@@ -272,7 +272,7 @@ def test_fewer_epochs_than_done_are_said(linear_set: LinearSet, tmp_path: Path) 
     settings = replace(QUICK, epochs=2, dec_dim=16)
     fit(linear_set, settings, tmp_path)
     said = io.StringIO()
-    train(linear_set.images, linear_set.base_map, replace(settings, epochs=1), tmp_path, Monitor(said))
+    train(linear_set.images, linear_set.base_map, replace(settings, epochs=1), context(tmp_path, Monitor(said)))
     assert "Warning: the model has been trained for 2 passes already" in said.getvalue()
 
 
@@ -287,9 +287,9 @@ def test_damaged_checkpoint_is_refused(linear_set: LinearSet, tmp_path: Path) ->
 def test_homogeneous_mode_corrects_a_wrong_consensus() -> None:
     """Without a latent, the network learns what the consensus lacks: here up to half of the density."""
     data = make_linear_set(600, 0.01)
-    settings = NeuralSettings(zdim=0, epochs=6, batch=16, dec_dim=64, precision="float32", device="cpu")
+    settings = NeuralSettings(zdim=0, epochs=6, batch=16, dec_dim=64, precision="float32")
     wrong = data.base_map * np.linspace(0.5, 1.5, 32, dtype=np.float32)[:, None, None]
-    result = train(data.images, wrong, settings, None, SilentMonitor())
+    result = train(data.images, wrong, settings, context())
     assert result.z.shape == (600, 0)
     (volume,) = result.volumes(np.zeros((1, 0), np.float32))
     truth = data.base_map + data.y.mean() * data.mode_map
@@ -299,9 +299,8 @@ def test_homogeneous_mode_corrects_a_wrong_consensus() -> None:
 def test_published_recipe_learns_without_a_consensus(linear_set: LinearSet) -> None:
     settings = NeuralSettings(
         preset="cryodrgn", zdim=1, epochs=3, enc_dim=64, dec_dim=64, learning_rate=1e-3, precision="float32",
-        device="cpu",
     )  # fmt: skip
-    result = train(linear_set.images, None, settings, None, SilentMonitor())
+    result = train(linear_set.images, None, settings, context())
     assert result.consensus is None
     assert result.loss_history["reconstruction"][-1] < 0.9 * result.loss_history["reconstruction"][0]
     (volume,) = result.volumes(np.zeros((1, 1), np.float32))
@@ -318,7 +317,7 @@ def test_bad_latents_are_refused(fitted: NeuralHeterogeneity, z: np.ndarray, wor
 
 def test_published_recipe_is_the_published_one() -> None:
     # Thesis 4.4.5: Adam at 1e-4, minibatches of 8; 6.4.1: 1024 x 3 networks.
-    recipe = resolve(NeuralSettings(preset="cryodrgn", zdim=8), 100_000)
+    recipe = resolve(NeuralSettings(preset="cryodrgn", zdim=8), 0, 100_000)
     assert (recipe.learning_rate, recipe.batch, recipe.enc_dim, recipe.dec_dim) == (1e-4, 8, 1024, 1024)
     assert recipe.final_learning_rate == recipe.learning_rate
     assert not recipe.residual
@@ -331,7 +330,7 @@ def test_published_recipe_is_the_published_one() -> None:
 )  # fmt: skip
 def test_contradicting_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="leave"):
-        resolve(NeuralSettings(**options), 1000)
+        resolve(NeuralSettings(**options), 0, 1000)
 
 
 def test_unknown_engine_is_refused_by_name() -> None:

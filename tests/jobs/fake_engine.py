@@ -54,13 +54,13 @@ class FakeEngine:
     calls: list[dict[str, object]] = field(default_factory=list)
     error: BaseException | None = None
 
-    def train(self, images, consensus, settings, checkpoint_dir, monitor, consensus_radius=None, **_):  # type: ignore[no-untyped-def]
-        checkpoint_dir.mkdir(parents=True, exist_ok=True)
-        (checkpoint_dir / "begun").touch()
+    def train(self, images, consensus, settings, context, consensus_radius=None, **_):  # type: ignore[no-untyped-def]
+        context.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        (context.checkpoint_dir / "begun").touch()
         self.calls.append({"n": images.n, "epochs": getattr(settings, "epochs", None), "radius": consensus_radius})
         if self.error is not None:
             raise self.error
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(context.seed)
         z = rng.normal(size=(images.n, settings.zdim)).astype(np.float32)
         return FakeResult(z, consensus, images.pixel_size_A, {"total": [1.0, 0.5]})
 
@@ -72,6 +72,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     module.train = engine.train  # type: ignore[attr-defined]
     module.load = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, MODULE, module)
-    for name in tuple(base.ENGINES):
-        monkeypatch.setitem(base.ENGINES, name, base.Engine(name, MODULE))
+    for name, known in tuple(base.ENGINES.items()):
+        monkeypatch.setitem(base.ENGINES, name, base.Engine(name, MODULE, known.settings_class))
     return engine

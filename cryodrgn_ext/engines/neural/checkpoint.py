@@ -42,6 +42,11 @@ def fingerprint(recipe: dict[str, Any], data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([kept, data], sort_keys=True).encode()).hexdigest()
 
 
+def exists(directory: Path | None) -> bool:
+    """Whether there is a checkpoint in a directory."""
+    return directory is not None and (directory / FILE).exists()
+
+
 def save(
     directory: Path,
     key: str,
@@ -82,9 +87,9 @@ def restore(
     ResumeError
         When the checkpoint belongs to other settings or images, or is damaged.
     """
-    path = directory / FILE
-    if not path.exists():
+    if not exists(directory):
         return None
+    path = directory / FILE
     try:
         with safetensors.safe_open(str(path), framework="pt") as handle:
             description = json.loads((handle.metadata() or {})["description"])

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
-from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.context import EngineContext
+from cryodrgn_ext.engines.distributed import Workers, current
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
 from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource, choose_bands, signal_envelope
 from cryodrgn_ext.engines.neural.prefetch import ReadAhead
-from cryodrgn_ext.engines.neural.settings import Recipe, resolve
+from cryodrgn_ext.engines.neural.settings import NeuralSettings, Recipe, resolve
 from cryodrgn_ext.engines.neural.table import LatentTable
 from cryodrgn_ext.engines.neural.trainer import Trainer, describe_data, passes
 from cryodrgn_ext.engines.neural.vae import VaeModel
@@ -26,20 +25,15 @@ from cryodrgn_ext.engines.neural.warm_start import WarmStart, fit_encoder, fit_v
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import Settings
 
 __all__ = ["load", "train"]
-
-GIGABYTE = 1e9
 
 
 def train(
     images: ParticleImages,
     consensus: NDArray[np.float32] | None,
-    settings: Settings,
-    checkpoint_dir: Path | None,
-    monitor: Monitor,
+    settings: NeuralSettings,
+    context: EngineContext,
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
@@ -52,7 +46,7 @@ def train(
 
     Parameters
     ----------
-    images, consensus, settings, checkpoint_dir, monitor, consensus_radius, regions
+    images, consensus, settings, context, consensus_radius, regions
         As in :class:`cryodrgn_ext.engines.base.TrainFunction`.
     start : Heterogeneity, optional
         Result of another engine on the same images, with the same number of latent dimensions, to begin with: its
@@ -74,39 +68,34 @@ def train(
         raise InputError("there are no particles to train on: the input holds 0 rows")
     if regions is not None and regions.focus is not None:
         raise InputError("--focus_mask works with --engine subspace only: choose that engine, or leave the mask out")
-    recipe = resolve(settings, images.n)
-    device = choose_device(getattr(settings, "device", "auto"))
-    group = current()
+    recipe = resolve(settings, context.seed, images.n)
+    device, monitor, group = context.device, context.monitor, current()
     base_map = consensus if recipe.residual else None
-    base = None
-    if base_map is not None:
-        base = FourierVolume.from_map(torch.as_tensor(base_map, device=device))
-    bands = choose_bands(images, base, getattr(settings, "latent_resolution_A", None), consensus_radius)
+    base = None if base_map is None else FourierVolume.from_map(torch.as_tensor(base_map, device=device))
+    bands = choose_bands(images, base, settings.latent_resolution_A, consensus_radius)
     data = describe_data(ObservationSource(images, base, bands, device))
     shard = group.shard(images.n)
     own = images if group.size == 1 else images.subset(torch.arange(shard.start, shard.stop))
-    own = _within_reach(own, bands, settings, device)
+    own = _within_reach(own, bands, context)
     source = ObservationSource(own, base, bands, device)
     model = build_model(recipe, images.box_size, signal_envelope(images, base_map, bands.train_radius), source.n_latent)
     model.to(device)
     warm = _warm_start(start, recipe, images)
-    precision = choose_precision(getattr(settings, "precision", "auto"), device)
+    precision = choose_precision(settings.precision, device)
     monitor.message(_summary(recipe, images, bands, device, precision, model))
     if warm is not None:
         data["start"] = hashlib.sha256(warm.z.tobytes()).hexdigest()
-        if checkpoint_dir is None or not (checkpoint_dir / checkpoint.FILE).exists():
-            explained = fit_volumes(model, warm, base_map, bands.train_radius, recipe.seed)
-            if isinstance(model, VaeModel) and recipe.latents == "encoder":
-                fit_encoder(model, source, torch.as_tensor(warm.z[shard.start : shard.stop]), group, recipe.seed)
+        if not checkpoint.exists(context.checkpoint_dir):
+            explained = _learn_start(warm, model, source, base_map, recipe, group)
             monitor.message(f"Started from another engine's latents; {100 * explained:.0f} % of its volumes learned.")
     model.network_dtype = precision
     table = None
     if recipe.latents == "table":
         first = None if warm is None else torch.as_tensor(warm.z)
         table = LatentTable.start(images.n, recipe.zdim, recipe.seed, first).shard(shard)
-    trainer = Trainer(recipe, source, model, table, images.n, data, group, checkpoint_dir, monitor)
+    trainer = Trainer(recipe, source, model, table, images.n, data, group, context)
     try:
-        history = trainer.run(60.0 * getattr(settings, "checkpoint_minutes", 5.0))
+        history = trainer.run()
         z, z_cov = trainer.latents()
     finally:
         if isinstance(own.source, ReadAhead):
@@ -125,6 +114,18 @@ def train(
         z_cov=z_cov if recipe.zdim else None,
         loss_history=history,
     )
+
+
+def _learn_start(
+    warm: WarmStart, model: VolumeModel, source: ObservationSource, base_map: NDArray[np.float32] | None,
+    recipe: Recipe, group: Workers,
+) -> float:  # fmt: skip
+    """Teach the network another engine's volumes and latents; return the part of the volumes that it learned."""
+    explained = fit_volumes(model, warm, base_map, source.bands.train_radius, recipe.seed)
+    if isinstance(model, VaeModel) and recipe.latents == "encoder":
+        shard = group.shard(len(warm.z))
+        fit_encoder(model, source, torch.as_tensor(warm.z[shard.start : shard.stop]), group, recipe.seed)
+    return explained
 
 
 def _warm_start(start: Heterogeneity | None, recipe: Recipe, images: ParticleImages) -> WarmStart | None:
@@ -150,11 +151,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _within_reach(images: ParticleImages, bands: Bands, settings: Settings, device: torch.device) -> ParticleImages:
+def _within_reach(images: ParticleImages, bands: Bands, context: EngineContext) -> ParticleImages:
     """Load the training band into memory if it fits the limit; otherwise batches are read ahead from disk."""
     count = images.plane.prefix(bands.train_radius)
-    if 8.0 * images.n * count <= getattr(settings, "memory_GB", 4.0) * GIGABYTE:
-        return images.load(device, count)
+    if 8.0 * images.n * count <= context.memory_bytes:
+        return images.load(context.device, count)
     return replace(images, source=ReadAhead(images.source))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,20 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.engines.neural.engine import GIGABYTE, choose_precision
+from cryodrgn_ext.engines.context import EngineContext
+from cryodrgn_ext.engines.neural.engine import choose_precision
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.pose_search_run import AbinitRun
-from cryodrgn_ext.engines.neural.pose_search_settings import AbinitPlan, plan_abinit
+from cryodrgn_ext.engines.neural.pose_search_settings import AbinitPlan, NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.neural.tilt_pairs import join_pairs, tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import Settings
 
 __all__ = ["NeuralAbInitio", "StartPoses", "train_abinit"]
 
-SEARCH_SHARE = 0.25  # of the memory that is allowed
 FEWEST_IMAGES = 2
 NOT_ROTATION = 1e-3
 SAMPLE_IMAGES, SAMPLE_COEFFICIENTS = 16, 64  # that identify a set
@@ -92,9 +88,8 @@ class NeuralAbInitio:
 
 def train_abinit(
     images: ParticleImages,
-    settings: Settings,
-    checkpoint_dir: Path | None,
-    monitor: Monitor,
+    settings: NeuralAbinitSettings,
+    context: EngineContext,
     start: StartPoses | None = None,
     tilted: ParticleImages | None = None,
     max_shift_px: float | None = None,
@@ -105,11 +100,9 @@ def train_abinit(
     ----------
     images : ParticleImages
         Their poses are not used.
-    settings : Settings
-        Any settings; fields of :class:`.abinit_settings.NeuralAbinitSettings` that they lack have its defaults.
-    checkpoint_dir : Path or None
-        Where a checkpoint is written, and continued from when one is there.
-    monitor : Monitor
+    settings : NeuralAbinitSettings
+    context : EngineContext
+        Device, memory, seed, checkpoints and monitor.
     start : StartPoses, optional
         Poses to start from instead of random ones: the network is trained at them, then poses are searched again.
     tilted : ParticleImages, optional
@@ -128,33 +121,36 @@ def train_abinit(
     """
     if images.n < FEWEST_IMAGES:
         raise InputError(f"ab initio reconstruction needs at least {FEWEST_IMAGES} particles, got {images.n}")
-    plan = plan_abinit(settings, images.n, images.box_size, images.plane.radius, max_shift_px)
+    plan = plan_abinit(settings, context.seed, images.n, images.box_size, images.plane.radius, max_shift_px)
     n, relative = images.n, torch.eye(3)[None]
     if tilted is not None:
-        turn = tilt_rotation(getattr(settings, "tilt_deg", 45.0), getattr(settings, "tilt_axis_deg", 0.0))
+        turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
         images, relative = join_pairs(images, tilted), torch.stack([torch.eye(3), turn])
     poses = None if start is None else _checked(start, n)
-    device = choose_device(getattr(settings, "device", "auto"))
-    precision = choose_precision(getattr(settings, "precision", "auto"), device)
-    memory = getattr(settings, "memory_GB", 4.0) * GIGABYTE
+    precision = choose_precision(settings.precision, context.device)
     identity = _identify(images, relative, poses)
-    images = _resident(images, plan, memory, device)
-    monitor.message(_summary(plan, n, images, device, precision, poses is not None, tilted is not None))
-    run = AbinitRun(
-        plan, images, relative, poses, identity, checkpoint_dir, monitor, device, precision, int(SEARCH_SHARE * memory)
-    )
+    images = _resident(images, plan, context)
+    context.monitor.message(_summary(plan, n, images, context.device, precision, poses is not None, tilted is not None))
+    run = AbinitRun(plan, images, relative, poses, identity, context, precision)
     try:
-        run.run(60.0 * getattr(settings, "checkpoint_minutes", 5.0))
+        run.run()
         z, z_cov = run.latents()
     finally:
         run.model.release()
+    return _result(run, images, z, z_cov)
+
+
+def _result(
+    run: AbinitRun, images: ParticleImages, z: NDArray[np.float32], z_cov: NDArray[np.float32]
+) -> NeuralAbInitio:
+    """What a finished run found, with the latents (N, q) and covariances (N, q, q) of its particles."""
     model, recipe = run.result_model()
     heterogeneity = NeuralHeterogeneity(
         model=model,
         recipe=recipe,
         box_size=images.box_size,
         pixel_size_A=images.pixel_size_A,
-        train_radius=plan.radius,
+        train_radius=run.plan.radius,
         n_encoder=model.n_encoder,
         consensus=None,
         z=z,
@@ -163,9 +159,9 @@ def train_abinit(
     )
     (volume,) = heterogeneity.volumes(z.mean(0, keepdims=True))
     return NeuralAbInitio(
-        rotation=run.rotation[:n].numpy(),
-        shift_px=run.shift_px[:n].numpy(),
-        tilted_shift_px=None if tilted is None else run.shift_px[n:].numpy(),
+        rotation=run.rotation[: run.n].numpy(),
+        shift_px=run.shift_px[: run.n].numpy(),
+        tilted_shift_px=run.shift_px[run.n :].numpy() if run.views > 1 else None,
         log_likelihood=run.log_likelihood.numpy(),
         map=volume,
         heterogeneity=heterogeneity,
@@ -193,12 +189,12 @@ def _checked(start: StartPoses, n: int) -> tuple[Tensor, Tensor]:
     return rotation, shift_px
 
 
-def _resident(images: ParticleImages, plan: AbinitPlan, memory: float, device: torch.device) -> ParticleImages:
+def _resident(images: ParticleImages, plan: AbinitPlan, context: EngineContext) -> ParticleImages:
     """The images with their coefficients in memory, if they fit; poses that they have are left behind."""
     identity = torch.eye(3).expand(images.n, 3, 3)
     images = images.with_poses(identity.clone(), torch.zeros(images.n, 2))
     count = images.plane.prefix(plan.radius)
-    return images.load(device, count) if 8.0 * images.n * count <= memory else images
+    return images.load(context.device, count) if 8.0 * images.n * count <= context.memory_bytes else images
 
 
 def _identify(images: ParticleImages, relative: Tensor, start: tuple[Tensor, Tensor] | None) -> str:

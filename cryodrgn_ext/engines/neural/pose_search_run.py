@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
 from cryodrgn_ext.engines.neural.heterogeneity import build_model
@@ -34,8 +34,8 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
-from cryodrgn_ext.progress import Monitor
 
+SEARCH_SHARE = 0.25  # of the memory that is allowed
 READY_IMAGES = 32  # made ready together
 STAGES = {
     "random": "random orientations", "joint": "poses and network", "retrain": "new network, fixed poses",
@@ -57,13 +57,10 @@ class AbinitRun:
         Poses to start from.
     identity : str
         Hash of the images and all that belongs to them.
-    checkpoint_dir : Path or None
-    monitor : Monitor
-    device : torch.device
+    context : EngineContext
+        Device, memory, checkpoints and monitor.
     precision : torch.dtype
         Of the networks.
-    search_bytes : int
-        Bound of the search's memory.
     """
 
     def __init__(
@@ -73,15 +70,16 @@ class AbinitRun:
         relative: Tensor,
         start: tuple[Tensor, Tensor] | None,
         identity: str,
-        checkpoint_dir: Path | None,
-        monitor: Monitor,
-        device: torch.device,
+        context: EngineContext,
         precision: torch.dtype,
-        search_bytes: int,
     ) -> None:
         self.plan, self.images, self.relative = plan, images, relative
-        self.directory, self.monitor, self.device = checkpoint_dir, monitor, device
-        self.precision, self.search_bytes = precision, search_bytes
+        self.directory, self.monitor, self.device = context.checkpoint_dir, context.monitor, context.device
+        self.checkpoint_seconds, self.search_bytes = (
+            context.checkpoint_seconds,
+            int(SEARCH_SHARE * context.memory_bytes),
+        )
+        self.precision = precision
         self.views = len(relative)
         self.n, self.recipe = images.n // self.views, plan.recipe
         self.schedule = make_schedule(plan, self.n, start is not None)
@@ -101,7 +99,7 @@ class AbinitRun:
 
     # ------------------------------------------------------------------------------------------------- the schedule
 
-    def run(self, checkpoint_seconds: float) -> None:
+    def run(self) -> None:
         """Go through the schedule, from the checkpoint or from the start."""
         self._restore()
         saved = time.monotonic()
@@ -116,7 +114,7 @@ class AbinitRun:
             for place in self.monitor.track(places, label, step.images - begin, step.block):
                 self._visit(step, order[place : place + step.block], place)
                 self.progress.step = place + step.block
-                if time.monotonic() - saved > checkpoint_seconds and self.progress.step < step.images:
+                if time.monotonic() - saved > self.checkpoint_seconds and self.progress.step < step.images:
                     self._save()
                     saved = time.monotonic()
             self._finish(step)

@@ -9,7 +9,7 @@ from typing import Any
 from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
 
 GRID_LEVELS = {"30": 0, "15": 1, "7.5": 2}
 VISITS = 60_000  # of images in a stage, at least: a small set needs more passes for as many updates
@@ -19,7 +19,8 @@ PUBLISHED_RATE, PUBLISHED_IMAGES, FASTEST_RATE = 1e-4, 50_000, 1e-3
 SHIFT_EXTENT = 20 / 128  # of the box: thesis 5.6.1
 BLOCKS_PER_PASS = 20
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512
-MOST_ENCODED = 4096
+MOST_ENCODED = 4096  # coefficients that the image encoder sees
+LARGEST_BAND = 32.0  # of the last refinement, cycles per box
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,20 @@ class AbinitPlan:
 
 
 def plan_abinit(
-    settings: Settings, n_images: int, box_size: int, radius: int, max_shift_px: float | None = None
+    settings: NeuralAbinitSettings,
+    seed: int,
+    n_images: int,
+    box_size: int,
+    radius: int,
+    max_shift_px: float | None = None,
 ) -> AbinitPlan:
     """Fill in what the user left open.
 
     Parameters
     ----------
-    settings : Settings
-        Any settings; fields of :class:`NeuralAbinitSettings` that they lack have the defaults.
+    settings : NeuralAbinitSettings
+    seed : int
+        Of everything random.
     n_images : int
         Number of particles.
     box_size : int
@@ -160,61 +167,62 @@ def plan_abinit(
     InputError
         When options contradict each other.
     """
-    defaults = NeuralAbinitSettings()
-
-    def given(name: str, fallback: Any = None) -> Any:
-        value = getattr(settings, name, getattr(defaults, name))
-        return fallback if value is None else value
-
-    k_min, k_max = min(given("k_min"), float(radius)), min(given("k_max", 32.0), float(radius))
-    if k_max < given("k_min") and getattr(settings, "k_max", None) is not None:
-        raise InputError(f"--k_max {k_max:g} is below --k_min {given('k_min'):g}: the band grows from k_min to k_max")
+    k_min = min(settings.k_min, float(radius))
+    k_max = min(LARGEST_BAND if settings.k_max is None else settings.k_max, float(radius))
+    if k_max < settings.k_min and settings.k_max is not None:
+        raise InputError(f"--k_max {k_max:g} is below --k_min {settings.k_min:g}: the band grows from k_min to k_max")
     extent = SHIFT_EXTENT * box_size if max_shift_px is None else max_shift_px
     if not 0 <= extent <= box_size / 2:
         raise InputError(
             f"shifts of up to {extent:g} px are asked for in a working box of {box_size} px: give at most half of it"
         )
-    zdim = given("zdim")
     encoder_radius = radius
-    while zdim and encoder_radius > 6 and math.pi / 2 * encoder_radius**2 > MOST_ENCODED:
+    while settings.zdim and encoder_radius > 6 and math.pi / 2 * encoder_radius**2 > MOST_ENCODED:
         encoder_radius -= 1
-    # The published 1e-4 is for about 50,000 images a pass; fewer images give fewer updates.
-    rate = given("learning_rate", min(FASTEST_RATE, PUBLISHED_RATE * max(1.0, PUBLISHED_IMAGES / max(n_images, 1))))
-    recipe = Recipe(
-        preset="cryodrgn",
-        architecture="vae",
-        zdim=zdim,
-        epochs=given("epochs", min(MOST_PASSES, max(FEWEST_PASSES, math.ceil(VISITS / max(n_images, 1))))),
-        linear_epochs=0,
-        batch=given("batch"),
-        learning_rate=rate,
-        final_learning_rate=rate * 0.1,
-        beta=given("beta", 1.0 / max(zdim, 1)),
-        enc_layers=given("enc_layers"),
-        enc_dim=given("enc_dim"),
-        dec_layers=given("dec_layers"),
-        dec_dim=given("dec_dim"),
-        features=given("features"),
-        feat_sigma=given("feat_sigma"),
-        domain="complex",
-        residual=False,
-        seed=given("seed"),
-        latents=given("latents") if zdim else "encoder",
-    )
+    random_images = min(RANDOM_IMAGES, 3 * n_images) if settings.random_images is None else settings.random_images
     return AbinitPlan(
-        recipe=recipe,
-        search_every=given("search_every"),
-        random_images=given("random_images", min(RANDOM_IMAGES, 3 * n_images)),
-        retrain=given("retrain"),
-        search_volumes=given("search_volumes"),
-        base_level=GRID_LEVELS[given("grid_deg")],
-        refinements=given("refinements"),
-        keep=given("keep_poses"),
+        recipe=_recipe(settings, seed, max(n_images, 1)),
+        search_every=settings.search_every,
+        random_images=random_images,
+        retrain=settings.retrain,
+        search_volumes=settings.search_volumes,
+        base_level=GRID_LEVELS[settings.grid_deg],
+        refinements=settings.refinements,
+        keep=settings.keep_poses,
         k_min=k_min,
         k_max=max(k_min, k_max),
         shift_extent_px=float(extent),
-        shift_count=given("shift_steps"),
+        shift_count=settings.shift_steps,
         radius=radius,
         encoder_radius=encoder_radius,
         block=max(SMALLEST_BLOCK, min(LARGEST_BLOCK, n_images // BLOCKS_PER_PASS)),
+    )
+
+
+def _recipe(settings: NeuralAbinitSettings, seed: int, n_images: int) -> Recipe:
+    """What the network is, and how it learns."""
+    passes = min(MOST_PASSES, max(FEWEST_PASSES, math.ceil(VISITS / n_images)))
+    # The published 1e-4 is for about 50,000 images a pass; fewer images give fewer updates.
+    rate = min(FASTEST_RATE, PUBLISHED_RATE * max(1.0, PUBLISHED_IMAGES / n_images))
+    rate = rate if settings.learning_rate is None else settings.learning_rate
+    return Recipe(
+        preset="cryodrgn",
+        architecture="vae",
+        zdim=settings.zdim,
+        epochs=passes if settings.epochs is None else settings.epochs,
+        linear_epochs=0,
+        batch=settings.batch,
+        learning_rate=rate,
+        final_learning_rate=rate * 0.1,
+        beta=1.0 / max(settings.zdim, 1) if settings.beta is None else settings.beta,
+        enc_layers=settings.enc_layers,
+        enc_dim=settings.enc_dim,
+        dec_layers=settings.dec_layers,
+        dec_dim=settings.dec_dim,
+        features=settings.features,
+        feat_sigma=settings.feat_sigma,
+        domain="complex",
+        residual=False,
+        seed=seed,
+        latents=settings.latents if settings.zdim else "encoder",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cryodrgn_ext.engines.settings import EngineSettings
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+
+T = TypeVar("T")
 
 FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents have settled (measured, box 64 and 128)
 
@@ -107,13 +109,19 @@ class Recipe:
         return asdict(self)
 
 
-def resolve(settings: Settings, n_images: int) -> Recipe:
+def _given(value: T | None, fallback: T) -> T:
+    """What the user chose, or else the fallback."""
+    return fallback if value is None or value == "auto" else value
+
+
+def resolve(settings: NeuralSettings, seed: int, n_images: int) -> Recipe:
     """Fill in what the user left open.
 
     Parameters
     ----------
-    settings : Settings
-        Any settings that have the fields of :class:`NeuralSettings`.
+    settings : NeuralSettings
+    seed : int
+        Of everything random.
     n_images : int
         Number of particles.
 
@@ -129,51 +137,46 @@ def resolve(settings: Settings, n_images: int) -> Recipe:
     InputError
         When options contradict each other.
     """
-
-    def given(name: str, fallback: Any) -> Any:
-        value = getattr(settings, name)
-        return fallback if value is None or value == "auto" else value
-
-    preset: str = given("preset", "fast")
-    zdim: int = given("zdim", 8)
+    preset, zdim = settings.preset, settings.zdim
     published = preset == "cryodrgn"
-    architecture = given("architecture", "vae" if published else "separable")
+    architecture = _given(settings.architecture, "vae" if published else "separable")
     if zdim == 0:
         architecture = "vae"  # a decoder without latent; there is nothing to infer
     separable = architecture == "separable"
-    latents, latent_steps = given("latents", "encoder"), given("latent_steps", 0)
+    latents, latent_steps = settings.latents, settings.latent_steps
+    domain = _given(settings.domain, "complex")
     if separable and (latents == "table" or latent_steps):
         raise InputError(
             "--latents table and --latent_steps are for --architecture vae: the separable architecture computes the "
             "exact latent of every image; leave them out, or choose vae"
         )
-    if latent_steps and given("domain", "complex") == "hartley":
+    if latent_steps and domain == "hartley":
         raise InputError("--latent_steps needs --domain complex: leave one of them out")
     if published:
         epochs = 20
     else:
         epochs = max(2, min(20 if not separable else 10, math.ceil(FAST_IMAGES * (1 if separable else 4) / n_images)))
-    epochs = given("epochs", epochs)
-    learning_rate = given("learning_rate", 1e-4 if published else (3e-3 if separable else 1e-3))
+    epochs = _given(settings.epochs, epochs)
+    learning_rate = _given(settings.learning_rate, 1e-4 if published else (3e-3 if separable else 1e-3))
     return Recipe(
         preset=preset,
         architecture=architecture,
         zdim=zdim,
         epochs=epochs,
         linear_epochs=max(1, round(0.2 * epochs)) if separable and epochs > 1 else 0,
-        batch=given("batch", 8 if published else 32),
+        batch=_given(settings.batch, 8 if published else 32),
         learning_rate=learning_rate,
         final_learning_rate=learning_rate if published else learning_rate * 0.05,
-        beta=given("beta", (1.0 / max(zdim, 1)) if published else 1.0),
-        enc_layers=given("enc_layers", 3),
-        enc_dim=given("enc_dim", 1024 if published else 256),
-        dec_layers=given("dec_layers", 3 if not separable else 2),
-        dec_dim=given("dec_dim", 1024 if published else (128 if separable else 256)),
-        features=given("features", "gaussian" if published else "support"),
-        feat_sigma=given("feat_sigma", 0.5),
-        domain=given("domain", "complex"),
+        beta=_given(settings.beta, (1.0 / max(zdim, 1)) if published else 1.0),
+        enc_layers=_given(settings.enc_layers, 3),
+        enc_dim=_given(settings.enc_dim, 1024 if published else 256),
+        dec_layers=_given(settings.dec_layers, 3 if not separable else 2),
+        dec_dim=_given(settings.dec_dim, 1024 if published else (128 if separable else 256)),
+        features=_given(settings.features, "gaussian" if published else "support"),
+        feat_sigma=settings.feat_sigma,
+        domain=domain,
         residual=not published,
-        seed=given("seed", 0),
+        seed=seed,
         latents=latents if zdim else "encoder",
         latent_steps=latent_steps if zdim else 0,
     )

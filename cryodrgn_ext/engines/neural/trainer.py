@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import Workers
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
@@ -32,7 +32,6 @@ from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.table import LatentTable
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
-from cryodrgn_ext.progress import Monitor
 
 LATENT_BATCH = 256
 BLOCK_IMAGES = 32  # made ready together: what does not depend on the weights is computed for several steps at once
@@ -67,8 +66,8 @@ class Trainer:
     data : mapping
         What identifies the images, for the checkpoint.
     group : Workers
-    checkpoint_dir : Path or None
-    monitor : Monitor
+    context : EngineContext
+        Checkpoints and monitor.
     """
 
     def __init__(
@@ -80,16 +79,16 @@ class Trainer:
         n_images: int,
         data: dict[str, Any],
         group: Workers,
-        checkpoint_dir: Path | None,
-        monitor: Monitor,
+        context: EngineContext,
     ) -> None:
         self.recipe, self.source, self.model, self.table = recipe, source, model, table
         self.n, self.group, self.shard = n_images, group, group.shard(n_images)
-        self.directory, self.monitor = checkpoint_dir, monitor
+        self.directory, self.monitor = context.checkpoint_dir, context.monitor
+        self.checkpoint_seconds = context.checkpoint_seconds
         self.optimizer = make_adam(model, recipe.learning_rate)
         self.key = checkpoint.fingerprint(recipe.to_mapping(), data)
 
-    def run(self, checkpoint_seconds: float) -> dict[str, list[float]]:
+    def run(self) -> dict[str, list[float]]:
         """Train from the checkpoint, or from the start, to the last pass; return the loss history."""
         progress = self._restored()
         self.model.train()
@@ -99,7 +98,7 @@ class Trainer:
             total = self.n - begin
             label = f"Pass {progress.epoch + 1} of {self.recipe.epochs}"
             for step in self.monitor.track(self._steps(progress.epoch, begin), label, total, batch):
-                due = self.directory is not None and time.monotonic() - saved > checkpoint_seconds
+                due = self.directory is not None and time.monotonic() - saved > self.checkpoint_seconds
                 due = self._take(step, progress, due)
                 progress.step = step.start + batch
                 if due:

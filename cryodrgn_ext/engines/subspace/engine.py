@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
-from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.assignment import assign
 from cryodrgn_ext.engines.subspace.band import Band
@@ -27,16 +26,13 @@ from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
 from cryodrgn_ext.engines.subspace.rare_states import RareSearch
 from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
-from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import Settings
 
 __all__ = ["load", "train"]
 
-GIGABYTE = 1e9
 IMAGES_PER_NODE = 20
 MOST_NODES = 400
 CURVE_LENGTH = 0.35  # of the features, in units of the latents' spread
@@ -46,9 +42,8 @@ LEAST_RADIUS = 6
 def train(
     images: ParticleImages,
     consensus: NDArray[np.float32] | None,
-    settings: Settings,
-    checkpoint_dir: Path | None,
-    monitor: Monitor,
+    settings: SubspaceSettings,
+    context: EngineContext,
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
@@ -68,7 +63,7 @@ def train(
     JobAborted
         When the monitor says so; the checkpoint stays.
     """
-    zdim = int(settings.zdim)  # type: ignore[attr-defined]
+    zdim = settings.zdim
     if images.n == 0:
         raise InputError("there are no particles to train on: the input holds 0 rows")
     if not 1 <= zdim <= MOST_COMPONENTS:
@@ -78,49 +73,42 @@ def train(
         )
     if consensus is None:
         raise InputError("--engine subspace starts from a consensus map, and none was given")
-    run = _Run(images, consensus, settings, checkpoint_dir, monitor, consensus_radius, regions or Regions(), on_latents)
-    return run.result()
+    return _Run(images, consensus, settings, context, consensus_radius, regions or Regions(), on_latents).result()
 
 
 class _Run:
     """One run: the stages, and where they are kept."""
 
     def __init__(
-        self, images: ParticleImages, consensus: NDArray[np.float32], settings: Settings, directory: Path | None,
-        monitor: Monitor, consensus_radius: int | None, regions: Regions,
-        on_latents: LatentsFunction | None,
+        self, images: ParticleImages, consensus: NDArray[np.float32], settings: SubspaceSettings,
+        context: EngineContext, consensus_radius: int | None, regions: Regions, on_latents: LatentsFunction | None,
     ) -> None:  # fmt: skip
-        self.images, self.settings, self.monitor, self.regions = images, settings, monitor, regions
-        self.on_latents = on_latents
+        self.images, self.settings, self.context, self.regions = images, settings, context, regions
+        self.on_latents, self.monitor, self.device = on_latents, context.monitor, context.device
+        self.zdim = settings.zdim
         self.consensus = np.ascontiguousarray(consensus, dtype=np.float32)
-        self.zdim: int = settings.zdim  # type: ignore[attr-defined]
-        self.seed: int = getattr(settings, "seed", 0)
-        self.fit_contrast: bool = getattr(settings, "fit_contrast", False)
-        self.device = choose_device(getattr(settings, "device", "auto"))
         limit = images.plane.radius
         self.limit = limit if consensus_radius is None else max(min(limit, consensus_radius), min(limit, LEAST_RADIUS))
         self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=self.limit + 1)
-        self.file = SubspaceCheckpoints(directory, self._key())
-        self.interval = 60.0 * getattr(settings, "checkpoint_minutes", 5.0)
+        self.file = SubspaceCheckpoints(context.checkpoint_dir, self._key())
         self.last_saved = time.monotonic()
 
     def _key(self) -> str:
-        images = self.images
+        images, own = self.images, self.settings
         poses = hashlib.sha256(images.rotation.cpu().numpy().tobytes())
         poses.update(images.shift_px.cpu().numpy().tobytes())
         focus = b"" if self.regions.focus is None else np.ascontiguousarray(self.regions.focus).tobytes()
         solvent = b"" if self.regions.particle is None else np.ascontiguousarray(self.regions.particle).tobytes()
         description = [
-            images.n, images.box_size, self.limit, self.zdim, self.seed, self.fit_contrast,
-            getattr(self.settings, "curve_features", None), getattr(self.settings, "rare_states", 0),
+            images.n, images.box_size, self.limit, own.zdim, self.context.seed, own.fit_contrast,
+            own.curve_features, own.rare_states,
             poses.hexdigest(),
             hashlib.sha256(self.consensus.tobytes() + focus + solvent).hexdigest(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def _band(self, radius: int) -> Band:
-        memory = getattr(self.settings, "memory_GB", 4.0) * GIGABYTE
-        return Band(self.images, self.base, radius, self.device, memory)
+        return Band(self.images, self.base, radius, self.device, self.context.memory_bytes)
 
     def _focus(self) -> Tensor | None:
         focus = self.regions.focus
@@ -150,7 +138,14 @@ class _Run:
         if focus is not None:
             restrict = restriction(torch.ones_like(focus), focus)
         fit = SubspaceFit(
-            self.images, self._band, self.zdim, self.limit, self.fit_contrast, restrict, self.seed, self.monitor
+            self.images,
+            self._band,
+            self.zdim,
+            self.limit,
+            self.settings.fit_contrast,
+            restrict,
+            self.context.seed,
+            self.monitor,
         )
         if found is not None:
             self.monitor.message("Continuing from the checkpoint.")
@@ -158,7 +153,7 @@ class _Run:
         return fit
 
     def _save_fit(self, fit: SubspaceFit, stage: str, more: dict[str, Tensor] | None = None, done: int = 0) -> None:
-        if stage == "em" and time.monotonic() - self.last_saved < self.interval:
+        if stage == "em" and time.monotonic() - self.last_saved < self.context.checkpoint_seconds:
             return
         numbers, tensors = fit.state()
         self.file.save(Checkpoint(stage, {**numbers, "passes": done}, {**tensors, **(more or {})}))
@@ -168,7 +163,7 @@ class _Run:
         """States of few particles that the subspace leaves out; those that the checkpoint holds if it is so far."""
         if found is not None and found.stage == "decoder":
             return RareStates(found.tensors["rare_values"].to(self.device), *found.tensors["rare_shares"])
-        states = RareSearch(fit, self._focus(), self.monitor).run(getattr(self.settings, "rare_states", 0))
+        states = RareSearch(fit, self._focus(), self.monitor).run(self.settings.rare_states)
         columns = rare_columns(subspace, states).column
         for column, share in zip(columns, states.share.tolist(), strict=True):
             self.monitor.message(
@@ -192,9 +187,9 @@ class _Run:
             self.on_latents(z.numpy(), z_cov.numpy())
         carried = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
-        nodes = Nodes.place(z[:, carried], min(count, images.n), self.seed)
+        nodes = Nodes.place(z[:, carried], min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
-        curved = max(1, getattr(self.settings, "curve_features", 15) - len(states))
+        curved = max(1, self.settings.curve_features - len(states))
         features = Features.build(nodes, CURVE_LENGTH, curved)
         assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], known.contrast, nodes, known.rare)
         smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()

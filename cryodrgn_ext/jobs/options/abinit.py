@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
-from cryodrgn_ext.engines.settings import EngineSettings
+from cryodrgn_ext.engines.settings import ComputeSettings, changed_options, own_options
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
+class AbinitSettings(SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
     """What ``abinit`` can be told: inputs, how to search, the frame of the result, and options of the engine."""
 
     in_parts: Path = setting(
@@ -79,9 +79,6 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings):
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
 
 
-def network_options(settings: AbinitSettings) -> list[str]:
+def network_options(settings: AbinitSettings) -> tuple[str, ...]:
     """Names of the options that only the network has and that differ from their defaults."""
-    shared = {field.name for field in fields(EngineSettings)}
-    own = [field.name for field in fields(NeuralAbinitSettings) if field.name not in shared]
-    defaults = {field.name: field.default for field in fields(AbinitSettings)}
-    return [name for name in (*own, "first_poses") if getattr(settings, name) != defaults[name]]
+    return changed_options(settings, (*own_options(NeuralAbinitSettings), "first_poses"))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class TrainSettings(NeuralSettings, SubspaceSettings):
+class TrainSettings(NeuralSettings, SubspaceSettings, ComputeSettings):
     """What ``train`` can be told: inputs, states and outputs, and the options of the engine."""
 
     in_parts: Path = setting(

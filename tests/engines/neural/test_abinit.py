@@ -17,14 +17,15 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import Monitor
+from tests.engines.contexts import context
 from tests.pose.phantoms import Phantom, phantom
 
 TILT_DEG = 40.0
 TINY = NeuralAbinitSettings(
     epochs=2, search_every=1, random_images=40, grid_deg="30", refinements=1, keep_poses=2, shift_steps=3, dec_layers=1,
-    dec_dim=32, enc_layers=1, enc_dim=32, k_min=6.0, k_max=8.0, precision="float32", device="cpu", tilt_deg=TILT_DEG,
-    learning_rate=1e-3, search_volumes=2, checkpoint_minutes=0.0,
+    dec_dim=32, enc_layers=1, enc_dim=32, k_min=6.0, k_max=8.0, precision="float32", tilt_deg=TILT_DEG,
+    learning_rate=1e-3, search_volumes=2,
 )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_network_and_search_improve_rough_poses() -> None:
         TINY, epochs=8, search_every=4, refinements=3, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=5e-3,
         grid_deg="15", batch=16,
     )  # fmt: skip
-    found = train_abinit(truth.images, settings, None, SilentMonitor(), start)
+    found = train_abinit(truth.images, settings, context(), start)
     before = align_poses(start.rotation, start.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
     after = align_poses(found.rotation, found.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
     assert not after.change.mirrored
@@ -98,24 +99,24 @@ def test_network_and_search_improve_rough_poses() -> None:
 )
 def test_stopped_run_continues_to_the_same_result(pairs: Pairs, settings: NeuralAbinitSettings, tmp_path: Path) -> None:
     images = pairs.first.images
-    whole = train_abinit(images, settings, None, SilentMonitor())
+    whole = train_abinit(images, settings, context())
     stops = 0
     while True:
         try:
-            continued = train_abinit(images, settings, tmp_path, Impatient(6))
+            continued = train_abinit(images, settings, context(tmp_path, Impatient(6)))
             break
         except JobAborted:
             stops += 1
     assert stops > 1
     same(whole, continued)
-    again = train_abinit(images, settings, tmp_path, Impatient(6))  # finished: nothing is done anew
+    again = train_abinit(images, settings, context(tmp_path, Impatient(6)))  # finished: nothing is done anew
     same(whole, again)
 
 
 @pytest.mark.parametrize("latents", ["encoder", "table"])
 def test_latents_are_not_learned_beside_random_orientations(pairs: Pairs, latents: str) -> None:
     settings = replace(TINY, zdim=2, latents=latents, epochs=1, random_images=80, retrain="none")
-    found = train_abinit(pairs.first.images, settings, None, SilentMonitor())
+    found = train_abinit(pairs.first.images, settings, context())
     at_random, joint = found.loss_history["kl"]
     assert at_random == 0.0
     assert joint > 0.0
@@ -123,11 +124,11 @@ def test_latents_are_not_learned_beside_random_orientations(pairs: Pairs, latent
 
 def test_checkpoint_of_other_settings_is_refused(pairs: Pairs, tmp_path: Path) -> None:
     quick = replace(TINY, retrain="none", epochs=1, random_images=0)
-    train_abinit(pairs.first.images, quick, tmp_path, SilentMonitor())
+    train_abinit(pairs.first.images, quick, context(tmp_path))
     with pytest.raises(ResumeError, match="other settings"):
-        train_abinit(pairs.first.images, replace(quick, epochs=2), tmp_path, SilentMonitor())
+        train_abinit(pairs.first.images, replace(quick, epochs=2), context(tmp_path))
     with pytest.raises(ResumeError, match="other settings"):
-        train_abinit(pairs.second.images, quick, tmp_path, SilentMonitor())
+        train_abinit(pairs.second.images, quick, context(tmp_path))
 
 
 @pytest.mark.parametrize(("latents", "volumes"), [("encoder", 0), ("table", 2)])
@@ -135,7 +136,7 @@ def test_pairs_share_rotation_and_latent(pairs: Pairs, latents: str, volumes: in
     settings = replace(
         TINY, zdim=1, latents=latents, search_volumes=volumes, epochs=1, random_images=0, refinements=0, retrain="none"
     )
-    found = train_abinit(pairs.first.images, settings, None, SilentMonitor(), tilted=pairs.second.images)
+    found = train_abinit(pairs.first.images, settings, context(), tilted=pairs.second.images)
     assert found.rotation.shape == (80, 3, 3)
     assert found.tilted_shift_px is not None
     assert found.tilted_shift_px.shape == found.shift_px.shape == (80, 2)
@@ -154,7 +155,7 @@ def test_pairs_are_trained_and_searched_with_the_tilt_between_them(pairs: Pairs)
     gain = {}
     for tilt_deg in (TILT_DEG, -TILT_DEG):
         chosen = replace(settings, tilt_deg=tilt_deg)
-        found = train_abinit(pairs.first.images, chosen, None, SilentMonitor(), start, pairs.second.images)
+        found = train_abinit(pairs.first.images, chosen, context(), start, pairs.second.images)
         gain[tilt_deg] = found.search_history["log_likelihood"][-1]
     assert gain[TILT_DEG] > gain[-TILT_DEG]
 
@@ -176,17 +177,17 @@ def test_tilt_turns_about_its_axis() -> None:
 
 
 def test_bad_input_is_refused_in_one_sentence(pairs: Pairs) -> None:
-    images, quiet = pairs.first.images, SilentMonitor()
+    images = pairs.first.images
     some = images.subset(torch.arange(10))
     with pytest.raises(InputError, match=r"tilted set has 10 particles, the untilted one 80"):
-        train_abinit(images, TINY, None, quiet, tilted=some)
+        train_abinit(images, TINY, context(), tilted=some)
     with pytest.raises(InputError, match=r"--tilt_deg 0 is no tilt"):
-        train_abinit(images, replace(TINY, tilt_deg=0.0), None, quiet, tilted=images)
+        train_abinit(images, replace(TINY, tilt_deg=0.0), context(), tilted=images)
     start = rough(pairs.first, 1.0, 0.1)
     with pytest.raises(InputError, match=r"poses of the same particles"):
-        train_abinit(some, TINY, None, quiet, start)
+        train_abinit(some, TINY, context(), start)
     start.rotation[7] *= -1
     with pytest.raises(InputError, match=r"particle 7 \(from 0\)"):
-        train_abinit(images, TINY, None, quiet, start)
+        train_abinit(images, TINY, context(), start)
     with pytest.raises(InputError, match=r"at least 2 particles"):
-        train_abinit(images.subset(torch.arange(1)), TINY, None, quiet)
+        train_abinit(images.subset(torch.arange(1)), TINY, context())

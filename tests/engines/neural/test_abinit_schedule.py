@@ -16,7 +16,7 @@ N = 50_000
 
 
 def schedule(settings: Settings, n: int = N, started: bool = False) -> tuple[Pass, ...]:
-    return make_schedule(plan_abinit(settings, n, 128, 63), n, started)
+    return make_schedule(plan_abinit(settings, 0, n, 128, 63), n, started)
 
 
 def stage(passes: tuple[Pass, ...], name: str) -> list[Pass]:
@@ -85,13 +85,13 @@ def test_small_sets_see_random_orientations_and_passes_often_enough() -> None:
 
 
 def test_bands_and_shifts_fit_the_box() -> None:
-    plan = plan_abinit(NeuralAbinitSettings(), 1000, 32, 11)
+    plan = plan_abinit(NeuralAbinitSettings(), 0, 1000, 32, 11)
     assert plan.k_min == plan.k_max == 11
     assert plan.shift_extent_px == 5.0
 
 
 def test_contradictions_are_refused() -> None:
     with pytest.raises(InputError, match="--k_max 8 is below"):
-        plan_abinit(replace(NeuralAbinitSettings(), k_max=8.0), 1000, 128, 63)
+        plan_abinit(replace(NeuralAbinitSettings(), k_max=8.0), 0, 1000, 128, 63)
     with pytest.raises(InputError, match="shifts of up to 70 px"):
-        plan_abinit(NeuralAbinitSettings(), 1000, 128, 63, max_shift_px=70.0)
+        plan_abinit(NeuralAbinitSettings(), 0, 1000, 128, 63, max_shift_px=70.0)

@@ -18,16 +18,17 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from cryodrgn_ext.progress import SilentMonitor
+from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.test_halves import homogeneous
 
-QUICK = SubspaceSettings(zdim=2, device="cpu", checkpoint_minutes=0.0, curve_features=6)
+QUICK = SubspaceSettings(zdim=2, curve_features=6)
 
 
 def fit(
-    data: LinearSet, settings: SubspaceSettings = QUICK, folder: Path | None = None, **more: Any
+    data: LinearSet, settings: SubspaceSettings = QUICK, folder: Path | None = None, seed: int = 0, **more: Any
 ) -> SubspaceHeterogeneity:
-    return train(data.images, data.base_map, settings, folder, SilentMonitor(), **more)
+    return train(data.images, data.base_map, settings, context(folder, seed=seed), **more)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_a_homogeneous_set_gives_back_its_consensus(linear_set: LinearSet) -> No
 
 def test_same_seed_same_bits_other_seed_other_bits(linear_set: LinearSet, fitted: SubspaceHeterogeneity) -> None:
     same(fit(linear_set), fitted)
-    assert not np.array_equal(fit(linear_set, replace(QUICK, seed=1)).z, fitted.z)
+    assert not np.array_equal(fit(linear_set, seed=1).z, fitted.z)
 
 
 def test_threads_do_not_change_volumes_beyond_rounding(
@@ -198,11 +199,11 @@ def test_continued_run_equals_an_uninterrupted_one(linear_set: LinearSet, tmp_pa
     settings = replace(QUICK, fit_contrast=fit_contrast)
     few = replace(linear_set, images=linear_set.images.subset(torch.arange(300)))
     watch = StopAfter()
-    whole = train(few.images, few.base_map, settings, None, watch)
+    whole = train(few.images, few.base_map, settings, context(None, watch))
     for number, share in enumerate((0.02, 0.4, 0.8, 0.95, 1.0)):
         folder = tmp_path / str(number)
         with pytest.raises(JobAborted):
-            train(few.images, few.base_map, settings, folder, StopAfter(int(share * (watch.seen - 1))))
+            train(few.images, few.base_map, settings, context(folder, StopAfter(int(share * (watch.seen - 1)))))
         same(fit(few, settings, folder), whole)
 
 
@@ -211,7 +212,7 @@ def test_a_run_may_be_continued_many_times(linear_set: LinearSet, tmp_path: Path
     whole = fit(linear_set)
     for polls in range(7, 400, 9):
         try:
-            result = train(linear_set.images, linear_set.base_map, QUICK, tmp_path, StopAfter(polls))
+            result = train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(polls)))
             break
         except JobAborted:
             continue
@@ -220,21 +221,23 @@ def test_a_run_may_be_continued_many_times(linear_set: LinearSet, tmp_path: Path
 
 def test_a_finished_run_is_not_done_again(linear_set: LinearSet, tmp_path: Path) -> None:
     first, watch = fit(linear_set, QUICK, tmp_path), StopAfter()
-    same(train(linear_set.images, linear_set.base_map, QUICK, tmp_path, watch), first)
+    same(train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, watch)), first)
     assert watch.seen < 5
 
 
-@pytest.mark.parametrize("change", [{"zdim": 3}, {"seed": 5}, {"fit_contrast": True}, {"curve_features": 5}])
+@pytest.mark.parametrize("change", [{"zdim": 3}, {"fit_contrast": True}, {"curve_features": 5}])
 def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, QUICK, tmp_path, StopAfter(5))
+        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(5)))
     with pytest.raises(ResumeError, match="other settings"):
         fit(linear_set, replace(QUICK, **change), tmp_path)
+    with pytest.raises(ResumeError, match="other settings"):
+        fit(linear_set, QUICK, tmp_path, seed=5)
 
 
 def test_checkpoint_of_other_particles_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, QUICK, tmp_path, StopAfter(5))
+        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(5)))
     fewer = replace(linear_set, images=linear_set.images.subset(torch.arange(500)))
     with pytest.raises(ResumeError, match="other particles"):
         fit(fewer, QUICK, tmp_path)
@@ -250,10 +253,9 @@ def test_damaged_checkpoint_is_refused(linear_set: LinearSet, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("in_chunks")
-def test_streaming_gives_the_same_bits_as_memory(linear_set: LinearSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_memory = fit(linear_set)
-    monkeypatch.setattr("cryodrgn_ext.engines.subspace.engine.GIGABYTE", 1.0)
-    same(fit(linear_set), in_memory)
+def test_streaming_gives_the_same_bits_as_memory(linear_set: LinearSet) -> None:
+    streamed = train(linear_set.images, linear_set.base_map, QUICK, context(memory_bytes=4.0))
+    same(streamed, fit(linear_set))
 
 
 # Odd sets -------------------------------------------------------------------------------------------------------------
@@ -267,10 +269,10 @@ def test_numbers_of_components_out_of_range_are_refused(linear_set: LinearSet, z
 
 def test_without_a_consensus_or_images_there_is_one_sentence(linear_set: LinearSet) -> None:
     with pytest.raises(InputError, match="consensus"):
-        train(linear_set.images, None, QUICK, None, SilentMonitor())
+        train(linear_set.images, None, QUICK, context())
     nobody = linear_set.images.subset(torch.arange(0))
     with pytest.raises(InputError, match="no particles"):
-        train(nobody, linear_set.base_map, QUICK, None, SilentMonitor())
+        train(nobody, linear_set.base_map, QUICK, context())
 
 
 @pytest.mark.parametrize("zdim", [1, 32])
@@ -308,7 +310,7 @@ def test_images_of_nothing(linear_set: LinearSet) -> None:
     """All zero images, and a consensus of zeros: nothing to find, and no crash."""
     source = ResidentCoefficients(torch.zeros(600, linear_set.images.plane.n_coefficients, 2), torch.arange(600))
     images = replace(linear_set.images, source=source)
-    result = train(images, np.zeros((32, 32, 32), np.float32), QUICK, None, SilentMonitor())
+    result = train(images, np.zeros((32, 32, 32), np.float32), QUICK, context())
     assert np.isfinite(result.z).all()
     (volume,) = result.volumes(result.z[:1])
     assert np.abs(volume).max() < 1e-3

@@ -16,7 +16,7 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
-from cryodrgn_ext.progress import SilentMonitor
+from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map
 from tests.engines.subspace.test_engine import correlation, told_by
 
@@ -78,7 +78,7 @@ def test_central_sections_are_the_points_of_the_batch() -> None:
 @pytest.mark.parametrize("premultiplied", [False, True])
 def test_groups_of_different_optics_tell_one_truth(premultiplied: bool) -> None:
     images, y, base_map, mode_map = mixed_set(premultiplied)
-    result = train(images, base_map, SubspaceSettings(zdim=2, device="cpu"), None, SilentMonitor())
+    result = train(images, base_map, SubspaceSettings(zdim=2), context())
     for group in (0, 1):
         assert told_by(result.z[group::2], y[group::2]) > 0.95
     high, low = result.volumes(np.stack([result.z[y > 1].mean(0), result.z[y < -1].mean(0)]))

@@ -13,7 +13,7 @@ from cryodrgn_ext.engines.subspace import em
 from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
-from cryodrgn_ext.progress import SilentMonitor
+from tests.engines.contexts import context
 from tests.engines.linear_set import make_linear_set
 from tests.engines.processes import run_group
 
@@ -25,10 +25,10 @@ CASES = {"all": 401, "part": 400, "one image": 1}
 
 def result_of(case: str, folder: Path) -> SubspaceHeterogeneity:
     data = make_linear_set(CASES[case], 0.07)
-    settings = SubspaceSettings(zdim=2, device="cpu", checkpoint_minutes=0.0, curve_features=4)
+    settings = SubspaceSettings(zdim=2, curve_features=4)
     before, em.SAMPLES_PER_PASS = em.SAMPLES_PER_PASS, 400 * 60.0 if case == "part" else 3e7
     try:
-        return train(data.images, data.base_map, settings, folder / f"{case} checkpoints", SilentMonitor())
+        return train(data.images, data.base_map, settings, context(folder / f"{case} checkpoints"))
     finally:
         em.SAMPLES_PER_PASS = before
 

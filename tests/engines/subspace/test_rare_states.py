@@ -29,13 +29,13 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ResidentCoefficients
-from cryodrgn_ext.progress import SilentMonitor
+from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, LinearSet, make_linear_set
 from tests.engines.processes import run_group
 from tests.engines.subspace.test_engine import StopAfter
 
 N, MEMBERS, ZDIM = 1200, 24, 3
-SETTINGS = SubspaceSettings(zdim=ZDIM, device="cpu", checkpoint_minutes=0.0, curve_features=6)
+SETTINGS = SubspaceSettings(zdim=ZDIM, curve_features=6)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rare_set() -> RareSet:
 
 
 def fit(data: LinearSet, folder: Path | None = None, settings: SubspaceSettings = SETTINGS, **more: Any) -> Any:
-    return train(data.images, data.base_map, settings, folder, SilentMonitor(), **more)
+    return train(data.images, data.base_map, settings, context(folder), **more)
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,9 @@ def test_files_and_continued_runs_keep_it(
     assert isinstance(loaded, SubspaceHeterogeneity)
     assert (loaded.rare, loaded.rare_scale) == (fitted.rare, fitted.rare_scale)
     watch = StopAfter()
-    train(rare_set.data.images, rare_set.data.base_map, SETTINGS, None, watch)
+    train(rare_set.data.images, rare_set.data.base_map, SETTINGS, context(None, watch))
     with pytest.raises(JobAborted):
-        train(rare_set.data.images, rare_set.data.base_map, SETTINGS, tmp_path, StopAfter(watch.seen - 1))
+        train(rare_set.data.images, rare_set.data.base_map, SETTINGS, context(tmp_path, StopAfter(watch.seen - 1)))
     again = fit(rare_set.data, tmp_path)
     assert np.array_equal(again.z, fitted.z)
     assert torch.equal(again.values, fitted.values)
