@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.engines.base import Linear, get_engine, load_heterogeneity
 from cryodrgn_ext.engines.distributed import join
-from cryodrgn_ext.engines.neural import engine, prefetch, warm_start
+from cryodrgn_ext.engines.neural import prefetch, warm_start
 from cryodrgn_ext.engines.neural.engine import train
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.order import visiting_order
