@@ -43,6 +43,7 @@ from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_particles import alignment_columns, stale_columns, write_aligned_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
+from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
@@ -127,6 +128,8 @@ class _AbinitJob:
             self._note(f"The orientations in {settings.in_parts} are ignored: this job finds its own.")
         if inputs.origins_note is not None:
             self._note(inputs.origins_note)
+        for note in half_set_notes(inputs.particles, aligned=False):
+            self._note(note)
         images = self._open_images()
         self.stages.note_seconds("preprocessing", image_key(settings, inputs), time.monotonic() - begin)
         self.notes += self.monitor.warnings

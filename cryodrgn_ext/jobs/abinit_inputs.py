@@ -13,10 +13,11 @@ from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
+from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.train_inputs import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
@@ -90,22 +91,12 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         raise InputError(
             "--flip_hand and --in_3dref are both given, but the reference decides the hand: leave one out."
         )
-    particles = read_particles(settings.in_parts, require_poses=False)
+    particles = read_given_particles(settings.in_parts, settings.o, require_poses=False)
     if particles.n < FEWEST_PARTICLES:
         raise InputError(
             f"{settings.in_parts} has {particles.n} particles, too few for a map from nothing: give at least "
             f"{FEWEST_PARTICLES}, better thousands."
         )
-    if particles.half_set.any() and len(np.unique(particles.half_set)) == 1:
-        raise InputError(
-            f"{settings.in_parts}: all {particles.n} particles are in half-set {particles.half_set[0]} "
-            "(rlnRandomSubset), but two half-maps need particles in both: give the particles of both halves, or a file "
-            "without that column."
-        )
-    for name in ("particles.star", "particles.cs", "particles.csg"):
-        if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
-            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
-                             "inputs are never overwritten; give another directory.")  # fmt: skip
     check_images(particles)
     record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
     native = native_box(particles)

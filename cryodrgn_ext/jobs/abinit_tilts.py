@@ -11,10 +11,11 @@ from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
+from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.train_inputs import native_box
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.results.record import fingerprint_particles
@@ -50,7 +51,8 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
             "the sign of --tilt_deg."
         )
     tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
-    particles = read_particles(path, require_poses=False)
+    names = tuple(f"{STEM}.{suffix}" for suffix in ("star", "cs", "csg"))
+    particles = read_given_particles(path, settings.o, require_poses=False, returned=names)
     if particles.n != first.n:
         raise InputError(
             f"{path} has {particles.n} particles and {settings.in_parts} {first.n}: give the second image of every "
@@ -63,10 +65,6 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
             f"{path}: row {row} (from 0) is the same image as in {settings.in_parts}: give the images of the tilted "
             "stage."
         )
-    for suffix in ("star", "cs", "csg"):
-        if (settings.o / f"{STEM}.{suffix}").resolve() in {one.resolve() for one in particles.files}:
-            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {path.name}: give "
-                             "another directory.")  # fmt: skip
     check_images(particles)
     if native_box(particles) != native_box(first):
         raise InputError(

@@ -8,6 +8,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import restore
@@ -49,7 +50,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     particles = read_particles(settings.in_parts, settings.project, require_poses=False,
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
-    for note in particles.notes:
+    for note in (*particles.notes, *own_half_set_warnings(particles)):
         monitor.message(f"Note: {note}")
     columns: dict[str, AnyArray] = {}
     if settings.reference is not None:

@@ -22,6 +22,7 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import (
     group_outputs,
     kept_files,
@@ -120,11 +121,8 @@ class _TrainJob:
             "preprocessing", fingerprint(image_key(settings, self.inputs)), time.monotonic() - begin
         )
         self.notes += self.monitor.warnings
-        if not self.inputs.particles.half_set.all():
-            self._note(
-                "The particles have no half-sets (rlnRandomSubset): they are split at random, and as their poses were "
-                "not refined in these halves, the resolutions may be too good."
-            )
+        for note in half_set_notes(self.inputs.particles, aligned=True):
+            self._note(note)
         self._record("running", {})
         mask_sum = self.inputs.record.get("in_mask", {}).get("sha256")
         key = fingerprint(image_key(settings, self.inputs), mask_sum)

@@ -15,10 +15,11 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.jobs.given_maps import read_mask, read_refinement_map
+from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.mrc import read_stack_header
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
 
@@ -78,22 +79,12 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     InputError
         In one sentence, for whatever is wrong with the files or does not fit together.
     """
-    particles = read_particles(settings.in_parts)
+    particles = read_given_particles(settings.in_parts, settings.o)
     if particles.n < 2 * settings.states or particles.n < 10:
         raise InputError(
             f"{settings.in_parts} has {particles.n} particles, too few to learn from and to cut into "
             f"{settings.states} states."
         )
-    if particles.half_set.any() and len(np.unique(particles.half_set)) == 1:
-        raise InputError(
-            f"{settings.in_parts}: all {particles.n} particles are in half-set {particles.half_set[0]} "
-            "(rlnRandomSubset), but two half-maps need particles in both: give the particles of both halves, or a file "
-            "without that column."
-        )
-    for name in ("particles.star", "particles.cs", "particles.csg"):
-        if (settings.o / name).resolve() in {path.resolve() for path in particles.files}:
-            raise InputError(f"--o is {settings.o}, where the returned particles would overwrite {name}, the input: "
-                             "inputs are never overwritten; give another directory.")  # fmt: skip
     # Options that contradict each other are refused before anything is computed.
     resolve(settings, settings.seed, particles.n)
     check_images(particles)

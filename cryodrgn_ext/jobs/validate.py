@@ -25,6 +25,7 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.given_maps import read_mask
+from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, map_with_halves, picture, slices_of_groups
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.train_inputs import native_box, native_pixel_A, working_box
@@ -126,11 +127,8 @@ class _ValidateJob:
         full = native - native % 2
         if self.box < full:
             self._note(f"Maps are in a box of {self.box} px; the images have {native} px: full size is --box {full}.")
-        if not particles.half_set.all():
-            self._note(
-                "The particles have no half-sets (rlnRandomSubset): they are split at random, and as their poses were "
-                "not refined in these halves, the resolutions may be too good."
-            )
+        for note in half_set_notes(particles, aligned=True):
+            self._note(note)
 
     def run(self) -> JobResult:
         """All stages."""

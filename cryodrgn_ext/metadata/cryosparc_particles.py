@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryosparc_alignments import half_sets, read_alignments, shift_pixel_A
@@ -22,7 +21,7 @@ from cryodrgn_ext.metadata.cryosparc_optics import box_sizes, exposure_groups
 from cryodrgn_ext.metadata.cryosparc_source import CryosparcSource
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.image_files import find_project_directory
-from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, split_image, stack_file
+from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
@@ -62,7 +61,6 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
         shift_A = 0.0 - shift_px * shift_pixel_A(table)[:, None]
     image_hash = image_hashes(references)
     half_set = half_sets(table)
-    _refuse_split_images(table, image_hash, half_set)
     return ParticleSet(
         source=CryosparcSource(table),
         project_dir=project,
@@ -97,16 +95,6 @@ def _ctf(table: CsTable) -> ParticleCtf:
         b_factor_A2=column("ctf/bfactor", 0.0),
         scale=column("ctf/scale", 1.0),
     )
-
-
-def _refuse_split_images(table: CsTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
-    found = split_image(image_hash, half_set)
-    if found is not None:
-        one, other = found
-        raise InputError(
-            f"{table.describe_row(other)}: its image is in split {half_set[other] - 1}, but in row {one + 1} in split "
-            f"{half_set[one] - 1}; rows of one image must share it"
-        )
 
 
 def _aberration_notes(table: CsTable) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,13 @@ from cryodrgn_ext.metadata.cs import AnyArray, CsTable
 from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
 from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
-from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, ParticleSource, Rows
+from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, Identity, ParticleSource, Rows
 
+#: Fields that are equal in copies of one particle, or in boxes of one filament.
+COPIES: dict[str, Literal["particle", "filament"]] = {
+    "sym_expand/src_uid": "particle",
+    "filament/filament_uid": "filament",
+}
 _MOST_PARTS = 3  # of a field with several values a row; longer ones are not for plots
 
 
@@ -105,6 +111,23 @@ class CryosparcSource(ParticleSource):
         if not has_poses and f"{ALIGNMENTS_2D}/shift" in self.cs_table:
             return f"{ALIGNMENTS_2D}/shift", shifts_2d_A(self.cs_table)[rows]
         return f"{ALIGNMENTS}/shift", shift_A
+
+    @override
+    def identities(self, rows: Rows) -> Iterator[Identity]:
+        for field, relation in COPIES.items():
+            if field in self.cs_table and self.cs_table.column(field).ndim == 1:
+                distinct, number = np.unique(self.cs_table.columns[field][rows], return_inverse=True)
+                yield Identity(relation, np.where(distinct[number] == 0, -1, number).astype(np.int64))
+
+    @override
+    def micrograph_pixel_A(self, rows: Rows) -> Float64Array:
+        sizes = ("location/micrograph_psize_A", "blob/psize_A")
+        field = next((one for one in sizes if one in self.cs_table), None)
+        return np.ones(len(rows)) if field is None else self.cs_table.floats(field)[rows]
+
+    @override
+    def tilt_groups(self, rows: Rows) -> Rows | None:
+        return None
 
     @override
     def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:

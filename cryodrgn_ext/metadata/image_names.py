@@ -172,28 +172,3 @@ def content_hashes(values: npt.NDArray[Any]) -> UInt64Array:
     with np.errstate(over="ignore"):
         factor = mixed(np.arange(1, words + 1, dtype=np.uint64)) | np.uint64(1)
         return mixed((padded.view(np.uint64) * factor).sum(axis=1, dtype=np.uint64))
-
-
-def random_half_sets(image_hash: UInt64Array, seed: int) -> npt.NDArray[np.int8]:
-    """Return (N,) half-sets 1 and 2, the same for all rows of one image, balanced to one image."""
-    image, inverse = np.unique(image_hash, return_inverse=True)
-    half_of_image = np.empty(len(image), np.int8)
-    order = np.argsort(mixed(image ^ mixed(np.array([seed]))), kind="stable")
-    half_of_image[order] = np.arange(len(image)) % 2 + 1
-    return half_of_image[inverse]
-
-
-def split_image(image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> tuple[int, int] | None:
-    """Return two rows of one image (lower first) that are in different half-sets; None when there are none.
-
-    An image in both half-sets (a symmetry expansion gone wrong) makes them depend on each other.
-    """
-    if not half_set.any():
-        return None
-    order = np.argsort(image_hash, kind="stable")
-    same = image_hash[order[1:]] == image_hash[order[:-1]]
-    split = np.flatnonzero(same & (half_set[order[1:]] != half_set[order[:-1]]))
-    if not len(split):
-        return None
-    one, other = sorted((int(order[split[0]]), int(order[split[0] + 1])))
-    return one, other

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,6 +27,22 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 FileFormat: TypeAlias = Literal["star", "cs"]
 # Fields of CryoSPARC's symmetry expansion: the uid that a row is a copy of, and which copy it is.
 EXPANSION = ("sym_expand/src_uid", "sym_expand/idx")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A column that says which of n rows belong together.
+
+    Attributes
+    ----------
+    relation : str
+        ``particle`` (copies of one particle) or ``filament`` (boxes along one).
+    number : (n,) int64
+        Equal for rows that belong together; -1 for rows of which the column says nothing.
+    """
+
+    relation: Literal["particle", "filament"]
+    number: Rows
 
 
 class ParticleSource(ABC):
@@ -109,6 +126,18 @@ class ParticleSource(ABC):
 
         ``shift_A`` are those of the particles' poses, which a source returns unless it has others.
         """
+
+    @abstractmethod
+    def identities(self, rows: Rows) -> Iterator[Identity]:
+        """Yield the columns that say which rows are copies of one particle, or boxes of one filament."""
+
+    @abstractmethod
+    def micrograph_pixel_A(self, rows: Rows) -> Float64Array:
+        """Return (n,) sizes of the pixels in which :meth:`positions` are, as far as the file tells."""
+
+    @abstractmethod
+    def tilt_groups(self, rows: Rows) -> Rows | None:
+        """Return (n,) numbers of the groups that would be particles if the rows were tilt images; None without any."""
 
     @abstractmethod
     def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:

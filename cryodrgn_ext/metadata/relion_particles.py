@@ -15,7 +15,6 @@ from cryodrgn_ext.metadata.image_names import (
     ImageReferences,
     image_hashes,
     parse_image_names,
-    split_image,
     stack_file,
     unique_ids,
 )
@@ -47,7 +46,6 @@ def read_relion_particles(
         optics, optics_index = optics_from_particles(table)
     image_hash = image_hashes(references)
     half_set = _half_sets(table)
-    _refuse_split_images(table, image_hash, half_set)
     has_poses = _has_poses(table, require_poses)
     euler_deg = np.full((table.n_rows, 3), np.nan)
     if has_poses:
@@ -212,16 +210,6 @@ def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:
             "refuses; give all particles a half-set or none"
         )
     return half_set.astype(np.int8)
-
-
-def _refuse_split_images(table: StarTable, image_hash: npt.NDArray[np.uint64], half_set: npt.NDArray[np.int8]) -> None:
-    found = split_image(image_hash, half_set)
-    if found is not None:
-        one, other = found
-        raise InputError(
-            f"{table.describe_row(other)}: the image {table.value('rlnImageName', other)} is in half-set "
-            f"{half_set[other]}, but in row {one + 1} in half-set {half_set[one]}; rows of one image must share it"
-        )
 
 
 def _with_box_sizes(

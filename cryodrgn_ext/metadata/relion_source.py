@@ -12,14 +12,20 @@ from typing_extensions import override
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed, parse_image_names
 from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
-from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, ParticleSource, Rows
+from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, Identity, ParticleSource, Rows
 from cryodrgn_ext.metadata.star import StarFile
-from cryodrgn_ext.metadata.star_rows import RowText
+from cryodrgn_ext.metadata.star_rows import BytesArray, RowText
 from cryodrgn_ext.metadata.star_table import StarTable, format_values
 
+#: Columns that are equal in copies of one particle, those of a converted .cs included.
+ORIGINAL_IMAGES = ("rlnImageOriginalName", "rlnOriginalParticleName")
+COPIES = (*ORIGINAL_IMAGES, "cdxUid", "cdxCs.sym_expand.src_uid.u8")
+FILAMENTS = ("rlnHelicalTubeID", "cdxCs.filament.filament_uid.u8")
+MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize")
+_UNKNOWN = (b"", b"0", b"-1", b"None", b"none", b"?")
 # The column in which particles of a .cs carry their uid through RELION.
 UID_COLUMN = "cdxUid"
 
@@ -127,6 +133,54 @@ class RelionSource(ParticleSource):
         return "rlnOriginX, rlnOriginY" if in_pixels else "rlnOriginXAngst, rlnOriginYAngst", shift_A
 
     @override
+    def identities(self, rows: Rows) -> Iterator[Identity]:
+        for label in COPIES:
+            if label in self.table:
+                text = self.table.raw(label)[rows]
+                number = _codes(text)
+                if label in ORIGINAL_IMAGES:
+                    number = np.where(np.char.find(text, b"@") > 0, number, -1)
+                yield Identity("particle", number)
+        for label in FILAMENTS:
+            if label in self.table:
+                tube = _codes(self.table.raw(label)[rows])
+                micrograph = self._micrograph(rows)
+                known = tube >= 0
+                number = np.where(known, micrograph * (int(tube.max(initial=0)) + 1) + tube, -1)
+                yield Identity("filament", number)
+
+    @override
+    def tilt_groups(self, rows: Rows) -> Rows | None:
+        if not {"rlnCtfBfactor", "rlnCtfScalefactor"} <= set(self.table.columns):
+            return None
+        label = "rlnGroupNumber" if "rlnTiltIndex" in self.table else "rlnGroupName"
+        return _codes(self.table.raw(label)[rows]) if label in self.table else None
+
+    def _micrograph(self, rows: Rows) -> Rows:
+        """Return (n,) numbers of the micrographs, or of the stacks of a file that does not name micrographs."""
+        if "rlnMicrographName" in self.table:
+            return _codes(self.table.raw("rlnMicrographName")[rows])
+        return parse_image_names(self.table).stack_id[rows].astype(np.int64)
+
+    @override
+    def micrograph_pixel_A(self, rows: Rows) -> Float64Array:
+        optics = self.star_file.blocks.get("optics")
+        if optics is None:
+            if "rlnMicrographPixelSize" in self.table:
+                return self.table.floats("rlnMicrographPixelSize")[rows]
+            if not {"rlnDetectorPixelSize", "rlnMagnification"} <= set(self.table.columns):
+                return np.ones(len(rows))
+            size = 1e4 * self.table.floats("rlnDetectorPixelSize") / self.table.floats("rlnMagnification")
+            return np.asarray(size[rows], np.float64)
+        label = next((one for one in MICROGRAPH_PIXELS if one in optics), None)
+        if label is None or "rlnOpticsGroup" not in self.table:
+            return np.ones(len(rows))
+        group, size = optics.integers("rlnOpticsGroup"), optics.floats(label)
+        order = np.argsort(group)
+        place = np.searchsorted(group[order], self.table.integers("rlnOpticsGroup")[rows])
+        return np.asarray(size[order][np.minimum(place, len(order) - 1)], np.float64)
+
+    @override
     def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:
         return {"rlnRandomSubset": half_set.astype(np.int64)}
 
@@ -184,3 +238,10 @@ class RelionSource(ParticleSource):
 
 def _is_carried(label: str, field: str) -> bool:
     return label.startswith(f"cdxCs.{field.replace('/', '.')}.u")
+
+
+def _codes(values: BytesArray) -> Rows:
+    """Return (n,) numbers of distinct texts; -1 for those that mean nothing."""
+    distinct, number = np.unique(values, return_inverse=True)
+    unknown = np.isin(distinct, np.array(_UNKNOWN))
+    return np.where(unknown[number], -1, number).astype(np.int64)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
@@ -109,6 +110,8 @@ def write_particles(
 
 def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:
     """Say when a subset has particles of one half-set only, with which RELION's refinement cannot work."""
+    for warning in own_half_set_warnings(particles.subset(indices)):
+        monitor.message(warning)
     halves = particles.half_set[indices]
     if len(halves) and halves.any() and len(np.unique(halves)) == 1:
         monitor.message(f"Note: all {len(halves)} particles of the subset belong to half-set {halves[0]}.")

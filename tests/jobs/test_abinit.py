@@ -263,7 +263,6 @@ def test_other_particles_are_refused(finished: Finished, search: FakeSearch) -> 
     [
         ({"in_parts": Path("nowhere.star")}, "nowhere.star"),
         ({"in_parts": Path("few.star")}, "has 12 particles, too few"),
-        ({"in_parts": Path("half.star")}, "are in half-set 2"),
         ({"box": 64}, "--box is 64, but the images have only 32 pixels"),
         ({"box": 17}, "--box must be even"),
         ({"max_shift_A": 200.0}, "more than half of the images"),

@@ -195,7 +195,6 @@ def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) ->
     ("change", "says"),
     [
         ({"in_parts": Path("nowhere.star")}, "nowhere.star"),
-        ({"in_parts": Path("half.star")}, "are in half-set 2"),
         ({"box": 64}, "--box is 64, but the images have only 20 pixels"),
         ({"box": 17}, "--box must be even"),
         ({"states": 100}, "too few to learn from"),

@@ -81,10 +81,6 @@ def _pixel(record: Record) -> None:
     record["alignments3D/psize_A"][6] = 0
 
 
-def _twice(record: Record) -> None:
-    record["blob/idx"][1] = 0
-
-
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
@@ -94,7 +90,6 @@ def _twice(record: Record) -> None:
         (_oblong, r"row 5 .*must be square"),
         (_tilt, r"no beam tilt at a spherical aberration of 0 mm"),
         (_pixel, r"row 7 .*psize_A is 0, but must be above 0"),
-        (_twice, r"row 2 .*in split 1, but in row 1 in split 0"),
     ],
 )
 def test_bad_values_are_named(spoil: Callable[[Record], None], complaint: str, tmp_path: Path) -> None:

@@ -141,10 +141,6 @@ def every(*edits: Edit) -> Edit:
     return edit
 
 
-def split_image(builder: StarBuilder) -> None:
-    builder.columns["rlnImageName"][4] = builder.columns["rlnImageName"][1]
-
-
 def no_rows(builder: StarBuilder) -> None:
     builder.columns = {label: [] for label in builder.columns}
 
@@ -187,11 +183,6 @@ IN_PIXELS = every(rename("rlnOriginXAngst", "rlnOriginX"), rename("rlnOriginYAng
         ("3.1", put("rlnOpticsGroup", 5, "x"), "row 5 * _rlnOpticsGroup is 'x'"),
         ("3.1", put("rlnRandomSubset", 6, "0"), "row 6 * _rlnRandomSubset is 0 in 1 rows and not in the others"),
         ("3.1", put("rlnRandomSubset", 6, "3"), "row 6 * _rlnRandomSubset is 3, but 1 or 2"),
-        (
-            "3.1",
-            split_image,
-            "row 5 * the image 000002@Extract/job012/mic0.mrcs is in half-set 1, but in row 2 in half",
-        ),
         ("3.1", put("rlnImageName", 4, "0@a.mrcs"), "row 4 * has the index 0"),
         ("3.1", put("rlnImageName", 4, "a.mrcs"), "row 4 * has no '@'"),
         ("3.1", no_rows, "data_particles is empty"),

@@ -1,0 +1,59 @@
+"""Particles that the user gives a job: read, and refused where the job would misunderstand them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.pipeline import HALF_SET_SEED
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.metadata.shared_density import refuse_tilt_series
+
+RETURNED = ("particles.star", "particles.cs", "particles.csg")
+
+
+def read_given_particles(
+    path: Path, output: Path, require_poses: bool = True, returned: tuple[str, ...] = RETURNED
+) -> ParticleSet:
+    """Read the particles that a job works on.
+
+    Parameters
+    ----------
+    path : Path
+    output : Path
+        The result directory.
+    require_poses : bool
+    returned : tuple of str
+        Names of the files that the job will write there.
+
+    Raises
+    ------
+    InputError
+        When they cannot be read, are tilt images of particles, or would be overwritten by what the job returns.
+    """
+    particles = read_particles(path, require_poses=require_poses)
+    refuse_tilt_series(particles)
+    inputs = {file.resolve() for file in particles.files}
+    for name in returned:
+        if (output / name).resolve() in inputs:
+            raise InputError(
+                f"--o is {output}, where the returned particles would overwrite {name}, the input: inputs are never "
+                "overwritten; give another directory."
+            )
+    return particles
+
+
+def half_set_notes(particles: ParticleSet, aligned: bool) -> tuple[str, ...]:
+    """Say which half-sets a job works with, where they are not simply those of the file.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    aligned : bool
+        Whether the poses of the file are used.
+    """
+    choice = choose_half_sets(particles, HALF_SET_SEED)
+    if choice.from_file or not aligned:
+        return choice.notes
+    return (*choice.notes, "As their poses were not refined in these halves, the resolutions may be too good.")

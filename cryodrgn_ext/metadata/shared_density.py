@@ -1,0 +1,210 @@
+"""Which rows show the same density, so that half-sets must not part them.
+
+Two half-maps are independent only when no pixel of noise is in both. Rows share pixels or a particle when they have one
+image, when they are copies of one particle (symmetry expansion, signal subtraction), boxes along one filament
+(cf. He & Scheres, J. Struct. Biol. 198 (2017) 163), tilt images of one particle, or neighbours on a micrograph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_names import UInt64Array
+
+if TYPE_CHECKING:
+    from cryodrgn_ext.metadata.particle_set import ParticleSet
+
+Groups: TypeAlias = npt.NDArray[np.int64]
+
+IMAGE, PARTICLE, FILAMENT, TILTS, NEIGHBOURS = "image", "particle", "filament", "tilt series", "neighbours"
+#: Names of the relations in messages, one and several.
+NAMES = {
+    IMAGE: ("image", "images"),
+    PARTICLE: ("particle (symmetry copies, subtracted images)", "particles (symmetry copies, subtracted images)"),
+    FILAMENT: ("filament", "filaments"),
+    TILTS: ("tilt series of a particle", "tilt series of particles"),
+    NEIGHBOURS: ("group of neighbours on a micrograph", "groups of neighbours on a micrograph"),
+}
+#: Distance of box centres below which two rows are one particle picked twice, as a fraction of the box: particles that
+#: touch are about half a box apart, as boxes are 1.5 to 2 diameters wide.
+SAME_PARTICLE = 0.25
+#: Names that mean no micrograph.
+NO_MICROGRAPH = ("", "None", "none", "0", "-1")
+#: Rows whose neighbours are sought at a time.
+ROWS_AT_A_TIME = 50_000
+
+
+@dataclass(frozen=True)
+class SharedDensity:
+    """Relations between N rows.
+
+    Attributes
+    ----------
+    certain : dict of str to (N,) int64
+        Groups of rows by relation: rows of one number belong together. Neighbours are not among them.
+    overlapping : (N,) int64 or None
+        Groups of rows whose boxes overlap, directly or through others; None when positions are unknown.
+    picked_twice : (N,) int64 or None
+        The same of rows nearer than a quarter of the box.
+    """
+
+    certain: dict[str, Groups]
+    overlapping: Groups | None = None
+    picked_twice: Groups | None = None
+
+
+def find_shared_density(particles: ParticleSet) -> SharedDensity:
+    """Find out which of N particles share density by what their file says of them."""
+    rows, source = particles.row_id, particles.source
+    certain = {IMAGE: _numbered(particles.image_hash)}
+    identities = list(source.identities(rows))
+    for relation in (PARTICLE, FILAMENT):
+        found = [_with_singles(one.number) for one in identities if one.relation == relation]
+        if found:
+            certain[relation] = reduce(_joined, found)
+    tilts = tilt_series(particles)
+    if tilts is not None:
+        certain[TILTS] = tilts
+    positions = source.positions()
+    if positions is None:
+        return SharedDensity(certain)
+    positions = positions.subset(rows)
+    unknown = np.array([name in NO_MICROGRAPH for name in positions.micrographs])
+    micrograph = np.where(unknown[positions.micrograph], -1, positions.micrograph)
+    centre_A = positions.xy_px * source.micrograph_pixel_A(rows)[:, None]
+    box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in particles.optics])[particles.optics_index]
+    return SharedDensity(
+        certain, _near(micrograph, centre_A, box_A), _near(micrograph, centre_A, SAME_PARTICLE * box_A)
+    )
+
+
+def tilt_series(particles: ParticleSet) -> Groups | None:
+    """Return (N,) groups of the tilt images of one particle each; None when rows are single particles.
+
+    M, Warp, nextPYP and others write tilt images as rows of a 2D file: rlnGroupName (or rlnGroupNumber beside
+    rlnTiltIndex) is the particle, rlnCtfScalefactor the cosine of the tilt and rlnCtfBfactor -4 times the dose. In a
+    file of single particles a group is a micrograph: scale and B-factor are the same there, or every row has its own.
+    """
+    group = particles.source.tilt_groups(particles.row_id)
+    if group is None:
+        return None
+    b_factor, scale = particles.ctf.b_factor_A2, particles.ctf.scale
+    if not (scale.min() > 0 and scale.max() <= 1.0 + 1e-6):
+        return None
+    member, size = np.unique(group, return_inverse=True, return_counts=True)[1:]
+    several = size[member] > 1
+    if not several.any():
+        return None
+    weight = _numbered_rows(np.stack([np.round(b_factor, 3), np.round(scale, 5)], axis=1))
+    distinct = len(_unique_rows(np.stack([member[several], weight[several]], axis=1)))
+    alone = distinct / int(several.sum())  # 1 when no two rows of a group have the same weights
+    lowest, highest = np.full(len(size), np.inf), np.full(len(size), -np.inf)
+    np.minimum.at(lowest, member, scale)
+    np.maximum.at(highest, member, scale)
+    varied = float(np.mean((highest - lowest > 1e-3)[size > 1]))
+    # The tilts of a series are shared by its particles; 0.4 leaves room for tilts of both signs without doses.
+    shared = len(np.unique(weight)) <= 0.5 * particles.n or len(size) == 1
+    return member.astype(np.int64) if alone > 0.4 and varied > 0.5 and shared else None
+
+
+def refuse_tilt_series(particles: ParticleSet) -> None:
+    """Raise InputError when rows are tilt images of particles, which jobs would take for particles each."""
+    groups = tilt_series(particles)
+    if groups is not None:
+        raise InputError(
+            f"{particles.path}: its {particles.n} rows are tilt images of {int(groups.max()) + 1} particles of a tilt "
+            "series (rlnCtfScalefactor and rlnCtfBfactor differ within an rlnGroupName, as M and Warp write), "
+            "but every row would be taken for a particle of its own: tilt series are not supported; give images of "
+            "single particles, or one tilt of each particle (the untilted one)"
+        )
+
+
+def joined_groups(groups: Iterator[Groups] | list[Groups]) -> Groups:
+    """Return the finest groups (N,) that part no row from others of its group in any of several groupings."""
+    return reduce(_joined, groups)
+
+
+def count_split(groups: Groups, half_set: npt.NDArray[np.int8]) -> tuple[int, int]:
+    """Count the groups of two rows or more, and those of them that have rows in both half-sets."""
+    count = int(groups.max(initial=-1)) + 1
+    size = np.bincount(groups, minlength=count)
+    first = np.bincount(groups[half_set == 1], minlength=count)
+    return int((size > 1).sum()), int(((first > 0) & (first < size)).sum())
+
+
+def _numbered(values: UInt64Array) -> Groups:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _with_singles(number: Groups) -> Groups:
+    """Return group numbers in which every row of -1 is a group of its own."""
+    out = number.copy()
+    alone = np.flatnonzero(number < 0)
+    out[alone] = int(number.max(initial=-1)) + 1 + np.arange(len(alone))
+    return np.unique(out, return_inverse=True)[1].astype(np.int64)
+
+
+def _numbered_rows(values: npt.NDArray[np.float64]) -> Groups:
+    columns: list[Groups] = [np.unique(column, return_inverse=True)[1].astype(np.int64) for column in values.T]
+    pair = columns[0] * (int(columns[1].max()) + 1) + columns[1]
+    number: Groups = np.unique(pair, return_inverse=True)[1].astype(np.int64)
+    return number
+
+
+def _unique_rows(pairs: Groups) -> Groups:
+    return np.unique(pairs[:, 0] * (int(pairs[:, 1].max()) + 1) + pairs[:, 1])
+
+
+def _joined(one: Groups, other: Groups) -> Groups:
+    """Connect the groups of two groupings that have a row in common."""
+    n_one, n_other = int(one.max(initial=-1)) + 1, int(other.max(initial=-1)) + 1
+    if n_other == len(other):
+        return one  # all alone
+    graph = coo_array((np.ones(len(one), np.int8), (one, n_one + other)), shape=(n_one + n_other,) * 2)
+    found: Groups = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found[one]
+
+
+def _near(micrograph: Groups, centre_A: npt.NDArray[np.float64], reach_A: npt.NDArray[np.float64]) -> Groups:
+    """Connect rows of one micrograph whose centres (N, 2) are nearer than ``reach_A`` (N,) along both axes."""
+    n = len(micrograph)
+    label = np.arange(n)
+    somewhere = np.isfinite(centre_A).all(axis=1) & centre_A.any(axis=1)  # 0, 0 means unknown
+    known = np.flatnonzero((micrograph >= 0) & somewhere & (reach_A > 0))
+    order = known[np.argsort(micrograph[known], kind="stable")]
+    for part in _parts(micrograph[order]):
+        rows = order[part]
+        reach = float(reach_A[rows].max())
+        centre = centre_A[rows]
+        # One tree for all micrographs of the part: they are laid out in a row, too far apart to be neighbours.
+        place = np.unique(micrograph[rows], return_inverse=True)[1]
+        extent = float(np.ptp(centre[:, 0])) + 4 * reach
+        tree = cKDTree(centre + np.stack([place * extent, np.zeros(len(rows))], axis=1))
+        pairs = tree.query_pairs(reach * (1 - 1e-6), p=np.inf, output_type="ndarray")
+        if len(pairs):
+            graph = coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(len(rows),) * 2)
+            found = connected_components(graph, directed=False)[1]
+            first = np.full(int(found.max()) + 1, n)
+            np.minimum.at(first, found, rows)
+            label[rows] = first[found]
+    return np.unique(label, return_inverse=True)[1].astype(np.int64)
+
+
+def _parts(micrograph: Groups) -> Iterator[slice]:
+    """Cut sorted micrograph numbers (n,) into pieces of whole micrographs."""
+    begin, n = 0, len(micrograph)
+    while begin < n:
+        last = micrograph[min(begin + ROWS_AT_A_TIME, n) - 1]
+        end = int(np.searchsorted(micrograph, last, side="right"))
+        yield slice(begin, end)
+        begin = end
