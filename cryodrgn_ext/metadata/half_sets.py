@@ -133,11 +133,12 @@ def random_half_sets(groups: Groups, image_hash: UInt64Array, seed: int) -> Half
     total = [0, 0]
     for rows in np.unique(size)[::-1].tolist():  # large ones first, so that small ones even out
         alike = order[size[order] == rows]
-        first = int(total[1] < total[0])
-        half_of[alike] = (np.arange(len(alike)) + first) % 2 + 1
-        more = (len(alike) + 1) // 2
-        total[first] += rows * more
-        total[1 - first] += rows * (len(alike) - more)
+        smaller = int(total[1] < total[0])
+        lacking = min(len(alike), abs(total[0] - total[1]) // rows)
+        half = (np.arange(len(alike)) - lacking + smaller) % 2
+        half[:lacking] = smaller
+        half_of[alike] = half + 1
+        total = [total[i] + rows * int(np.count_nonzero(half == i)) for i in (0, 1)]
     return half_of[groups]
 
 

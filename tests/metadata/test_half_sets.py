@@ -341,7 +341,7 @@ def test_random_split_of_groups_of_any_size(seed: int) -> None:
     half_set = random_half_sets(groups, images, seed)
     for group in range(40):
         assert len(set(half_set[groups == group].tolist())) == 1
-    assert abs(np.count_nonzero(half_set == 1) - np.count_nonzero(half_set == 2)) <= sizes.max()
+    assert abs(np.count_nonzero(half_set == 1) - np.count_nonzero(half_set == 2)) <= 1  # there are groups of one
     order = rng.permutation(len(groups))
     renamed = rng.permutation(40)[groups]
     assert np.array_equal(random_half_sets(renamed[order], images[order], seed), half_set[order])
