@@ -12,8 +12,6 @@ from cryodrgn_ext.workflow.failure import explain
 from relion_wrappers.arguments import template_values
 from relion_wrappers.templates import Queue, job_star, write_template
 
-IN_RELION = [job.name for job in JOBS.values() if job.relion_program]
-
 
 @click.group()
 def relion() -> None:
@@ -21,7 +19,7 @@ def relion() -> None:
 
 
 @relion.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.argument("job", type=click.Choice(IN_RELION))
+@click.argument("job", metavar="JOB")
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="RELION project directory.")
 @click.option("--name", default=None, help="File name of the template [default: cdx_JOB_job.star].")
 @click.option("--queue_script", default=None, help="Submission script of your cluster; the job runs at once without.")
@@ -43,6 +41,9 @@ def template(
     with relion_pipeliner --addJobFromStar FILE, or load it in RELION's window.
     """
     try:
+        if job not in JOBS or not JOBS[job].relion_program:
+            known = ", ".join(one.name for one in JOBS.values() if one.relion_program)
+            raise InputError(f"there is no job '{job}' in RELION: the jobs are {known}.")
         queue = None if queue_script is None else Queue(queue_script, queue_command, queue_name)
         text = job_star(JOBS[job], template_values(ctx.args), queue)
         path = project / (name or f"cdx_{job}_job.star")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.own_tables import NEW_VERSION, OLD_VERSION, own_star_text
 from cryodrgn_ext.workflow.job_result import OutputFile, OutputKind
 
 NODES_NAME = "RELION_OUTPUT_NODES.star"
@@ -38,7 +39,11 @@ NODE_LABELS = {
     OutputKind.HALF_MAP: "DensityMap.mrc.halfmap",
     OutputKind.PDF: "LogFile.pdf.relion",
 }
-NODE_LABELS_5 = {**NODE_LABELS, OutputKind.PARTICLES: "ParticleGroupMetadata.star.relion"}
+NODE_KINDS: dict[RelionVersion, Mapping[OutputKind, int | str]] = {
+    RelionVersion.V3_1: NODE_NUMBERS,
+    RelionVersion.V4_0: NODE_LABELS,
+    RelionVersion.V5: {**NODE_LABELS, OutputKind.PARTICLES: "ParticleGroupMetadata.star.relion"},
+}
 
 
 def running_version(directory: Path) -> RelionVersion:
@@ -84,20 +89,14 @@ def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVer
         Node names declared, relative to the project directory.
     """
     version = running_version(directory) if version is None else version
-    rows = []
-    names = []
+    names, kinds = [], []
     for file in files:
         if not file.path.is_file():
             continue
-        name = os.path.relpath(file.path, Path.cwd()) if file.path.is_absolute() else os.path.normpath(file.path)
-        if version is RelionVersion.V3_1:
-            kind = str(NODE_NUMBERS[file.kind])
-        else:
-            kind = (NODE_LABELS if version is RelionVersion.V4_0 else NODE_LABELS_5)[file.kind]
-        names.append(name)
-        rows.append(f"{name}  {kind}")
-    stamp = "50001" if version is RelionVersion.V5 else "30001"
-    column = "_rlnPipeLineNodeType" if version is RelionVersion.V3_1 else "_rlnPipeLineNodeTypeLabel"
-    text = f"\n# version {stamp}\n\ndata_output_nodes\n\nloop_\n_rlnPipeLineNodeName #1\n{column} #2\n"
-    atomic_write_text(directory / NODES_NAME, text + "\n".join(rows) + "\n\n")
+        names.append(os.path.relpath(file.path) if file.path.is_absolute() else os.path.normpath(file.path))
+        kinds.append(NODE_KINDS[version][file.kind])
+    column = "rlnPipeLineNodeType" if version is RelionVersion.V3_1 else "rlnPipeLineNodeTypeLabel"
+    table = {"output_nodes": {"rlnPipeLineNodeName": names, column: kinds}}
+    stamp = NEW_VERSION if version is RelionVersion.V5 else OLD_VERSION
+    atomic_write_text(directory / NODES_NAME, own_star_text(table, stamp))
     return names

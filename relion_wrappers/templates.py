@@ -12,11 +12,14 @@ from pathlib import Path
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import Job
+from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.settings import SettingField, canonical_name, describe, text_of, unknown_option
 
 PARAMETER_FIELDS = 10
 # Settings that have fields of their own in RELION's External job.
 JOB_FIELDS = {"in_parts": "in_part", "in_3dref": "in_3dref", "in_mask": "in_mask", "j": "nr_threads"}
+# RELION 3.1 knows job types by number, later ones by label.
+JOB = {"rlnJobType": 99, "rlnJobTypeLabel": "relion.external", "rlnJobIsContinue": 0, "rlnJobIsTomo": 0}
 UNSAFE = set(" \t\n'\"*?[]<>|&;$`()\\#")
 
 
@@ -95,8 +98,9 @@ def job_star(job: Job, given: Mapping[str, str], queue: Queue | None = None, exe
     if queue is not None:
         rows |= {"queuename": queue.name, "qsub": queue.command, "qsubscript": queue.script, "min_dedicated": "1"}
     rows["other_args"] = " ".join(f"--{field.name} {values[field.name]}" for field in other)
-    lines = [f"{option:<20} {_quoted(value)}" for option, value in rows.items() if value != ""]
-    return _HEAD + "\n".join(lines) + "\n\n"
+    rows = {option: value for option, value in rows.items() if value != ""}
+    options = {"rlnJobOptionVariable": list(rows), "rlnJobOptionValue": list(rows.values())}
+    return own_star_text({"job": JOB, "joboptions_values": options})
 
 
 def _split_fields(
@@ -125,28 +129,3 @@ def _check_safe(what: str, text: str) -> None:
         raise InputError(
             f"{what} is '{text}', but RELION hands it to the shell without quotes: it must not contain {bad[0]!r}."
         )
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if " " in value else value
-
-
-_HEAD = """
-# version 30001
-
-data_job
-
-_rlnJobType                 99
-_rlnJobTypeLabel            relion.external
-_rlnJobIsContinue           0
-_rlnJobIsTomo               0
-
-
-# version 30001
-
-data_joboptions_values
-
-loop_
-_rlnJobOptionVariable #1
-_rlnJobOptionValue #2
-"""

@@ -243,10 +243,7 @@ def test_planted_violation_is_found(module: str, source: str) -> None:
         ("cryodrgn_ext.reconstruction.half_maps", "from cryodrgn_ext.metadata.particles import ParticleSet"),
         ("cryodrgn_ext.jobs.train", "from cryodrgn_ext import __version__\nfrom cryodrgn_ext.engines import base"),
         ("cryodrgn_ext.cli.main", "import click\nfrom cryodrgn_ext.jobs.train import train"),
-        (
-            "relion_wrappers.entry_point",
-            "from cryodrgn_ext.jobs import train\nfrom relion_wrappers.external import run",
-        ),
+        ("relion_wrappers.nodes", "from cryodrgn_ext.jobs import train\nfrom relion_wrappers.external import run"),
         ("cryodrgn_ext.settings", "import dataclasses\nimport numpy as np\nfrom cryodrgn_ext.errors import InputError"),
         ("cryodrgn_ext", "from __future__ import annotations\n__version__ = '1'"),
     ],

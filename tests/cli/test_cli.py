@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import starfile
 from click.testing import CliRunner
 
 from cryodrgn_ext.cli import main
@@ -138,7 +139,8 @@ def test_template_prints_the_path_of_what_it_wrote(tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0, result.output
     path = Path(result.stdout.strip())
     assert path.parent == tmp_path
-    assert f"fn_exe               {program}" in path.read_text()
+    options = starfile.read(path)["joboptions_values"].set_index("rlnJobOptionVariable")["rlnJobOptionValue"]
+    assert options["fn_exe"] == str(program)
 
 
 SAMPLES = {"int": "64", "float": "100", "bool": "yes", "str": "z1:0:1", "path": "some.file"}
