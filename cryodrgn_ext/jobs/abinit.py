@@ -40,7 +40,7 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_particles import alignment_columns, stale_columns, write_aligned_particles
+from cryodrgn_ext.jobs.abinit_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.given_particles import half_set_notes
@@ -58,7 +58,13 @@ from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
-from cryodrgn_ext.results.returned_particles import latent_star_columns, returned_name, say_conversion, wants_columns
+from cryodrgn_ext.results.returned_particles import (
+    latent_star_columns,
+    returned_name,
+    say_changed_poses,
+    say_conversion,
+    wants_columns,
+)
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
 from cryodrgn_ext.workflow.leftovers import remove_leftovers
@@ -318,11 +324,7 @@ class _AbinitJob:
         if self.settings.zdim > 0 and wants_columns(particles, self.settings.star_columns):
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, None)
         say_conversion(particles, Path(self.returned), self.monitor)
-        dropped = stale_columns(particles)
-        if dropped:
-            self.monitor.message(
-                f"Note: left out, as they speak of other poses or of an earlier job: {', '.join(dropped)}"
-            )
+        say_changed_poses(particles, self.monitor)
         for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
             (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
         write_aligned_particles(self.layout.root / self.returned, particles, poses, columns)

@@ -15,27 +15,14 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_par
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.to_cryosparc import alignment_fields
 from cryodrgn_ext.results.pose_table import PoseTable
-from cryodrgn_ext.results.returned_particles import OUR_COLUMN
+from cryodrgn_ext.results.returned_particles import columns_of_ours
 
 HALF_SET_COLUMN = "rlnRandomSubset"
-#: What an earlier alignment expects of the poses: RELION's local searches would start from these and not from ours.
-PRIOR_COLUMNS = (
-    "rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnOriginXPrior", "rlnOriginYPrior",
-    "rlnOriginXPriorAngst", "rlnOriginYPriorAngst", "rlnOriginZPriorAngst",
-)  # fmt: skip
 
 
 def aligned_particles(particles: ParticleSet, poses: PoseTable) -> ParticleSet:
     """The particles with these poses and half-sets."""
     return replace(particles.with_poses(poses.rotation, poses.shift_A), half_set=poses.half_set)
-
-
-def stale_columns(particles: ParticleSet) -> list[str]:
-    """Columns of a STAR file that speak of other poses or of an earlier job of ours, and are left out."""
-    if particles.source.format == "cs":
-        return []
-    labels = particles.table.columns
-    return [label for label in labels if label in PRIOR_COLUMNS or OUR_COLUMN.fullmatch(label)]
 
 
 def write_aligned_particles(
@@ -64,7 +51,8 @@ def write_aligned_particles(
         write_csg(path.with_suffix(".csg"), path, fields, posed.n)
         return
     halves = {} if particles.source.format == "cs" else {HALF_SET_COLUMN: poses.half_set}
-    write_particles_star(posed, path, extra_columns={**halves, **columns}, dropped_columns=stale_columns(particles))
+    ours = columns_of_ours(particles)
+    write_particles_star(posed, path, extra_columns={**halves, **columns}, dropped_columns=ours)
 
 
 def alignment_columns(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -11,15 +11,15 @@ from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.reference import restore
+from cryodrgn_ext.metadata.reference import Restored, restore
+from cryodrgn_ext.metadata.relion31 import as_relion31
 from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.returned_particles import list_lost, say_dark
+from cryodrgn_ext.results.returned_particles import list_lost, say_changed_poses, say_dark
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 
-_SHOWN_NAMES = 40
 FORMATS = (".star", ".cs", ".csg")
 
 
@@ -52,13 +52,13 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     _protect_inputs(outputs, settings, particles)
     for note in (*particles.notes, *own_half_set_warnings(particles)):
         monitor.message(f"Note: {note}")
-    columns: dict[str, AnyArray] = {}
-    if settings.reference is not None:
-        particles, columns = _restored(settings, particles, monitor)
+    restored = None if settings.reference is None else _restored(settings, particles, monitor)
+    if restored is not None:
+        particles = restored.particles
     if suffix == ".star":
-        _write_star(settings, particles, columns, monitor)
+        _write_star(settings, particles, restored, monitor)
     else:
-        _write_group(outputs, particles, columns, settings, monitor)
+        _write_group(outputs, particles, {} if restored is None else restored.columns, settings, monitor)
     monitor.message(f"Wrote {particles.n} particles: {outputs[0]}")
     return JobResult(settings.o.parent, (ParticleOutput(path=outputs[0], uid=particles.uid),))
 
@@ -73,9 +73,7 @@ def _protect_inputs(outputs: tuple[Path, ...], settings: ConvertSettings, partic
             raise InputError(f"{output} would be overwritten, but is an input: inputs are never overwritten.")
 
 
-def _restored(
-    settings: ConvertSettings, particles: ParticleSet, monitor: Monitor
-) -> tuple[ParticleSet, dict[str, AnyArray]]:
+def _restored(settings: ConvertSettings, particles: ParticleSet, monitor: Monitor) -> Restored:
     reference = read_particles(settings.reference or "", settings.project, require_poses=False)
     wants_star = settings.o.suffix.lower() == ".star"
     if (reference.source.format == "star") != wants_star:
@@ -85,37 +83,52 @@ def _restored(
     monitor.message(f"Matched {particles.n} particles with {reference.path} by {restored.joined_by}.")
     for note in restored.notes:
         monitor.message(f"Warning: {note}.")
+    _report(restored, particles.path, monitor)
+    return restored
+
+
+def _report(restored: Restored, path: Path, monitor: Monitor) -> None:
+    """Say what was taken from the input, and what of it was not."""
     taken = f"but for {', '.join(restored.updated)}, which differ" if restored.updated else "nothing has changed"
-    if restored.kept or restored.not_taken:
-        taken = taken if restored.updated else "nothing else is taken over"
+    if not restored.updated and (restored.kept or restored.not_taken):
+        taken = "nothing is taken over"
     monitor.message(f"All columns are those of the reference ({taken}).")
-    if restored.kept:
-        monitor.message(f"These differ in {particles.path} and stay as the reference has them: {_few(restored.kept)}")
-    if restored.not_taken:
-        monitor.message(f"Only {particles.path} has these, and they are not taken over: {_few(restored.not_taken)}")
-    return restored.particles, restored.columns
+    if restored.particles.poses_changed:
+        say_changed_poses(restored.particles, monitor)
+    for what, names in (
+        ("Left out, as they belong to the old defocus", restored.dropped),
+        ("Kept, although measured with the old values", restored.named),
+        (f"These differ in {path} and stay as the reference has them", restored.kept),
+        (f"Only {path} has these, and they are not taken over", restored.not_taken),
+    ):
+        if names:
+            monitor.message(f"{what}: {', '.join(names)}")
 
 
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:_SHOWN_NAMES]) + (
-        f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
-    )
-
-
-def _write_star(
-    settings: ConvertSettings, particles: ParticleSet, columns: dict[str, AnyArray], monitor: Monitor
-) -> None:
-    if particles.source.format == "star":
-        write_particles_star(particles, settings.o, columns)
+def _write_star(settings: ConvertSettings, particles: ParticleSet, restored: Restored | None, monitor: Monitor) -> None:
+    if restored is not None:
+        write_particles_star(particles, settings.o, restored.columns, dropped_columns=restored.dropped)
         return
-    conversion = star_from_cs(particles, columns, carry=settings.carry)
-    along = [field for field in conversion.foreign if field not in conversion.not_carried]
-    if along:
-        monitor.message(
-            f"RELION has no columns for these fields; they go along in columns cdxCs..., which the way back to a .cs "
-            f"reads: {', '.join(along)}"
-        )
+    if particles.source.format == "star":
+        if particles.version == "3.0":
+            monitor.message(f"{particles.path} is of RELION 3.0 and becomes a file of RELION 3.1.")
+            write_star(settings.o, as_relion31(particles))
+            return
+        write_particles_star(particles, settings.o)
+        return
+    conversion = star_from_cs(particles, carry=settings.carry, flip_y=settings.flip_y)
+    for what, fields in (
+        ("RELION has no columns for these fields", conversion.foreign),
+        ("RELION has columns for these fields, but they are not converted", conversion.unconverted),
+    ):
+        along = [field for field in fields if field not in conversion.not_carried]
+        if along:
+            monitor.message(
+                f"{what}; they go along in columns cdxCs..., which the way back to a .cs reads: {', '.join(along)}"
+            )
     list_lost(conversion.not_carried, "a STAR file", monitor)
+    for note in conversion.notes:
+        monitor.message(f"Note: {note}.")
     say_dark(particles, monitor)
     write_star(settings.o, conversion.star)
 
@@ -131,7 +144,7 @@ def _write_group(
     if particles.source.format == "cs":
         fields = write_particles_cs(particles, path, columns)
     else:
-        conversion = cs_from_star(particles, dark=settings.contrast == "black")
+        conversion = cs_from_star(particles, dark=settings.contrast == "black", flip_y=settings.flip_y)
         list_lost(conversion.not_carried, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")

@@ -95,11 +95,10 @@ def exposure_groups(
 
 def _group(table: CsTable, number: int, row: int, values: list[float]) -> OpticsGroup:
     _, box, pixel_size_A, voltage, cs_mm, contrast, tilt_x, tilt_y, a, b, c, d = values
-    where = table.describe_row(row)
     if (tilt_x or tilt_y) and not max(abs(tilt_x), abs(tilt_y)) < cs_mm * A_PER_MM:
         raise InputError(
-            f"{where}: ctf/tilt_A is ({tilt_x:g}, {tilt_y:g}), which is no beam tilt at a spherical aberration of "
-            f"{cs_mm:g} mm"
+            f"{table.describe_row(row)}: ctf/tilt_A is ({tilt_x:g}, {tilt_y:g}), which is no beam tilt at a spherical "
+            f"aberration of {cs_mm:g} mm"
         )
     matrix: Matrix2 = ((1.0 + a, b), (c, 1.0 + d))
     group = OpticsGroup(
@@ -113,7 +112,7 @@ def _group(table: CsTable, number: int, row: int, values: list[float]) -> Optics
         beam_tilt_mrad=beam_tilt_from_cs((tilt_x, tilt_y), cs_mm),
         mag_matrix=matrix,
     )
-    return check_optics(group, where)
+    return check_optics(group, lambda: table.describe_row(row))
 
 
 def _parts(table: CsTable, field: str, width: int) -> list[npt.NDArray[np.float64]]:

@@ -22,7 +22,7 @@ from cryodrgn_ext.metadata.cs import CsTable, joined, read_cs
 # The version that is written into files; it says which layout they have, not who wrote them.
 LAYOUT_VERSION = "v4.0.0"
 # The slot that decides which particles there are and in which order, best first.
-_LEADING_SLOTS = ("alignments3D", "alignments3D_multi", "alignments2D", "blob")
+_LEADING_SLOTS = ("alignments3D", "alignments3D_multi", "alignments_class_0", "alignments2D", "blob")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,18 @@ Matrix2 = tuple[Pair, Pair]
 _IDENTITY: Matrix2 = ((1.0, 0.0), (0.0, 1.0))
 # In the order in which RELION itself looks for the size of a particle's pixel.
 PIXEL_SIZE_COLUMNS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
+_NUMBERS = (
+    "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImageSize",
+    "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10",
+    "rlnMagMat11", "rlnCtfDataAreCtfPremultiplied", *PIXEL_SIZE_COLUMNS,
+)  # fmt: skip
+_TEXTS = ("rlnOpticsGroupName", "rlnMtfFileName", "rlnOddZernike", "rlnEvenZernike")
+_OF_PARTICLES = {
+    "rlnVoltage": "voltage_kV",
+    "rlnSphericalAberration": "cs_mm",
+    "rlnAmplitudeContrast": "amplitude_contrast",
+}
+_TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 
 
 @dataclass(frozen=True)
@@ -67,25 +80,32 @@ class OpticsGroup:
     made_of: int | None = None
 
 
-def check_optics(group: OpticsGroup, where: str) -> OpticsGroup:
-    """Return ``group`` unless one of its numbers is impossible (InputError, opened by ``where``)."""
+def check_optics(group: OpticsGroup, describe: Callable[[], str]) -> OpticsGroup:
+    """Return ``group`` unless one of its numbers is impossible (InputError, opened by what ``describe`` returns)."""
+    complaint = _fault(group)
+    if complaint is not None:
+        raise InputError(f"{describe()}: {complaint}")
+    return group
+
+
+def _fault(group: OpticsGroup) -> str | None:
     positive = {"pixel size (Å)": group.pixel_size_A, "voltage (kV)": group.voltage_kV}
     for quantity, value in positive.items():
         if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{where}: the {quantity} is {value:g}, but must be a finite number above 0")
+            return f"the {quantity} is {value:g}, but must be a finite number above 0"
     if not (math.isfinite(group.cs_mm) and group.cs_mm >= 0):
-        raise InputError(f"{where}: the spherical aberration is {group.cs_mm:g} mm, but must be finite and at least 0")
+        return f"the spherical aberration is {group.cs_mm:g} mm, but must be finite and at least 0"
     if not 0 <= group.amplitude_contrast <= 1:
-        raise InputError(f"{where}: the amplitude contrast is {group.amplitude_contrast:g}, but must lie in 0..1")
+        return f"the amplitude contrast is {group.amplitude_contrast:g}, but must lie in 0..1"
     (a, b), (c, d) = group.mag_matrix
     others = (*group.beam_tilt_mrad, *group.odd_zernike, *group.even_zernike, a, b, c, d)
     if not all(math.isfinite(value) for value in others):
-        raise InputError(f"{where}: a beam tilt, Zernike coefficient or magnification matrix is not finite")
+        return "a beam tilt, Zernike coefficient or magnification matrix is not finite"
     if abs(a * d - b * c) < 1e-6:
-        raise InputError(f"{where}: the magnification matrix [[{a:g}, {b:g}], [{c:g}, {d:g}]] cannot be inverted")
+        return f"the magnification matrix [[{a:g}, {b:g}], [{c:g}, {d:g}]] cannot be inverted"
     if group.box_size is not None and group.box_size < 2:
-        raise InputError(f"{where}: the image size is {group.box_size}, but must be at least 2 pixels")
-    return group
+        return f"the image size is {group.box_size}, but must be at least 2 pixels"
+    return None
 
 
 def read_optics_table(table: StarTable) -> tuple[OpticsGroup, ...]:
@@ -103,7 +123,14 @@ def read_optics_table(table: StarTable) -> tuple[OpticsGroup, ...]:
     pixel_size_column = next((column for column in PIXEL_SIZE_COLUMNS if column in table), None)
     if pixel_size_column is None:
         raise InputError(f"{table.path}: data_optics has no pixel size (none of _{', _'.join(PIXEL_SIZE_COLUMNS)})")
-    return tuple(_read_group(table, row, pixel_size_column) for row in range(table.n_rows))
+    numbers = table.integers("rlnOpticsGroup")
+    _, first = np.unique(numbers, return_index=True)
+    if len(first) < len(numbers):
+        row = int(np.setdiff1d(np.arange(len(numbers)), first)[0])
+        raise InputError(f"{table.describe_row(row)}: the optics group {numbers[row]} is defined twice")
+    columns = {label: table.floats(label).tolist() for label in _NUMBERS if label in table}
+    text = {label: table.text(label).tolist() for label in _TEXTS if label in table}
+    return tuple(_read_group(table, row, pixel_size_column, columns, text) for row in range(table.n_rows))
 
 
 def _require_for_ctf(table: StarTable, column: str) -> None:
@@ -114,44 +141,44 @@ def _require_for_ctf(table: StarTable, column: str) -> None:
         )
 
 
-def _read_group(table: StarTable, row: int, pixel_size_column: str) -> OpticsGroup:
-    where = table.describe_row(row)
-
+def _read_group(
+    table: StarTable,
+    row: int,
+    pixel_size_column: str,
+    numbers: dict[str, list[float]],
+    text: dict[str, list[str]],
+) -> OpticsGroup:
     def number(column: str, default: float = 0.0) -> float:
-        if column not in table:
-            return default
-        text = table.value(column, row)
-        try:
-            return float(text)
-        except ValueError:
-            raise InputError(f"{where}: _{column} is '{text}', but a number is expected") from None
+        return numbers[column][row] if column in numbers else default
 
     def whole(column: str) -> int:
         value = number(column)
         if not math.isfinite(value) or value != round(value):
-            raise InputError(f"{where}: _{column} is {value:g}, but a whole number is expected")
+            raise InputError(f"{table.describe_row(row)}: _{column} is {value:g}, but a whole number is expected")
         return int(value)
 
+    def vector(column: str) -> tuple[float, ...]:
+        return _vector(text[column][row], column, lambda: table.describe_row(row)) if column in text else ()
+
     group_number = whole("rlnOpticsGroup")
-    if any(other == group_number for other in table.integers("rlnOpticsGroup")[:row]):
-        raise InputError(f"{where}: the optics group {group_number} is defined twice")
     if number("rlnImageDimensionality", 2) == 3:
         raise InputError(
-            f"{where}: the images are three-dimensional (subtomograms), which are not supported; give 2D particles"
+            f"{table.describe_row(row)}: the images are three-dimensional (subtomograms), which are not supported; "
+            "give 2D particles"
         )
-    mtf = table.value("rlnMtfFileName", row) if "rlnMtfFileName" in table else ""
+    mtf = text["rlnMtfFileName"][row] if "rlnMtfFileName" in text else ""
     original = number("rlnMicrographOriginalPixelSize")
     group = OpticsGroup(
-        name=table.value("rlnOpticsGroupName", row) if "rlnOpticsGroupName" in table else f"opticsGroup{group_number}",
+        name=text["rlnOpticsGroupName"][row] if "rlnOpticsGroupName" in text else f"opticsGroup{group_number}",
         number=group_number,
         pixel_size_A=number(pixel_size_column),
-        box_size=whole("rlnImageSize") if "rlnImageSize" in table else None,
+        box_size=whole("rlnImageSize") if "rlnImageSize" in numbers else None,
         voltage_kV=number("rlnVoltage"),
         cs_mm=number("rlnSphericalAberration"),
         amplitude_contrast=number("rlnAmplitudeContrast"),
         beam_tilt_mrad=(number("rlnBeamTiltX"), number("rlnBeamTiltY")),
-        odd_zernike=_vector(table, "rlnOddZernike", row),
-        even_zernike=_vector(table, "rlnEvenZernike", row),
+        odd_zernike=vector("rlnOddZernike"),
+        even_zernike=vector("rlnEvenZernike"),
         mag_matrix=(
             (number("rlnMagMat00", 1.0), number("rlnMagMat01")),
             (number("rlnMagMat10"), number("rlnMagMat11", 1.0)),
@@ -160,23 +187,79 @@ def _read_group(table: StarTable, row: int, pixel_size_column: str) -> OpticsGro
         original_pixel_size_A=original if original > 0 else None,
         ctf_premultiplied=number("rlnCtfDataAreCtfPremultiplied") != 0,
     )
-    return check_optics(group, where)
+    return check_optics(group, lambda: table.describe_row(row))
 
 
-def _vector(table: StarTable, column: str, row: int) -> tuple[float, ...]:
+def _vector(text: str, column: str, describe: Callable[[], str]) -> tuple[float, ...]:
     """Parse RELION's vectors: [a,b,c]."""
-    if column not in table:
-        return ()
-    text = table.value(column, row)
     inner = text.strip().removeprefix("[").removesuffix("]").strip()
     if inner in ("", "None"):
         return ()
     try:
         return tuple(float(part) for part in inner.split(","))
     except ValueError:
+        raise InputError(f"{describe()}: _{column} is '{text}', but numbers in the form [a,b,c] are expected") from None
+
+
+def with_particle_optics(
+    table: StarTable, optics: tuple[OpticsGroup, ...], optics_index: npt.NDArray[np.int32]
+) -> tuple[tuple[OpticsGroup, ...], npt.NDArray[np.int32], tuple[str, ...]]:
+    """Return groups that hold what particles have of their own beside an optics table, and notes.
+
+    RELION takes rlnVoltage, rlnSphericalAberration and rlnAmplitudeContrast from the particle where it has them, and
+    beam tilts from the optics table only; those of particles are taken where the table has none. Groups whose particles
+    differ are split, and keep their number.
+    """
+    own = [label for label in _OF_PARTICLES if label in table]
+    notes = []
+    if all(label in table for label in _TILTS):
+        if any(group.beam_tilt_mrad != (0.0, 0.0) for group in optics):
+            notes.append(
+                f"{table.path}: particles have beam tilts of their own beside those of the optics table, which count"
+            )
+        else:
+            own += _TILTS
+            notes.append(
+                f"{table.path}: the beam tilts of the particles are used, as the optics table has none (RELION 3.1 and "
+                "later ignore them there)"
+            )
+    if not own:
+        return optics, optics_index, tuple(notes)
+    values = [finite_column(table, label) for label in own]
+    code, first = _combinations([optics_index.astype(np.float64), *values])
+    groups = []
+    for row in first.tolist():
+        given = {label: float(one[row]) for label, one in zip(own, values, strict=True)}
+        group = optics[optics_index[row]]
+        tilt = (given.pop("rlnBeamTiltX", group.beam_tilt_mrad[0]), given.pop("rlnBeamTiltY", group.beam_tilt_mrad[1]))
+        changed = {_OF_PARTICLES[label]: value for label, value in given.items()}
+        group = replace(group, beam_tilt_mrad=tilt, **changed)
+        groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
+    used = set(np.unique(optics_index).tolist())
+    unused = [group for index, group in enumerate(optics) if index not in used]
+    return (*groups, *unused), code, tuple(notes)
+
+
+def finite_column(table: StarTable, label: str) -> npt.NDArray[np.float64]:
+    """Return a column (N,) of finite numbers; InputError names the first row that has none."""
+    values = table.floats(label)
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
         raise InputError(
-            f"{table.describe_row(row)}: _{column} is '{text}', but numbers in the form [a,b,c] are expected"
-        ) from None
+            f"{table.describe_row(int(wrong[0]))}: _{label} is {values[wrong[0]]}, but a finite number is expected"
+        )
+    return values
+
+
+def _combinations(columns: list[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]:
+    """Return which combination of values every row has, in order of appearance, and the first row of each."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for one in columns:
+        if np.any(one != one[0]):  # most columns are constant, and np.unique sorts
+            distinct, inverse = np.unique(one, return_inverse=True)
+            _, code = np.unique(code * len(distinct) + inverse, return_inverse=True)
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int32), np.sort(first)
 
 
 def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], npt.NDArray[np.int32]]:
@@ -200,22 +283,10 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
         _require_for_ctf(table, column)
     columns = ["rlnDetectorPixelSize", "rlnMagnification", "rlnVoltage", "rlnSphericalAberration"]
     columns += ["rlnAmplitudeContrast", "rlnBeamTiltX", "rlnBeamTiltY"]
-    values = [table.floats(column) if column in table else np.zeros(table.n_rows) for column in columns]
-    for column, one in zip(columns, values, strict=True):
-        wrong = np.flatnonzero(~np.isfinite(one))
-        if len(wrong):
-            raise InputError(
-                f"{table.describe_row(int(wrong[0]))}: _{column} is {one[wrong[0]]}, but a finite number is expected"
-            )
-    code = np.zeros(table.n_rows, np.int64)
-    for one in values:
-        if np.any(one != one[0]):  # most columns are constant, and np.unique sorts
-            distinct, inverse = np.unique(one, return_inverse=True)
-            _, code = np.unique(code * len(distinct) + inverse, return_inverse=True)
-    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))
+    values = [finite_column(table, column) if column in table else np.zeros(table.n_rows) for column in columns]
+    code, first = _combinations(values)
     groups = []
-    for group_number, row in enumerate(np.sort(first).tolist(), 1):
+    for group_number, row in enumerate(first.tolist(), 1):
         detector_um, magnification, voltage, cs, contrast, tilt_x, tilt_y = (float(one[row]) for one in values)
         group = OpticsGroup(
             name=f"opticsGroup{group_number}",
@@ -227,5 +298,5 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
             amplitude_contrast=contrast,
             beam_tilt_mrad=(tilt_x, tilt_y),
         )
-        groups.append(check_optics(group, table.describe_row(row)))
-    return tuple(groups), rank[inverse].astype(np.int32)
+        groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
+    return tuple(groups), code

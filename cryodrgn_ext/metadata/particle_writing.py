@@ -9,13 +9,14 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.changed_optics import optics_edit, optics_fields, particle_optics_columns
+from cryodrgn_ext.metadata.column_table import columns_of_changed_poses
 from cryodrgn_ext.metadata.cryosparc_particles import particles_from_cs
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star import TableEdit, write_star
 from cryodrgn_ext.metadata.star_table import Values, check_label, format_values
-from cryodrgn_ext.metadata.to_cryosparc import cs_from_star, pose_fields
+from cryodrgn_ext.metadata.to_cryosparc import cs_from_star, neutral_statistics, pose_fields
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 
 
@@ -31,7 +32,8 @@ def write_particles_star(
 
     Every row, column, block and comment is written with the characters that were read. Poses are written only
     after ``with_poses``: rlnAngleRot, Tilt, Psi and the origins in the file's own convention (pixels for
-    RELION 3.0, Å later), with six decimals. Particles of a .cs are written as RELION 3.1 has them
+    RELION 3.0, Å later), with six decimals; other columns that belong to the old poses are renewed or left out
+    (:mod:`cryodrgn_ext.metadata.column_table`). Particles of a .cs are written as RELION 3.1 has them
     (:func:`cryodrgn_ext.metadata.to_relion.star_from_cs`).
 
     Parameters
@@ -64,6 +66,7 @@ def write_particles_star(
     columns: dict[str, list[bytes]] = {}
     if particles.poses_changed and not keep_original_poses:
         columns |= {label: format_values(values, "%.6f", label) for label, values in _pose_columns(particles).items()}
+        dropped_columns = (*dropped_columns, *columns_of_changed_poses(particles.table.columns).dropped)
     if particles.optics_changed:
         columns |= particle_optics_columns(particles)
     for label, values in (extra_columns or {}).items():
@@ -90,7 +93,8 @@ def write_particles_cs(
     """Write these particles as a .cs file, in the order of this set.
 
     Particles of a .cs keep every field, type and value; alignments3D/pose, shift (in pixels of
-    alignments3D/psize_A) and psize_A are written anew only after ``with_poses``. Particles of a STAR file are
+    alignments3D/psize_A) and psize_A are written anew only after ``with_poses``, and what else is known of the old
+    alignment (error, cross_cor, ...) becomes neutral. Particles of a STAR file are
     converted (:func:`cryodrgn_ext.metadata.to_cryosparc.cs_from_star`).
 
     Parameters
@@ -118,7 +122,7 @@ def write_particles_cs(
     if particles.source.format == "star":
         return write_cs(path, cs_from_star(particles).table, None, columns)
     if particles.poses_changed and not keep_original_poses:
-        columns = pose_fields(particles) | columns
+        columns = pose_fields(particles) | neutral_statistics(particles) | columns
     if particles.optics_changed:
         columns = optics_fields(particles) | columns
     return write_cs(path, particles.cs, particles.row_id, columns)
@@ -127,6 +131,9 @@ def write_particles_cs(
 def _pose_columns(particles: ParticleSet) -> dict[str, Float64Array]:
     columns = dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), particles.euler_deg.T, strict=True))
     origin_A = 0.0 - particles.shift_A  # a difference, so that no shift gives 0 and not -0
+    if "rlnHelicalTubeID" in particles.table:
+        priors = {f"{label}Prior": values for label, values in columns.items()}
+        columns |= {label: values for label, values in priors.items() if label in particles.table}
     in_pixels = particles.version == "3.0" and "rlnOriginXAngst" not in particles.table
     if in_pixels:
         origin_px = origin_A / particles.pixel_size_A[:, None]

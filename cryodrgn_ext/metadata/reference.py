@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.metadata.changed_optics import take_optics
+from cryodrgn_ext.metadata.column_table import columns_dropped, columns_named
 from cryodrgn_ext.metadata.cs import AnyArray
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import Rows
@@ -38,6 +39,10 @@ _NEUTRAL = {"rlnCtfBfactor": 0.0, "rlnCtfScalefactor": 1.0, "ctf/bfactor": 0.0, 
 _SLOTS_COMPARED_ELSEWHERE = ("blob/", "location/", "alignments3D/")
 
 
+# What columns may depend on, by how it is called when it was taken over.
+_CHANGES = {"defocus": "CTF", "pixel": "pixel size"}
+
+
 @dataclass(frozen=True)
 class Restored:
     """Particles with the columns of their reference.
@@ -56,6 +61,10 @@ class Restored:
         Columns whose values differ in the input and stay as the reference has them.
     not_taken : tuple of str
         Columns that only the input has.
+    dropped : tuple of str
+        Columns of the reference to leave out, because they belong to the old defocus.
+    named : tuple of str
+        Columns that stay although they were measured with the old pixel size or defocus.
     notes : tuple of str
         What a user should know about the join, one sentence each.
     """
@@ -66,6 +75,8 @@ class Restored:
     updated: tuple[str, ...]
     kept: tuple[str, ...] = ()
     not_taken: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -104,7 +115,20 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     updated += changed_optics
     if chosen.has_poses and not chosen.poses_changed and not np.array_equal(pixel_size_A, chosen.pixel_size_A):
         chosen = chosen.with_poses(chosen.rotation, chosen.shift_A)  # origins may count pixels
-    return Restored(chosen, columns, match.joined_by, tuple(updated), kept, not_taken, match.notes)
+    changes = [change for change, what in _CHANGES.items() if what in updated]
+    labels = chosen.source.column_names() if chosen.source.format == "star" else ()
+    named = dict.fromkeys(label for change in changes for label in columns_named(labels, change))
+    return Restored(
+        particles=chosen,
+        columns=columns,
+        joined_by=match.joined_by,
+        updated=tuple(updated),
+        kept=kept,
+        not_taken=not_taken,
+        dropped=columns_dropped(labels, "defocus") if "defocus" in changes else (),
+        named=tuple(label for label in named if label not in columns),
+        notes=match.notes,
+    )
 
 
 def _poses_differ(particles: ParticleSet, chosen: ParticleSet) -> bool:

@@ -19,13 +19,19 @@ from cryodrgn_ext.metadata.image_names import (
     unique_ids,
 )
 from cryodrgn_ext.metadata.mrc import read_stack_header
-from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table
+from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table, with_particle_optics
 from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN, RelionSource
 from cryodrgn_ext.metadata.star import StarFile, read_star
 from cryodrgn_ext.metadata.star_table import StarTable
 
+_SUBTOMOGRAM_COLUMNS = (
+    "rlnTomoParticleName", "rlnTomoParticleId", "rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt",
+    "rlnTomoSubtomogramPsi", "rlnTomoVisibleFrames", "rlnCenteredCoordinateXAngst",
+)  # fmt: skip
+_TILT_SERIES_COLUMNS = ("rlnTomoName", "rlnTomoTiltSeriesStarFile", "rlnTomoProjX", "rlnTomoNominalStageTiltAngle")
+_STACKS_OF_TILTS = ("_stack2d.mrcs", "_stack2d.mrc")
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -39,9 +45,10 @@ def read_relion_particles(
     references = parse_image_names(table)
     project = find_project_directory(star.path, stack_file(references.stack_names[0]), project_dir)
     stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in references.stack_names)
+    notes: tuple[str, ...] = ()
     if "optics" in star.blocks:
         optics = read_optics_table(star.blocks["optics"])
-        optics_index = _optics_index(table, optics)
+        optics, optics_index, notes = with_particle_optics(table, optics, _optics_index(table, optics))
     else:
         optics, optics_index = optics_from_particles(table)
     image_hash = image_hashes(references)
@@ -53,7 +60,7 @@ def read_relion_particles(
     uid, own_uids = _uids(table, image_hash)
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     return ParticleSet(
-        source=RelionSource(star, table.name, own_uids),
+        source=RelionSource(star, table.name, own_uids, notes),
         project_dir=project,
         stack_names=references.stack_names,
         stack_paths=stack_paths,
@@ -73,13 +80,34 @@ def read_relion_particles(
 
 
 def _refuse_tomography(star: StarFile) -> None:
-    tomography = f"{star.path}: holds tomography particles (RELION 5 subtomograms), which are not supported; "
-    general = star.blocks.get("general")
-    if general is not None and "rlnTomoSubTomosAre2DStacks" in general:
-        raise InputError(tomography + "give a file of single-particle images")
+    """Name files of tomography before anything else is found wrong with them: RELION 3 to 5, M, Warp, Dynamo."""
+    what = _tomography(star)
+    if what is not None:
+        raise InputError(
+            f"{star.path}: {what}, which is not supported; give a file of single-particle images (index@stack)"
+        )
+
+
+def _tomography(star: StarFile) -> str | None:
+    """Say what of tomography a file is; None when it is none."""
     for table in star.blocks.values():
-        if table.name == "particles" and "rlnTomoParticleName" in table:
-            raise InputError(tomography + "give a file of single-particle images")
+        if "rlnTomoTomogramsFile" in table or "rlnTomoParticlesFile" in table:
+            return "is an optimisation set of tomograms (RELION 4 and 5)"
+        if "rlnTomoSubTomosAre2DStacks" in table or any(label in table for label in _SUBTOMOGRAM_COLUMNS):
+            return "holds tomography particles (subtomograms of RELION 4 and 5)"
+        if "rlnImageName" not in table and any(label in table for label in _TILT_SERIES_COLUMNS):
+            return "describes tilt series or tomograms"
+        if "rlnImageDimensionality" in table and "3" in table.text("rlnImageDimensionality").tolist():
+            return "holds subtomograms: three-dimensional images (rlnImageDimensionality 3)"
+        if any(label.startswith("wrp") for label in table.columns) and "rlnImageName" not in table:
+            return "is a file of Warp or M itself (a data source or a particle species)"
+        if "rlnImageName" not in table or table.n_rows == 0 or "@" in table.value("rlnImageName"):
+            continue
+        if table.value("rlnImageName").endswith(_STACKS_OF_TILTS):
+            return "holds tomography particles, each a stack of tilt images of its own"
+        if any(label in table for label in ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst", "rlnCtfImage")):
+            return "holds subtomograms: images without a number (index@stack) that have a third dimension"
+    return None
 
 
 def _particles_table(star: StarFile) -> StarTable:

@@ -12,24 +12,22 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
+from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field, relion_column
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
+from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN
+from cryodrgn_ext.metadata.star_table import StarTable
 
-_CARRIED = frozenset({
-    "rlnImageName", "rlnOpticsGroup", "rlnOpticsGroupName",
-    "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor",
-    "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY",
-    "rlnClassNumber", "rlnRandomSubset", UID_COLUMN,
-    "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnImagePixelSize", "rlnImageSize",
-    "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10",
-    "rlnMagMat11", "rlnMagnification", "rlnDetectorPixelSize",
+# What a conversion of filaments from a .cs writes; the fields themselves go along.
+_MADE_OF_FILAMENTS = frozenset({
+    "rlnHelicalTubeID", "rlnHelicalTrackLengthAngst", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnAnglePsiFlipRatio",
 })  # fmt: skip
 # Statistics of an alignment that CryoSPARC did not make: the neutral values.
 _STATISTICS = {
@@ -43,6 +41,9 @@ _NEUTRAL = frozenset({
 })  # fmt: skip
 # Rotations that agree so well are the same: six decimals of a degree in the STAR file, float32 in the .cs.
 _SAME_ROTATION = 1e-6
+_SAME_SHIFT_A = 1e-4
+# Fractions of a micrograph that agree so well are the same: six decimals of a pixel.
+_SAME_FRACTION = 1e-6
 _LOCATION = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
 
 
@@ -64,7 +65,7 @@ class CsConversion:
     notes: tuple[str, ...]
 
 
-def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
+def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = True) -> CsConversion:
     """Convert particles of a STAR file, with the poses that the set has now.
 
     Parameters
@@ -73,6 +74,8 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
         From a STAR file.
     dark : bool
         Whether the particles are dark on light (blob/sign -1); RELION's are light on dark.
+    flip_y : bool
+        Count y from the other edge of the micrograph, as the two programs do unless something turned it already.
 
     Returns
     -------
@@ -91,7 +94,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     carried = fields_of_columns(particles.table, particles.row_id)
     exposure = _exposure_ids(particles, carried.get("ctf/exp_group_id"))
     columns |= _ctf(particles, exposure)
-    location = _location(particles, exposure, carried.get("location/micrograph_shape"))
+    location = _location(particles, exposure, carried, flip_y)
     columns |= location
     if particles.has_poses:
         columns |= _pose_fields(particles, carried.get(f"{ALIGNMENTS}/psize_A"), carried.get(f"{ALIGNMENTS}/pose"))
@@ -104,19 +107,43 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False) -> CsConversion:
     elif particles.half_set.any():
         notes.append("half-sets are not carried, because without orientations there is no alignments3D/split")
     present = [label for label in _LOCATION if label in particles.table]
-    if present and not location:
+    if present and not location and "location/center_x_frac" not in carried:
         notes.append(
             "positions on micrographs are not carried: CryoSPARC wants them as fractions of the micrograph, and "
             "its size is not known (the micrographs are not found from the project directory, or have no name)"
         )
-    columns |= {field: values for field, values in carried.items() if field not in columns or field in _NEUTRAL}
+    if location and "location/micrograph_uid" not in carried:
+        notes.append(
+            "location/micrograph_uid is invented (made from the micrograph's name): CryoSPARC does not know the "
+            "particles' micrographs by it"
+        )
+    columns |= _carried_fields(particles, carried, columns)
     if "blob/sign" not in carried:
         notes.append(
             "blob/sign is -1: the particles are taken to be dark on light"
             if dark
             else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
         )
-    return CsConversion(CsTable(particles.path, columns), _not_carried(particles, bool(location)), tuple(notes))
+    return CsConversion(CsTable(particles.path, columns), _not_carried(particles, columns), tuple(notes))
+
+
+def _carried_fields(
+    particles: ParticleSet, carried: dict[str, AnyArray], columns: dict[str, AnyArray]
+) -> dict[str, AnyArray]:
+    """Return the carried fields that go before what was converted: those that a STAR file does not tell.
+
+    What describes an alignment goes with its pose only: rows that were aligned anew keep the neutral values.
+    """
+    taken = {field: values for field, values in carried.items() if field not in columns or field in _NEUTRAL}
+    old_pose = carried.get(f"{ALIGNMENTS}/pose")
+    if not particles.has_poses or old_pose is None:
+        return taken
+    same = _same_rotation(old_pose, particles)
+    for name in _STATISTICS:
+        field = f"{ALIGNMENTS}/{name}"
+        if field in taken and _belongs_to_pose(name) and not same.all():
+            taken[field] = np.where(same, taken[field], columns[field]).astype(taken[field].dtype)
+    return taken
 
 
 def fields_of_particles(particles: ParticleSet) -> dict[str, AnyArray]:
@@ -132,6 +159,26 @@ def pose_fields(particles: ParticleSet) -> dict[str, AnyArray]:
     table, rows = particles.cs, particles.row_id
     old = table.columns.get(f"{ALIGNMENTS}/pose")
     return _pose_fields(particles, shift_pixel_A(table)[rows], None if old is None else old[rows])
+
+
+def neutral_statistics(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return the fields (N,) of a .cs that describe an alignment, neutral in rows that were aligned anew."""
+    fields = {}
+    old_pose, old_shift = (particles.cs.columns.get(f"{ALIGNMENTS}/{name}") for name in ("pose", "shift"))
+    same = np.zeros(particles.n, bool)
+    if old_pose is not None and old_shift is not None:
+        rows = particles.row_id
+        apart_A = old_shift[rows] * shift_pixel_A(particles.cs)[rows, None] + particles.shift_A
+        same = _same_rotation(old_pose[rows], particles) & (np.abs(apart_A).max(axis=1) < _SAME_SHIFT_A)
+    for name, value in _STATISTICS.items():
+        old = particles.cs.columns.get(f"{ALIGNMENTS}/{name}")
+        if old is not None and old.ndim == 1 and _belongs_to_pose(name):
+            fields[f"{ALIGNMENTS}/{name}"] = np.where(same, old[particles.row_id], value).astype(old.dtype)
+    return fields
+
+
+def _belongs_to_pose(name: str) -> bool:
+    return cryosparc_field(f"{ALIGNMENTS}/{name}").pose is Treatment.RENEWED
 
 
 def alignment_fields(particles: ParticleSet) -> dict[str, AnyArray]:
@@ -156,13 +203,17 @@ def _pose_fields(particles: ParticleSet, pixel_A: AnyArray | None, old_pose: Any
     pixel_A = particles.pixel_size_A if pixel_A is None else pixel_A.astype(np.float64)
     pose = pose_from_rotation(particles.rotation).astype(np.float32)
     if old_pose is not None and old_pose.shape == pose.shape:
-        deviation = np.abs(rotation_from_pose(old_pose) - particles.rotation).max(axis=(1, 2))
-        pose = np.where(deviation[:, None] < _SAME_ROTATION, old_pose, pose).astype(np.float32)
+        pose = np.where(_same_rotation(old_pose, particles)[:, None], old_pose, pose).astype(np.float32)
     return {
         f"{ALIGNMENTS}/pose": pose,
         f"{ALIGNMENTS}/shift": (0.0 - particles.shift_A / pixel_A[:, None]).astype(np.float32),
         f"{ALIGNMENTS}/psize_A": pixel_A.astype(np.float32),
     }
+
+
+def _same_rotation(pose: AnyArray, particles: ParticleSet) -> AnyArray:
+    """Return (N,) whether rotation vectors (N, 3) are the rotations of the set."""
+    return np.asarray(np.abs(rotation_from_pose(pose) - particles.rotation).max(axis=(1, 2)) < _SAME_ROTATION)
 
 
 def _blob(particles: ParticleSet, dark: bool) -> dict[str, AnyArray]:
@@ -192,7 +243,9 @@ def _exposure_ids(particles: ParticleSet, known: AnyArray | None) -> AnyArray:
         _, first, inverse = np.unique(particles.optics_index, return_index=True, return_inverse=True)
         if np.array_equal(known[first][inverse], known):
             return known.astype(np.uint32)
-    return np.array([max(group.number - 1, 0) for group in particles.optics], np.uint32)[particles.optics_index]
+    # RELION counts groups from 1; files of other programs may count from 0, or have negative numbers.
+    number = np.array([group.number for group in particles.optics], np.int64)
+    return (number - min(1, int(number.min()))).astype(np.uint32)[particles.optics_index]
 
 
 def _ctf(particles: ParticleSet, exposure: AnyArray) -> dict[str, AnyArray]:
@@ -229,25 +282,34 @@ def _classes(particles: ParticleSet) -> AnyArray:
     return np.zeros(particles.n, np.int64) if classes is None else classes[particles.row_id]
 
 
-def _location(particles: ParticleSet, exposure: AnyArray, known_shape: AnyArray | None) -> dict[str, AnyArray]:
-    """Return location/* when the micrographs' shape (N, 2) is known, or all have readable headers; else nothing."""
+def _location(
+    particles: ParticleSet, exposure: AnyArray, carried: dict[str, AnyArray], flip_y: bool
+) -> dict[str, AnyArray]:
+    """Return location/* when the micrographs' shape (N, 2) was carried, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
     if any(label not in table for label in _LOCATION):
         return {}
     distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
-    shape = known_shape if known_shape is not None else _micrograph_shapes(particles, distinct.tolist(), code)
+    shape = carried.get("location/micrograph_shape")
+    if shape is None or np.any(shape == 0):
+        shape = _micrograph_shapes(particles, distinct.tolist(), code)
     if shape is None or np.any(shape == 0):
         return {}
     uid = np.array([int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
                     for name in distinct.tolist()], np.uint64)  # fmt: skip
-    x, y = table.floats("rlnCoordinateX")[rows], table.floats("rlnCoordinateY")[rows]
+    fractions = {"center_x_frac": table.floats("rlnCoordinateX")[rows] / shape[:, 1],
+                 "center_y_frac": table.floats("rlnCoordinateY")[rows] / shape[:, 0]}  # fmt: skip
+    if flip_y:
+        fractions["center_y_frac"] = 1.0 - fractions["center_y_frac"]
+    for name, fraction in fractions.items():
+        old = carried.get(f"location/{name}", fraction)
+        fractions[name] = np.where(np.abs(old - fraction) < _SAME_FRACTION, old, fraction)
     return {
         "location/micrograph_uid": uid[code],
         "location/exp_group_id": exposure,
         "location/micrograph_path": as_column(distinct)[code],
         "location/micrograph_shape": shape.astype(np.uint32),
-        "location/center_x_frac": (x / shape[:, 1]).astype(np.float32),
-        "location/center_y_frac": (1.0 - y / shape[:, 0]).astype(np.float32),
+        **{f"location/{name}": fraction.astype(np.float32) for name, fraction in fractions.items()},
     }
 
 
@@ -263,11 +325,38 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
     return np.array(sizes)[code]
 
 
-def _not_carried(particles: ParticleSet, has_location: bool) -> tuple[str, ...]:
-    carried = set(_CARRIED) | (set(_LOCATION) if has_location else set())
-    if not particles.has_poses:
-        carried -= {"rlnClassNumber", "rlnRandomSubset", "rlnOriginX", "rlnOriginY", "rlnOriginXAngst",
-                    "rlnOriginYAngst", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"}  # fmt: skip
-    lost = [label for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)
-            for label in table.columns if label not in carried and not label.startswith(PREFIX)]  # fmt: skip
+def _not_carried(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple[str, ...]:
+    """Return the columns of the STAR file whose content is in none of the fields ``columns``."""
+    lost = []
+    tables = {name: table for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)}
+    for name, table in tables.items():
+        pixel_size = next((label for label in PIXEL_SIZE_COLUMNS if label in table), None)
+        for label in table.columns:
+            if label.startswith(PREFIX) or label in (UID_COLUMN, pixel_size):
+                continue
+            targets = {field.strip() for field in relion_column(label).field.split(",")}
+            if targets & columns.keys() and not (name != "optics" and _overruled(label, particles)):
+                continue
+            if label in _MADE_OF_FILAMENTS and "filament/filament_uid" in columns:
+                continue
+            if not _is_default(label, table):
+                lost.append(label)
     return tuple(dict.fromkeys(lost))
+
+
+def _overruled(label: str, particles: ParticleSet) -> bool:
+    """Whether a column of the particles stands beside one of the optics table that goes before it, as in RELION."""
+    optics = particles.star.blocks.get("optics")
+    return label.startswith(("rlnBeamTilt", "rlnMagMat")) and optics is not None and label in optics
+
+
+def _is_default(label: str, table: StarTable) -> bool:
+    """Whether a column says no more than a file without it."""
+    if label == "rlnOpticsGroupName":
+        numbers = table.integers("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in table else []
+        return [f"opticsGroup{number}" for number in numbers] == list(table.text(label))
+    if label in ("rlnOddZernike", "rlnEvenZernike"):
+        return all(not text.strip(b"[]0.,e+-") for text in np.unique(table.raw(label)).tolist())
+    if label == "rlnCtfDataAreCtfPremultiplied":
+        return bool(np.all(table.floats(label) == 0))
+    return False

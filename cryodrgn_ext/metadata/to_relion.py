@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.carried_fields import columns_of_fields
-from cryodrgn_ext.metadata.cryosparc_alignments import class_index
+from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field
+from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, class_index
 from cryodrgn_ext.metadata.cryosparc_particles import UNCONVERTED_ABERRATIONS
 from cryodrgn_ext.metadata.cs import CsTable
-from cryodrgn_ext.metadata.optics import OpticsGroup
+from cryodrgn_ext.metadata.filaments import filament_columns
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.relion31 import optics_table
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN
 from cryodrgn_ext.metadata.star import StarFile, new_star, new_table
-from cryodrgn_ext.metadata.star_table import StarTable, Values
+from cryodrgn_ext.metadata.star_table import Values
 
-_IDENTITY = ((1.0, 0.0), (0.0, 1.0))
-# Fields whose content stands in the STAR file; the aberrations without counterpart are carried when they are 0.
-_CARRIED = frozenset({
-    "uid", "blob/path", "blob/idx", "blob/shape", "blob/psize_A",
-    "ctf/exp_group_id", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad",
-    "ctf/phase_shift_rad", "ctf/scale", "ctf/bfactor", "ctf/tilt_A", "ctf/anisomag",
-    "location/micrograph_path", "location/center_x_frac", "location/center_y_frac", "location/micrograph_shape",
-    "location/exp_group_id",
-    "alignments3D/split", "alignments3D/shift", "alignments3D/pose", "alignments3D/psize_A", "alignments3D/class",
+# They go along although RELION's columns say the same, so that the way back finds the size of the micrograph and every
+# digit of the position, the pixel of the shift, which of the many vectors of one rotation CryoSPARC had (its poses may
+# be longer than pi), the number of the exposure group (RELION numbers groups anew), and filaments as they were.
+_COMPANIONS = (
+    "location/micrograph_shape", "location/center_x_frac", "location/center_y_frac", "location/exp_group_id",
+    "alignments3D/pose", "alignments3D/psize_A", "ctf/exp_group_id", "alignments2D/shift", "alignments2D/psize_A",
+    "filament/filament_uid", "filament/position_A", "filament/filament_pose",
+)  # fmt: skip
+
+# Columns of the optics table, which is always written.
+_IN_OPTICS = frozenset({
+    "rlnImagePixelSize", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnBeamTiltX",
+    "rlnMagMat00 to rlnMagMat11",
 })  # fmt: skip
-# They go along although RELION's columns say the same, so that the way back finds the size of the micrograph, the pixel
-# of the shift, which of the many vectors of one rotation CryoSPARC had (its poses may be longer than pi), and the
-# number of the exposure group (RELION numbers groups anew).
-_COMPANIONS = ("location/micrograph_shape", "alignments3D/pose", "alignments3D/psize_A", "ctf/exp_group_id")
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,27 @@ class StarConversion:
     star : StarFile
     foreign : tuple of str
         Fields of the .cs for which RELION has no column.
+    unconverted : tuple of str
+        Fields for which RELION has a column, but that are not converted.
     not_carried : tuple of str
-        Those of them whose values the STAR file does not hold in columns of ours either.
+        Those of both whose values the STAR file does not hold in columns of ours either.
+    notes : tuple of str
+        What had to be assumed, one sentence each.
     """
 
     star: StarFile
     foreign: tuple[str, ...]
+    unconverted: tuple[str, ...]
     not_carried: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def star_from_cs(
-    particles: ParticleSet, extra_columns: Mapping[str, Values] | None = None, *, carry: bool = True
+    particles: ParticleSet,
+    extra_columns: Mapping[str, Values] | None = None,
+    *,
+    carry: bool = True,
+    flip_y: bool = True,
 ) -> StarConversion:
     """Convert particles of a .cs, with the poses that the set has now.
 
@@ -68,7 +79,9 @@ def star_from_cs(
     extra_columns : mapping of str to (N,) values, optional
         To append or replace.
     carry : bool
-        Put fields that RELION has no column for into columns of ours (:mod:`cryodrgn_ext.metadata.carried_fields`).
+        Put what is not converted into columns of ours (:mod:`cryodrgn_ext.metadata.carried_fields`).
+    flip_y : bool
+        Count y from the other edge of the micrograph, as the two programs do unless something turned it already.
 
     Returns
     -------
@@ -80,30 +93,37 @@ def star_from_cs(
         When the image size of a group is known from neither the metadata nor its stack.
     """
     table = particles.cs
-    columns = columns_of_particles(particles)
+    filaments = filament_columns(particles.source, particles.row_id)
+    columns = columns_of_particles(particles, flip_y=flip_y) | filaments.columns
     numbers = np.array([group.number for group in particles.optics])
     columns["rlnOpticsGroup"] = numbers[particles.optics_index]
     columns[UID_COLUMN] = particles.uid
-    foreign = _foreign_fields(table, particles)
-    lost = foreign
+    left = _unconverted_fields(table, particles, set(columns))
+    lost = left
     if carry:
         companions = [field for field in _COMPANIONS if field in table and table.columns[field].ndim <= 2]
-        carried, lost = columns_of_fields(table, [*foreign, *companions], particles.row_id)
-        lost = tuple(field for field in lost if field not in companions)
+        carried, lost = columns_of_fields(table, dict.fromkeys([*left, *companions]), particles.row_id)
+        lost = tuple(field for field in lost if field in left)
         columns |= carried
     columns |= dict(extra_columns or {})
     for label, values in columns.items():
         if len(values) != particles.n:
             raise InputError(f"the column {label} has {len(values)} values for {particles.n} particles")
-    star = new_star([_optics_table(particles), new_table("particles", columns)])
-    return StarConversion(star, foreign, lost)
+    star = new_star([optics_table(particles), new_table("particles", columns)])
+    return StarConversion(
+        star,
+        foreign=tuple(field for field in left if not cryosparc_field(field).counterpart),
+        unconverted=tuple(field for field in left if cryosparc_field(field).counterpart),
+        not_carried=lost,
+        notes=(*_position_notes(table), *filaments.notes),
+    )
 
 
-def columns_of_particles(particles: ParticleSet) -> dict[str, Values]:
-    """Return RELION's columns (N,) of particles of a .cs, but for their optics groups."""
+def columns_of_particles(particles: ParticleSet, *, flip_y: bool = True) -> dict[str, Values]:
+    """Return RELION's columns (N,) of particles of a .cs, but for their optics groups and filaments."""
     table = particles.cs
     columns: dict[str, Values] = {"rlnImageName": _image_names(particles)}
-    columns |= _micrographs(particles, table)
+    columns |= _micrographs(particles, table, flip_y)
     ctf = particles.ctf
     columns |= {
         "rlnDefocusU": ctf.defocus_u_A,
@@ -117,6 +137,10 @@ def columns_of_particles(particles: ParticleSet) -> dict[str, Values]:
         origin_A = 0.0 - particles.shift_A
         columns |= dict(zip(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), particles.euler_deg.T, strict=True))
         columns |= {"rlnOriginXAngst": origin_A[:, 0], "rlnOriginYAngst": origin_A[:, 1]}
+    else:
+        _, shift_A = particles.source.origins(particles.shift_A, particles.row_id, False)
+        if np.any(shift_A != 0):  # of a 2D classification
+            columns |= {f"rlnOrigin{axis}Angst": 0.0 - shift_A[:, i] for i, axis in enumerate("XY")}
     classes = class_index(table)
     if classes is not None:
         columns["rlnClassNumber"] = classes[particles.row_id] + 1
@@ -132,7 +156,7 @@ def _image_names(particles: ParticleSet) -> list[str]:
     return [f"{index:06d}@{names[stack]}" for index, stack in pairs]
 
 
-def _micrographs(particles: ParticleSet, table: CsTable) -> dict[str, Values]:
+def _micrographs(particles: ParticleSet, table: CsTable, flip_y: bool) -> dict[str, Values]:
     columns: dict[str, Values] = {}
     rows = particles.row_id
     if "location/micrograph_path" in table:
@@ -140,62 +164,45 @@ def _micrographs(particles: ParticleSet, table: CsTable) -> dict[str, Values]:
         columns["rlnMicrographName"] = np.array([text.removeprefix(">") for text in texts])[code[rows]]
     if has_coordinates(table):
         shape = table.integers("location/micrograph_shape")[rows]
+        y = table.floats("location/center_y_frac")[rows]
         columns["rlnCoordinateX"] = table.floats("location/center_x_frac")[rows] * shape[:, 1]
-        columns["rlnCoordinateY"] = (1.0 - table.floats("location/center_y_frac")[rows]) * shape[:, 0]
+        columns["rlnCoordinateY"] = (1.0 - y if flip_y else y) * shape[:, 0]
     return columns
 
 
 def has_coordinates(table: CsTable) -> bool:
-    """Whether a .cs tells where on the micrographs the particles are."""
-    return all(f"location/{name}" in table for name in ("micrograph_shape", "center_x_frac", "center_y_frac"))
+    """Whether a .cs tells where on the micrographs the particles are: fractions, and sizes to multiply with."""
+    if any(f"location/{name}" not in table for name in ("micrograph_shape", "center_x_frac", "center_y_frac")):
+        return False
+    return bool(np.all(table.integers("location/micrograph_shape") > 0))
 
 
-def _optics_table(particles: ParticleSet) -> StarTable:
-    used = sorted(set(particles.optics_index.tolist()))
-    groups = [particles.optics[index] for index in used]
-    sizes = [group.box_size for group in groups]
-    if None in sizes:
-        raise InputError(
-            f"{particles.path}: the image size of {groups[sizes.index(None)].name} is unknown (no blob/shape, and its "
-            f"stack is not found from {particles.project_dir}): give the project directory"
-        )
-
-    def column(name: str) -> list[Any]:
-        return [getattr(group, name) for group in groups]
-
-    columns: dict[str, Values] = {
-        "rlnOpticsGroupName": column("name"),
-        "rlnOpticsGroup": column("number"),
-        "rlnVoltage": np.array(column("voltage_kV"), float),
-        "rlnSphericalAberration": np.array(column("cs_mm"), float),
-        "rlnAmplitudeContrast": np.array(column("amplitude_contrast"), float),
-        "rlnImagePixelSize": np.array(column("pixel_size_A"), float),
-        "rlnImageSize": sizes,
-        "rlnImageDimensionality": [2] * len(groups),
-    }
-    columns |= _aberrations(groups)
-    return new_table("optics", columns)
+def _position_notes(table: CsTable) -> list[str]:
+    if "location/micrograph_shape" not in table or has_coordinates(table):
+        return []
+    unknown = int(np.count_nonzero((table.integers("location/micrograph_shape") == 0).any(axis=1)))
+    if not unknown:
+        return []
+    return [
+        f"the size of the micrograph (location/micrograph_shape) is 0 in {unknown} of {table.n_rows} rows, so there "
+        "are no rlnCoordinateX, rlnCoordinateY; the fractions go along for the way back"
+    ]
 
 
-def _aberrations(groups: list[OpticsGroup]) -> dict[str, Values]:
-    columns: dict[str, Values] = {}
-    if any(group.beam_tilt_mrad != (0.0, 0.0) for group in groups):
-        columns |= {f"rlnBeamTilt{axis}": np.array([one.beam_tilt_mrad[i] for one in groups])
-                    for i, axis in enumerate("XY")}  # fmt: skip
-    if any(group.mag_matrix != _IDENTITY for group in groups):
-        columns |= {f"rlnMagMat{i}{j}": np.array([one.mag_matrix[i][j] for one in groups])
-                    for i in (0, 1) for j in (0, 1)}  # fmt: skip
-    return columns
-
-
-def _foreign_fields(table: CsTable, particles: ParticleSet) -> tuple[str, ...]:
-    carried = set(_CARRIED)
-    if not has_coordinates(table):
-        carried -= {"location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"}
-    if not particles.has_poses:
-        carried -= {"alignments3D/split", "alignments3D/shift", "alignments3D/psize_A", "alignments3D/class"}
-    if class_index(table) is not None and "alignments2D/class" in table and "alignments3D/class" not in table:
-        carried.add("alignments2D/class")
-    # What is 0 stays unsaid: RELION's default is the same.
-    carried |= {one for one in UNCONVERTED_ABERRATIONS if one in table and not np.any(table.columns[one])}
-    return tuple(field for field in table.columns if field not in carried)
+def _unconverted_fields(table: CsTable, particles: ParticleSet, columns: set[str]) -> tuple[str, ...]:
+    """Return the fields whose content is not all in RELION's ``columns``."""
+    left = []
+    for field in table.columns:
+        entry = cryosparc_field(field)
+        if particles.poses_changed and entry.pose is Treatment.RENEWED:
+            continue  # they describe an alignment that is not theirs any more
+        if field in UNCONVERTED_ABERRATIONS and not np.any(table.columns[field]):
+            continue  # what is 0 stays unsaid: RELION's default is the same
+        slot = field.split("/")[0]
+        whole = not slot.startswith(("alignments3D_multi", "alignments_class_"))  # of these one class is taken
+        if slot == ALIGNMENTS_2D and particles.has_poses:
+            whole = whole and field == f"{ALIGNMENTS_2D}/class" and f"{ALIGNMENTS}/class" not in table
+        targets = {label.strip() for label in entry.column.replace("rlnImageSize", "rlnImageName").split(",")}
+        if not whole or not entry.column or not targets & (columns | _IN_OPTICS):
+            left.append(field)
+    return tuple(left)

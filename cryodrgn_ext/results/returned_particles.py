@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.column_table import columns_of_changed_poses
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
@@ -21,6 +22,28 @@ STATE_COLUMN = "cdxState"
 LATENT_COLUMN = "cdxLatent"
 VOLUME_COLUMN = "cdxVolumePc"
 OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|({LATENT_COLUMN}|{VOLUME_COLUMN})[0-9]+")
+
+
+def columns_of_ours(particles: ParticleSet) -> list[str]:
+    """Return the columns of a STAR file that an earlier job of ours wrote; none of a .cs."""
+    if particles.source.format == "cs":
+        return []
+    return [label for label in particles.table.columns if OUR_COLUMN.fullmatch(label)]
+
+
+def say_changed_poses(particles: ParticleSet, monitor: Monitor) -> None:
+    """Say which columns of particles belong to their old poses, and what becomes of them beside new ones."""
+    if particles.source.format == "cs":
+        return
+    changed = columns_of_changed_poses(particles.table.columns)
+    priors = [label for label in changed.renewed if label.endswith("Prior")]
+    left_out = [*changed.dropped, *columns_of_ours(particles)]
+    if left_out:
+        monitor.message(f"Note: left out, as they speak of other poses or of an earlier job: {', '.join(left_out)}")
+    if priors:
+        monitor.message(f"Note: the priors of filaments are the new poses: {', '.join(priors)}")
+    if changed.named:
+        monitor.message(f"Note: kept, although measured with the old poses: {', '.join(changed.named)}")
 
 
 def wants_columns(particles: ParticleSet, choice: str) -> bool:
@@ -97,9 +120,7 @@ def write_particles(
         fields = write_particles_cs(particles.subset(chosen), path)
         write_csg(path.with_suffix(".csg"), path, fields, len(chosen))
         return
-    stale: list[str] = []
-    if particles.source.format == "star":
-        stale = [label for label in particles.table.columns if OUR_COLUMN.fullmatch(label)]
+    stale = columns_of_ours(particles)
     if indices is None:
         write_particles_star(particles, path, extra_columns=columns, dropped_columns=stale)
         return

@@ -163,8 +163,13 @@ def test_new_poses_change_poses_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(again.shift_A, shift_A, atol=1e-5)
     # A rotation has many vectors; CryoSPARC's own is kept where it still holds.
     assert np.array_equal(written["alignments3D/pose"][0], record["alignments3D/pose"][0])
+    # What describes an alignment goes with its pose.
+    neutral = {"alignments3D/error": 0, "alignments3D/class_posterior": 1}
     for name in record.dtype.names or ():
-        if name not in ("alignments3D/pose", "alignments3D/shift"):
+        if name in neutral:
+            assert written[name][0] == record[name][0], name
+            assert (written[name][1:] == neutral[name]).all(), name
+        elif name not in ("alignments3D/pose", "alignments3D/shift"):
             assert np.array_equal(written[name], record[name]), name
     write_particles_cs(changed, tmp_path / "c.cs", keep_original_poses=True)
     assert np.array_equal(np.load(tmp_path / "c.cs", allow_pickle=False), record)

@@ -27,3 +27,7 @@ class ConvertSettings(Settings):
     contrast: str = setting(
         "white", choices=("white", "black"), help="Contrast of the particles in a STAR file that becomes a .cs"
     )
+    flip_y: bool = setting(
+        True, help="Count y on micrographs from the other edge, as CryoSPARC and RELION do; no where a program in "
+        "between has turned the micrographs already"
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Filaments of CryoSPARC as RELION's helical tubes.
+
+RELION numbers the tubes of a micrograph, counts the length of the track from the start of the tube, and centres the
+searches of helical refinements on priors: tilt 90 degrees, and psi from the direction of the tube on the micrograph,
+minus the angle from x to it (``convertHelicalTubeCoordsToMetaDataTable`` of its ``helix.cpp``), whose two ends are
+alike at first (rlnAnglePsiFlipRatio 0.5). The direction is taken from the positions of neighbouring segments, which
+need no convention; CryoSPARC's filament/filament_pose, whose zero other converters do not agree on, only where a tube
+has a single segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.particle_ctf import Float64Array
+from cryodrgn_ext.metadata.particle_source import ParticleSource, Rows
+
+FILAMENT = "filament"
+_AGREEMENT_DEG = 10.0
+
+
+@dataclass(frozen=True)
+class Filaments:
+    """Columns of RELION that describe filaments.
+
+    Attributes
+    ----------
+    columns : dict of str to (n,) array
+    notes : tuple of str
+        What had to be assumed, one sentence each.
+    """
+
+    columns: dict[str, AnyArray]
+    notes: tuple[str, ...] = ()
+
+
+def filament_columns(source: ParticleSource, rows: Rows) -> Filaments:
+    """Return RELION's columns of the filaments of a .cs; none when it has no filaments."""
+    table = source.cs
+    if f"{FILAMENT}/filament_uid" not in table:
+        return Filaments({})
+    uid = table.column(f"{FILAMENT}/filament_uid")[rows]
+    micrograph = _micrograph_codes(table, rows)
+    tubes, first, tube = np.unique(np.stack([micrograph, _codes(uid)], axis=1), axis=0,
+                                   return_index=True, return_inverse=True)  # fmt: skip
+    tube = tube.reshape(-1)
+    # Numbers count from 1 on every micrograph, in order of appearance.
+    order = np.lexsort((first, tubes[:, 0]))
+    start = np.searchsorted(tubes[order, 0], tubes[order, 0])
+    number = np.empty(len(tubes), np.int64)
+    number[order] = np.arange(len(tubes)) - start + 1
+    columns: dict[str, AnyArray] = {"rlnHelicalTubeID": number[tube]}
+    track_A = None
+    if f"{FILAMENT}/position_A" in table:
+        position_A = table.floats(f"{FILAMENT}/position_A")[rows]
+        begin = np.full(len(tubes), np.inf)
+        np.minimum.at(begin, tube, position_A)
+        track_A = position_A - begin[tube]
+        columns["rlnHelicalTrackLengthAngst"] = track_A
+    psi_deg, notes = _psi_priors(source, rows, tube, track_A)
+    if psi_deg is not None:
+        columns |= {
+            "rlnAngleTiltPrior": np.full(len(rows), 90.0),
+            "rlnAnglePsiPrior": psi_deg,
+            "rlnAnglePsiFlipRatio": np.full(len(rows), 0.5),
+        }
+    return Filaments(columns, notes)
+
+
+def _micrograph_codes(table: CsTable, rows: Rows) -> Rows:
+    for field in ("location/micrograph_uid", "location/micrograph_path", "blob/path"):
+        if field in table:
+            return _codes(table.column(field)[rows])
+    return np.zeros(len(rows), np.int64)
+
+
+def _codes(values: AnyArray) -> Rows:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _psi_priors(
+    source: ParticleSource, rows: Rows, tube: Rows, track_A: Float64Array | None
+) -> tuple[Float64Array | None, tuple[str, ...]]:
+    """Return (n,) psi in degrees, None when nothing tells it, and notes."""
+    table, positions = source.cs, source.positions()
+    psi_deg = np.full(len(rows), np.nan)
+    if positions is not None and track_A is not None:
+        psi_deg = _from_neighbours(positions.xy_px[rows], tube, track_A)
+    known = np.isfinite(psi_deg)
+    if f"{FILAMENT}/filament_pose" not in table:
+        return (psi_deg, ()) if known.all() else (None, ())
+    said_deg = -np.degrees(table.floats(f"{FILAMENT}/filament_pose")[rows])
+    psi_deg = np.where(known, psi_deg, (said_deg + 180.0) % 360.0 - 180.0)
+    notes = []
+    if not known.all():
+        notes.append(
+            f"{int(np.count_nonzero(~known))} segments have no neighbour on their filament: their rlnAnglePsiPrior is "
+            "minus filament/filament_pose, of which it has not been shown that RELION counts it from the same direction"
+        )
+    if known.any():
+        apart = np.abs((said_deg[known] - psi_deg[known] + 90.0) % 180.0 - 90.0)
+        if np.median(apart) > _AGREEMENT_DEG:
+            notes.append(
+                "rlnAnglePsiPrior is the direction of the filaments on the micrographs; filament/filament_pose counts "
+                f"from another one (median difference {np.median(apart):.0f} degrees)"
+            )
+    return psi_deg, tuple(notes)
+
+
+def _from_neighbours(xy_px: Float64Array, tube: Rows, track_A: Float64Array) -> Float64Array:
+    """Return (n,) minus the angle in degrees from x to the line between the neighbours of every segment."""
+    order = np.lexsort((track_A, tube))
+    same = tube[order[1:]] == tube[order[:-1]]
+    position = np.arange(len(order))
+    before, after = position.copy(), position.copy()
+    before[1:][same] -= 1
+    after[:-1][same] += 1
+    step = xy_px[order[after]] - xy_px[order[before]]
+    psi_deg: npt.NDArray[np.float64] = np.full(len(order), np.nan)
+    angle = -np.degrees(np.arctan2(step[:, 1], step[:, 0]))
+    psi_deg[order] = np.where(np.any(step != 0, axis=1), angle, np.nan)
+    return psi_deg
