@@ -39,11 +39,12 @@ from cryodrgn_ext.analysis.agreement import fsc_area
 from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.demo import compare_with_truth
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
-from cryodrgn_ext.jobs.train_engine import open_working_images
+from cryodrgn_ext.jobs.train_engine import preprocessing
 from cryodrgn_ext.jobs.train_inputs import read_inputs
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import read_consensus
@@ -78,7 +79,9 @@ def runs(published_epochs: int) -> dict[str, Run]:
 
 def train_from(start: Layout, layout: Layout, settings: TrainSettings) -> float:
     """Train the network from another run's result, into ``layout``'s model; return the seconds."""
-    images = open_working_images(settings, read_inputs(settings), start, Monitor())
+    inputs = read_inputs(settings)
+    store = start.checkpoint / "images"
+    images = open_images(inputs.particles, store, preprocessing(settings, inputs), Monitor(), rebuild=True)
     consensus, first = read_consensus(start.consensus), load_heterogeneity(start.model)
     begin = time.monotonic()
     engine = get_engine("neural")

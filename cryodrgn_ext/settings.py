@@ -311,7 +311,9 @@ def describe(cls: type[Settings]) -> tuple[SettingField, ...]:
         return typing.cast("tuple[SettingField, ...]", cached)
     hints = typing.get_type_hints(cls)
     fields = []
-    rank = {name: depth for depth, base in reversed(list(enumerate(cls.__mro__))) for name in _own_names(base)}
+    rank: dict[str, tuple[int, int]] = {}
+    for depth, base in reversed(list(enumerate(cls.__mro__))):
+        rank |= {name: (depth, place) for place, name in enumerate(_own_names(base))}
     for field in sorted(dataclasses.fields(cls), key=lambda field: rank[field.name]):
         if _METADATA_KEY not in field.metadata:
             raise TypeError(f"{cls.__name__}.{field.name} must be declared with setting(...)")

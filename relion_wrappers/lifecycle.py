@@ -24,7 +24,7 @@ from pathlib import Path
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
-from cryodrgn_ext.workflow.leftovers import remove_leftovers
+from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
 FAILURE = "RELION_JOB_EXIT_FAILURE"
@@ -130,7 +130,7 @@ class _Supervisor:
             code = failure.exit_code
         finally:
             if marker != SUCCESS:
-                remove_leftovers(self.directory)
+                remove_unfinished(self.directory)
             write_marker(self.directory, marker)
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -20,6 +20,7 @@ from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 from cryodrgn_ext.workflow.run_log import logged_run
 
 
@@ -103,12 +104,12 @@ def run(job: Job, settings: Settings) -> JobResult:
         from cryodrgn_ext.workflow.launcher import help_with, is_helper
 
         if is_helper():
-            help_with(job.name, settings)
+            help_with(job.load_worker()(settings))
             return JobResult(Path(), ())
     run_job = job.load()
-    if not job.has_directory:
+    if not isinstance(settings, ResultSettings):
         return run_job(settings, Monitor())
-    directory = settings.o  # type: ignore[attr-defined]  # every job with a result directory has it
+    directory = settings.o
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory), logged_run(directory, f"cryodrgn-ext {job.name}") as monitor:
         return run_job(settings, monitor)

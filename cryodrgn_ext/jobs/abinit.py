@@ -46,6 +46,7 @@ from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.jobs.reconstructions import make_consensus
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.coordinate_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
@@ -53,7 +54,7 @@ from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_orig
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
-from cryodrgn_ext.results.consensus import Consensus, make_consensus, read_consensus
+from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.pose_table import PoseTable
@@ -67,9 +68,9 @@ from cryodrgn_ext.results.returned_particles import (
 )
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
-from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 MAP_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
 FOUND_MAP, FOUND_POSES, FOUND_TILTED = "map.mrc", "poses.npz", "tilted.npz"
@@ -108,7 +109,7 @@ def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
     for note in (*inputs.particles.notes, *notes):
         monitor.message(f"Note: {note}")
     layout.root.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(layout.root)
+    remove_unfinished(layout.root)
     return _AbinitJob(settings, inputs, layout, monitor).run()
 
 

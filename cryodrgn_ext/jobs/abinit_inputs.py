@@ -15,7 +15,7 @@ from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
-from cryodrgn_ext.jobs.train_inputs import native_box, working_box
+from cryodrgn_ext.jobs.working_box import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins

@@ -13,7 +13,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.train_inputs import native_box
+from cryodrgn_ext.jobs.working_box import native_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins

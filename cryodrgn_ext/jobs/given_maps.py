@@ -8,7 +8,7 @@ import numpy as np
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.results.consensus import check_extent
+from cryodrgn_ext.images.working_map import check_extent
 
 
 def read_mask(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeMap:

@@ -9,12 +9,11 @@ from cryodrgn_ext.images.pipeline import HALF_SET_SEED
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.shared_density import refuse_tilt_series
-
-RETURNED = ("particles.star", "particles.cs", "particles.csg")
+from cryodrgn_ext.results.returned_particles import RETURNED_NAMES
 
 
 def read_given_particles(
-    path: Path, output: Path, require_poses: bool = True, returned: tuple[str, ...] = RETURNED
+    path: Path, output: Path, require_poses: bool = True, returned: tuple[str, ...] = RETURNED_NAMES
 ) -> ParticleSet:
     """Read the particles that a job works on.
 

@@ -19,6 +19,7 @@ from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.given_maps import check_mask_values
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
@@ -28,7 +29,6 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
 from cryodrgn_ext.results.chosen_rows import chosen_rows
-from cryodrgn_ext.results.consensus import working_map
 from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_clusters, read_surface
 from cryodrgn_ext.results.latent_tables import LatentTable
 from cryodrgn_ext.results.layout import Layout

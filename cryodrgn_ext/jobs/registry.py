@@ -1,15 +1,25 @@
-"""The jobs that there are. A new job is one file here, one file of options, and one line in ``JOBS``."""
+"""The jobs that there are. A new job is one file here and one line in ``JOBS``.
+
+The line names the settings class and the function as ``module:name`` within this package. Both may stand in one module:
+the settings are read to make commands, templates and help, so such a module imports nothing heavy at its top (torch,
+scipy, matplotlib), but in its functions. Larger jobs keep their settings in ``options/``. How a job with a result
+directory is written is told in :mod:`cryodrgn_ext.workflow.job_run`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
 from cryodrgn_ext.workflow.job_result import JobResult
+
+if TYPE_CHECKING:  # it imports torch
+    from cryodrgn_ext.workflow.launcher import Worker
 
 RunJob = Callable[[Settings, Monitor], JobResult]
 
@@ -22,95 +32,108 @@ class Job:
     ----------
     name : str
         Sub-command.
-    settings_name : str
-        Settings class in ``cryodrgn_ext.jobs.options.<module>``.
+    settings : str
+        Settings class, as ``options.train:TrainSettings``.
+    function : str
+        Function of (settings, monitor) that returns a :class:`JobResult`, as ``train:train``.
     summary : str
         One sentence for help texts.
     positional : tuple of str
         Settings that the command line also takes without their option's name, in this order.
     relion_program : str
-        Name of the console script that RELION runs; "" when the job has no door there.
+        Name of the console script that RELION runs; "" when the job is not offered there.
     shown : tuple of str
         Settings that get RELION's ten parameter fields; the first ten when empty.
-    has_directory : bool
-        Whether ``--o`` is a directory that the job fills (and where run.log goes).
-    module : str
-        Module of the job in this package, and its function there; the name with ``_`` for ``-`` when empty.
     check : str
         Function of the settings, as ``module:name``, that refuses what cannot work and writes nothing; where a suite
         shall know it before it makes a job.
+    worker : str
+        Class of what a further process does, see :mod:`cryodrgn_ext.workflow.launcher`; "" for a job in one process.
     """
 
     name: str
-    settings_name: str
+    settings: str
+    function: str
     summary: str
     positional: tuple[str, ...] = ()
     relion_program: str = ""
     shown: tuple[str, ...] = ()
-    has_directory: bool = True
-    module: str = ""
     check: str = ""
+    worker: str = ""
 
     @property
     def settings_class(self) -> type[Settings]:
         """The settings class (a light import)."""
-        module = importlib.import_module(f"cryodrgn_ext.jobs.options.{self._module}")
-        return cast("type[Settings]", getattr(module, self.settings_name))
+        return cast("type[Settings]", _load(self.settings))
 
     def load(self) -> RunJob:
         """Import the job's function (a heavy import: torch and friends)."""
-        module = importlib.import_module(f"cryodrgn_ext.jobs.{self._module}")
-        return cast("RunJob", getattr(module, self._module))
+        return cast("RunJob", _load(self.function))
 
     def load_check(self) -> Callable[[Settings], object] | None:
         """Import the job's check, if it has one."""
-        if not self.check:
-            return None
-        module, _, name = self.check.partition(":")
-        found: Any = importlib.import_module(f"cryodrgn_ext.jobs.{module}")
-        for part in name.split("."):
-            found = getattr(found, part)
-        return cast("Callable[[Settings], object]", found)
+        return cast("Callable[[Settings], object]", _load(self.check)) if self.check else None
 
-    @property
-    def _module(self) -> str:
-        return self.module or self.name.replace("-", "_")
+    def load_worker(self) -> Callable[[Settings], Worker]:
+        """Import what a further process does.
+
+        Raises
+        ------
+        InputError
+            When the job has nothing to share.
+        """
+        if not self.worker:
+            raise InputError(f"the job {self.name} runs in one process: start it without torchrun")
+        return cast("Callable[[Settings], Worker]", _load(self.worker))
+
+
+def _load(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(f"cryodrgn_ext.jobs.{module}"), name)
 
 
 JOBS: dict[str, Job] = {
     job.name: job
     for job in (
-        Job("train", "TrainSettings", "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
-            relion_program="cdx-relion-train",
+        Job("train", "options.train:TrainSettings", "train:train",
+            "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
+            relion_program="cdx-relion-train", worker="train_engine:TrainWorker",
             shown=("engine", "zdim", "epochs", "states", "box", "mask_diameter_A", "preset", "volumes", "star_columns",
                    "seed")),
-        Job("abinit", "AbinitSettings",
+        Job("abinit", "options.abinit:AbinitSettings", "abinit:abinit",
             "Find poses, a map and, if asked, heterogeneity from particles without orientations.",
             relion_program="cdx-relion-abinit",
             shown=("zdim", "starts", "start_particles", "box", "mask_diameter_A", "max_shift_A", "flip_hand",
                    "symmetry", "star_columns", "seed")),
-        Job("select", "SelectSettings", "Return the original particles of chosen states, clusters or latent regions.",
-            positional=("in_parts",), relion_program="cdx-relion-select", has_directory=False,
+        Job("select", "options.select:SelectSettings", "select:select",
+            "Return the original particles of chosen states, clusters or latent regions.",
+            positional=("in_parts",), relion_program="cdx-relion-select",
             check="selection_groups:read_selection"),
-        Job("validate", "ValidateSettings", "Reconstruct states anew at full size and test each against chance.",
+        Job("validate", "options.validate:ValidateSettings", "validate:validate",
+            "Reconstruct states anew at full size and test each against chance.",
             positional=("in_parts",), relion_program="cdx-relion-validate",
             shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed")),
-        Job("landscape", "LandscapeSettings",
+        Job("landscape", "options.landscape:LandscapeSettings", "landscape:landscape",
             "States and a landscape from the volumes of a trained model: clusters, components, densities.",
             positional=("in_parts",), relion_program="cdx-relion-landscape",
             shown=("sketch", "clusters", "linkage", "metric", "min_particles", "set_apart", "components", "mapping",
                    "star_columns", "seed")),
-        Job("trajectory", "TrajectorySettings",
+        Job("trajectory", "options.trajectory:TrajectorySettings", "trajectory:trajectory",
             "Volumes along a path through latent space: a component, nearest neighbours, dense regions or lines.",
             positional=("in_parts",)),
-        Job("convert", "ConvertSettings", "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
-            positional=("in_parts", "o"), has_directory=False),
-        Job("export-cryodrgn", "ExportCryodrgnSettings",
+        Job("convert", "options.convert:ConvertSettings", "convert:convert",
+            "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
+            positional=("in_parts", "o")),
+        Job("export-cryodrgn", "options.export_cryodrgn:ExportCryodrgnSettings", "export_cryodrgn:export_cryodrgn",
             "Write particles, poses, CTF and latents as the pickles of the public cryodrgn.", positional=("in_parts",)),
-        Job("volumes", "VolumesSettings", "Decode volumes at given latent positions.", positional=("in_result",)),
-        Job("fsc", "FscSettings", "Fourier shell correlation of two maps.", positional=("map1", "map2"),
-            has_directory=False),
-        Job("simulate", "SimulateSettings", "Simulate particles with a moving domain as a RELION project."),
-        Job("demo", "DemoSettings", "Simulate, train, and compare what was recovered with the truth."),
+        Job("volumes", "options.volumes:VolumesSettings", "volumes:volumes",
+            "Decode volumes at given latent positions.",
+            positional=("in_result",)),
+        Job("fsc", "options.fsc:FscSettings", "fsc:fsc", "Fourier shell correlation of two maps.",
+            positional=("map1", "map2")),
+        Job("simulate", "options.simulate:SimulateSettings", "simulate:simulate",
+            "Simulate particles with a moving domain as a RELION project."),
+        Job("demo", "options.demo:DemoSettings", "demo:demo",
+            "Simulate, train, and compare what was recovered with the truth."),
     )
 }  # fmt: skip

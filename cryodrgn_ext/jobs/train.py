@@ -6,11 +6,8 @@ images, consensus, training, states (k-means), volumes, reconstructions of the s
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +17,8 @@ from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import (
     group_outputs,
@@ -32,13 +29,14 @@ from cryodrgn_ext.jobs.job_outputs import (
     slices_of_groups,
 )
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.train_engine import learn, open_working_images
-from cryodrgn_ext.jobs.train_inputs import TrainInputs, check_continuation, engine_key, image_key, read_inputs
-from cryodrgn_ext.jobs.volumes import write_volumes
+from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
+from cryodrgn_ext.jobs.train_engine import learn, preprocessing
+from cryodrgn_ext.jobs.train_inputs import TrainInputs, engine_key, image_key, read_inputs
+from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.report.train_report import write_reports
-from cryodrgn_ext.results.consensus import Consensus, compare_with_reference, make_consensus, read_consensus
+from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import (
     LatentTable,
     StateTable,
@@ -47,22 +45,25 @@ from cryodrgn_ext.results.latent_tables import (
     write_latent_table,
     write_state_table,
 )
-from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
+    remove_other_formats,
     returned_name,
+    returned_names,
     say_conversion,
     wants_columns,
+    write_groups,
     write_particles,
 )
-from cryodrgn_ext.results.states import make_states, read_states
+from cryodrgn_ext.results.states import read_states, write_state
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.consensus import compare_with_reference
+from cryodrgn_ext.validation.states import iterate_states
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
-from cryodrgn_ext.workflow.launcher import Team
-from cryodrgn_ext.workflow.leftovers import remove_leftovers
-from cryodrgn_ext.workflow.stages import Stages
-from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.job_run import JobRun
+from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
+
+HELPER_MODULE = "cryodrgn_ext.jobs.helper_process"
 
 
 def train(settings: TrainSettings, monitor: Monitor) -> JobResult:
@@ -87,93 +88,66 @@ def train(settings: TrainSettings, monitor: Monitor) -> JobResult:
     JobAborted
         When the user asks for it; everything finished so far stays, and the same call continues.
     """
-    use_threads(settings.j)
     monitor.message(f"Reading {settings.in_parts}")
-    inputs = read_inputs(settings)
-    layout = Layout(settings.o)
-    begun = layout.model.exists() or (layout.checkpoint / "training").exists()
-    check_continuation(settings, inputs, read_record(settings.o), begun)
-    monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
-    for note in inputs.notes:
-        monitor.message(f"Note: {note}")
-    layout.root.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(layout.root)
-    return _TrainJob(settings, inputs, layout, monitor).run()
+    return TrainRun.start(settings, monitor)
 
 
-class _TrainJob:
+class TrainRun(JobRun[TrainSettings, TrainInputs]):
     """One run of the job: the stages in order, and what they hand on through the result directory."""
 
-    def __init__(self, settings: TrainSettings, inputs: TrainInputs, layout: Layout, monitor: Monitor) -> None:
-        self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
+    name = "train"
+
+    def __init__(self, settings: TrainSettings, inputs: TrainInputs, monitor: Monitor) -> None:
+        super().__init__(settings, inputs, monitor)
         self.device = choose_device(settings.device)
-        self.stages = Stages(layout.checkpoint)
-        self.team = Team("train", settings, monitor)
-        self.notes: list[str] = []
+        command = helper_command(HELPER_MODULE, self.name, settings)
+        self.group = ProcessGroup(settings.processes, settings.j, command, monitor)
         self.returned = returned_name(inputs.particles, settings.particles_format)
 
-    def run(self) -> JobResult:
+    @classmethod
+    def check(cls, settings: TrainSettings, monitor: Monitor) -> TrainInputs:
+        """Read the particles, the masks and the map; see :meth:`JobRun.check`."""
+        return read_inputs(settings)
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
-        begin = time.monotonic()
-        settings, layout = self.settings, self.layout
-        images = self._open_images()
-        self.stages.note_seconds(
-            "preprocessing", fingerprint(image_key(settings, self.inputs)), time.monotonic() - begin
-        )
-        self.notes += self.monitor.warnings
-        for note in half_set_notes(self.inputs.particles, aligned=True):
-            self._note(note)
-        self._record("running", {})
-        mask_sum = self.inputs.record.get("in_mask", {}).get("sha256")
-        key = fingerprint(image_key(settings, self.inputs), mask_sum)
-        self._stage("consensus", key, "Consensus by backprojection", lambda: self._consensus(images), layout.consensus)
+        settings, inputs, layout = self.settings, self.inputs, self.layout
+        self.say_particles(inputs.particles.n, inputs.native_box, inputs.box, inputs.notes)
+        how = preprocessing(settings, inputs)
+        images = self.each_time("preprocessing", fingerprint(image_key(settings, inputs)),
+                                lambda: self.open_images(inputs.particles, how))  # fmt: skip
+        for sentence in half_set_notes(inputs.particles, aligned=True):
+            self.note(sentence)
+        key = fingerprint(image_key(settings, inputs), inputs.record.get("in_mask", {}).get("sha256"))
+        self.stage("consensus", key, "Consensus by backprojection",
+                   lambda: make_consensus(layout.consensus, images, inputs.mask, self.device, self.monitor),
+                   layout.consensus)  # fmt: skip
         consensus = read_consensus(layout.consensus)
         self._note_consensus(consensus)
-        key = fingerprint(key, engine_key(settings), self.inputs.record.get("focus_mask", {}).get("sha256"))
-        self._stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
-        self.team.dismiss()
+        key = fingerprint(key, engine_key(settings), inputs.record.get("focus_mask", {}).get("sha256"))
+        self.stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
+        self.group.dismiss()
         decoded = fingerprint(key, settings.volumes, settings.seed)
-        self._stage("volumes", decoded, "Volumes along the latent space", self._volumes, layout.volumes)
+        self.stage("volumes", decoded, "Volumes along the latent space",
+                   lambda: decode_at_centers(layout, settings.volumes, settings.seed, self.monitor),
+                   layout.volumes)  # fmt: skip
         cut = fingerprint(key, settings.states, settings.seed)
-        self._stage("states", cut, "Cutting the particles into states", self._cut, layout.states_table)
+        self.stage("states", cut, "Cutting the particles into states", self._cut, layout.states_table)
         table = read_state_table(layout.states_table)
-        folders = [layout.state(number) for number in range(len(table.center_index))]
-        self._stage("state maps", cut, "Reconstructing the states",
-                    lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
-        self._stage("particles", fingerprint(cut, settings.star_columns, self.returned), "Writing particles",
-                    lambda: self._write_particles(table),
-                    *(where / name for where in [layout.root, *folders] for name in self._returned_names))  # fmt: skip
-        results = self._finish(images, table, consensus)
-        self._record("finished", results)
-        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return self._result(table)
-
-    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
-        self.stages.run(name, key, self.monitor, title, work, products)
-
-    def _note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-        self.monitor.message(sentence)
-
-    def _record(self, status: str, results: Mapping[str, Any]) -> None:
-        write_record(self.layout.root, "train", status, self.settings, self.inputs.record, results)
-
-    def _open_images(self) -> ParticleImages:
-        try:
-            return open_working_images(self.settings, self.inputs, self.layout, self.monitor)
-        except InputError:
-            # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
-            if not (self.layout.root / RECORD_NAME).exists():
-                shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
-            raise
-
-    def _consensus(self, images: ParticleImages) -> None:
-        make_consensus(self.layout.consensus, images, self.inputs.mask, self.device, self.monitor)
+        folders = [layout.state(number) for number in range(table.n_states)]
+        files = [where / name for where in (layout.root, *folders) for name in returned_names(self.returned)]
+        self.stage("state maps", cut, "Reconstructing the states",
+                   lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
+        self.stage("particles", fingerprint(cut, settings.star_columns, self.returned), "Writing particles",
+                   lambda: self._write_particles(table), *files)  # fmt: skip
+        return self._finish(images, table, consensus), self._result(table)
 
     def _note_consensus(self, consensus: Consensus) -> None:
-        self._note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
+        self.note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
         if self.inputs.reference is not None:
-            self._note(compare_with_reference(consensus, self.inputs.reference))
+            pixel_A = consensus.pixel_size_A
+            theirs = working_map(self.inputs.reference, len(consensus.map), pixel_A, "--in_3dref")
+            self.note(compare_with_reference(consensus.map, theirs, consensus.mask, pixel_A, consensus.radius))
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
         written = False
@@ -186,22 +160,12 @@ class _TrainJob:
             written = True
 
         self.layout.latents.unlink(missing_ok=True)  # of another training
-        with self.team.assembled():
+        with self.group.assembled():
             result = learn(self.settings, self.inputs, self.layout, images, consensus, self.monitor, write)
         if not written and result.z.shape[1] > 0:
             write(result.z, result.z_cov)
         with atomic_directory(self.layout.model) as temporary:
             result.save(temporary)
-
-    def _volumes(self) -> None:
-        model = load_heterogeneity(self.layout.model)
-        if model.z.shape[1] == 0:
-            z = np.zeros((1, 0), np.float32)
-        else:
-            count = min(self.settings.volumes, len(model.z))
-            z = cluster_latents(model.z, count, seed=self.settings.seed).center if count else model.z[:0]
-        with atomic_directory(self.layout.volumes) as temporary:
-            write_volumes(model, z, temporary, self.monitor)
 
     def _cut(self) -> None:
         if self.settings.zdim == 0:
@@ -213,65 +177,52 @@ class _TrainJob:
         write_state_table(self.layout.states_table, table)
 
     def _make_states(self, images: ParticleImages, table: StateTable, consensus: Consensus, key: str) -> None:
-        make_states(self.layout, images, table, consensus, self.settings.seed, key, self.device, self.monitor)
+        make_missing_states(
+            self.layout, range(table.n_states), key,
+            lambda missing: iterate_states(
+                images, table.label, consensus, mask=consensus.mask, only=missing, seed=self.settings.seed,
+                device=self.device, monitor=self.monitor,
+            ),
+            lambda state: write_state(self.layout.state(state.label), state, key),
+            self.monitor,
+        )  # fmt: skip
 
     def _write_particles(self, table: StateTable) -> None:
-        particles = self.inputs.particles
+        particles, name = self.inputs.particles, self.returned
         columns = {}
         if wants_columns(particles, self.settings.star_columns) and self.settings.zdim > 0:
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
-        say_conversion(particles, Path(self.returned), self.monitor)
-        folders = [self.layout.root, *(self.layout.state(number) for number in range(len(table.center_index)))]
-        for folder in folders:
-            for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
-                (folder / name).unlink(missing_ok=True)  # of an earlier run in another format
-        for number, folder in enumerate(folders[1:]):
-            write_particles(folder / self.returned, particles, np.flatnonzero(table.label == number), columns)
-        write_particles(self.layout.root / self.returned, particles, None, columns)
-
-    @property
-    def _returned_names(self) -> tuple[str, ...]:
-        return (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
+        say_conversion(particles, self.layout.root / name, self.monitor)
+        rows = {number: np.flatnonzero(table.label == number) for number in range(table.n_states)}
+        write_groups(self.layout, name, particles, rows, columns)
+        remove_other_formats(self.layout.root, name)
+        write_particles(self.layout.root / name, particles, None, columns)
 
     def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
-        seconds = self.stages.seconds()
-        states = read_states(self.layout, table)
+        states = read_states(self.layout, range(table.n_states))
         latents = None if self.settings.zdim == 0 else read_latent_table(self.layout.latents)
         history = load_heterogeneity(self.layout.model).loss_history
         self.monitor.poll()
-        verdicts = {state.verdict for state in states}
-        if len(states) > 1 and verdicts == {"not tested"}:
-            self._note(
-                "No state could be tested against random subsets: there are too few particles to tell whether the "
-                "states differ."
-            )
-        elif len(states) > 1 and "distinct" not in verdicts:
-            self._note(
-                "No state differs from random subsets of its size: these data show no heterogeneity that this job "
-                "can prove. Treat the states as one."
-            )
+        if (caution := _caution([state.verdict for state in states])) is not None:
+            self.note(caution)
         write_reports(
             self.layout, self.settings, self.inputs.particles, latents, table, states, consensus, history, self.notes,
-            seconds,
+            self.stages.seconds(),
         )  # fmt: skip
         for state in states:
-            self.monitor.message(
-                f"State {state.number:02d}: {state.particles} particles, {state.resolution_A:.2f} Å, {state.evidence}"
-            )
+            self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,
             "pixel_size_A": round(images.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3),
             "states": [state.summary() for state in states],
-            "notes": self.notes,
-            "seconds": seconds,
         }
 
     def _result(self, table: StateTable) -> JobResult:
         layout, uid = self.layout, self.inputs.particles.uid
-        titles = {number: f"state {number:02d}" for number in range(len(table.center_index))}
+        titles = {number: f"state {number:02d}" for number in range(table.n_states)}
         plots = [slices_of_groups(layout, titles, "Central slices of the states")]
         z = None if self.settings.zdim == 0 else read_latent_table(layout.latents).z
         if z is not None:
@@ -287,3 +238,18 @@ class _TrainJob:
         )
         return JobResult(layout.root, outputs, layout.logfile, tuple(plots), plots[-1],
                          kept_files(layout, "latents.npz", "states.npz"))  # fmt: skip
+
+
+def _caution(verdicts: Collection[str]) -> str | None:
+    """What the user has to know when no state is proven to differ from the others."""
+    if len(verdicts) < 2 or "distinct" in verdicts:
+        return None
+    if set(verdicts) == {"not tested"}:
+        return (
+            "No state could be tested against random subsets: there are too few particles to tell whether the states "
+            "differ."
+        )
+    return (
+        "No state differs from random subsets of its size: these data show no heterogeneity that this job can prove. "
+        "Treat the states as one."
+    )

@@ -1,4 +1,4 @@
-"""What every process of a training does alike: open the images, and call the engine."""
+"""Steps that every process of a training does alike: open the images, and call the engine."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, read_inputs
 from cryodrgn_ext.progress import Monitor, SilentMonitor
-from cryodrgn_ext.results.consensus import Consensus, read_consensus, working_map
+from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.launcher import Worker
 
 
-def open_working_images(
-    settings: TrainSettings, inputs: TrainInputs, layout: Layout, monitor: Monitor, rebuild: bool = True
-) -> ParticleImages:
-    """Preprocess the images of a job, or open those that are there; see :func:`open_images`."""
-    preprocessing = PreprocessSettings(
+def preprocessing(settings: TrainSettings, inputs: TrainInputs) -> PreprocessSettings:
+    """How the images are preprocessed."""
+    return PreprocessSettings(
         box_size=inputs.box,
         mask_diameter_A=settings.mask_diameter_A,
         contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
     )
-    return open_images(inputs.particles, layout.checkpoint / "images", preprocessing, monitor, rebuild=rebuild)
 
 
 def learn(
@@ -64,5 +62,6 @@ class TrainWorker(Worker):
     def work(self) -> None:
         """Take part in the training."""
         monitor = SilentMonitor()
-        images = open_working_images(self.settings, self.inputs, self.layout, monitor, rebuild=False)
+        store = self.layout.checkpoint / "images"
+        images = open_images(self.inputs.particles, store, preprocessing(self.settings, self.inputs), monitor)
         learn(self.settings, self.inputs, self.layout, images, read_consensus(self.layout.consensus), monitor)

@@ -39,8 +39,8 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, versions, write_record
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 IndexArray = NDArray[np.int64]
 DEFAULT_FRAMES = 10
@@ -91,7 +91,7 @@ def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
         )
     model = load_heterogeneity(Layout(result.directory).model)
     settings.o.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(settings.o)
+    remove_unfinished(settings.o)
     monitor.message(f"A path of {path.n_frames} volumes, {path.position[-1]:.3g} units of the latents long")
     level, slices = _write_frames(model, path, settings.o, monitor)
     near = nearest_of_frames(z, path.z, settings.nearest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,49 +42,12 @@ class ValidatedSets:
         return hashlib.sha256(self.label.tobytes()).hexdigest()
 
 
-@dataclass(frozen=True)
-class SetTable:
-    """What a validate job leaves in its directory of who is in which set.
-
-    Attributes
-    ----------
-    uid : ndarray
-        (N,) uint64 identifiers of all particles.
-    label : ndarray
-        (N,) int32 number of each particle's set; negative for none.
-    names : dict of int to str
-        Number to name of the sets that were tested.
-    """
-
-    uid: NDArray[np.uint64]
-    label: NDArray[np.int32]
-    names: dict[int, str]
-
-
 def write_set_table(directory: Path, sets: ValidatedSets, uid: NDArray[np.uint64]) -> None:
     """Write sets.npz into a result directory, atomically."""
     number = np.array(list(sets.names), np.int32)
     with atomic_path(directory / TABLE_NAME) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, uid=uid, label=sets.label, number=number,
                  name=np.array(list(sets.names.values())))  # fmt: skip
-
-
-def read_set_table(directory: Path) -> SetTable:
-    """Read sets.npz of a result directory.
-
-    Raises
-    ------
-    InputError
-        When it is missing or damaged.
-    """
-    path = directory / TABLE_NAME
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = dict(zip(arrays["number"].tolist(), arrays["name"].tolist(), strict=True))
-            return SetTable(arrays["uid"], arrays["label"], names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read ({reason}): run the validate job again.") from None
 
 
 def choose_sets(settings: ValidateSettings, result: LearnedResult, monitor: Monitor) -> ValidatedSets:

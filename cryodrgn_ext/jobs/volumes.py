@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
+from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.durable_files import atomic_directory, atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.job_outputs import shown_maps
@@ -50,6 +51,18 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     write_record(settings.o, "volumes", "finished", settings, inputs, {"volumes": len(paths)})
     monitor.message(f"{len(paths)} volumes in {settings.o}")
     return JobResult(settings.o, tuple(shown_maps(paths)))
+
+
+def decode_at_centers(layout: Layout, count: int, seed: int, monitor: Monitor) -> None:
+    """Write volumes/ of a result directory: its model at ``count`` centres of the latent cloud, or its only volume."""
+    model = load_heterogeneity(layout.model)
+    if model.z.shape[1] == 0:
+        z = np.zeros((1, 0), np.float32)
+    else:
+        count = min(count, len(model.z))
+        z = cluster_latents(model.z, count, seed=seed).center.astype(np.float32) if count else model.z[:0]
+    with atomic_directory(layout.volumes) as temporary:
+        write_volumes(model, z, temporary, monitor)
 
 
 def volume_name(number: int) -> str:

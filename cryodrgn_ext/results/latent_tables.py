@@ -57,6 +57,11 @@ class StateTable:
         """Number of particles."""
         return len(self.label)
 
+    @property
+    def n_states(self) -> int:
+        """Number of states."""
+        return len(self.center_index)
+
 
 def write_latent_table(path: Path, table: LatentTable, image_name: NDArray[np.str_], row_id: NDArray[np.int64]) -> None:
     """Write latents.npz atomically, with the image names (N,) and rows (N,) of the particles."""

@@ -17,7 +17,7 @@ from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.results.latent_tables import LatentTable, StateTable, read_latent_table, read_state_table
 from cryodrgn_ext.results.layout import Layout, find_result_directory
-from cryodrgn_ext.results.record import is_unchanged, read_record, require_record
+from cryodrgn_ext.results.record import fingerprint_particles, is_unchanged, read_record, require_record
 
 #: Jobs that leave a model with latents, or say that there is none.
 LEARNING_JOBS = ("train", "abinit")
@@ -89,6 +89,11 @@ class LearnedResult:
         return (
             f"it is an abinit job without --zdim; train on {Layout(self.directory).particles} first, and give that job."
         )
+
+    def record(self) -> dict[str, Any]:
+        """Particles and directory, as job.yaml of a job that goes on from here keeps them."""
+        particles = fingerprint_particles(self.particles.path, self.particles.files)
+        return {"in_parts": particles | {"particles": self.particles.n}, "result": str(self.directory.resolve())}
 
     @property
     def solvent_mask(self) -> Path | None:

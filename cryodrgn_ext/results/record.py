@@ -40,6 +40,11 @@ def fingerprint_file(path: Path) -> dict[str, Any]:
     return {"path": str(path), "absolute_path": str(path.resolve()), "bytes": size, "sha256": digest.hexdigest()}
 
 
+def fingerprint_files(given: Mapping[str, Path | None]) -> dict[str, Any]:
+    """Fingerprint of each file that was given, by name; see :func:`fingerprint_file`."""
+    return {name: fingerprint_file(path) for name, path in given.items() if path is not None}
+
+
 def fingerprint_particles(given: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Fingerprint of one file as :func:`fingerprint_file`, or of several together (a .cs with its passthroughs).
 

@@ -17,11 +17,14 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_par
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
 
 STATE_COLUMN = "cdxState"
 LATENT_COLUMN = "cdxLatent"
 VOLUME_COLUMN = "cdxVolumePc"
 OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|({LATENT_COLUMN}|{VOLUME_COLUMN})[0-9]+")
+#: Every name that returned particles may have; the last is for CryoSPARC's Import Result Group.
+RETURNED_NAMES = ("particles.star", "particles.cs", "particles.csg")
 
 
 def columns_of_ours(particles: ParticleSet) -> list[str]:
@@ -70,6 +73,17 @@ def returned_name(particles: ParticleSet, choice: str = "auto") -> str:
     if choice == "auto":
         choice = particles.source.format
     return f"particles.{choice}"
+
+
+def returned_names(name: str) -> tuple[str, ...]:
+    """Names of all files that belong to returned particles: a .cs has a .csg beside it."""
+    return (name, "particles.csg") if name.endswith(".cs") else (name,)
+
+
+def remove_other_formats(folder: Path, name: str) -> None:
+    """Remove returned particles that an earlier run left in another format."""
+    for other in set(RETURNED_NAMES) - set(returned_names(name)):
+        (folder / other).unlink(missing_ok=True)
 
 
 def say_conversion(particles: ParticleSet, path: Path, monitor: Monitor) -> None:
@@ -127,6 +141,19 @@ def write_particles(
     chosen = np.sort(indices)
     some = {name: values[chosen] for name, values in columns.items()}
     write_particles_star(particles.subset(chosen), path, extra_columns=some, dropped_columns=stale)
+
+
+def write_groups(
+    layout: Layout,
+    name: str,
+    particles: ParticleSet,
+    groups: Mapping[int, NDArray[np.integer]],
+    columns: Mapping[str, NDArray[np.generic]],
+) -> None:
+    """Write the particles of each state, by number, into its folder under ``name``; see :func:`write_particles`."""
+    for number, indices in groups.items():
+        remove_other_formats(layout.state(number), name)
+        write_particles(layout.state(number) / name, particles, indices, columns)
 
 
 def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:

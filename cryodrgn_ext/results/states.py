@@ -1,28 +1,22 @@
-"""States of a train job: reconstructions from original images in two halves, and what they prove."""
+"""states/ of a result directory: reconstructions from original images in two halves, and what they prove."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import write_map
-from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
-from cryodrgn_ext.results.latent_tables import StateTable
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.validation.states import State, iterate_states
+from cryodrgn_ext.validation.states import State
 
 DESCRIPTION_NAME = "state.json"
 
@@ -55,6 +49,10 @@ class StateResult:
     evidence: str
     key: str
 
+    def sentence(self) -> str:
+        """One line for the user."""
+        return f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}"
+
     def summary(self) -> dict[str, Any]:
         """What job.yaml keeps."""
         return {
@@ -64,37 +62,6 @@ class StateResult:
             "verdict": self.verdict,
             "evidence": self.evidence,
         }
-
-
-def make_states(
-    layout: Layout,
-    images: ParticleImages,
-    table: StateTable,
-    consensus: Consensus,
-    seed: int,
-    key: str,
-    device: torch.device,
-    monitor: Monitor,
-) -> None:
-    """Write states/stateNN for every state; those that were finished with this key stay as they are."""
-    layout.states.mkdir(parents=True, exist_ok=True)
-    numbers = range(len(table.center_index))
-    for folder in layout.states.glob("state[0-9]*"):
-        if folder.name not in {layout.state(number).name for number in numbers}:
-            shutil.rmtree(folder)  # of an earlier cut into more states
-    missing = []
-    for number in numbers:
-        found = read_state(layout.state(number))
-        if found is None or found.key != key:
-            missing.append(number)
-    if not missing:
-        return
-    states = iterate_states(
-        images, table.label, consensus, mask=consensus.mask, only=missing, seed=seed, device=device, monitor=monitor
-    )
-    for state in states:
-        monitor.poll()
-        write_state(layout.state(state.label), state, key)
 
 
 def write_state(
@@ -130,8 +97,8 @@ def read_state(directory: Path) -> StateResult | None:
         return None
 
 
-def read_states(layout: Layout, table: StateTable) -> list[StateResult]:
-    """Read what :func:`make_states` wrote.
+def read_states(layout: Layout, numbers: Iterable[int]) -> list[StateResult]:
+    """Read the states of these numbers.
 
     Raises
     ------
@@ -139,7 +106,7 @@ def read_states(layout: Layout, table: StateTable) -> list[StateResult]:
         When a state is missing.
     """
     states = []
-    for number in range(len(table.center_index)):
+    for number in numbers:
         state = read_state(layout.state(number))
         if state is None:
             raise InputError(f"{layout.state(number)} is missing or damaged: delete {layout.states} and continue.")

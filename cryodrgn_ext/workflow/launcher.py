@@ -20,14 +20,14 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 from cryodrgn_ext.engines.distributed import Workers, environment_rank, join
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import Settings, from_mapping
+from cryodrgn_ext.settings import Settings
 from cryodrgn_ext.workflow.failure import EXIT_FAILURE, explain
 from cryodrgn_ext.workflow.threads import use_threads
 
@@ -37,7 +37,7 @@ END_PATIENCE_S = 10.0
 
 
 class Worker(ABC):
-    """What a helper of a job can do; made from the job's settings, it has read its inputs."""
+    """A helper of a job; made from the job's settings, it has read its inputs."""
 
     @abstractmethod
     def work(self) -> None:
@@ -49,24 +49,35 @@ def is_helper() -> bool:
     return environment_rank()[0] > 0
 
 
-class Team:
-    """The leader's view of its helpers.
+def helper_command(module: str, job: str, settings: Settings) -> list[str]:
+    """Command line that starts a helper: the module gets the job's name and its settings as JSON, see :func:`serve`."""
+    return [sys.executable, "-m", module, job, json.dumps(settings.to_mapping())]
+
+
+class ProcessGroup:
+    """The processes of a job, as the leader sees them.
 
     Parameters
     ----------
-    job : str
-        Name of the job, for helpers that are started here.
-    settings : Settings
-        Of the job, with ``processes`` and ``j``.
+    processes : int
+        In all; torchrun starts them itself.
+    threads : int
+        CPU threads of all of them together; 0 for those of the machine.
+    helper_command : sequence of str
+        Command line of a helper that is started here; it ends in :func:`serve`.
     monitor : Monitor
+
+    Raises
+    ------
+    InputError
+        When several processes are asked for under torchrun.
     """
 
-    def __init__(self, job: str, settings: Settings, monitor: Monitor) -> None:
-        self.job, self.settings, self.monitor = job, settings, monitor
+    def __init__(self, processes: int, threads: int, helper_command: Sequence[str], monitor: Monitor) -> None:
+        self.processes, self.threads, self.helper_command, self.monitor = processes, threads, helper_command, monitor
         self._by_torchrun = environment_rank()[1] > 1
         self._met = False
-        self.processes: int = getattr(settings, "processes", 1)
-        if self._by_torchrun and self.processes > 1:
+        if self._by_torchrun and processes > 1:
             raise InputError("--processes is given under torchrun, which starts the processes itself: leave it out")
 
     @contextmanager
@@ -78,55 +89,59 @@ class Team:
                 group.share({"work": True})
                 yield group
         elif self.processes > 1:
-            with _helpers(self.job, self.settings, self.processes, self.monitor), join() as group:
+            with self._helpers(), join() as group:
                 group.share({"work": True})
                 yield group
         else:
             yield Workers()
 
     def dismiss(self) -> None:
-        """Let helpers of torchrun go when there was nothing to help with."""
+        """Let helpers of torchrun end when there was nothing to help with."""
         if self._by_torchrun and not self._met:
             self._met = True
             with join() as group:
                 group.share({"work": False})
 
+    @contextmanager
+    def _helpers(self) -> Iterator[None]:
+        """Start helpers on this machine, wait until they have read their inputs, and end them with the block."""
+        processes = self.processes
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        announced = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        threads = max(1, (self.threads or len(os.sched_getaffinity(0))) // processes)
+        self.monitor.message(f"Training on {processes} processes with {threads} threads each ...")
+        running: list[subprocess.Popen[str]] = []
+        before = {name: os.environ.get(name) for name in (*announced, "RANK", "LOCAL_RANK")}
+        try:
+            for rank in range(1, processes):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)}
+                running.append(
+                    subprocess.Popen(
+                        self.helper_command, env={**os.environ, **announced, **own}, stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE, text=True,
+                    )
+                )  # fmt: skip
+            for rank, process in enumerate(running, start=1):
+                _await_ready(rank, process, self.monitor)
+            os.environ.update({**announced, "RANK": "0", "LOCAL_RANK": "0"})
+            use_threads(threads)
+            yield
+            for process in running:
+                process.wait(END_PATIENCE_S)
+        finally:
+            _restore(before)
+            _end(running)
 
-@contextmanager
-def _helpers(job: str, settings: Settings, processes: int, monitor: Monitor) -> Iterator[None]:
-    """Start helpers on this machine, wait until they have read their inputs, and end them with the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    announced = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    threads = max(1, (getattr(settings, "j", 0) or len(os.sched_getaffinity(0))) // processes)
-    monitor.message(f"Training on {processes} processes with {threads} threads each ...")
-    command = [sys.executable, "-m", "cryodrgn_ext.workflow.launcher", job, json.dumps(settings.to_mapping())]
-    running: list[subprocess.Popen[str]] = []
-    before = {name: os.environ.get(name) for name in (*announced, "RANK", "LOCAL_RANK")}
-    try:
-        for rank in range(1, processes):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)}
-            running.append(
-                subprocess.Popen(
-                    command, env={**os.environ, **announced, **own}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )  # fmt: skip
-        for rank, process in enumerate(running, start=1):
-            _await_ready(rank, process, monitor)
-        os.environ.update({**announced, "RANK": "0", "LOCAL_RANK": "0"})
-        use_threads(threads)
-        yield
-        for process in running:
-            process.wait(END_PATIENCE_S)
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _end(running)
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Set variables of the environment; None removes one."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _await_ready(rank: int, process: subprocess.Popen[str], monitor: Monitor) -> None:
@@ -174,36 +189,11 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def help_with(job: str, settings: Settings) -> None:
-    """Be a helper until the leader is done: what a process of torchrun other than the first does.
-
-    Raises
-    ------
-    InputError
-        When the job has nothing to share.
-    """
-    worker = _worker(job, settings)
+def help_with(worker: Worker) -> None:
+    """Be a helper until the leader is done: what a process of torchrun other than the first does."""
     with join() as group:
         if group.share()["work"]:
             worker.work()
-
-
-def _worker(job: str, settings: Settings) -> Worker:
-    """The helper of a job; the settings' number of threads holds."""
-    if job != "train":
-        raise InputError(f"the job {job} runs in one process: start it without torchrun")
-    from cryodrgn_ext.jobs.options.train import TrainSettings
-    from cryodrgn_ext.jobs.train_engine import TrainWorker
-
-    if not isinstance(settings, TrainSettings):
-        raise TypeError(f"TrainSettings expected, got {type(settings).__name__}")
-    return TrainWorker(settings)
-
-
-def _words(value: Any) -> str | list[str]:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return [str(part) for part in value] if isinstance(value, list) else str(value)
 
 
 def _leave_with_the_leader() -> None:
@@ -216,28 +206,23 @@ def _leave_with_the_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be a helper that a leader started: job and settings as JSON on the command line."""
-    job, text = sys.argv[1:] if arguments is None else arguments
+def serve(make_worker: Callable[[], Worker]) -> int:
+    """Be a helper that a leader started; returns the exit status of the process.
+
+    Parameters
+    ----------
+    make_worker : callable
+        Reads the inputs; the leader waits until it has returned.
+    """
     rank = environment_rank()[0]
     _leave_with_the_leader()
     try:
-        from cryodrgn_ext.jobs.registry import JOBS
-
-        mapping: Mapping[str, Any] = json.loads(text)
-        given = {name: _words(value) for name, value in mapping.items() if value is not None and value != []}
-        worker = _worker(job, from_mapping(JOBS[job].settings_class, given))
+        worker = make_worker()
         sys.stdout.write(READY + "\n")
         sys.stdout.flush()
-        with join() as group:
-            if group.share()["work"]:
-                worker.work()
+        help_with(worker)
     except (CryodrgnExtError, OSError, MemoryError, RuntimeError) as error:
         failure = explain(error)
         sys.stderr.write(f"ERROR (process {rank}): {failure.sentence}\n")
         return failure.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,12 +6,10 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.progress import Monitor
 
-T = TypeVar("T")
 STAGES_NAME = "stages.json"
 
 
@@ -19,16 +17,16 @@ class Stages:
     """Journal of finished stages in a checkpoint directory.
 
     A stage is finished with a key, the fingerprint of everything that decides its result. With another key it is
-    done again, and so are all stages that follow, because their keys contain it.
+    done again, and so are all stages that follow, because their keys contain it. The warnings that a stage raised are
+    kept with it, and come back in every run that finds it finished.
 
     Parameters
     ----------
     directory : Path
-        The checkpoint directory; made when missing.
+        The checkpoint directory; made when a stage is finished.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / STAGES_NAME
         self._finished: dict[str, dict[str, object]] = {}
         try:
@@ -38,6 +36,11 @@ class Stages:
             loaded = {}
         if isinstance(loaded, dict):
             self._finished = {name: entry for name, entry in loaded.items() if isinstance(entry, dict)}
+
+    @property
+    def none_finished(self) -> bool:
+        """Whether the journal has no stage."""
+        return not self._finished
 
     def key(self, name: str) -> str | None:
         """Key with which a stage was finished; None when it was not."""
@@ -63,8 +66,7 @@ class Stages:
         seconds : float
         """
         if not self.is_finished(name, key):
-            self._finished[name] = {"key": key, "seconds": round(seconds, 3)}
-            atomic_write_text(self._path, json.dumps(self._finished, indent=1))
+            self._finish(name, key, seconds, [])
 
     def run(
         self,
@@ -72,9 +74,9 @@ class Stages:
         key: str,
         monitor: Monitor,
         title: str,
-        work: Callable[[], None],
+        work: Callable[[], object],
         products: Sequence[Path] = (),
-    ) -> None:
+    ) -> list[str]:
         """Do the work of a stage unless it is finished with this key; then write that down.
 
         Parameters
@@ -82,19 +84,40 @@ class Stages:
         name, key : str
         monitor : Monitor
         title : str
-            What the user is told.
+            For the user, what is done.
         work : callable
             Leaves its results on disk, atomically.
         products : sequence of Path
             Results without which the stage is not finished, whatever the journal says.
+
+        Returns
+        -------
+        list of str
+            The warnings that belong to the stage, raised now or when it was finished.
         """
         monitor.poll()
         if self.is_finished(name, key) and all(path.exists() for path in products):
             monitor.message(f"{title}: done before.")
-            return
+            return self._repeat_warnings(name, monitor)
         self._finished.pop(name, None)
         monitor.message(f"{title} ...")
-        begin = time.monotonic()
+        begin, earlier = time.monotonic(), len(monitor.warnings)
         work()
-        self._finished[name] = {"key": key, "seconds": round(time.monotonic() - begin, 3)}
+        warnings = monitor.warnings[earlier:]
+        self._finish(name, key, time.monotonic() - begin, warnings)
+        return warnings
+
+    def _repeat_warnings(self, name: str, monitor: Monitor) -> list[str]:
+        kept = self._finished[name].get("warnings", [])
+        warnings = [str(sentence) for sentence in kept] if isinstance(kept, list) else []
+        for sentence in warnings:
+            monitor.warn(sentence)
+        return warnings
+
+    def _finish(self, name: str, key: str, seconds: float, warnings: Sequence[str]) -> None:
+        entry: dict[str, object] = {"key": key, "seconds": round(seconds, 3)}
+        if warnings:
+            entry["warnings"] = list(warnings)
+        self._finished[name] = entry
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self._path, json.dumps(self._finished, indent=1))

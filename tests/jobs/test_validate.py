@@ -18,7 +18,6 @@ from cryodrgn_ext.fourier.fsc import corrected_fsc, resolution_A
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs import validate as module
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
@@ -30,6 +29,7 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.states import read_state
+from cryodrgn_ext.workflow import job_run
 from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
@@ -99,7 +99,7 @@ def test_a_second_run_does_no_work_again_and_other_sets_are_made_anew(
     assert [path.name for path in CHECKED.states.iterdir()] == ["state01"]
     first = (CHECKED.state(1) / "map.mrc").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "open_images", None)
+        patch.setattr(job_run, "open_images", None)
         assert said(settings).count("done before") == 2
     text = said(replace(settings, state=()))
     assert "Reusing the preprocessed images" in text

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
+from cryodrgn_ext.jobs.helper_process import main
 from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.jobs.train import HELPER_MODULE
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
-from cryodrgn_ext.workflow import launcher as parallel
-from cryodrgn_ext.workflow.launcher import Team, main
+from cryodrgn_ext.workflow import launcher
+from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--zdim", "2", "--epochs", "2", "--dec_dim", "16", "--states", "2", "--volumes", "2"]
@@ -54,34 +57,33 @@ def test_processes_of_the_job_and_of_torchrun_give_the_same_latents(project: Pat
     assert launched.stdout.count("Finished in") == 1
     expected = latents(project, "own")
     assert np.abs(latents(project, "launched") - expected).max() < 1e-4 * np.abs(expected).max()
-    again = run(project, *torchrun, *train, "launched")  # nothing left to train: the helper is sent home
+    again = run(project, *torchrun, *train, "launched")  # nothing left to train: the helper is dismissed
     assert again.returncode == 0, again.stderr
 
 
 def test_a_helper_that_fails_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     settings = TrainSettings(in_parts=tmp_path / "missing.star", o=tmp_path, processes=2)
-    team = Team("train", settings, SilentMonitor())
-    with pytest.raises(CryodrgnExtError, match="process 1 of the training ended"), team.assembled():
+    group = ProcessGroup(2, 2, helper_command(HELPER_MODULE, "train", settings), SilentMonitor())
+    with pytest.raises(CryodrgnExtError, match="process 1 of the training ended"), group.assembled():
         pytest.fail("the training began without its helper")
 
 
 def test_processes_and_torchrun_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    settings = TrainSettings(in_parts=Path("p.star"), o=Path("o"), processes=2)
     with pytest.raises(InputError, match="torchrun"):
-        Team("train", settings, SilentMonitor())
+        ProcessGroup(2, 0, [], SilentMonitor())
 
 
 def test_jobs_with_nothing_to_share_are_refused() -> None:
     with pytest.raises(InputError, match="one process"):
-        parallel._worker("select", TrainSettings(in_parts=Path("p.star"), o=Path("o")))
+        JOBS["select"].load_worker()
 
 
 def test_a_helper_says_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(parallel, "_leave_with_the_leader", lambda: None)
+    monkeypatch.setattr(launcher, "_leave_with_the_leader", lambda: None)
     assert main(["train", f'{{"in_parts": "{tmp_path}/missing.star", "o": "{tmp_path}"}}']) == 2
     assert "missing.star" in capsys.readouterr().err

@@ -9,11 +9,12 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.settings import ComputeSettings, changed_options, own_options
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class AbinitSettings(SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
-    """What ``abinit`` can be told: inputs, how to search, the frame of the result, and options of the engine."""
+class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
+    """Settings of ``abinit``: inputs, how to search, the frame of the result, and options of the engine."""
 
     in_parts: Path = setting(
         connects="particles",
@@ -76,7 +77,6 @@ class AbinitSettings(SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
     contrast: str = setting(
         "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
     )
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
 
 
 def network_options(settings: AbinitSettings) -> tuple[str, ...]:

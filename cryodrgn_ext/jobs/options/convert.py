@@ -10,7 +10,7 @@ from cryodrgn_ext.settings import Settings, setting
 
 @dataclass(frozen=True)
 class ConvertSettings(Settings):
-    """What ``convert`` can be told."""
+    """Settings of ``convert``."""
 
     in_parts: Path = setting(help="Particles: a .star, .cs or .csg file, or the directory of a CryoSPARC job")
     o: Path = setting(help="Output: .star, .cs or .csg; the last two write the .csg beside the .cs")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class DemoSettings(Settings):
-    """What ``demo`` can be told."""
+class DemoSettings(ResultSettings):
+    """Settings of ``demo``."""
 
     o: Path = setting(Path("demo_project"), help="Project directory to make")
     particles: int = setting(5000, low=100, high=1_000_000, help="Number of particle images")
@@ -20,4 +21,3 @@ class DemoSettings(Settings):
     epochs: int | None = setting(None, low=1, high=10_000, help="Passes over all particles; chosen if not given")
     states: int = setting(4, low=1, high=200, help="Number of states")
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class ExportCryodrgnSettings(Settings):
+class ExportCryodrgnSettings(ResultSettings):
     """Options of ``export-cryodrgn``."""
 
     in_parts: Path = setting(

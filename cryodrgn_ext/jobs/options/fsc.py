@@ -10,7 +10,7 @@ from cryodrgn_ext.settings import Settings, setting
 
 @dataclass(frozen=True)
 class FscSettings(Settings):
-    """What ``fsc`` can be told."""
+    """Settings of ``fsc``."""
 
     map1: Path = setting(help="First map (.mrc)")
     map2: Path = setting(help="Second map (.mrc)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class LandscapeSettings(Settings):
-    """What ``landscape`` can be told."""
+class LandscapeSettings(ResultSettings):
+    """Settings of ``landscape``."""
 
     in_parts: Path = setting(
         connects="result",
@@ -61,4 +62,3 @@ class LandscapeSettings(Settings):
         "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the sketch, the learned mapping and the bootstrap")
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class SimulateSettings(Settings):
-    """What ``simulate`` can be told."""
+class SimulateSettings(ResultSettings):
+    """Settings of ``simulate``."""
 
     o: Path = setting(help="Project directory to make")
     particles: int = setting(5000, low=1, high=10_000_000, help="Number of particle images")

@@ -9,11 +9,12 @@ from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class TrainSettings(NeuralSettings, SubspaceSettings, ComputeSettings):
-    """What ``train`` can be told: inputs, states and outputs, and the options of the engine."""
+class TrainSettings(ResultSettings, NeuralSettings, SubspaceSettings, ComputeSettings):
+    """Settings of ``train``: inputs, states and outputs, and the options of the engine."""
 
     in_parts: Path = setting(
         connects="aligned particles",
@@ -55,4 +56,3 @@ class TrainSettings(NeuralSettings, SubspaceSettings, ComputeSettings):
     processes: int = setting(
         1, low=1, high=64, help="Processes on this machine that share the training, each with its part of the images"
     )
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class TrajectorySettings(Settings):
-    """What ``trajectory`` can be told."""
+class TrajectorySettings(ResultSettings):
+    """Settings of ``trajectory``."""
 
     in_parts: Path = setting(
         help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
@@ -45,4 +46,3 @@ class TrajectorySettings(Settings):
         None, help="Use these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them"
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of clusters and samples")
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

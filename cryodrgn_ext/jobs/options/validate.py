@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.settings import Settings, setting
+from cryodrgn_ext.settings import setting
+from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)
-class ValidateSettings(Settings):
-    """What ``validate`` can be told."""
+class ValidateSettings(ResultSettings):
+    """Settings of ``validate``."""
 
     in_parts: Path = setting(
         connects="result",
@@ -43,4 +44,3 @@ class ValidateSettings(Settings):
         "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the random subsets and phases")
-    j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")

@@ -1,4 +1,4 @@
-"""What atomic writers leave behind when they are killed: found by name, and removed."""
+"""Unfinished files, which atomic writers leave behind when they are killed: found by name, and removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 
-def remove_leftovers(directory: Path) -> None:
+def remove_unfinished(directory: Path) -> None:
     """Remove ``.name.xyz.partial*`` files and folders below ``directory``; nothing that ever was a result.
 
     Errors are ignored: this is tidying up, often after a failure that lies deeper.

@@ -1,0 +1,80 @@
+"""Whether a run may go on in a directory where an earlier one began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryodrgn_ext.errors import ResumeError
+from cryodrgn_ext.results.record import read_record
+from cryodrgn_ext.settings import Settings
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Inputs and settings that an interrupted work depends on, and that therefore may not change.
+
+    The particles (the input ``in_parts``) may never change.
+
+    Attributes
+    ----------
+    work : str
+        For the user, as "training".
+    begun : bool
+        Whether the work has begun: before that, everything else may change.
+    inputs : tuple of str
+        Names of input files, as in ``inputs`` of job.yaml.
+    settings : tuple of str
+    """
+
+    work: str
+    begun: bool
+    inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+
+def check_continuation(
+    directory: Path, settings: Settings, inputs: Mapping[str, Any], continuation: Continuation
+) -> None:
+    """Compare a run with the record of the one before it in the directory, if there was one.
+
+    Parameters
+    ----------
+    directory : Path
+    settings : Settings
+        Of this run.
+    inputs : mapping
+        Of this run, as job.yaml keeps them.
+    continuation : Continuation
+
+    Raises
+    ------
+    ResumeError
+        When the particles are others, or an input or setting that the work depends on has changed.
+    """
+    earlier = read_record(directory)
+    if earlier is None:
+        return
+    before = earlier["inputs"].get("in_parts", {})
+    if before.get("sha256") not in (None, inputs["in_parts"]["sha256"]):
+        raise ResumeError(
+            f"{directory} was begun with {before.get('path')}, which has changed or is another file than "
+            f"{inputs['in_parts']['path']}: start a new job for other particles."
+        )
+    if not continuation.begun:
+        return
+    for name in continuation.inputs:
+        if earlier["inputs"].get(name, {}).get("sha256") != inputs.get(name, {}).get("sha256"):
+            raise ResumeError(
+                f"--{name} is another than when {directory} was begun: the {continuation.work} cannot be continued "
+                "with it; restore it, or start a new job."
+            )
+    now, then = settings.to_mapping(), earlier["settings"]
+    for name in continuation.settings:
+        if name in then and then[name] != now[name]:
+            raise ResumeError(
+                f"--{name} was {then[name]} when {directory} was begun and is {now[name]} now: the "
+                f"{continuation.work} cannot be continued with another value; restore it, or start a new job."
+            )

@@ -1,0 +1,197 @@
+"""The skeleton of every job with a result directory: check, stages, notes, record, report of the end.
+
+A job is a class that says what is its own, in three parts::
+
+    class InvertRun(JobRun[InvertSettings, InvertInputs]):
+        name = "invert"
+
+        @classmethod
+        def check(cls, settings: InvertSettings, monitor: Monitor) -> InvertInputs:
+            # Reads and refuses; writes nothing. Whatever cannot work is said here, before the directory is made.
+            particles = read_particles(settings.in_parts)
+            return InvertInputs(record={"in_parts": fingerprint_particles(...)}, particles=particles)
+
+        def work(self) -> tuple[dict[str, Any], JobResult]:
+            # Stages, each finished on disk before the next begins; a stage that is found finished is not done again.
+            key = fingerprint(self.inputs.record["in_parts"]["sha256"], self.settings.box)
+            self.stage("map", key, "Inverting the map", self._invert, self.layout.root / "map.mrc")
+            return {"box": 64}, JobResult(self.layout.root, outputs, self.layout.logfile)
+
+and a function that starts it, which is what the registry (:mod:`cryodrgn_ext.jobs.registry`) names::
+
+    def invert(settings: InvertSettings, monitor: Monitor) -> JobResult:
+        return InvertRun.start(settings, monitor)
+
+The rest is written here, once: threads; the refusal of directories of other jobs; the comparison with an earlier run
+in the same directory; unfinished files of that run; the journal of stages with the warnings of each; job.yaml while the
+job runs and when it is finished; and that images which cannot be used leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.record import refuse_other_results, write_record
+from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
+from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.result_settings import ResultSettings
+from cryodrgn_ext.workflow.stages import Stages
+from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedInputs:
+    """Base of what a check returns: everything that the work starts from, read and found usable.
+
+    Attributes
+    ----------
+    record : mapping
+        For job.yaml: fingerprints of the input files by option, and plain values.
+    continuation : Continuation or None
+        What may not change between a run and its Continue; None where stages with other keys are simply done again.
+    """
+
+    record: Mapping[str, Any]
+    continuation: Continuation | None = None
+
+
+T = TypeVar("T")
+S = TypeVar("S", bound=ResultSettings)
+C = TypeVar("C", bound=CheckedInputs)
+
+
+class JobRun(ABC, Generic[S, C]):
+    """One run of a job in its result directory.
+
+    Attributes
+    ----------
+    settings, inputs, monitor
+        Settings of the run, what :meth:`check` returned for them, and whom to report to.
+    layout : Layout
+        Of the result directory.
+    stages : Stages
+    notes : list of str
+        What the report and job.yaml say on top: warnings of all stages, and what :meth:`note` added.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: S, inputs: C, monitor: Monitor) -> None:
+        self.settings, self.inputs, self.monitor = settings, inputs, monitor
+        self.layout = Layout(settings.o)
+        self.stages = Stages(self.layout.checkpoint)
+        self.notes: list[str] = []
+        self._recorded = False
+
+    @classmethod
+    @abstractmethod
+    def check(cls, settings: S, monitor: Monitor) -> C:
+        """Read the inputs and refuse what cannot work; nothing is written but messages.
+
+        Raises
+        ------
+        InputError
+            In one sentence, for whatever is wrong with the files or does not fit together.
+        """
+
+    @abstractmethod
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """All stages; returns what job.yaml says of the results, and the outputs."""
+
+    @classmethod
+    def start(cls, settings: S, monitor: Monitor) -> JobResult:
+        """Run the job, or continue one that was interrupted.
+
+        Raises
+        ------
+        InputError
+            When the inputs cannot be used.
+        ResumeError
+            When the directory holds a job that these settings cannot continue.
+        JobAborted
+            When the user asks for it; everything finished so far stays, and the same call continues.
+        """
+        begin = time.monotonic()
+        use_threads(settings.j)
+        refuse_other_results(settings.o, cls.name)
+        inputs = cls.check(settings, monitor)
+        if inputs.continuation is not None:
+            check_continuation(settings.o, settings, inputs.record, inputs.continuation)
+        settings.o.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(settings.o)
+        run = cls(settings, inputs, monitor)
+        results, outcome = run.work()
+        run.record("finished", {**results, "notes": run.notes, "seconds": run.stages.seconds()})
+        monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {run.layout.report}")
+        return outcome
+
+    def stage(self, name: str, key: str, title: str, work: Callable[[], object], *products: Path) -> None:
+        """Do a stage unless it is finished with this key, see :meth:`Stages.run`; its warnings become notes."""
+        self._add_notes(self.stages.run(name, key, self.monitor, title, work, products))
+        self._begun()
+
+    def each_time(self, name: str, key: str, work: Callable[[], T]) -> T:
+        """Do what every run has to do, as opening its images; the time of the first run counts as that of a stage."""
+        begin, earlier = time.monotonic(), len(self.monitor.warnings)
+        found = work()
+        self.stages.note_seconds(name, key, time.monotonic() - begin)
+        self._add_notes(self.monitor.warnings[earlier:])
+        self._begun()
+        return found
+
+    def note(self, sentence: str) -> None:
+        """Say a sentence that belongs into the report."""
+        self._add_notes([sentence])
+        self.monitor.message(sentence)
+
+    def say_particles(self, n: int, native_box: int, box: int, notes: Iterable[str]) -> None:
+        """Say what is worked on, and how the files were understood."""
+        self.monitor.message(f"{n} particles of {native_box} px, worked on in a box of {box} px")
+        for sentence in notes:
+            self.monitor.message(f"Note: {sentence}")
+
+    def open_images(
+        self, particles: ParticleSet, preprocessing: PreprocessSettings, folder: str = "images"
+    ) -> ParticleImages:
+        """Preprocess images, or open those that an earlier run has preprocessed, in ``folder`` of the checkpoint.
+
+        Images that cannot be used leave nothing behind in a new directory; an abort or a kill leaves what can be
+        continued.
+
+        Raises
+        ------
+        InputError
+            When images cannot be read or used.
+        """
+        try:
+            return open_images(particles, self.layout.checkpoint / folder, preprocessing, self.monitor, rebuild=True)
+        except InputError:
+            if self.stages.none_finished:
+                shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
+            raise
+
+    def record(self, status: str, results: Mapping[str, Any]) -> None:
+        """Write job.yaml."""
+        write_record(self.layout.root, self.name, status, self.settings, self.inputs.record, results)
+
+    def _begun(self) -> None:
+        """Record the job as running once something of it is done: one that is refused before leaves no record."""
+        if not self._recorded:
+            self._recorded = True
+            self.record("running", {})
+
+    def _add_notes(self, sentences: list[str]) -> None:
+        self.notes += [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.notes]
