@@ -37,9 +37,9 @@ from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles,
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
-from cryodrgn_ext.workflow.leftovers import remove_leftovers
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 FEWEST_PARTICLES = 10
 
@@ -71,7 +71,7 @@ def landscape(settings: LandscapeSettings, monitor: Monitor) -> JobResult:
     refuse_other_results(settings.o, "landscape")
     job = _LandscapeJob(settings, result, result.require_latents(), monitor)
     settings.o.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(settings.o)
+    remove_unfinished(settings.o)
     return job.run()
 
 

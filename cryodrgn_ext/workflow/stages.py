@@ -23,7 +23,7 @@ class Stages:
     Parameters
     ----------
     directory : Path
-        The checkpoint directory; made when a stage is finished.
+        The checkpoint directory; made when a stage begins.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -101,6 +101,7 @@ class Stages:
             return self._repeat_warnings(name, monitor)
         self._finished.pop(name, None)
         monitor.message(f"{title} ...")
+        self._path.parent.mkdir(parents=True, exist_ok=True)  # many stages keep files there
         begin, earlier = time.monotonic(), len(monitor.warnings)
         work()
         warnings = monitor.warnings[earlier:]
