@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs.client import create_external_job, project_directory
 from cryosparc_jobs.job_kinds import JobKind
@@ -88,7 +88,7 @@ def run_external(
     draft = kind.complete(settings, Path(f"{project}_{kind.name}" if directory is None else directory), learned)
     check = kind.job.load_check() if kind.takes_result else None
     if check is not None:
-        check(draft)
+        check(draft, SilentMonitor())
     summary = kind.job.summary if learned is None else f"{kind.job.summary} Of the result in {learned}."
     job = create_external_job(cs, project, workspace, title, description(summary, draft, decided))
     job.connect(INPUT, source, slots)

@@ -8,6 +8,7 @@ directory is written is told in :mod:`cryodrgn_ext.workflow.job_run`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Job:
     shown : tuple of str
         Settings that get RELION's ten parameter fields; the first ten when empty.
     check : str
-        Function of the settings, as ``module:name``, that refuses what cannot work and writes nothing; where a suite
-        shall know it before it makes a job.
+        Function of (settings, monitor), as ``module:name``, that refuses what cannot work and writes nothing; where a
+        suite shall know it before it makes a job.
     worker : str
         Class of what a further process does, see :mod:`cryodrgn_ext.workflow.launcher`; "" for a job in one process.
     """
@@ -70,9 +71,9 @@ class Job:
         """Import the job's function (a heavy import: torch and friends)."""
         return cast("RunJob", _load(self.function))
 
-    def load_check(self) -> Callable[[Settings], object] | None:
+    def load_check(self) -> Callable[[Settings, Monitor], object] | None:
         """Import the job's check, if it has one."""
-        return cast("Callable[[Settings], object]", _load(self.check)) if self.check else None
+        return cast("Callable[[Settings, Monitor], object]", _load(self.check)) if self.check else None
 
     def load_worker(self) -> Callable[[Settings], Worker]:
         """Import what a further process does.
@@ -89,7 +90,7 @@ class Job:
 
 def _load(place: str) -> Any:
     module, name = place.split(":")
-    return getattr(importlib.import_module(f"cryodrgn_ext.jobs.{module}"), name)
+    return functools.reduce(getattr, name.split("."), importlib.import_module(f"cryodrgn_ext.jobs.{module}"))
 
 
 JOBS: dict[str, Job] = {
@@ -111,7 +112,7 @@ JOBS: dict[str, Job] = {
             check="selection_groups:read_selection"),
         Job("validate", "options.validate:ValidateSettings", "validate:validate",
             "Reconstruct states anew at full size and test each against chance.",
-            positional=("in_parts",), relion_program="cdx-relion-validate",
+            positional=("in_parts",), relion_program="cdx-relion-validate", check="validate:ValidateRun.check",
             shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed")),
         Job("landscape", "options.landscape:LandscapeSettings", "landscape:landscape",
             "States and a landscape from the volumes of a trained model: clusters, components, densities.",

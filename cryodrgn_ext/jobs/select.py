@@ -48,7 +48,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     InputError
         When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
-    selection = read_selection(settings)
+    selection = read_selection(settings, monitor)
     result, selected = selection.result, selection.rows
     output = output_file(settings, result.particles)
     if result.listed is not None:

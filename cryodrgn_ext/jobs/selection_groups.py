@@ -23,6 +23,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.row_matching import shared_rows
+from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import listed_rows
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import TABLES, LearnedResult, read_learned_result
@@ -184,7 +185,7 @@ def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) ->
     return rows
 
 
-def read_selection(settings: SelectSettings) -> Selection:
+def read_selection(settings: SelectSettings, monitor: Monitor) -> Selection:
     """Read the result that the settings name, and see that something of it is selected.
 
     Raises
@@ -192,6 +193,7 @@ def read_selection(settings: SelectSettings) -> Selection:
     InputError
         When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
+    monitor.message(f"Reading {settings.in_parts}")
     selection = Selection(settings, read_learned_result(settings.in_parts))
     require_particles(selection.rows, "the combination of conditions")
     return selection

@@ -210,6 +210,7 @@ def test_job_killed_while_validating_gets_no_outputs(real: Lab, trained: Finishe
     ("settings", "sentence"),
     [
         ({"directory": "P1_J2"}, "holds the results of a train job"),
+        ({"state": (9,)}, "has no state 9"),
         ({"box": 1}, "box"),
         ({"o": "x"}, "o cannot be given"),
         ({"mask": ("J1", "particles")}, "for mask one of type mask"),

@@ -99,7 +99,8 @@ def test_a_folder_of_a_state_is_a_selection() -> None:
 def test_particles_added_to_states_are_not_lost_to_groups() -> None:
     other = int(np.flatnonzero(labels() != 1)[0])
     selection = read_selection(
-        SelectSettings(in_parts=Path("out"), o=Path("x.star"), state=(1,), union=(subset("a.star", [other]),))
+        SelectSettings(in_parts=Path("out"), o=Path("x.star"), state=(1,), union=(subset("a.star", [other]),)),
+        SilentMonitor(),
     )
     assert list(selection.groups()) == ["selected"]
     assert other in selection.groups()["selected"]
