@@ -135,9 +135,11 @@ def _attempts(particles: ParticleSet, reference: ParticleSet) -> Iterator[tuple[
     if all(one.source.expansion() is not None for one in both):
         yield "source uid and number of the copy", _expansion_keys
     yield "image path and index", lambda one: one.image_hash
+    # Converters link CryoSPARC's stack.mrc as stack.mrcs, for RELION.
+    yield "image path (but for .mrc, .mrcs) and index", lambda one: _name_keys(one, _without_ending)
     if all(_names_are_unique(one) for one in both):
         yield "image file name and index", lambda one: _name_keys(one, os.path.basename)
-        yield "imported image file name and index", lambda one: _name_keys(one, imported_name)
+        yield "imported image file name and index", lambda one: _name_keys(one, _imported_without_ending)
 
 
 def _expansion_keys(particles: ParticleSet) -> UInt64Array:
@@ -150,7 +152,15 @@ def _expansion_keys(particles: ParticleSet) -> UInt64Array:
 
 def _names_are_unique(particles: ParticleSet) -> bool:
     files = {os.path.normpath(stack_file(name)) for name in particles.stack_names}
-    return len({imported_name(name) for name in files}) == len(files)
+    return len({_imported_without_ending(name) for name in files}) == len(files)
+
+
+def _without_ending(path: str) -> str:
+    return os.path.normpath(path).removesuffix("s").removesuffix(".mrc")
+
+
+def _imported_without_ending(path: str) -> str:
+    return _without_ending(imported_name(path))
 
 
 def _name_keys(particles: ParticleSet, shortened: Callable[[str], str]) -> UInt64Array:

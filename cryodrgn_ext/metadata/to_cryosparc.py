@@ -13,7 +13,7 @@ import numpy as np
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
 from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field, relion_column
-from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
+from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.image_files import is_missing
@@ -92,6 +92,9 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     columns: dict[str, AnyArray] = {"uid": particles.uid}
     columns |= _blob(particles, dark)
     carried = fields_of_columns(particles.table, particles.row_id)
+    if _realigned_in_2d(particles, carried):
+        carried = {field: values for field, values in carried.items() if not field.startswith(f"{ALIGNMENTS_2D}/")}
+        notes.append("classes or origins have changed: the 2D alignments that came along (alignments2D) are left out")
     exposure = _exposure_ids(particles, carried.get("ctf/exp_group_id"))
     columns |= _ctf(particles, exposure)
     location = _location(particles, exposure, carried, flip_y)
@@ -112,7 +115,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
             "positions on micrographs are not carried: CryoSPARC wants them as fractions of the micrograph, and "
             "its size is not known (the micrographs are not found from the project directory, or have no name)"
         )
-    if location and "location/micrograph_uid" not in carried:
+    if "location/micrograph_uid" in location and "location/micrograph_uid" not in carried:
         notes.append(
             "location/micrograph_uid is invented (made from the micrograph's name): CryoSPARC does not know the "
             "particles' micrographs by it"
@@ -125,6 +128,17 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
             else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
         )
     return CsConversion(CsTable(particles.path, columns), _not_carried(particles, columns), tuple(notes))
+
+
+def _realigned_in_2d(particles: ParticleSet, carried: dict[str, AnyArray]) -> bool:
+    """Whether particles without 3D poses have other classes or origins than their 2D alignments that came along."""
+    if particles.has_poses:
+        return False
+    classes, shift = carried.get(f"{ALIGNMENTS_2D}/class"), carried.get(f"{ALIGNMENTS_2D}/shift")
+    if classes is not None and not np.array_equal(classes, _classes(particles)):
+        return True
+    pixel_A = carried.get(f"{ALIGNMENTS_2D}/psize_A", particles.pixel_size_A)
+    return shift is not None and bool(np.abs(shift * pixel_A[:, None] + particles.shift_A).max() > _SAME_SHIFT_A)
 
 
 def _carried_fields(
@@ -287,9 +301,11 @@ def _location(
 ) -> dict[str, AnyArray]:
     """Return location/* when the micrographs' shape (N, 2) was carried, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
-    if any(label not in table for label in _LOCATION):
+    if "rlnMicrographName" not in table:
         return {}
     distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
+    if any(label not in table for label in _LOCATION):  # the fractions may have come along
+        return {"location/micrograph_path": as_column(distinct)[code]} if "location/center_x_frac" in carried else {}
     shape = carried.get("location/micrograph_shape")
     if shape is None or np.any(shape == 0):
         shape = _micrograph_shapes(particles, distinct.tolist(), code)

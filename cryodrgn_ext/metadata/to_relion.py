@@ -26,6 +26,7 @@ from cryodrgn_ext.metadata.star_table import Values
 _COMPANIONS = (
     "location/micrograph_shape", "location/center_x_frac", "location/center_y_frac", "location/exp_group_id",
     "alignments3D/pose", "alignments3D/psize_A", "ctf/exp_group_id", "alignments2D/shift", "alignments2D/psize_A",
+    "alignments2D/class",
     "filament/filament_uid", "filament/position_A", "filament/filament_pose",
 )  # fmt: skip
 
