@@ -20,6 +20,9 @@ from tests.conftest import stage
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+#: What people read, by the file's place in the project.
+PAGES = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+MOST_BYTES_OF_README = 12_000
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 OUR_PROGRAMS = tuple(console_scripts())
 
@@ -31,13 +34,13 @@ def shell_lines(text: str) -> list[str]:
     return [line.split(" #")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def readme_commands() -> list[list[str]]:
-    """Commands of ours that the README shows, as words."""
+def shown_commands() -> list[list[str]]:
+    """Commands of ours that the README and the pages show, as words."""
     found = []
-    for line in shell_lines(README):
+    for line in (line for text in PAGES.values() for line in shell_lines(text)):
         for part in re.split(r"&&|\|", line):
             words = shlex.split(part)
-            if words and words[0] in OUR_PROGRAMS:
+            if words and words[0] in OUR_PROGRAMS and words not in found:
                 found.append(words)
     return found
 
@@ -75,19 +78,35 @@ def test_licence_is_the_declared_one() -> None:
     assert (ROOT / "LICENSE").read_text("utf-8").startswith("BSD 3-Clause License")
 
 
-def test_pictures_and_pages_of_the_readme_exist() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_and_pages_that_a_page_shows_exist(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", PAGES[page])
     local = [target for target in targets if not target.startswith("http")]
-    assert local
-    assert [target for target in local if not (ROOT / target).exists()] == []
+    assert [target for target in local if not (ROOT / page).parent.joinpath(target).exists()] == []
 
 
-@pytest.mark.parametrize("words", readme_commands(), ids=" ".join)
-def test_readme_command_is_understood(words: list[str]) -> None:
+def test_readme_leads_to_every_page() -> None:
+    assert [page for page in PAGES if page != "README.md" and page not in README] == []
+
+
+def test_readme_is_short() -> None:
+    assert len(README.encode("utf-8")) < MOST_BYTES_OF_README
+
+
+def test_commands_of_benchmarks_exist() -> None:
+    named = {
+        name for text in PAGES.values() for name in re.findall(r"(?:python|sh) (benchmarks/[\w/]+\.(?:py|sh))", text)
+    }
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("words", shown_commands(), ids=" ".join)
+def test_shown_command_is_understood(words: list[str]) -> None:
     """The sub-command exists, and so does every option."""
     program, *arguments = words
     if program != "cryodrgn-ext":
-        pytest.fail(f"the README calls {program} by hand: RELION does that")
+        pytest.fail(f"a page calls {program} by hand: RELION does that")
     command: click.Command = main
     context = click.Context(main)
     path = []
@@ -105,9 +124,9 @@ def test_readme_command_is_understood(words: list[str]) -> None:
     assert given <= known | {"--help"}
 
 
-def test_readme_names_every_sub_command() -> None:
-    for name in main.list_commands(click.Context(main)):
-        assert re.search(rf"cryodrgn-ext {name}\b", README), f"the README does not show cryodrgn-ext {name}"
+def test_every_sub_command_is_shown_with_an_example() -> None:
+    shown = {words[1] for words in shown_commands() if len(words) > 1}
+    assert [name for name in main.list_commands(click.Context(main)) if name not in shown] == []
 
 
 def test_page_of_options_is_up_to_date() -> None:
