@@ -6,40 +6,61 @@ within it, all particles in the space of volume components, clusters, their maps
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
+from cryodrgn_ext.analysis.sketch import Sketch
+from cryodrgn_ext.analysis.surfaces import Surface, density_surface
+from cryodrgn_ext.analysis.volume_basis import volume_basis
+from cryodrgn_ext.analysis.volume_landscape import (
+    ClusterOptions,
+    ComparedVolumes,
+    Landscape,
+    cluster_volumes,
+    compare_volumes,
+    comparison_mask,
+    density_components,
+    sketch_by_volumes,
+    volume_planes,
+)
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.given_maps import check_mask_values
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
-from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
 from cryodrgn_ext.results.chosen_rows import chosen_rows
-from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_clusters, read_surface
-from cryodrgn_ext.results.latent_tables import LatentTable
+from cryodrgn_ext.results.landscape_tables import (
+    LandscapeFiles,
+    read_arrays,
+    read_clusters,
+    read_gram,
+    read_mapping,
+    read_surface,
+    write_arrays,
+    write_clusters,
+    write_gram,
+    write_mapping,
+    write_surface,
+)
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
-from cryodrgn_ext.workflow.stages import Stages
-from cryodrgn_ext.workflow.threads import use_threads
-from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 FEWEST_PARTICLES = 10
 
@@ -65,24 +86,50 @@ def landscape(settings: LandscapeSettings, monitor: Monitor) -> JobResult:
     JobAborted
         When the user asks for it; everything finished so far stays, and the same call continues.
     """
-    use_threads(settings.j)
     monitor.message(f"Reading {settings.in_parts}")
-    result = read_learned_result(settings.in_parts)
-    refuse_other_results(settings.o, "landscape")
-    job = _LandscapeJob(settings, result, result.require_latents(), monitor)
-    settings.o.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(settings.o)
-    return job.run()
+    return LandscapeRun.start(settings, monitor)
 
 
-class _LandscapeJob:
+@dataclass(frozen=True, kw_only=True)
+class LandscapeInputs(CheckedInputs):
+    """Checked inputs.
+
+    Attributes
+    ----------
+    result : LearnedResult
+    model : Heterogeneity
+    z : ndarray
+        (n, q) float32 latents of the particles that are looked at.
+    rows : ndarray
+        (n,) int64 their rows of the input.
+    given_mask : ndarray or None
+        (D, D, D) the user's region.
+    solvent_mask : ndarray or None
+        (D, D, D) of the job that trained the model.
+    """
+
+    result: LearnedResult
+    model: Heterogeneity
+    z: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    given_mask: NDArray[np.float32] | None
+    solvent_mask: NDArray[np.float32] | None
+
+
+class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
     """One run of the job: the stages in order, and what they hand on through the result directory."""
 
-    def __init__(
-        self, settings: LandscapeSettings, result: LearnedResult, latents: LatentTable, monitor: Monitor
-    ) -> None:
-        self.settings, self.result, self.monitor = settings, result, monitor
-        self.layout = Layout(settings.o)
+    name = "landscape"
+
+    def __init__(self, settings: LandscapeSettings, inputs: LandscapeInputs, monitor: Monitor) -> None:
+        super().__init__(settings, inputs, monitor)
+        self.files = LandscapeFiles(self.layout)
+
+    @classmethod
+    def check(cls, settings: LandscapeSettings, monitor: Monitor) -> LandscapeInputs:
+        """Read the result, the rows that are looked at, and the mask; see :meth:`JobRun.check`."""
+        result = read_learned_result(settings.in_parts)
+        latents = result.require_latents()
         rows = chosen_rows(result, settings.indices, monitor)
         possible = min(settings.sketch, len(rows))
         if len(rows) < FEWEST_PARTICLES:
@@ -94,115 +141,179 @@ class _LandscapeJob:
                 f"--clusters is {settings.clusters}, but there are only {possible} sketched volumes: raise --sketch or "
                 "ask for fewer clusters."
             )
-        model = load_heterogeneity(Layout(result.directory).model)
-        given = None if settings.in_mask is None else _working_mask(settings.in_mask, model, monitor)
+        folder = Layout(result.directory).model
+        model = load_heterogeneity(folder)
+        sums = {path.name: fingerprint_file(path)["sha256"] for path in sorted(folder.iterdir()) if path.is_file()}
         solvent = None if result.solvent_mask is None else read_map(result.solvent_mask).data
-        if solvent is not None and len(solvent) != model.box_size:
-            solvent = None
-        z = np.ascontiguousarray(latents.z[rows])
-        self.work = LandscapeStages(settings, self.layout, model, z, rows, given, solvent, monitor)
-
-    def run(self) -> JobResult:
-        """All stages."""
-        begin = time.monotonic()
-        settings, layout = self.settings, self.layout
-        self._record("running", {})
-        self.stages, work = Stages(layout.checkpoint), self.work
-        key = fingerprint(
-            self.inputs["model"], self.inputs.get("in_mask", {}).get("sha256"), self.inputs.get("indices"),
-            work.rows.tolist() if len(work.rows) < self.result.particles.n else None, settings.sketch, settings.seed,
+        return LandscapeInputs(
+            record=result.record() | {"model": sums} | fingerprint_files(
+                {"in_mask": settings.in_mask, "indices": settings.indices}
+            ),
+            result=result, model=model, z=np.ascontiguousarray(latents.z[rows]), rows=rows,
+            given_mask=None if settings.in_mask is None else _working_mask(settings.in_mask, model, monitor),
+            solvent_mask=solvent if solvent is not None and len(solvent) == model.box_size else None,
         )  # fmt: skip
-        self._stage("sketch", key, "Choosing particles that stand for all", work.choose_sketch, work.sketch_path)
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """All stages."""
+        settings, inputs, layout, files = self.settings, self.inputs, self.layout, self.files
+        everything = len(inputs.rows) == inputs.result.particles.n
+        key = fingerprint(
+            inputs.record["model"], inputs.record.get("in_mask", {}).get("sha256"), inputs.record.get("indices"),
+            None if everything else inputs.rows.tolist(), settings.sketch, settings.seed,
+        )  # fmt: skip
+        self.stage("sketch", key, "Choosing particles that stand for all", self._choose_sketch, files.sketch)
         key = fingerprint(key, settings.mask_level)
-        self._stage("mask", key, "Mask", work.make_mask, work.mask_path)
-        self._stage("volumes", key, "Comparing volumes within the mask", work.compare, work.gram_path, work.rows_path)
+        self.stage("mask", key, "Mask", self._make_mask, files.mask)
+        self.stage("volumes", key, "Comparing volumes within the mask", self._compare, files.gram, files.rows)
         key = fingerprint(key, settings.components, settings.mapping, settings.mapping_volumes)
-        self._stage("mapping", key, "Mapping all particles", work.map_particles, work.mapping_path)
+        self.stage("mapping", key, "Mapping all particles", self._map_particles, files.mapping)
         cut = fingerprint(key, settings.clusters, settings.linkage, settings.metric, settings.min_particles,
                           settings.set_apart)  # fmt: skip
-        self._stage("clusters", cut, "Clustering the volumes", work.cluster, work.clusters_path)
-        clusters = read_clusters(work.clusters_path)
-        name = self._particles_name
-        folders = [layout.state(number) for number in range(clusters.n_clusters)]
-        self._stage("maps", fingerprint(cut, settings.traversals), "Maps of the states and components",
-                    lambda: write_state_maps(work, clusters), layout.root / "components", *folders)  # fmt: skip
-        self._stage("particles", fingerprint(cut, settings.star_columns, settings.particles_format),
-                    "Writing particles", lambda: write_state_particles(work, clusters, self.result.particles, name),
-                    layout.root / "landscape.npz", *(folder / name for folder in (layout.root, *folders)))  # fmt: skip
-        self._stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
-                    work.densities, *work.surface_paths())  # fmt: skip
-        self._stage("layouts", cut, "Layouts of the volumes", work.layouts, layout.root / "sketch.npz")
-        summary = self._finish(clusters)
-        self._record("finished", summary)
-        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return self._result(clusters)
+        self.stage("clusters", cut, "Clustering the volumes", self._cluster, files.clusters)
+        found, name = self._read(), self._particles_name
+        folders = [layout.state(number) for number in range(found.clusters.n_clusters)]
+        self.stage("maps", fingerprint(cut, settings.traversals), "Maps of the states and components",
+                   lambda: write_state_maps(files, found, settings, self.monitor), files.components,
+                   *folders)  # fmt: skip
+        self.stage("particles", fingerprint(cut, settings.star_columns, settings.particles_format),
+                   "Writing particles",
+                   lambda: write_state_particles(files, found, inputs.result.particles, name, settings.star_columns,
+                                                 self.monitor),
+                   files.particle_table, *(folder / name for folder in (layout.root, *folders)))  # fmt: skip
+        densities = self._densities(found)
+        self.stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
+                   lambda: self._write_densities(found), *densities)  # fmt: skip
+        self.stage("layouts", cut, "Layouts of the volumes", lambda: self._write_sketch(found), files.sketch_table)
+        surfaces = [read_surface(path) for path in densities]
+        self._note_states(found)
+        self.monitor.poll()
+        write_landscape_reports(
+            layout, settings, inputs.result.particles, found, surfaces, self.notes, self.stages.seconds()
+        )
+        return self._summary(found, surfaces), self._result(found)
 
-    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
-        self.stages.run(name, key, self.monitor, title, work, products)
+    def _choose_sketch(self) -> None:
+        settings, inputs = self.settings, self.inputs
+        sketch = sketch_by_volumes(
+            inputs.model, inputs.z, settings.sketch, given_mask=inputs.given_mask, solvent_mask=inputs.solvent_mask,
+            mask_level=settings.mask_level, seed=settings.seed,
+        )  # fmt: skip
+        if len(sketch.index) < max(2, settings.clusters):
+            raise InputError(
+                f"the particles have only {len(sketch.index)} different volumes, too few for {settings.clusters} "
+                "clusters."
+            )
+        write_arrays(self.files.sketch, {"index": sketch.index, "nearest": sketch.label})
 
-    @cached_property
-    def inputs(self) -> dict[str, Any]:
-        """What job.yaml says of the inputs."""
-        particles = self.result.particles
-        record: dict[str, Any] = {
-            "in_parts": fingerprint_particles(particles.path, particles.files) | {"particles": particles.n},
-            "result": str(self.result.directory.resolve()),
-            "model": {path.name: fingerprint_file(path)["sha256"]
-                      for path in sorted(Layout(self.result.directory).model.iterdir()) if path.is_file()},
-        }  # fmt: skip
-        for name in ("in_mask", "indices"):
-            if getattr(self.settings, name) is not None:
-                record[name] = fingerprint_file(getattr(self.settings, name))
-        return record
+    def _make_mask(self) -> None:
+        model, given = self.inputs.model, self.inputs.given_mask
+        if given is None:
+            sketch_z = self.inputs.z[self._sketch().index]
+            mask = comparison_mask(model, sketch_z, self.settings.mask_level, self.monitor)
+        else:
+            mask = given > 0.5
+        write_map(self.files.mask, mask.astype(np.float32), model.pixel_size_A)
+        self.monitor.message(f"{np.count_nonzero(mask)} of {mask.size} voxels are in the mask")
 
-    def _record(self, status: str, results: dict[str, Any]) -> None:
-        write_record(self.layout.root, "landscape", status, self.settings, self.inputs, results)
+    def _compare(self) -> None:
+        basis = volume_basis(self.inputs.model, self.inputs.z[self._sketch().index])
+        write_gram(self.files.gram, compare_volumes(basis, self._mask(), self.files.rows, self.monitor))
+
+    def _map_particles(self) -> None:
+        settings, files = self.settings, self.files
+        compared = ComparedVolumes(
+            self.inputs.model, self.inputs.z, self._sketch(), self._mask(), np.load(files.rows, mmap_mode="r"),
+            read_gram(files.gram),
+        )  # fmt: skip
+        mapping = compared.map_particles(
+            settings.components, settings.mapping, settings.mapping_volumes, settings.seed, self.monitor
+        )
+        write_mapping(files.mapping, mapping)
+
+    def _cluster(self) -> None:
+        given = self.settings
+        options = ClusterOptions(given.clusters, given.linkage, given.metric, given.min_particles, given.set_apart,
+                                 given.seed, given.j or 1)  # fmt: skip
+        clusters = cluster_volumes(read_gram(self.files.gram), read_mapping(self.files.mapping), options)
+        write_clusters(self.files.clusters, clusters)
+
+    def _sketch(self) -> Sketch:
+        arrays = read_arrays(self.files.sketch)
+        return Sketch(arrays["index"].astype(np.int64), arrays["nearest"].astype(np.int32))
+
+    def _mask(self) -> NDArray[np.bool_]:
+        mask: NDArray[np.bool_] = read_map(self.files.mask).data > 0.5
+        return mask
+
+    def _read(self) -> Landscape:
+        """What the stages up to the clusters have left."""
+        inputs, files = self.inputs, self.files
+        return Landscape(
+            inputs.model, inputs.z, inputs.rows, self._sketch().index, read_gram(files.gram).pca(),
+            read_mapping(files.mapping), read_clusters(files.clusters),
+        )  # fmt: skip
 
     @property
     def _particles_name(self) -> str:
-        return returned_name(self.result.particles, self.settings.particles_format)
+        return returned_name(self.inputs.result.particles, self.settings.particles_format)
 
-    def _finish(self, clusters: VolumeClusters) -> dict[str, Any]:
-        """Report, and what job.yaml says of the results."""
-        work = self.work
-        mapping = ParticleMapping.read(work.mapping_path)
-        surfaces = [read_surface(path) for path in work.surface_paths()]
-        _, pca = work.volumes()
-        notes = list(self.monitor.warnings)
+    def _densities(self, found: Landscape) -> list[Path]:
+        return [self.files.density(components) for components in density_components(found.mapping.v.shape[1])]
+
+    def _write_densities(self, found: Landscape) -> None:
+        v = found.mapping.v
+        for components in density_components(v.shape[1]):
+            self.monitor.poll()
+            columns = v[:, [number - 1 for number in components]]
+            surface = density_surface(columns, replicates=self.settings.bootstrap, seed=self.settings.seed)
+            write_surface(self.files.density(components), surface, components)
+
+    def _write_sketch(self, found: Landscape) -> None:
+        """Write sketch.npz: the sketched particles, and their volumes in several planes."""
+        settings, index, pca, clusters = self.settings, found.sketch_index, found.pca, found.clusters
+        distances = read_gram(self.files.gram).distances(settings.metric)
+        arrays: dict[str, NDArray[np.generic]] = {
+            "row": found.rows[index], "z": found.z[index], "cluster": clusters.label, "stray": clusters.stray,
+            "particles": np.bincount(found.mapping.nearest, minlength=len(index)), "tree": clusters.tree,
+            "v": pca.coordinates[:, : settings.components], "variance": pca.variance,
+            "explained_variance_ratio": pca.explained_variance_ratio,
+        }  # fmt: skip
+        write_arrays(self.files.sketch_table, {**arrays, **volume_planes(pca, distances, settings.seed)})
+
+    def _note_states(self, found: Landscape) -> None:
+        clusters, mapping = found.clusters, found.mapping
         if clusters.n_clusters != self.settings.clusters:
-            notes.append(
+            self.note(
                 f"{clusters.n_clusters} states instead of {self.settings.clusters}: small groups that are set apart "
                 "are states of their own, and groups of too few particles are none."
             )
         if clusters.stray.any():
             count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.stray)).sum())
-            notes.append(
+            self.note(
                 f"{np.count_nonzero(clusters.stray)} volumes ({count} particles) lie in groups too small to be "
                 "states and were put with the nearest one; --min_particles 0 shows them."
             )
         if not mapping.is_exact:
-            notes.append(
+            self.note(
                 f"Volume components of particles are predicted by a map learned from volumes: of those held out it "
                 f"misses {100 * mapping.held_out_loss.min():.1f} % of the variance."
             )
-        for note in notes:
-            self.monitor.message(note)
-        self.monitor.poll()
-        seconds, kept = self.stages.seconds(), self.settings.components
-        write_landscape_reports(
-            self.layout, self.settings, work, self.result.particles, clusters, mapping, pca, surfaces, notes, seconds
-        )
+
+    def _summary(self, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]]) -> dict[str, Any]:
+        """What job.yaml says of the results."""
+        clusters, mapping, shares = found.clusters, found.mapping, found.pca.explained_variance_ratio
         return {
-            "particles": len(work.rows),
+            "particles": len(found.rows),
             "sketch": len(clusters.label),
-            "explained_variance": [round(float(share), 5) for share in pca.explained_variance_ratio[:kept]],
+            "explained_variance": [round(float(share), 5) for share in shares[: self.settings.components]],
             "mapping": "exact" if mapping.is_exact else "learned",
             "held_out_loss": None if mapping.is_exact else round(float(mapping.held_out_loss.min()), 6),
             "states": [
                 {"state": number, "volumes": int(clusters.n_volumes[number]),
                  "particles": int(clusters.n_particles[number]),
                  "on_data_particle": int(row)}
-                for number, row in enumerate(work.rows[work.sketch_index[clusters.medoid]])
+                for number, row in enumerate(found.rows[found.center_index])
             ],
             "density_maxima": [
                 {"components": list(components), "position": [round(float(p), 5) for p in maximum.position],
@@ -210,30 +321,27 @@ class _LandscapeJob:
                  "depth_sd_kT": round(float(maximum.depth_sd_kT), 3), "stability": round(maximum.stability, 3)}
                 for surface, components in surfaces for maximum in surface.maxima if maximum.is_stable
             ],
-            "notes": notes,
-            "seconds": seconds,
         }  # fmt: skip
 
-    def _result(self, clusters: VolumeClusters) -> JobResult:
-        layout, work, name = self.layout, self.work, self._particles_name
-        uid, mapping = self.result.particles.uid[work.rows], ParticleMapping.read(work.mapping_path)
-        label, centers = clusters.label[mapping.nearest], work.sketch_index[clusters.medoid]
-        titles = {number: f"state {number:02d}" for number in range(clusters.n_clusters)}
+    def _result(self, found: Landscape) -> JobResult:
+        layout, name = self.layout, self._particles_name
+        uid, v, label = self.inputs.result.particles.uid[found.rows], found.mapping.v, found.label
+        titles = {number: f"state {number:02d}" for number in range(found.clusters.n_clusters)}
         by_state = picture(layout, "particles", "Particles over volume components, by state",
-                           partial(draw_components, mapping.v, label, centers=centers))  # fmt: skip
+                           partial(draw_components, v, label, centers=found.center_index))  # fmt: skip
         densities = [
             picture(layout, path.stem, "Density of the particles and apparent free energy over volume components",
-                    partial(draw_density, path)) for path in work.surface_paths()
+                    partial(draw_density, path)) for path in self._densities(found)
         ]  # fmt: skip
         slices = slices_of_groups(layout, titles, "Central slices of the average maps")
         on_data = [layout.state(number) / "on_data.mrc" for number in titles]
         outputs = (
             ParticleOutput(name=ALL, title="All particles, with volume components", path=layout.root / name, uid=uid,
-                           coordinates=mapping.v, picture=by_state),
+                           coordinates=v, picture=by_state),
             *group_outputs(layout, titles, name, uid, label),
             *shown_maps(on_data),
-            *shown_maps(sorted((layout.root / "components").glob("*.mrc"))),
-            MaskOutput(path=layout.root / "mask.mrc", name="compared", title="Region in which volumes were compared",
+            *shown_maps(sorted(self.files.components.glob("*.mrc"))),
+            MaskOutput(path=self.files.mask, name="compared", title="Region in which volumes were compared",
                        picture=slices),
         )  # fmt: skip
         tables = ("states.npz", "landscape.npz", "sketch.npz")

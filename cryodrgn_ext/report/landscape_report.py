@@ -8,10 +8,7 @@ from dataclasses import replace
 from cryodrgn_ext.analysis.latents import Clustering
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
 from cryodrgn_ext.analysis.surfaces import Surface
-from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
-from cryodrgn_ext.analysis.volume_pca import VolumePca
-from cryodrgn_ext.jobs.landscape_stages import LandscapeStages
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.analysis.volume_landscape import Landscape
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.report.landscape_plots import (
     density_and_energy,
@@ -27,10 +24,11 @@ from cryodrgn_ext.report.page_html import write_report_html
 from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import explained_variance
 from cryodrgn_ext.report.train_report import command_line, report_date
-from cryodrgn_ext.results.landscape_tables import ParticleMapping, read_arrays
+from cryodrgn_ext.results.landscape_tables import read_arrays
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.particle_columns import shown_particles
 from cryodrgn_ext.results.record import versions
+from cryodrgn_ext.settings import Settings
 
 SHOWN_COMPONENTS = 20
 FILES = {
@@ -50,18 +48,30 @@ FILES = {
 
 def write_landscape_reports(
     layout: Layout,
-    settings: LandscapeSettings,
-    work: LandscapeStages,
+    settings: Settings,
     particles: ParticleSet,
-    clusters: VolumeClusters,
-    mapping: ParticleMapping,
-    pca: VolumePca,
+    found: Landscape,
     surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
     messages: Sequence[str],
     seconds: Mapping[str, float],
 ) -> None:
-    """Write report.html and logfile.pdf; ``particles`` are all of the input, ``work.rows`` those looked at."""
-    model = work.model
+    """Write report.html and logfile.pdf.
+
+    Parameters
+    ----------
+    layout : Layout
+    settings : Settings
+    particles : ParticleSet
+        All of the input; ``found.rows`` are those looked at.
+    found : Landscape
+    surfaces : sequence
+        Densities, each with the numbers of its components.
+    messages : sequence of str
+        Shown on top.
+    seconds : mapping
+        Time of each stage.
+    """
+    clusters = found.clusters
     pictures = draw_group_maps([layout.state(number) / "map.mrc" for number in range(clusters.n_clusters)])
     states = [
         StateSummary(
@@ -73,52 +83,47 @@ def write_landscape_reports(
         )
         for number, drawn in enumerate(pictures)
     ]
-    centers = work.sketch_index[clusters.medoid]
-    groups = Clustering(clusters.label[mapping.nearest], centers, work.z[centers])
+    groups = Clustering(found.label, found.center_index, found.z[found.center_index])
+    plain = settings.to_mapping()
     content = ReportContent(
         title="Landscape",
         command=command_line("landscape", settings),
-        settings=settings.to_mapping(),
+        settings=plain,
         versions=versions(),
-        seed=settings.seed,
-        n_particles=len(mapping.v),
-        box_size=model.box_size,
-        pixel_size_A=model.pixel_size_A,
+        seed=plain["seed"],
+        n_particles=len(found.rows),
+        box_size=found.model.box_size,
+        pixel_size_A=found.model.pixel_size_A,
         states=states,
         messages=messages,
-        further=_figures(layout, clusters, mapping, pca, surfaces),
+        further=_figures(layout, found, surfaces),
         files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
         elapsed_s=sum(seconds.values()),
         seconds=seconds,
         date=report_date(),
-        z=work.z,
+        z=found.z,
         clusters=groups,
         group_name="state",
-        shown=_shown(work, particles, groups, mapping),
+        shown=_shown(particles, found, groups),
         planes={"volume PCs": ("volume PC 1", "volume PC 2")},
     )
     write_report_html(layout.report, content)
     write_logfile_pdf(layout.logfile, content)
 
 
-def _shown(
-    work: LandscapeStages, particles: ParticleSet, groups: Clustering, mapping: ParticleMapping
-) -> ShownParticles:
+def _shown(particles: ParticleSet, found: Landscape, groups: Clustering) -> ShownParticles:
     """Particles to draw one by one: volume components before the columns of their file."""
-    index = choose_shown(len(work.rows), groups.label, groups.center_index)
-    shown = shown_particles(particles, work.rows[index])
-    components = {f"volume PC {k + 1}": mapping.v[index, k] for k in range(mapping.v.shape[1])}
+    index = choose_shown(len(found.rows), groups.label, groups.center_index)
+    shown = shown_particles(particles, found.rows[index])
+    v = found.mapping.v
+    components = {f"volume PC {k + 1}": v[index, k] for k in range(v.shape[1])}
     return replace(shown, index=index, columns={**components, **shown.columns})
 
 
 def _figures(
-    layout: Layout,
-    clusters: VolumeClusters,
-    mapping: ParticleMapping,
-    pca: VolumePca,
-    surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
+    layout: Layout, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]]
 ) -> list[ReportFigure]:
-    section = "Volumes"
+    section, clusters, mapping, pca = "Volumes", found.clusters, found.mapping, found.pca
     figures = [
         ReportFigure(section, "Volumes and particles of each state.",
                      state_counts(clusters.n_volumes, clusters.n_particles)),

@@ -1,4 +1,4 @@
-"""What the stages of a landscape job hand on: arrays in .npz files, without pickles."""
+"""Tables of a landscape job, which its stages hand on: arrays in .npz files, without pickles."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.surfaces import Maximum, Surface
 from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
-from cryodrgn_ext.analysis.volume_pca import VolumePca, volume_pca
+from cryodrgn_ext.analysis.volume_landscape import ParticleMapping, VolumeGram
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
-
-FloatArray = NDArray[np.float64]
-IndexArray = NDArray[np.int64]
+from cryodrgn_ext.results.layout import Layout
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -41,86 +39,38 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): delete it and continue.") from None
 
 
-@dataclass(frozen=True)
-class VolumeGram:
-    """Inner products within the mask of the maps that volumes are sums of; see :mod:`..analysis.volume_basis`.
-
-    Attributes
-    ----------
-    gram : ndarray
-        (R, R).
-    voxel_sums : ndarray
-        (R,).
-    n_voxels : int
-    sketch_weights : ndarray
-        (K, R).
-    """
-
-    gram: FloatArray
-    voxel_sums: FloatArray
-    n_voxels: int
-    sketch_weights: FloatArray
-
-    def pca(self) -> VolumePca:
-        """All principal components of the sketched volumes."""
-        return volume_pca(self.gram, self.sketch_weights)
-
-    def write(self, path: Path) -> None:
-        """Write a .npz file."""
-        write_arrays(path, {"gram": self.gram, "voxel_sums": self.voxel_sums, "n_voxels": np.array(self.n_voxels),
-                            "sketch_weights": self.sketch_weights})  # fmt: skip
-
-    @classmethod
-    def read(cls, path: Path) -> VolumeGram:
-        """Read what :meth:`write` wrote."""
-        arrays = read_arrays(path)
-        return cls(
-            arrays["gram"].astype(np.float64),
-            arrays["voxel_sums"].astype(np.float64),
-            int(arrays["n_voxels"]),
-            arrays["sketch_weights"].astype(np.float64),
-        )
+def write_gram(path: Path, found: VolumeGram) -> None:
+    """Write the inner products of the volumes."""
+    write_arrays(path, {"gram": found.gram, "voxel_sums": found.voxel_sums, "n_voxels": np.array(found.n_voxels),
+                        "sketch_weights": found.sketch_weights})  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ParticleMapping:
-    """All particles in the space of volume components.
+def read_gram(path: Path) -> VolumeGram:
+    """Read what :func:`write_gram` wrote."""
+    arrays = read_arrays(path)
+    return VolumeGram(
+        arrays["gram"].astype(np.float64),
+        arrays["voxel_sums"].astype(np.float64),
+        int(arrays["n_voxels"]),
+        arrays["sketch_weights"].astype(np.float64),
+    )
 
-    Attributes
-    ----------
-    v : ndarray
-        (n, L) float32 volume components.
-    nearest : ndarray
-        (n,) int32 sketched volume that stands for each particle.
-    train_loss, held_out_loss : ndarray
-        Of the learned map, per epoch; empty when the mapping is exact.
-    """
 
-    v: NDArray[np.float32]
-    nearest: NDArray[np.int32]
-    train_loss: FloatArray
-    held_out_loss: FloatArray
+def write_mapping(path: Path, mapping: ParticleMapping) -> None:
+    """Write the particles in the space of volume components."""
+    write_arrays(path, {"v": mapping.v, "nearest": mapping.nearest, "train_loss": mapping.train_loss,
+                        "held_out_loss": mapping.held_out_loss})  # fmt: skip
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether nothing was learned."""
-        return len(self.held_out_loss) == 0
 
-    def write(self, path: Path) -> None:
-        """Write a .npz file."""
-        write_arrays(path, {"v": self.v, "nearest": self.nearest, "train_loss": self.train_loss,
-                            "held_out_loss": self.held_out_loss})  # fmt: skip
-
-    @classmethod
-    def read(cls, path: Path) -> ParticleMapping:
-        """Read what :meth:`write` wrote."""
-        arrays = read_arrays(path)
-        return cls(
-            arrays["v"].astype(np.float32),
-            arrays["nearest"].astype(np.int32),
-            arrays["train_loss"].astype(np.float64),
-            arrays["held_out_loss"].astype(np.float64),
-        )
+def read_mapping(path: Path) -> ParticleMapping:
+    """Read what :func:`write_mapping` wrote."""
+    arrays = read_arrays(path)
+    return ParticleMapping(
+        arrays["v"].astype(np.float32),
+        arrays["nearest"].astype(np.int32),
+        arrays["train_loss"].astype(np.float64),
+        arrays["held_out_loss"].astype(np.float64),
+    )
 
 
 def write_clusters(path: Path, clusters: VolumeClusters) -> None:
@@ -178,3 +128,59 @@ def read_surface(path: Path) -> tuple[Surface, tuple[int, ...]]:
         maxima=tuple(Maximum(tuple(at), depth, deviation, stability) for at, depth, deviation, stability in maxima),
     )
     return surface, components
+
+
+@dataclass(frozen=True)
+class LandscapeFiles:
+    """Where the stages of a landscape job keep what they hand on."""
+
+    layout: Layout
+
+    @property
+    def sketch(self) -> Path:
+        """The sketched particles."""
+        return self.layout.checkpoint / "sketch.npz"
+
+    @property
+    def mask(self) -> Path:
+        """Where volumes are compared."""
+        return self.layout.root / "mask.mrc"
+
+    @property
+    def rows(self) -> Path:
+        """Masked maps of the basis, a scratch file."""
+        return self.layout.checkpoint / "rows.npy"
+
+    @property
+    def gram(self) -> Path:
+        """Their inner products."""
+        return self.layout.checkpoint / "gram.npz"
+
+    @property
+    def mapping(self) -> Path:
+        """All particles in the space of volume components."""
+        return self.layout.checkpoint / "mapping.npz"
+
+    @property
+    def clusters(self) -> Path:
+        """Clusters of the sketched volumes."""
+        return self.layout.checkpoint / "clusters.npz"
+
+    @property
+    def components(self) -> Path:
+        """Maps along the principal components."""
+        return self.layout.root / "components"
+
+    @property
+    def particle_table(self) -> Path:
+        """Volume components and cluster of each particle."""
+        return self.layout.root / "landscape.npz"
+
+    @property
+    def sketch_table(self) -> Path:
+        """The sketched particles, and their volumes in several planes."""
+        return self.layout.root / "sketch.npz"
+
+    def density(self, components: tuple[int, ...]) -> Path:
+        """The density over some volume components, numbered from 1."""
+        return self.layout.root / f"density_pc{'_pc'.join(map(str, components))}.npz"

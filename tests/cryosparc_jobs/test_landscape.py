@@ -38,7 +38,7 @@ def trained(real: Lab, quick: QuickJob, engine: FakeEngine, monkeypatch: pytest.
     model = LinearToy(z, BOX, read_map(finished.result.directory / "consensus/map.mrc").pixel_size_A)
     monkeypatch.setattr(sys.modules[MODULE], "load", lambda _: model)
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.jobs.landscape_stages.UMAP_NEIGHBORS", 10**6)
+    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
     return finished
 
 

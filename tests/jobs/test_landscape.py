@@ -53,7 +53,7 @@ def plant(kind: type[Toy]) -> Callable[[pytest.MonkeyPatch], Toy]:
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the report and UMAP, which take most of the time of a small job."""
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.jobs.landscape_stages.UMAP_NEIGHBORS", 10**6)
+    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
 
 
 @pytest.fixture(params=[LinearToy, MovingToy], ids=["linear", "rendered"])
