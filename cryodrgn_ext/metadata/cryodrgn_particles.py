@@ -5,7 +5,7 @@ The pickles know neither the images nor any order but that of the stack, so they
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import euler_from_rotation
+from cryodrgn_ext.metadata.relion_particles import particles_from_star
 from cryodrgn_ext.metadata.star import StarFile, new_star, new_table
 from cryodrgn_ext.metadata.star_table import Values
 
@@ -31,6 +32,18 @@ class _Stacks:
     paths: tuple[Path, ...]
     counts: npt.NDArray[np.int64]
     box: int
+
+
+def read_stack(stack: Path, poses: Path, ctf: Path, datadir: Path | None = None) -> ParticleSet:
+    """Read the particles of a stack of images, as from the STAR file that :func:`star_of_stack` makes.
+
+    Raises
+    ------
+    InputError
+        When a file cannot be read, or their numbers of entries differ.
+    """
+    star = replace(star_of_stack(stack, poses, ctf, datadir), path=stack)
+    return particles_from_star(star, Path("/"))
 
 
 def star_of_stack(stack: Path, poses: Path, ctf: Path, datadir: Path | None = None) -> StarFile:

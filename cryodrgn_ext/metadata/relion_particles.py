@@ -39,7 +39,13 @@ def read_relion_particles(
     path: str | Path, project_dir: str | Path | None = None, require_poses: bool = True
 ) -> ParticleSet:
     """Read a particles STAR file; see :func:`cryodrgn_ext.metadata.particles.read_particles`."""
-    star = read_star(path)
+    return particles_from_star(read_star(path), project_dir, require_poses)
+
+
+def particles_from_star(
+    star: StarFile, project_dir: str | Path | None = None, require_poses: bool = True
+) -> ParticleSet:
+    """Understand a STAR file that was read, or made; see :func:`cryodrgn_ext.metadata.particles.read_particles`."""
     _refuse_tomography(star)
     table = _particles_table(star)
     references = parse_image_names(table)

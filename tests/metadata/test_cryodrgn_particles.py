@@ -12,7 +12,9 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.cryodrgn_particles import star_of_stack, with_pickled_poses
+from cryodrgn_ext.metadata.cryodrgn_particles import read_stack, star_of_stack, with_pickled_poses
+from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.star import write_star
 from tests.metadata.conftest import StarBuilder
@@ -91,6 +93,18 @@ def test_list_of_stacks(pickles: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(InputError, match="lists no stacks"):
         star_of_stack(tmp_path / "empty.txt", *pickles)
+
+
+def test_a_stack_is_read_as_its_star_file(pickles: tuple[Path, Path], tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "p.mrcs", N)
+    write_star(tmp_path / "out.star", star_of_stack(stack, *pickles))
+    direct, through = read_stack(stack, *pickles), read_particles(tmp_path / "out.star")
+    np.testing.assert_array_equal(direct.uid, through.uid)
+    np.testing.assert_array_equal(direct.rotation, through.rotation)
+    assert direct.stack_paths == through.stack_paths == (stack,)
+    check_images(direct)
+    write_particles_star(direct.subset([4, 2]), tmp_path / "some.star")
+    np.testing.assert_array_equal(read_particles(tmp_path / "some.star").uid, direct.uid[[4, 2]])
 
 
 def test_entries_must_be_as_many_as_images(pickles: tuple[Path, Path], tmp_path: Path) -> None:
