@@ -22,6 +22,7 @@ WITHIN_DIMENSIONS = (2.0, 4.0)
 USUAL = 0.9  # quantile of other branches of about the same size
 EXCEPTIONAL = 3.0  # times fewer neighbours across the border than these
 SEPARATION = 1.5  # from the sibling, in mean distances within the group
+NARROWEST = 1e-6  # spread of a group of equal particles, over the distance to others
 DEEPEST = 0.6  # density between a group and its surroundings, in densities of the group
 AROUND, FEWEST_AROUND = 3, 200  # particles around a group: so many times its own, and at least
 LARGEST_QUANTILE = 0.25  # of a group may be particles that do not belong to it
@@ -158,7 +159,7 @@ def _valley(x: NDArray[np.floating], inside: NDArray[np.bool_]) -> float:
     if not length > 0:
         return 1.0
     along, along_others = (group - middle) @ direction / length, (around - middle) @ direction / length
-    width = 1.06 * max(float(along.std()), np.finfo(np.float64).tiny) * len(group) ** -0.2
+    width = 1.06 * max(float(along.std()), NARROWEST * float(length)) * len(group) ** -0.2
     at = np.linspace(float(np.median(along_others)), 0.0, 64)
     every = np.concatenate([along, along_others])
     density = np.exp(-0.5 * ((at[:, None] - every[None, :]) / width) ** 2).sum(axis=1)

@@ -66,7 +66,13 @@ def job_command(job: Job) -> click.Command:
     """
     fields = {field.name: field for field in describe(job.settings_class)}
     parameters: list[click.Parameter] = [
-        click.Argument([f"positional_{name}"], required=False, metavar=f"[{name.upper()}]") for name in job.positional
+        click.Argument(
+            [f"positional_{name}"],
+            required=False,
+            nargs=-1 if fields[name].many else 1,
+            metavar=f"[{name.upper()}]" + (" ..." if fields[name].many else ""),
+        )
+        for name in job.positional
     ]
     parameters += [_option(field, field.name in job.positional) for field in fields.values()]
     return JobCommand(
@@ -91,9 +97,10 @@ def _settings(job: Job, params: dict[str, Any]) -> Settings:
     given = {name: text for name, text in params.items() if text is not None and not name.startswith("positional_")}
     for name in job.positional:
         text = params.get(f"positional_{name}")
-        if text is not None:
+        if text:  # "" and () say nothing either
             if name in given:
-                raise InputError(f"--{name} is given twice, as '{given[name]}' and as '{text}': keep one of them.")
+                shown = text if isinstance(text, str) else " ".join(text)
+                raise InputError(f"--{name} is given twice, as '{given[name]}' and as '{shown}': keep one of them.")
             given[name] = text
     return from_mapping(job.settings_class, given)
 

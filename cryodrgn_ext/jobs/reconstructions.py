@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.working_map import working_map
@@ -20,7 +21,12 @@ from cryodrgn_ext.validation.states import State
 
 
 def make_consensus(
-    directory: Path, images: ParticleImages, user_mask: VolumeMap | None, device: torch.device, monitor: Monitor
+    directory: Path,
+    images: ParticleImages,
+    user_mask: VolumeMap | None,
+    device: torch.device,
+    monitor: Monitor,
+    symmetry: PointGroup = C1,
 ) -> None:
     """Reconstruct all particles in two halves, and write map, half-maps, mask and FSC.
 
@@ -32,7 +38,7 @@ def make_consensus(
     mask = None
     if user_mask is not None:
         mask = working_map(user_mask, images.box_size, images.pixel_size_A, "--in_mask").clamp(0, 1)
-    halves, mask = reconstruct_consensus(images, mask, device, monitor)
+    halves, mask = reconstruct_consensus(images, mask, device, monitor, symmetry)
     write_consensus(directory, halves, mask.numpy())
 
 

@@ -12,14 +12,13 @@ from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.jobs.given_maps import read_mask, read_refinement_map
 from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.jobs.states_run import StatesInputs
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.continuation import Continuation
-from cryodrgn_ext.workflow.job_run import CheckedInputs
 
 LARGEST_DEFAULT_BOX = 128
 # What may change between a run and its Continue although the training has begun.
@@ -38,26 +37,16 @@ IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainInputs(CheckedInputs):
+class TrainInputs(StatesInputs):
     """Checked inputs.
 
     Attributes
     ----------
-    particles : ParticleSet
-    native_box : int
-        Box of the images on disk (of the optics group with most particles, where groups differ).
-    box : int
-        Working box.
-    mask, focus, reference : VolumeMap or None
-        As the user gave them.
+    focus : VolumeMap or None
+        The region of interest, as the user gave it.
     """
 
-    particles: ParticleSet
-    native_box: int
-    box: int
-    mask: VolumeMap | None
     focus: VolumeMap | None
-    reference: VolumeMap | None
 
     @property
     def notes(self) -> tuple[str, ...]:

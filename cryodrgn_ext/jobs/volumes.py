@@ -16,6 +16,7 @@ from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout, find_result_directory
+from cryodrgn_ext.results.learned_result import LEARNING_JOBS
 from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, require_record, write_record
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.threads import use_threads
@@ -41,7 +42,7 @@ def volumes(settings: VolumesSettings, monitor: Monitor) -> JobResult:
     """
     use_threads(settings.j)
     directory = find_result_directory(settings.in_result)
-    require_record(directory, "train", "abinit")
+    require_record(directory, *LEARNING_JOBS)
     model = load_heterogeneity(Layout(directory).model)
     z = read_positions(settings.z, model.z.shape[1])
     refuse_other_results(settings.o, "volumes")

@@ -21,10 +21,12 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_latents as read_cryodrgn_latents
-from cryodrgn_ext.metadata.cs import read_cs
+from cryodrgn_ext.metadata.cs import CsTable, read_cs
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.star_table import StarTable
 
 ARRAY_NAMES = ("z", "zs", "z_mu", "latents", "latent", "embedding", "latent_coords")
+LATENT_COLUMN = re.compile(r"cdxLatent(\d+)")
 COMPONENT = re.compile(r"components_mode_(\d+)/value")
 TEXTS = (".txt", ".csv", ".tsv", ".dat", "")
 FORMS = ".npz, .npy, .txt or .csv, cryodrgn's z.N.pkl, or a .cs with components_mode_*/value"
@@ -97,6 +99,30 @@ def read_latent_file(path: Path) -> LatentFile:
     if suffix == ".npz":
         return _checked(_read_npz(path))
     return _checked(LatentFile(path, _numbers(path, _table(path))))
+
+
+def latents_of_particles(particles: ParticleSet) -> LatentFile:
+    """Latents that the file of particles carries: ``components_mode_*/value`` of a .cs, or our columns of a STAR file.
+
+    Raises
+    ------
+    InputError
+        When it has none.
+    """
+    if particles.source.format == "cs":
+        table: CsTable | StarTable = particles.cs
+        names, pattern = tuple(particles.cs.columns), COMPONENT
+    else:
+        table = particles.table
+        names, pattern = particles.table.columns, LATENT_COLUMN
+    found = {int(match[1]): name for name in names if (match := pattern.fullmatch(name))}
+    if not found:
+        raise InputError(
+            f"{particles.path} carries no latents (components_mode_*/value of a 3D variability or 3D flexible "
+            "refinement job, or cdxLatent1, ... of ours): give them by --latents."
+        )
+    z = np.stack([table.floats(found[number]) for number in sorted(found)], axis=1)[particles.row_id]
+    return _checked(LatentFile(particles.path, z.astype(np.float32), uid=particles.uid))
 
 
 def read_positions(path: Path, zdim: int) -> npt.NDArray[np.float32]:

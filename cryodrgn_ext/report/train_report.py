@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
 from cryodrgn_ext.analysis.shown_particles import choose_shown
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.report.map_pictures import MapPictures, draw_maps
 from cryodrgn_ext.report.page import ReportContent, StateSummary
@@ -48,49 +48,75 @@ def command_line(job: str, settings: Settings) -> str:
     return shlex.join(words)
 
 
-def write_reports(
-    layout: Layout,
-    settings: TrainSettings,
-    particles: ParticleSet,
-    latents: LatentTable | None,
-    table: StateTable,
-    states: Sequence[StateResult],
-    consensus: Consensus,
-    loss_history: Mapping[str, Sequence[float]],
-    messages: Sequence[str],
-    seconds: Mapping[str, float],
-) -> None:
-    """Write report.html and logfile.pdf; ``seconds`` is the time of each part of the job so far."""
+@dataclass(frozen=True)
+class StatesReport:
+    """What a job that ends in states has to show.
+
+    Attributes
+    ----------
+    job : str
+        Its name on the command line.
+    settings : Settings
+    seed : int
+    particles : ParticleSet
+    latents : LatentTable or None
+        None for a homogeneous reconstruction.
+    table : StateTable
+    states : sequence of StateResult
+    consensus : Consensus
+    loss_history : mapping
+        Name of a loss term to its values per epoch; empty when nothing was learned.
+    messages : sequence of str
+        Shown on top.
+    seconds : mapping
+        Time of each part of the job so far.
+    """
+
+    job: str
+    settings: Settings
+    seed: int
+    particles: ParticleSet
+    latents: LatentTable | None
+    table: StateTable
+    states: Sequence[StateResult]
+    consensus: Consensus
+    loss_history: Mapping[str, Sequence[float]]
+    messages: Sequence[str]
+    seconds: Mapping[str, float]
+
+
+def write_reports(layout: Layout, report: StatesReport) -> None:
+    """Write report.html and logfile.pdf."""
     begin = time.monotonic()
-    z = None if latents is None else latents.z
+    table, consensus, states = report.table, report.consensus, report.states
+    z = None if report.latents is None else report.latents.z
     clusters = embedding = shown = None
     if z is not None:
         clusters = Clustering(table.label, table.center_index, z[table.center_index])
         if z.shape[1] >= UMAP_FROM_DIMENSIONS and len(z) >= 4:
-            embedding = umap_embedding(z, seed=settings.seed)
+            embedding = umap_embedding(z, seed=report.seed)
         prefer = None if embedding is None else embedding.index
-        shown = shown_particles(particles, choose_shown(len(z), table.label, table.center_index, prefer))
-    maps = [layout.state(state.number) / "map.mrc" for state in states]
-    whole, pictures = draw_maps(maps, consensus.map)
-    parts = {**seconds, "plots and pictures": time.monotonic() - begin}
+        shown = shown_particles(report.particles, choose_shown(len(z), table.label, table.center_index, prefer))
+    whole, pictures = draw_maps([layout.state(state.number) / "map.mrc" for state in states], consensus.map)
+    parts = {**report.seconds, "plots and pictures": time.monotonic() - begin}
     content = ReportContent(
         title="Heterogeneity" if z is not None else "Homogeneous reconstruction",
-        command=command_line("train", settings),
+        command=command_line(report.job, report.settings),
         z=z,
-        settings=settings.to_mapping(),
+        settings=report.settings.to_mapping(),
         versions=versions(),
-        seed=settings.seed,
+        seed=report.seed,
         n_particles=len(table.label),
         box_size=len(consensus.map),
         pixel_size_A=consensus.pixel_size_A,
-        loss_history=loss_history,
+        loss_history=report.loss_history,
         clusters=clusters,
         embedding=embedding,
         states=[
             state_summary(f"state {state.number:02d}", state, drawn)
             for state, drawn in zip(states, pictures, strict=True)
         ],
-        messages=messages,
+        messages=report.messages,
         files=_files(layout, z is not None),
         elapsed_s=sum(parts.values()),
         date=report_date(),

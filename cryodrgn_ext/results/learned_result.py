@@ -20,7 +20,7 @@ from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.record import fingerprint_particles, is_unchanged, read_record, require_record
 
 #: Jobs that leave a model with latents, or say that there is none.
-LEARNING_JOBS = ("train", "abinit")
+LEARNING_JOBS = ("train", "abinit", "import")
 TABLES = (".star", ".cs", ".csg")
 
 

@@ -20,9 +20,12 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 
 STATE_COLUMN = "cdxState"
+AGREEMENT_COLUMN = "cdxAgreement"
 LATENT_COLUMN = "cdxLatent"
 VOLUME_COLUMN = "cdxVolumePc"
-OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|({LATENT_COLUMN}|{VOLUME_COLUMN})[0-9]+")
+OUR_COLUMN = re.compile(rf"{STATE_COLUMN}|{AGREEMENT_COLUMN}|({LATENT_COLUMN}|{VOLUME_COLUMN})[0-9]+")
+
+
 #: Every name that returned particles may have; the last is for CryoSPARC's Import Result Group.
 RETURNED_NAMES = ("particles.star", "particles.cs", "particles.csg")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.fourier.masks import spherical_mask, threshold_mask
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
@@ -20,7 +21,7 @@ SUSPICIOUS_FSC = 0.3
 
 
 def reconstruct_consensus(
-    images: ParticleImages, mask: Tensor | None, device: torch.device, monitor: Monitor
+    images: ParticleImages, mask: Tensor | None, device: torch.device, monitor: Monitor, symmetry: PointGroup = C1
 ) -> tuple[HalfMaps, Tensor]:
     """Reconstruct all particles in two halves, with the FSC in a mask.
 
@@ -32,6 +33,7 @@ def reconstruct_consensus(
         (D, D, D) soft solvent mask; made from the map when None.
     device : torch.device
     monitor : Monitor
+    symmetry : PointGroup
 
     Returns
     -------
@@ -45,7 +47,7 @@ def reconstruct_consensus(
     InputError
         When there is nothing to see in the map.
     """
-    halves = reconstruct_half_maps(images, mask=mask, device=device, monitor=monitor)
+    halves = reconstruct_half_maps(images, mask=mask, symmetry=symmetry, device=device, monitor=monitor)
     if mask is None:
         mask = solvent_mask(halves.map, images.pixel_size_A)
     curve = fsc(torch.from_numpy(halves.half1), torch.from_numpy(halves.half2), mask)

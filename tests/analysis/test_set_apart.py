@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from cryodrgn_ext.analysis.set_apart import groups_set_apart
+from cryodrgn_ext.analysis.set_apart import _valley, groups_set_apart
 from cryodrgn_ext.analysis.sketch import Sketch, sketch_particles
 from cryodrgn_ext.analysis.volume_clusters import VolumeClusters, cut_tree, split_off, volume_tree
 
@@ -106,3 +106,12 @@ def test_few_particles_have_no_groups() -> None:
     x = np.random.default_rng(0).normal(size=(15, 2))
     distances = squareform(pdist(x))
     assert groups_set_apart(x, np.arange(15), volume_tree(distances), distances, 2) == []
+
+
+def test_a_group_of_equal_particles_has_a_valley_around_it() -> None:
+    """Without any spread of its own; volumes that are interpolated may be the same for many latents."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 2))
+    inside = np.arange(500) < 20
+    x[inside] = [9.0, 0.0]
+    assert _valley(x, inside) < 1e-6

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.latent_files import match_latents, read_latent_file, read_positions
+from cryodrgn_ext.metadata.latent_files import latents_of_particles, match_latents, read_latent_file, read_positions
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particles import read_particles
 from tests.metadata.conftest import StarBuilder
@@ -162,3 +162,27 @@ def test_positions(tmp_path: Path) -> None:
     assert read_positions(tmp_path / "z.npz", 3).shape == (8, 3)
     with pytest.raises(InputError, match=r"\(8, 3\), but one row of 2 latents"):
         read_positions(tmp_path / "z.npz", 2)
+
+
+def test_latents_that_particles_carry(star_builder: type[StarBuilder], tmp_path: Path) -> None:
+    builder = star_builder()
+    for number in (2, 10, 1):
+        builder.columns[f"cdxLatent{number}"] = [f"{number}.{row}" for row in range(8)]
+    particles = read_particles(builder.write(tmp_path / "with.star")).subset([5, 2])
+    found = latents_of_particles(particles)
+    np.testing.assert_allclose(found.z, [[1.5, 2.5, 10.5], [1.2, 2.2, 10.2]])
+    np.testing.assert_array_equal(found.uid, particles.uid)
+    with pytest.raises(InputError, match="carries no latents"):
+        latents_of_particles(read_particles(star_builder().write(tmp_path / "without.star")))
+
+
+def test_components_that_a_cs_carries(tmp_path: Path) -> None:
+    record = particles_record(6)
+    table = np.zeros(6, [*record.dtype.descr, ("components_mode_1/value", "<f4"), ("components_mode_0/value", "<f4")])
+    for name in record.dtype.names or ():
+        table[name] = record[name]
+    table["components_mode_0/value"], table["components_mode_1/value"] = np.arange(6), 10 + np.arange(6)
+    with open(tmp_path / "variability.cs", "wb") as handle:
+        np.save(handle, table)
+    particles = read_particles(tmp_path / "variability.cs", tmp_path)
+    np.testing.assert_array_equal(latents_of_particles(particles).z, np.stack([np.arange(6), 10 + np.arange(6)], 1))

@@ -1,0 +1,256 @@
+"""The part that train and import share: consensus, then from latents and a model to states with evidence and report."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.durable_files import atomic_directory
+from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
+from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.maps import VolumeMap
+from cryodrgn_ext.images.working_map import working_map
+from cryodrgn_ext.jobs.job_outputs import (
+    group_outputs,
+    kept_files,
+    map_with_halves,
+    picture,
+    shown_maps,
+    slices_of_groups,
+)
+from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
+from cryodrgn_ext.jobs.volumes import decode_at_centers
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.pictures import draw_latents
+from cryodrgn_ext.report.train_report import StatesReport, write_reports
+from cryodrgn_ext.results.consensus import Consensus, read_consensus
+from cryodrgn_ext.results.latent_tables import (
+    LatentTable,
+    StateTable,
+    read_latent_table,
+    read_state_table,
+    write_latent_table,
+    write_state_table,
+)
+from cryodrgn_ext.results.returned_particles import (
+    latent_star_columns,
+    remove_other_formats,
+    returned_name,
+    returned_names,
+    say_conversion,
+    wants_columns,
+    write_groups,
+    write_particles,
+)
+from cryodrgn_ext.results.states import read_states, write_state
+from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.consensus import compare_with_reference
+from cryodrgn_ext.validation.states import iterate_states
+from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
+
+
+@dataclass(frozen=True)
+class StateOptions:
+    """Options of a job's settings that decide what is made of its latents.
+
+    Attributes
+    ----------
+    states, volumes : int
+        Numbers of states and of decoded volumes.
+    seed : int
+    device : str
+    star_columns, particles_format : str
+        See :func:`wants_columns` and :func:`returned_name`.
+    homogeneous : bool
+        Whether there are no latents.
+    """
+
+    states: int
+    volumes: int
+    seed: int
+    device: str
+    star_columns: str
+    particles_format: str
+    homogeneous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesInputs(CheckedInputs):
+    """Base of the checked inputs of a job that ends in states.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+    native_box : int
+        Box of the images on disk (of the optics group with most particles, where groups differ).
+    box : int
+        Working box.
+    mask, reference : VolumeMap or None
+        As the user gave them.
+    """
+
+    particles: ParticleSet
+    native_box: int
+    box: int
+    mask: VolumeMap | None
+    reference: VolumeMap | None
+
+
+I = TypeVar("I", bound=StatesInputs)  # noqa: E741
+
+
+class StatesRun(JobRun[S, I], Generic[S, I]):
+    """Base of a run that ends in states; a subclass makes the latents and the model."""
+
+    def __init__(self, settings: S, inputs: I, monitor: Monitor) -> None:
+        super().__init__(settings, inputs, monitor)
+        self.device = choose_device(self.options.device)
+        self.returned = returned_name(inputs.particles, self.options.particles_format)
+
+    @property
+    @abstractmethod
+    def options(self) -> StateOptions:
+        """What the settings say of states."""
+
+    def reconstruct_consensus(self, images: ParticleImages, key: str) -> Consensus:
+        """Do the stage of the consensus; note its resolution, and how it agrees with the user's map."""
+        layout, given = self.layout, self.inputs.reference
+        self.stage("consensus", key, "Consensus by backprojection",
+                   lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor),
+                   layout.consensus)  # fmt: skip
+        consensus = read_consensus(layout.consensus)
+        self.note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
+        if given is not None:
+            theirs = working_map(given, len(consensus.map), consensus.pixel_size_A, "--in_3dref")
+            self.note(compare_with_reference(consensus.map, theirs, consensus.mask, consensus.pixel_size_A,
+                                             consensus.radius))  # fmt: skip
+        return consensus
+
+    def write_latents(self, z: NDArray[np.float32], z_cov: NDArray[np.float32] | None) -> None:
+        """Write latents.npz."""
+        table, particles = LatentTable(z, self.inputs.particles.uid, z_cov), self.inputs.particles
+        write_latent_table(self.layout.latents, table, particles.image_name, particles.row_id)
+        self.monitor.message(f"Latents of all particles are in {self.layout.latents}")
+
+    def write_model(self, model: Heterogeneity) -> None:
+        """Write model/, atomically."""
+        with atomic_directory(self.layout.model) as temporary:
+            model.save(temporary)
+
+    def cut_into_states(
+        self, images: ParticleImages, consensus: Consensus, key: str
+    ) -> tuple[Mapping[str, Any], JobResult]:
+        """All stages after the latents; ``key`` is the fingerprint of what these are made of."""
+        options, layout = self.options, self.layout
+        decoded = fingerprint(key, options.volumes, options.seed)
+        self.stage("volumes", decoded, "Volumes along the latent space",
+                   lambda: decode_at_centers(layout, options.volumes, options.seed, self.monitor),
+                   layout.volumes)  # fmt: skip
+        cut = fingerprint(key, options.states, options.seed)
+        self.stage("states", cut, "Cutting the particles into states", self._cut, layout.states_table)
+        table = read_state_table(layout.states_table)
+        folders = [layout.state(number) for number in range(table.n_states)]
+        files = [where / name for where in (layout.root, *folders) for name in returned_names(self.returned)]
+        self.stage("state maps", cut, "Reconstructing the states",
+                   lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
+        self.stage("particles", fingerprint(cut, options.star_columns, self.returned), "Writing particles",
+                   lambda: self._write_particles(table), *files)  # fmt: skip
+        return self._finish(images, table, consensus), self._result(table)
+
+    def _cut(self) -> None:
+        if self.options.homogeneous:
+            table = StateTable(np.zeros(self.inputs.particles.n, np.int32), np.zeros(1, np.int64))
+        else:
+            z = read_latent_table(self.layout.latents).z
+            clusters = cluster_latents(z, self.options.states, seed=self.options.seed)
+            table = StateTable(clusters.label, clusters.center_index)
+        write_state_table(self.layout.states_table, table)
+
+    def _make_states(self, images: ParticleImages, table: StateTable, consensus: Consensus, key: str) -> None:
+        make_missing_states(
+            self.layout, range(table.n_states), key,
+            lambda missing: iterate_states(
+                images, table.label, consensus, mask=consensus.mask, only=missing, seed=self.options.seed,
+                device=self.device, monitor=self.monitor,
+            ),
+            lambda state: write_state(self.layout.state(state.label), state, key),
+            self.monitor,
+        )  # fmt: skip
+
+    def _write_particles(self, table: StateTable) -> None:
+        particles, name = self.inputs.particles, self.returned
+        columns = {}
+        if wants_columns(particles, self.options.star_columns) and not self.options.homogeneous:
+            columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
+        say_conversion(particles, self.layout.root / name, self.monitor)
+        rows = {number: np.flatnonzero(table.label == number) for number in range(table.n_states)}
+        write_groups(self.layout, name, particles, rows, columns)
+        remove_other_formats(self.layout.root, name)
+        write_particles(self.layout.root / name, particles, None, columns)
+
+    def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
+        """Report, and what job.yaml says of the results."""
+        states = read_states(self.layout, range(table.n_states))
+        latents = None if self.options.homogeneous else read_latent_table(self.layout.latents)
+        history = load_heterogeneity(self.layout.model).loss_history
+        self.monitor.poll()
+        if (caution := _caution([state.verdict for state in states])) is not None:
+            self.note(caution)
+        write_reports(self.layout, StatesReport(
+            job=self.name, settings=self.settings, seed=self.options.seed, particles=self.inputs.particles,
+            latents=latents, table=table, states=states, consensus=consensus, loss_history=history,
+            messages=self.notes, seconds=self.stages.seconds(),
+        ))  # fmt: skip
+        for state in states:
+            self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
+        return {
+            "particles": self.inputs.particles.n,
+            "box": images.box_size,
+            "pixel_size_A": round(images.pixel_size_A, 6),
+            "consensus_resolution_A": round(consensus.resolution_A, 3),
+            "states": [state.summary() for state in states],
+        }
+
+    def _result(self, table: StateTable) -> JobResult:
+        layout, uid = self.layout, self.inputs.particles.uid
+        titles = {number: f"state {number:02d}" for number in range(table.n_states)}
+        plots = [slices_of_groups(layout, titles, "Central slices of the states")]
+        z = None if self.options.homogeneous else read_latent_table(layout.latents).z
+        if z is not None:
+            draw = partial(draw_latents, z, table.label, centers=table.center_index)
+            plots.insert(0, picture(layout, "latents", "Particles in latent space, by state", draw))
+        everything = ParticleOutput(name=ALL, title="All particles, with latents", path=layout.root / self.returned,
+                                    uid=uid, coordinates=z, picture=plots[0])  # fmt: skip
+        outputs = (
+            everything,
+            *group_outputs(layout, titles, self.returned, uid, table.label),
+            *shown_maps(sorted(layout.volumes.glob("vol_*.mrc"))),
+            map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
+        )
+        return JobResult(layout.root, outputs, layout.logfile, tuple(plots), plots[-1],
+                         kept_files(layout, "latents.npz", "states.npz"))  # fmt: skip
+
+
+def _caution(verdicts: Collection[str]) -> str | None:
+    """What the user has to know when no state is proven to differ from the others."""
+    if len(verdicts) < 2 or "distinct" in verdicts:
+        return None
+    if set(verdicts) == {"not tested"}:
+        return (
+            "No state could be tested against random subsets: there are too few particles to tell whether the states "
+            "differ."
+        )
+    return (
+        "No state differs from random subsets of its size: these data show no heterogeneity that this job can prove. "
+        "Treat the states as one."
+    )
