@@ -3,8 +3,8 @@
 For latents that another program found there is no network that turns them into volumes, but the images are there. At
 knots spread over the latents a volume is reconstructed from the images nearest in latent space, with weights that fall
 to nothing with the distance (local-constant regression; Nadaraya 1964, Watson 1964; for cryo-EM: Gilles & Singer, PNAS
-122 (2025) e2419140122). Between knots volumes are interpolated (modified inverse distances; Franke & Nielson 1980, Int.
-J. Numer. Methods Eng. 15), so that everything that is linear in volumes is exact.
+122 (2025) e2419140122). Between knots a volume is a sum of those around it (local linear regression; Cleveland 1979),
+so that everything that is linear in volumes is exact.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask
 
 NAME = "kernel"
 MODEL_FILE = "model.safetensors"
-LATENTS_PER_BLOCK = 1 << 14
+LATENTS_PER_BLOCK = 1 << 13
+RIDGE = 0.003  # of slopes, in units of the distance over which knots count
+FARTHER = 1.5  # than the last knot lies that distance where all knots count
+SMALLEST_SHARE = 1e-6  # of the nearest knot's weight, so that points at equal distances of all have a fit
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +49,7 @@ class KernelRegression:
     z_cov : ndarray or None
         (N, q, q) float32.
     knots : ndarray
-        (K, q) float32 latents.
+        (K, q) float32, mean latent of the images that each map was made of.
     maps : ndarray
         (K, D, D, D) float32, what was reconstructed there.
     pixel_size_A : float
@@ -172,14 +175,17 @@ def regress_volumes(
     near = [_weighted_neighbors(z[rows], knots, max(1, neighbors // 2)) for rows in members]
     sphere = default_fsc_mask(images.box_size).numpy()
     maps = np.empty((len(knots), *[images.box_size] * 3), np.float32)
+    means = np.empty_like(knots)
     for knot in monitor.track(range(len(knots)), "Reconstructing near knots", len(knots)):
         rows = np.concatenate([rows[index[knot]] for rows, (index, _) in zip(members, near, strict=True)])
         weight = np.concatenate([weights[knot] for _, weights in near])
         sums = backproject(images, torch.from_numpy(rows), torch.from_numpy(weight), device=device)
+        # Near the border of the cloud the images lie to one side of the knot: the map is of where they are.
+        means[knot] = weight @ z[rows] / weight.sum()
         share = float(weight.sum() ** 2 / (weight**2).sum()) / images.n
         prior = wiener_precision(sums, torch.from_numpy(fsc_of_share(consensus_fsc, share)))
         maps[knot] = sums.solve(prior).cpu().numpy() * sphere
-    return KernelRegression(z, z_cov, knots, maps, images.pixel_size_A)
+    return KernelRegression(z, z_cov, means, maps, images.pixel_size_A)
 
 
 def fsc_of_share(fsc: FloatArray, share: float) -> FloatArray:
@@ -207,25 +213,35 @@ def _weighted_neighbors(
 
 
 def interpolation_weights(knots: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights (P, K) by which values at knots (K, q) are interpolated at points (P, q), continuously.
+    """Weights (P, K) by which values at knots (K, q) give values at points (P, q): local linear regression.
 
-    Of the q + 2 nearest knots each has a weight that vanishes where another one takes its place; at a knot its own is
-    1. All are at least 0 and sum to 1.
+    Around each point a linear function is fitted to the values at the nearest knots, with weights that fall smoothly
+    to nothing at the last of them; its value at the point is a sum over the knots. So a value that is linear in the
+    latents comes out as it is (up to the small ridge, which also bounds what lies outside of the knots), and particles
+    do not pile up at knots, as they do with averages of neighbours. Every row sums to 1.
     """
     n_knots, q = knots.shape
-    used = min(n_knots, q + 2)
+    if n_knots == 1:
+        return np.ones((len(z), 1), np.float32)
+    used = min(n_knots, 2 * (q + 1))
     weights = np.zeros((len(z), n_knots), np.float32)
-    tree = KDTree(knots)
+    tree, places = KDTree(knots), knots.astype(np.float64)
     for start in range(0, len(z), LATENTS_PER_BLOCK):
         block = slice(start, start + LATENTS_PER_BLOCK)
         distance, index = tree.query(z[block], k=np.arange(1, min(used + 1, n_knots) + 1))
-        reach = distance[:, -1:] if n_knots > used else np.full((len(distance), 1), np.inf)
-        distance, index = distance[:, :used], index[:, :used]
-        near = np.maximum(distance, np.finfo(np.float32).tiny)
-        with np.errstate(divide="ignore"):
-            raw = np.clip(1.0 / near - 1.0 / reach, 0.0, None)
-        raw = (raw / np.maximum(raw.max(axis=1, keepdims=True), np.finfo(np.float64).tiny)) ** 2
-        raw[raw.max(axis=1) <= 0] = 1.0  # all at one distance
-        share = raw / raw.sum(axis=1, keepdims=True)
-        weights[np.arange(len(distance))[:, None] + start, index] = share
+        # The last knot has no weight; where there is none beyond those that are used, all keep some.
+        reach = distance[:, -1:] * (1.0 if n_knots > used else FARTHER) + np.finfo(np.float32).tiny
+        index = index[:, :used]
+        kernel = np.maximum((1.0 - (distance[:, :used] / reach) ** 2) ** 2, SMALLEST_SHARE)
+        terms = np.concatenate(
+            [np.ones((*index.shape, 1)), (places[index] - z[block][:, None].astype(np.float64)) / reach[:, :, None]], 2
+        )
+        moment = np.einsum("pk,pki,pkj->pij", kernel, terms, terms)
+        ridge = np.diag([0.0, *[RIDGE] * q])
+        moment += kernel.sum(axis=1)[:, None, None] * ridge
+        unit = np.zeros((len(index), q + 1, 1))
+        unit[:, 0] = 1.0
+        solution = np.linalg.solve(moment, unit)
+        share = kernel * (terms @ solution)[:, :, 0]
+        weights[np.arange(len(index))[:, None] + start, index] = share
     return weights

@@ -97,26 +97,42 @@ def test_fewer_images_have_the_fsc_of_fewer_images(many: LinearSet) -> None:
     assert np.abs(predicted[shells] - third.fsc[shells]).mean() < 0.06
 
 
-def test_interpolation_is_a_partition_of_unity_and_exact_at_knots() -> None:
-    rng = np.random.default_rng(0)
-    knots = rng.normal(size=(30, 3)).astype(np.float32)
-    z = rng.normal(size=(500, 3)).astype(np.float32) * 1.5
+@pytest.mark.parametrize("q", [1, 2, 4])
+def test_what_is_linear_in_latents_stays_so(q: int) -> None:
+    """Also what lies a little outside of the knots; far outside nothing explodes."""
+    rng = np.random.default_rng(q)
+    knots = rng.normal(size=(60, q)).astype(np.float32)
+    z = rng.normal(size=(500, q)).astype(np.float32)
     weights = interpolation_weights(knots, z)
-    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
-    assert weights.min() >= 0
-    assert (np.count_nonzero(weights, axis=1) <= 5).all()
-    np.testing.assert_allclose(interpolation_weights(knots, knots), np.eye(30), atol=1e-6)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(weights @ knots - z).mean() < 0.1
+    assert np.abs(interpolation_weights(knots, 50 * z)).sum(axis=1).max() < 10
 
 
-def test_interpolation_against_its_formula() -> None:
+def test_particles_do_not_pile_up_at_knots() -> None:
+    """Evenly spread latents give evenly spread volumes, else a landscape would show states that are not there."""
+    knots = np.linspace(-2, 2, 17, dtype=np.float32)[:, None]
+    z = np.linspace(-1.9, 1.9, 2001, dtype=np.float32)[:, None]
+    steps = np.diff((interpolation_weights(knots, z) @ knots)[:, 0]) / np.diff(z[:, 0])
+    assert steps.min() > 0.8
+    assert steps.max() < 1.2
+
+
+def test_interpolation_against_a_fit_point_by_point() -> None:
     rng = np.random.default_rng(1)
     knots, z = rng.normal(size=(12, 2)), rng.normal(size=(40, 2))
-    found = interpolation_weights(knots.astype(np.float32), z.astype(np.float32))
-    for row, point in zip(found, z, strict=True):
+    values = rng.normal(size=12)
+    found = interpolation_weights(knots.astype(np.float32), z.astype(np.float32)) @ values
+    for value, point in zip(found, z, strict=True):
         distance = np.linalg.norm(knots - point, axis=1)
-        reach = np.sort(distance)[4]
-        raw = np.clip((reach - distance) / (reach * distance), 0, None) ** 2
-        np.testing.assert_allclose(row, raw / raw.sum(), atol=1e-4)
+        reach = np.sort(distance)[6]
+        near = distance < reach
+        weight = (1 - (distance[near] / reach) ** 2) ** 2
+        terms = np.column_stack([np.ones(near.sum()), (knots[near] - point) / reach])
+        slopes = np.sqrt(kernel_regression.RIDGE * weight.sum()) * np.eye(3)[1:]  # the ridge, as further equations
+        design = np.vstack([np.sqrt(weight)[:, None] * terms, slopes])
+        right = np.concatenate([np.sqrt(weight) * values[near], [0, 0]])
+        assert value == pytest.approx(np.linalg.lstsq(design, right, rcond=None)[0][0], abs=1e-3)
 
 
 def test_interpolation_is_continuous() -> None:
@@ -124,7 +140,7 @@ def test_interpolation_is_continuous() -> None:
     knots = rng.normal(size=(20, 2)).astype(np.float32)
     path = np.linspace([-2, -1], [2, 1.5], 4001).astype(np.float32)
     steps = np.abs(np.diff(interpolation_weights(knots, path), axis=0)).sum(axis=1)
-    assert steps.max() < 0.05
+    assert steps.max() < 0.1
 
 
 @pytest.mark.parametrize("n_knots", [1, 2, 3])

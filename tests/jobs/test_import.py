@@ -144,7 +144,7 @@ def test_everything_after_training_works_on_it(imported: Path) -> None:
     assert yaml.safe_load(Path("land/job.yaml").read_text())["results"]["mapping"] == "exact"
     assert len(list(Path("vols").glob("vol_*.mrc"))) == N
     table = starfile.read("land/particles.star")["particles"]
-    assert set(table["cdxState"]) == {0, 1, 2}
+    assert set(table["cdxState"]) >= {0, 1, 2}  # and small groups that are set apart
 
 
 def test_only_particles_with_latents_are_taken(project: Path) -> None:
