@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import (
-    FALSE_WORDS,
-    TRUE_WORDS,
-    SettingField,
-    Settings,
-    canonical_name,
-    describe,
-    unknown_option,
-)
+from cryodrgn_ext.setting_field import FALSE_WORDS, TRUE_WORDS, SettingField
+from cryodrgn_ext.settings import Settings, canonical_name, describe, unknown_option
 
 NUMBER = re.compile(r"-\.?\d")
 HELP = ("-h", "--help")

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
-from cryodrgn_ext.settings import SettingField, parse_values, text_of
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import parse_values, text_of
 from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
 from cryosparc_jobs import fetching

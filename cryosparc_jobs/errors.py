@@ -1,4 +1,4 @@
-"""What goes wrong between us and the master: everything that the client raises leaves as one kind of error."""
+"""Errors between us and the master: everything that the client raises leaves as one kind of error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def asking(what: str, who: str = "CryoSPARC") -> Iterator[None]:
 
 
 def sentence_of(error: Exception) -> str:
-    """What went wrong, in one line: the master's own words where it gave any."""
+    """Sentence on what went wrong, in one line: the master's own words where it gave any."""
     data = getattr(error, "data", None)
     detail = data.get("detail") if isinstance(data, dict) else None
     text = detail if isinstance(detail, str) else str(error) or type(error).__name__

@@ -15,7 +15,8 @@ from typing import Any
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import JOBS, Job
-from cryodrgn_ext.settings import SettingField, Settings, check_values, describe, from_values
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import Settings, check_values, describe, from_values
 from cryosparc_jobs.particles import NEEDED, UNALIGNED
 
 INPUT_FILE = "input_particles.cs"

@@ -38,7 +38,7 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
     Raises
     ------
     InputError
-        When there is no such result on this machine, or the particles cannot be told.
+        When there is no such result on this machine, or it does not say which particles these are.
     MasterError
         When there is no such project or job, or the master cannot be reached.
     """
@@ -64,7 +64,7 @@ def find_result(cs: Any, project: str, given: Any, particles: Any = None) -> tup
 
 
 def _directory_of(cs: Any, project: str, uid: str) -> Path:
-    """Where the result directory of our External job is, as the record among its files says."""
+    """Find the result directory of our External job, as the record among its files says."""
     buffer = io.BytesIO()
     with asking(f"give back the record of job {project}-{uid} (is it a train or abinit job of ours?)"):
         cs.download_file(project, f"{uid}/{uid}_{RECORD_NAME}", buffer)

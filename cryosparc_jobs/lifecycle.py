@@ -264,7 +264,7 @@ def _end_early(job: ExternalJob, watch: Watch, error: BaseException) -> None:
         _report(lambda: job.fail(sentence))
     except MasterError as unreachable:
         sys.stderr.write(
-            f"WARNING: CryoSPARC could not be told how job {job.project}-{job.uid} ended ({unreachable}); it may stay "
+            f"WARNING: CryoSPARC does not know how job {job.project}-{job.uid} ended ({unreachable}); it may stay "
             f"shown as running until you kill it in the web page. The job ended because: {sentence}\n"
         )
 

@@ -1,4 +1,4 @@
-"""What a job of ours is connected to: particles, a mask or a volume of other jobs, named in any way a user would."""
+"""Outputs that a job of ours is connected to: particles, a mask or a volume of other jobs, as a user names them."""
 
 from __future__ import annotations
 

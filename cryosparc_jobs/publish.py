@@ -152,6 +152,6 @@ def _named(kind: str, output: Output) -> str:
 
 
 def _kept_name(job: ExternalJob, path: Path, directory: Path) -> str:
-    """Where a file of the result directory goes: it bears the job's uid, and lies at most one folder deep."""
+    """Name of a result file in the External job: it bears the job's uid, and lies at most one folder deep."""
     *folder, name = path.relative_to(directory).parts
     return "/".join([*folder[:1], "_".join([job.uid, *folder[1:], name])])

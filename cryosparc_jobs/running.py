@@ -1,4 +1,4 @@
-"""What all our External jobs share: a result directory on this machine, the run itself, and what comes out."""
+"""Parts that all our External jobs share: a result directory on this machine, the run itself, and what comes out."""
 
 from __future__ import annotations
 

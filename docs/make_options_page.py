@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryodrgn_ext.jobs.registry import JOBS
-from cryodrgn_ext.settings import SettingField, describe, text_of
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import describe, text_of
 
 PAGE = Path(__file__).with_name("options.md")
 HEAD = """# Options

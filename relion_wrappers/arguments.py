@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import SettingField, Settings, describe, from_mapping, unknown_option
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import Settings, describe, from_mapping, unknown_option
 from cryodrgn_ext.tokens import refuse_others, split_options
 
 S = TypeVar("S", bound=Settings)

@@ -13,7 +13,8 @@ from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.metadata.own_tables import own_star_text
-from cryodrgn_ext.settings import SettingField, canonical_name, describe, text_of, unknown_option
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import canonical_name, describe, text_of, unknown_option
 
 PARAMETER_FIELDS = 10
 # Settings that have fields of their own in RELION's External job.

@@ -16,7 +16,6 @@ from cryodrgn_ext.settings import (
     fingerprint,
     from_mapping,
     from_plain,
-    markdown_table,
     setting,
     text_of,
 )
@@ -112,11 +111,6 @@ def test_every_default_of_every_job_survives_its_own_text(job: object) -> None:
         text = text_of(field)
         assert field.parse([text] if text else []) == field.default or field.kind == "bool"
         assert field.help
-
-
-def test_the_documentation_lists_every_option() -> None:
-    table = markdown_table(Example)
-    assert [line.split("`")[1] for line in table.splitlines()[2:]] == [f.option for f in describe(Example)]
 
 
 def test_fingerprints_tell_values_apart() -> None:

@@ -15,7 +15,8 @@ import click
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.settings import SettingField, Settings, describe, from_mapping, text_of
+from cryodrgn_ext.setting_field import SettingField
+from cryodrgn_ext.settings import Settings, describe, from_mapping, text_of
 from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain

@@ -1,4 +1,4 @@
-"""What a job made, so that every suite can offer, show and pass it on without knowing the job.
+"""Results of a job, described so that every suite can offer, show and pass them on without knowing the job.
 
 A job lists its outputs: particles, maps (with the half-maps and the mask that belong to them) and masks, each with a
 name and a title, and names the pictures that show them. An entry point derives from that what its suite knows: RELION
@@ -33,7 +33,7 @@ class OutputKind(Enum):
 
 
 class Role(Enum):
-    """What an output is to the job."""
+    """Part that an output plays in its job."""
 
     RESULT = "result"  # what the job is for: every suite offers it to further jobs
     REST = "rest"  # the particles that are in none of the results
@@ -166,7 +166,7 @@ Output = ParticleOutput | MapOutput | MaskOutput
 
 @dataclass(frozen=True)
 class JobResult:
-    """Where a job put its results, and which of them a suite should offer as inputs of further jobs.
+    """Results of a finished job, and which of them a suite should offer as inputs of further jobs.
 
     Attributes
     ----------
