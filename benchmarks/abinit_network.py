@@ -40,13 +40,15 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.analysis.agreement import predict_truth
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.context import EngineContext
-from cryodrgn_ext.engines.neural.pose_search_engine import StartPoses, train_abinit
+from cryodrgn_ext.engines.neural.pose_search_engine import train_abinit
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.abinit import reconstruct
-from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
+from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping
@@ -84,18 +86,17 @@ class RunSettings(NeuralAbinitSettings, ComputeSettings):
 
 def first_poses(
     problem: Problem, tilted: ParticleImages | None, settings: RunSettings, given: argparse.Namespace
-) -> StartPoses:
+) -> Poses:
     """Poses of an explicit map, in the hand that tilts tell if there are any: as the job does."""
-    chosen = ReconstructSettings(starts=given.starts, seed=settings.seed)
+    chosen = ReconstructSettings(initialisations=given.starts, seed=settings.seed)
     found = reconstruct(problem.images, chosen, None, SilentMonitor())
     if tilted is not None:
         turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
         density = torch.from_numpy(found.map)
         as_is, mirrored = hand_by_tilts(problem.images, tilted, turn, density, given.shift, settings.seed)
         if mirrored > as_is:
-            rotation, shift_px = CoordinateTransform.identity(mirrored=True).poses(found.rotation, found.shift_px)
-            return replace(found, rotation=rotation, shift_px=shift_px)
-    return found
+            return CoordinateTransform.identity(mirrored=True).poses(found.poses)
+    return found.poses
 
 
 def run(
@@ -104,19 +105,19 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """One reconstruction and its figures."""
     began = time.monotonic()
-    start = first_poses(problem, tilted, settings, given) if first == "map" else None
+    initial = first_poses(problem, tilted, settings, given) if first == "map" else None
     middle, cpu = time.monotonic(), time.process_time()
     monitor = Monitor() if given.verbose else SilentMonitor()
     found = train_abinit(
-        problem.images, settings, EngineContext.of(settings, checkpoint, monitor), start, tilted, given.shift
+        problem.images, settings, EngineContext.of(settings, checkpoint, monitor), initial, tilted, given.shift
     )
     record: dict[str, Any] = {
         "map_seconds": middle - began, "network_seconds": time.monotonic() - middle,
         "network_cpu_seconds": time.process_time() - cpu,
     }  # fmt: skip
-    record |= judge(problem, found.rotation, found.shift_px)
-    aligned = align_poses(found.rotation, found.shift_px, problem.rotation, problem.shift_px)
-    record["mirrored"] = aligned.change.mirrored
+    record |= judge(problem, found.poses)
+    aligned = align_poses(found.poses, problem.poses)
+    record["mirrored"] = aligned.transform.mirrored
     if problem.coordinates is not None and settings.zdim:
         prediction = predict_truth(found.heterogeneity.z, problem.coordinates[:, 0])
         record |= {"spearman": prediction.spearman, "r2": prediction.r2}

@@ -5,7 +5,7 @@
                                         [--snr 0.1] [--shift 5] [--map FILE] [--starts 3] [--zdim 4] [--alternations 2]
                                         [--limit] [--threads 2] [--directory DIR]
 
-Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF, noise and random starts):
+Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF, noise and random initialisations):
 
     rigid           simulated protein, as a RELION project on disk, read without its poses: CTF, noise, shifts; 256 Å
                     wide, so 4 Å a pixel at box 64 and 2 Å at box 128
@@ -56,9 +56,10 @@ from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
-from cryodrgn_ext.pose.alignment import KnownPoses, align_to_halves
+from cryodrgn_ext.pose.alignment import Alignment, align_to_halves
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
@@ -87,6 +88,11 @@ class Problem:
     density: Tensor
     coordinates: NDArray[np.float64] | None = None
 
+    @property
+    def poses(self) -> Poses:
+        """The true ones."""
+        return Poses.of(self.rotation, self.shift_px)
+
 
 def protein(directory: Path, motion: str, seed: int, given: argparse.Namespace) -> Problem:
     """A simulated RELION project, written and read as a user's would be."""
@@ -102,8 +108,7 @@ def opened(directory: Path, particles: SimulatedParticles) -> Problem:
     project = write_relion_project(directory, particles)
     unposed = read_particles(project.particles_star, require_poses=False)
     images = open_images(unposed, directory / "store", rebuild=True)
-    eye = torch.eye(3).expand(images.n, 3, 3)
-    images = images.with_poses(eye, torch.zeros(images.n, 2)).load()
+    images = images.with_poses(Poses.unknown(images.n)).load()
     density = torch.from_numpy(read_map(project.reference).data)
     return Problem(images, particles.rotation, particles.shift_px, density, particles.coordinates)
 
@@ -165,12 +170,10 @@ def make(name: str, directory: Path, seed: int, given: argparse.Namespace) -> Pr
     return projections(density, PIXEL_SIZE_A, given.images, extent, seed, snr, with_ctf)
 
 
-def judge(problem: Problem, rotation: NDArray[Any], shift_px: NDArray[Any]) -> dict[str, float]:
+def judge(problem: Problem, poses: Poses) -> dict[str, float]:
     """Errors of poses after a global alignment, and the resolution of the map that they give."""
-    aligned = align_poses(rotation, shift_px, problem.rotation, problem.shift_px)
-    turned, moved = aligned.change.poses(rotation, shift_px)
-    images = problem.images.with_poses(torch.from_numpy(turned), torch.from_numpy(moved))
-    maps = reconstruct_half_maps(images)
+    aligned = align_poses(poses, problem.poses)
+    maps = reconstruct_half_maps(problem.images.with_poses(aligned.transform.poses(poses)))
     curve = fsc(torch.from_numpy(maps.map), problem.density)
     nyquist = problem.images.plane.radius  # the last shell that images carry: beyond it there is nothing to compare
     figures = aligned.errors.summary()
@@ -183,63 +186,57 @@ def noise_limit(problem: Problem, seed: int) -> dict[str, float]:
     """Errors of poses that a search of all orientations finds with the true map."""
     images = problem.images
     rows = torch.arange(min(images.n, LIMIT_IMAGES))
-    nothing = KnownPoses(
-        torch.eye(3, dtype=torch.float64).expand(images.n, 3, 3), torch.zeros(images.n, 2, dtype=torch.float64), False
-    )
-    poses, _ = align_to_halves(
-        images, (problem.density, problem.density), "search", nothing, float(images.plane.radius), rows,
-        ReconstructSettings(seed=seed), SilentMonitor(),
-    )  # fmt: skip
-    truth = problem.rotation[: len(rows)], problem.shift_px[: len(rows)]
-    return pose_errors(poses.rotation.numpy(), poses.shift_px.numpy(), *truth).summary()
+    how = Alignment("search", float(images.plane.radius), ReconstructSettings(seed=seed), known=False)
+    nothing = Poses.unknown(images.n, torch.float64)
+    halves = problem.density, problem.density
+    found, _ = align_to_halves(images, halves, nothing, how, rows, SilentMonitor())
+    return pose_errors(found.poses, problem.poses[: len(rows)]).summary()
 
 
-def degrees_by_state(problem: Problem, rotation: NDArray[Any], shift_px: NDArray[Any]) -> float:
+def degrees_by_state(problem: Problem, poses: Poses) -> float:
     """Median angle after an alignment within each tenth of the particles, ordered by their true coordinate.
 
-    Poses and conformations cannot be told apart whole: a frame that turns with the state is as good as one that stands
-    still. This is the error without such a turn.
+    Poses and conformations cannot be told apart whole: coordinates that rotate with the state are as good as those that
+    stand still. This is the error without such a rotation.
     """
     if problem.coordinates is None:
         raise ValueError("a set without coordinates has no states")
     angles = []
     for rows in np.array_split(problem.coordinates[:, 0].argsort(), STATES):
-        truth = problem.rotation[rows], problem.shift_px[rows]
-        angles.append(align_poses(rotation[rows], shift_px[rows], *truth).errors.degrees)
+        angles.append(align_poses(poses[rows], problem.poses[rows]).errors.degrees)
     return float(np.median(np.concatenate(angles)))
 
 
-def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Learn a subspace and refine poses against each image's own volume, in turns; figures of every turn."""
+def alternate(problem: Problem, found: AbInitio, given: argparse.Namespace, seed: int) -> tuple[Poses, dict[str, Any]]:
+    """Learn a subspace and refine poses against each image's own volume, alternately; figures of every alternation."""
     settings = SubspaceSettings(zdim=given.zdim)
     context = EngineContext.of(ComputeSettings(seed=seed), None, Monitor())
-    rotation, shift_px = torch.from_numpy(found.rotation), torch.from_numpy(found.shift_px)
+    poses = found.poses
     truth = problem.coordinates
     if truth is None:
         raise SystemExit("a set without coordinates has no heterogeneity to learn")
     out: dict[str, Any] = {"spearman": [], "degrees": []}
     engine = get_engine("subspace")
-    for turn in range(given.alternations + 1):
-        images = problem.images.with_poses(rotation, shift_px)
+    for number in range(given.alternations + 1):
+        images = problem.images.with_poses(poses)
         consensus = reconstruct_half_maps(images)
         radius = round(resolved_radius(consensus.fsc))
         model = engine.train(images, consensus.map, settings, context, consensus_radius=radius)
         out["spearman"].append(round(predict_truth(model.z, truth[:, 0]).spearman, 4))
-        aligned = align_poses(rotation.numpy(), shift_px.numpy(), problem.rotation, problem.shift_px)
+        aligned = align_poses(poses, problem.poses)
         out["degrees"].append(round(float(np.median(aligned.errors.degrees)), 3))
-        print(f"  turn {turn}: Spearman {out['spearman'][-1]}, median error {out['degrees'][-1]} degrees", flush=True)
-        if turn == given.alternations:
+        print(f"  {number}: Spearman {out['spearman'][-1]}, median error {out['degrees'][-1]} degrees", flush=True)
+        if number == given.alternations:
             break
         form = model.linear_form()  # type: ignore[attr-defined]
         volumes = LinearVolumes(
             torch.from_numpy(form.mean), torch.from_numpy(np.stack(list(form.components()))),
             torch.from_numpy(form.weights(model.z)),
         )  # fmt: skip
-        poses = refine_with_volumes(images, volumes, ReconstructSettings(seed=seed), radius, search_all=turn == 0)
-        rotation, shift_px = poses.rotation.float(), poses.shift_px.float()
-    out["rotation"], out["shift_px"] = rotation.numpy(), shift_px.numpy()
-    out["degrees_by_state"] = round(degrees_by_state(problem, out["rotation"], out["shift_px"]), 3)
-    return out
+        refined = refine_with_volumes(images, volumes, ReconstructSettings(seed=seed), radius, search_all=number == 0)
+        poses = refined.poses.to(torch.float32)
+    out["degrees_by_state"] = round(degrees_by_state(problem, poses), 3)
+    return poses, out
 
 
 def main() -> None:
@@ -275,20 +272,19 @@ def main() -> None:
                 problem = make(name, root / f"{name}{seed}", seed, given)
                 began, cpu = time.monotonic(), time.process_time()
                 found = reconstruct(
-                    problem.images, ReconstructSettings(starts=given.starts, seed=seed), None, Monitor()
+                    problem.images, ReconstructSettings(initialisations=given.starts, seed=seed), None, Monitor()
                 )
                 seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-                poses, more = (found.rotation, found.shift_px), ""
+                poses, more = found.poses, ""
                 record: dict[str, Any] = {"set": name, "seed": seed, "seconds": seconds, "cpu_seconds": cpu}
                 if name == "hinge":
-                    turns = alternate(problem, found, given, seed)
-                    poses = turns.pop("rotation"), turns.pop("shift_px")
-                    record |= turns
+                    poses, more_figures = alternate(problem, found, given, seed)
+                    record |= more_figures
                     more = (
-                        f"Spearman {turns['spearman']}, degrees {turns['degrees']}, with a frame for each state "
-                        f"{turns['degrees_by_state']}"
+                        f"Spearman {more_figures['spearman']}, degrees {more_figures['degrees']}, with coordinates for "
+                        f"each state {more_figures['degrees_by_state']}"
                     )
-                figures = judge(problem, *poses)
+                figures = judge(problem, poses)
                 if given.limit:
                     limit = noise_limit(problem, seed)
                     record["limit"] = limit
@@ -297,8 +293,11 @@ def main() -> None:
                         f"degrees, {limit['mean_rotation_frobenius_sq']:.5f}/"
                         f"{limit['median_rotation_frobenius_sq']:.6f}"
                     )
-                others = sorted((start.agreement for start in found.starts), reverse=True)[1:]
-                record |= figures | {"agreement": others, "log_likelihood": [s.log_likelihood for s in found.starts]}
+                others = sorted((one.agreement for one in found.initialisations), reverse=True)[1:]
+                record |= figures | {
+                    "agreement": others,
+                    "log_likelihood": [one.log_likelihood for one in found.initialisations],
+                }
                 records.append(record)
                 lines.append(
                     f"{name:15s} {seed:4d}  {seconds:7.0f}  {max(others, default=0):5.2f}  "

@@ -53,6 +53,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.half_references import resolved_radius
@@ -105,18 +106,18 @@ class Trial:
         """A map of the project."""
         return torch.from_numpy(read_map(self.project / path).data)
 
-    def poses(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    def poses(self, path: Path) -> Poses:
         """Rotations and shifts (px) of a STAR file, in the order of the truth."""
         particles = read_particles(self.project / path, project_dir=self.project)
         number = np.array([int(name.split("@")[0]) for name in particles.image_name]) - 1
         order = np.argsort(number)
         if not np.array_equal(number[order], np.arange(self.truth.n)):
             raise BenchmarkError(f"{path} has other particles than the {self.truth.n} that were simulated")
-        return particles.rotation[order], particles.shift_A[order] / self.truth.pixel_size_A
+        return Poses.of(particles.rotation[order], particles.shift_A[order] / self.truth.pixel_size_A)
 
     def errors(self, path: Path) -> dict[str, float]:
-        """Median errors of the poses of a STAR file against the truth, in its frame."""
-        found = pose_errors(*self.poses(path), self.truth.rotation, self.truth.shift_px)
+        """Median errors of the poses of a STAR file against the truth, in its coordinates."""
+        found = pose_errors(self.poses(path), Poses.of(self.truth.rotation, self.truth.shift_px))
         return {"deg": float(np.median(found.degrees)), "px": float(np.median(found.shift_px)),
                 "beyond_10_deg": float(np.mean(found.degrees > 10.0))}  # fmt: skip
 
@@ -152,8 +153,8 @@ def measure(trial: Trial) -> dict[str, Any]:
             "refined": trial.map(refined.with_name(f"{last}_class001.mrc")),
             "refined_from_truth": trial.map(control.with_name(f"{last}_class001.mrc"))}  # fmt: skip
     truth, mask, ours_mask = trial.map("reference.mrc"), trial.map("mask.mrc"), trial.map(JOB / "mask.mrc")
-    moved = align_poses(*trial.poses(refined), *trial.poses(particles), both_hands=False)
-    single = pose_errors(*trial.poses(refined), *trial.poses(particles))
+    moved = align_poses(trial.poses(refined), trial.poses(particles), both_hands=False)
+    single = pose_errors(trial.poses(refined), trial.poses(particles))
     curves = {name: fsc(one, truth, mask)[: trial.nyquist + 1] for name, one in maps.items()}
     return {
         "poses": {"returned": trial.errors(particles), "refined": trial.errors(refined),
@@ -169,8 +170,8 @@ def measure(trial: Trial) -> dict[str, Any]:
             ],
         },
         "drift": {
-            "frame_deg": float(np.degrees(Rotation.from_matrix(moved.change.rotation).magnitude())),
-            "frame_px": float(np.linalg.norm(moved.change.shift_px)),
+            "frame_deg": float(np.degrees(Rotation.from_matrix(moved.transform.rotation).magnitude())),
+            "frame_px": float(np.linalg.norm(moved.transform.shift_px)),
             "single_deg": float(np.median(single.degrees)), "single_px": float(np.median(single.shift_px)),
         },
         "fsc": {

@@ -6,7 +6,7 @@
 The hand of the thesis' table 5.2 is public as 100 projections of 64 px (``testing/data/hand.mrcs`` in the history of
 the repository ml-struct-bio/cryodrgn). The map beside them there, ``hand-vol.mrc``, is not a hand but a speckled blob
 that changes sign, and the poses beside them explain the images to a correlation of 0.96 only, in any sign, order and
-transposition of their axes. So the map is found ab initio: random starts, the likeliest of them refined to all
+transposition of their axes. So the map is found ab initio: random initialisations, the likeliest of them refined to all
 frequencies, and the projections of the result are compared with the images. Projections of it are then what
 
     python benchmarks/abinit_quality.py --sets map-noiseless map map-ctf --map hand.mrc
@@ -79,20 +79,18 @@ def main() -> None:
         pictures, eye, torch.zeros(n, 2), PIXEL_SIZE_A, None, pixel_noise_sd=float(pictures.std()) / SNR**0.5
     )
     settings = ReconstructSettings(max_shift_px=SHIFT_PX, mask_radius_px=RADIUS_PX)
-    starts = []
+    made = []
     for seed in range(given.starts):
-        starts.append(make_initialisation(images, torch.arange(n), settings, seed, SilentMonitor()))
-        print(f"start {seed}: {starts[-1].log_likelihood:.0f} nats per image", flush=True)
-    best = max(starts, key=lambda start: start.log_likelihood)
+        made.append(make_initialisation(images, torch.arange(n), settings, seed, SilentMonitor()))
+        print(f"seed {seed}: {made[-1].log_likelihood:.0f} nats per image", flush=True)
+    best = max(made, key=lambda one: one.log_likelihood)
     mask = spherical_mask(box, RADIUS_PX - 1, 2)
-    images = images.with_poses(best.rotation, best.shift_px)
+    images = images.with_poses(best.poses)
     for band in BANDS:
         volume = backprojected(images, min(band + 2, images.plane.radius), mask)
         field = DifferentiableVolume.from_maps(volume[None], band + 1)
-        found = refine_poses(
-            Scorer(images, torch.arange(n), band), field, images.rotation, images.shift_px, float(band), iterations=4
-        )
-        images = images.with_poses(found.rotation.float(), found.shift_px.float())
+        found = refine_poses(Scorer(images, torch.arange(n), band), field, images.poses, float(band), iterations=4)
+        images = images.with_poses(found.poses)
     volume = backprojected(images, images.plane.radius, mask)
     print(f"correlation of images and projections: {correlation(images, volume, BANDS[-1]):.4f}")
     with atomic_path(given.map) as temporary, mrcfile.new(temporary, overwrite=True) as handle:

@@ -45,17 +45,19 @@ from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_poses
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.branch_and_bound import branch_and_bound
+from cryodrgn_ext.pose.estimates import ScoredPoses
 from cryodrgn_ext.pose.metrics import pose_errors
-from cryodrgn_ext.pose.search import Poses, SearchSettings, search
+from cryodrgn_ext.pose.search import SearchSettings, search
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 
 ATOMS_BOX, PIXEL_SIZE_A = 64, 4.0
-Row = tuple[SearchSettings, Callable[..., Poses]]
+Row = tuple[SearchSettings, Callable[..., ScoredPoses]]
 
 
 def table_rows(box: int) -> dict[str, Row]:
@@ -142,17 +144,15 @@ class Clock:
         return time.monotonic() - self.wall, time.process_time() - self.processors
 
 
-def measured(poses: Poses, taken: tuple[float, float], images: ParticleImages) -> dict[str, Any]:
+def measured(found: ScoredPoses, taken: tuple[float, float], images: ParticleImages) -> dict[str, Any]:
     """Figures of poses that were found for the first images, in seconds of the wall clock and of the processors."""
     seconds, processors = taken
-    n = len(poses.rotation)
-    errors = pose_errors(
-        poses.rotation.numpy(), poses.shift_px.numpy(), images.rotation[:n].numpy(), images.shift_px[:n].numpy()
-    ).summary()
+    n, fit = len(found.poses), found.log_likelihood[:, 0]
+    errors = pose_errors(found.best, images.poses[:n]).summary()
     return {
         "images": n, "seconds": round(seconds, 3), "cpu_seconds": round(processors, 3),
         "images_per_s": round(n / seconds, 1),
-        "mean_log_likelihood": None if poses.log_likelihood.isnan().any() else float(poses.log_likelihood.mean()),
+        "mean_log_likelihood": None if fit.isnan().any() else float(fit.mean()),
         **{name: round(value, 5) for name, value in errors.items()},
     }  # fmt: skip
 
@@ -218,7 +218,7 @@ def run_peer(
         with np.load(folder / "answer.npz") as answer:
             rotation, shift = (torch.from_numpy(answer[name].copy()) for name in ("rotation", "shift_px"))
         answered = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-        found = Poses(rotation, shift, torch.full((len(rotation),), torch.nan))
+        found = ScoredPoses(Poses(rotation, shift)[:, None], torch.full((len(rotation), 1), torch.nan))
         yield (
             f"{peer.NAME} {peer.VERSION}, {kind}",
             measured(found, (answered["seconds"], answered["cpu_seconds"]), images),

@@ -24,6 +24,7 @@ from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import slice_points
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.noise import NoiseEstimator
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.images.preprocessing import RELION_BACKGROUND_RADIUS
 
 if TYPE_CHECKING:
@@ -285,9 +286,15 @@ class ParticleImages:
             optics_index=self.optics_index[indices.cpu()],
         )
 
-    def with_poses(self, rotation: Tensor, shift_px: Tensor) -> ParticleImages:
-        """The same images with other poses: (N, 3, 3) and (N, 2) in working pixels."""
-        return replace(self, rotation=rotation.float(), shift_px=shift_px.float())
+    @property
+    def poses(self) -> Poses:
+        """Rotations and shifts of all particles."""
+        return Poses(self.rotation, self.shift_px)
+
+    def with_poses(self, poses: Poses) -> ParticleImages:
+        """The same images with other poses (N,), brought to where the present ones are."""
+        there = poses.to(self.rotation.device, torch.float32)
+        return replace(self, rotation=there.rotation, shift_px=there.shift_px)
 
     def with_noise(self, noise_sigma: Tensor) -> ParticleImages:
         """The same images whitened by another (G, D // 2) ``noise_sigma``; the store stays as it is."""

@@ -1,7 +1,7 @@
 """The job that finds poses, a map and, when asked, heterogeneity from particles without orientations.
 
 Stages, each finished on disk before the next begins, so that a killed job goes on where it stopped: preprocessed
-images, poses from nothing, frame and hand; with ``--zdim`` a first model on these poses and poses refined against
+images, poses from nothing, coordinates and hand; with ``--zdim`` a first model on these poses and poses refined against
 each image's own volume; map and half-maps from the final poses; the final model and its volumes; returned particles,
 report.
 """
@@ -28,6 +28,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.abinit_inputs import (
     AbinitInputs,
@@ -48,15 +49,21 @@ from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, 
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus
 from cryodrgn_ext.metadata.particles import ParticleSet
-from cryodrgn_ext.pose.coordinate_transform import ChosenTransform, choose_transform
+from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
-from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, around, judge_origins, origins_px
+from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, centred_on, judge_origins, origins_px
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.pose_choices import (
+    read_judged_origins,
+    read_transform,
+    write_judged_origins,
+    write_transform,
+)
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.results.returned_particles import (
@@ -123,9 +130,9 @@ class _AbinitJob:
         self.notes: list[str] = []
         self.returned = returned_name(inputs.particles, settings.particles_format)
         self.found = layout.checkpoint / "found"
-        self.frame = layout.checkpoint / "frame.json"
+        self.transform = layout.checkpoint / "frame.json"
         self.final = layout.checkpoint / "maps"
-        self.start: Tensor | None = None  # (N, 2) working px: the places that shifts are searched around
+        self.centre_px: Tensor | None = None  # (N, 2) working px: the places that shifts are searched around
 
     def run(self) -> JobResult:
         """All stages."""
@@ -141,25 +148,26 @@ class _AbinitJob:
         self.stages.note_seconds("preprocessing", image_key(settings, inputs), time.monotonic() - begin)
         self.notes += self.monitor.warnings
         self._record("running", {})
-        self.start = self._start(images, inputs.origins)
+        self.centre_px = self._centre_px(images, inputs.origins)
         self._stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(images),
                     self.found / FOUND_MAP, self.found / FOUND_POSES)  # fmt: skip
         key = transform_key(settings, inputs)
-        self._stage("frame", key, "Frame and hand", self._choose_transform, self.frame)
-        chosen = ChosenTransform.read(self.frame)
+        self._stage("frame", key, "Coordinates and hand", self._choose_transform,
+                    self.transform)  # fmt: skip
+        chosen = read_transform(self.transform)
         self._note(chosen.sentence())
-        poses = PoseTable.read(self.found / FOUND_POSES).changed(chosen.change, images.pixel_size_A)
+        poses = PoseTable.read(self.found / FOUND_POSES).transformed(chosen.transform, images.pixel_size_A)
         if settings.zdim > 0:
             key = training_key(settings, inputs)
         if settings.zdim > 0 and settings.engine != "neural":
             poses = self._with_own_volumes(images, poses, key)
-        posed = poses.pose(images)
-        self._stage("maps", key, "Map and half-maps", lambda: self._reconstruct(posed, poses), self.final,
+        aligned = poses.align(images)
+        self._stage("maps", key, "Map and half-maps", lambda: self._reconstruct(aligned, poses), self.final,
                     *(layout.root / name for name in (*MAP_FILES, FOUND_POSES)))  # fmt: skip
         consensus = read_consensus(self.final)
         self._note_maps(consensus)
         if settings.zdim > 0:
-            self._learn(posed, consensus, key)
+            self._learn(aligned, consensus, key)
         else:
             self._remove_model()
         name = fingerprint(key, settings.star_columns, self.returned)
@@ -200,7 +208,7 @@ class _AbinitJob:
                 shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
             raise
 
-    def _start(self, images: ParticleImages, origins: Origins | None, name: str = "origins") -> Tensor | None:
+    def _centre_px(self, images: ParticleImages, origins: Origins | None, name: str = "origins") -> Tensor | None:
         """Where shifts are searched around, by the origins of the user's file; None for the centres of the images."""
         choice = self.settings.use_origins
         if origins is None:
@@ -209,8 +217,9 @@ class _AbinitJob:
         if choice != "no":
             title = f"Whether the origins in {origins.path.name} centre the particles"
             self._stage(name, pose_key(self.settings, self.inputs), title,
-                        lambda: judge_origins(images, origins, choice, self.monitor).write(path), path)  # fmt: skip
-            judged = JudgedOrigins.read(path)
+                        lambda: write_judged_origins(path, judge_origins(images, origins, choice, self.monitor)),
+                        path)  # fmt: skip
+            judged = read_judged_origins(path)
         self._note(judged.sentence(origins, choice))
         return origins_px(origins, images) if judged.used else None
 
@@ -219,15 +228,15 @@ class _AbinitJob:
         search.mkdir(parents=True, exist_ok=True)
         shift_px = self.inputs.max_shift_px(self.settings)
         if self.settings.engine != "neural":
-            found = find_poses(_centred(images, self.start), self.settings, shift_px, search, self.monitor)
+            found = find_poses(_centred(images, self.centre_px), self.settings, shift_px, search, self.monitor)
             self._keep(self.found, images, found)
             return
         tilted, second = None, None
         if self.inputs.tilted is not None:
             tilted = self._open_images(self.inputs.tilted.particles, "tilted_images")
-            second = self._start(tilted, self.inputs.tilted.origins, "tilted_origins")
+            second = self._centre_px(tilted, self.inputs.tilted.origins, "tilted_origins")
         found = find_poses_with_network(
-            _centred(images, self.start), None if tilted is None else _centred(tilted, second), self.settings,
+            _centred(images, self.centre_px), None if tilted is None else _centred(tilted, second), self.settings,
             shift_px, search, self.monitor, find_poses,
         )  # fmt: skip
         self._keep(self.found, images, found)
@@ -238,16 +247,16 @@ class _AbinitJob:
             tilted_table(tilted, first, found, self.settings).write(self.found / FOUND_TILTED)
 
     def _keep(self, directory: Path, images: ParticleImages, found: FoundPoses) -> None:
-        """Write what was found for images :func:`around` the start."""
+        """Write what was found for images centred on other places."""
         directory.mkdir(parents=True, exist_ok=True)
         write_map(directory / FOUND_MAP, found.map, images.pixel_size_A)
-        shift_px = found.shift_px if self.start is None else found.shift_px + self.start.numpy()
-        table = PoseTable.from_working(images, found.rotation, shift_px, found.log_likelihood)
-        starts = np.array(found.starts, np.float64)
-        table.write(directory / FOUND_POSES, starts=starts, fsc=np.asarray(found.fsc, np.float64))
+        poses = found.poses if self.centre_px is None else found.poses.moved(self.centre_px)
+        table = PoseTable.from_working(images, poses, found.log_likelihood)
+        likelihoods = np.array(found.initialisations, np.float64)
+        table.write(directory / FOUND_POSES, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64))
 
     def _search_arrays(self) -> tuple[list[float], NDArray[np.float64]]:
-        """Log-likelihood of each start, and the FSC between the halves of what was found."""
+        """Log-likelihood of each random initialisation, and the FSC between the halves of what was found."""
         with np.load(self.found / FOUND_POSES, allow_pickle=False) as arrays:
             return arrays["starts"].tolist(), arrays["fsc"]
 
@@ -257,28 +266,28 @@ class _AbinitJob:
         chosen = choose_transform(
             volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand
         )
-        chosen.write(self.frame)
+        write_transform(self.transform, chosen)
 
     def _with_own_volumes(self, images: ParticleImages, poses: PoseTable, key: str) -> PoseTable:
         """A first model, and the poses refined against the volume that it gives each image."""
         first = TrainedModel(self.layout.checkpoint / f"first_{key}")
         refined = self.layout.checkpoint / f"refined_{key}"
-        posed = poses.pose(images)
+        aligned = poses.align(images)
         self._stage("first model", key, "First model, on these poses",
-                    lambda: train_model(first, posed, self.settings, self.device, self.monitor),
+                    lambda: train_model(first, aligned, self.settings, self.device, self.monitor),
                     first.model)  # fmt: skip
 
         def refine() -> None:
             shift_px, radius = self.inputs.max_shift_px(self.settings), read_consensus(first.consensus).radius
             model = load_heterogeneity(first.model)
-            near = around(posed, self.start)
+            near = centred_on(aligned, self.centre_px)
             self._keep(refined, images, refine_poses(near, model, self.settings, shift_px, radius, self.monitor))
 
         self._stage("refined poses", key, "Poses against each image's own volume", refine, refined / FOUND_POSES)
         return PoseTable.read(refined / FOUND_POSES)
 
-    def _reconstruct(self, posed: ParticleImages, poses: PoseTable) -> None:
-        make_consensus(self.final, posed, None, self.device, self.monitor)
+    def _reconstruct(self, aligned: ParticleImages, poses: PoseTable) -> None:
+        make_consensus(self.final, aligned, None, self.device, self.monitor)
         for name in MAP_FILES:
             self._publish(self.final / name, self.layout.root / name)
         particles = self.inputs.particles
@@ -302,12 +311,12 @@ class _AbinitJob:
             curve = fsc(torch.from_numpy(consensus.map), target, torch.from_numpy(consensus.mask))
             self._note(f"The map agrees with --in_3dref to {resolution_A(curve, pixel_A, box, 0.5):.1f} Å (FSC 0.5).")
 
-    def _learn(self, posed: ParticleImages, consensus: Consensus, key: str) -> None:
+    def _learn(self, aligned: ParticleImages, consensus: Consensus, key: str) -> None:
         """The final model, its latents and volumes."""
         layout = self.layout
         last = TrainedModel(layout.checkpoint / f"last_{key}")
         self._stage("training", key, "Model on the final poses",
-                    lambda: write_model_results(layout, last, posed, consensus, self.inputs.particles, self.settings,
+                    lambda: write_model_results(layout, last, aligned, consensus, self.inputs.particles, self.settings,
                                                 self.monitor), layout.model, layout.latents)  # fmt: skip
         decoded = fingerprint(key, self.settings.volumes, self.settings.seed)
         self._stage("volumes", decoded, "Volumes along the latent space",
@@ -330,8 +339,8 @@ class _AbinitJob:
             (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
         write_aligned_particles(self.layout.root / self.returned, particles, poses, columns)
         if self.inputs.tilted is not None:
-            change, pixel_A = ChosenTransform.read(self.frame).change, self.inputs.extent_A / self.inputs.box
-            tilted = PoseTable.read(self.found / FOUND_TILTED).changed(change, pixel_A)
+            transform, pixel_A = read_transform(self.transform).transform, self.inputs.extent_A / self.inputs.box
+            tilted = PoseTable.read(self.found / FOUND_TILTED).transformed(transform, pixel_A)
             write_aligned_particles(
                 self.layout.root / self._returned_names[-1], self.inputs.tilted.particles, tilted, {}
             )
@@ -346,18 +355,26 @@ class _AbinitJob:
     ) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
         seconds = self.stages.seconds()
-        starts, _ = self._search_arrays()
+        likelihoods, _ = self._search_arrays()
         self.monitor.poll()
         write_abinit_reports(
-            self.layout, self.settings, self.inputs.particles, poses, consensus, starts, chosen, self.notes, seconds
+            self.layout,
+            self.settings,
+            self.inputs.particles,
+            poses,
+            consensus,
+            likelihoods,
+            chosen,
+            self.notes,
+            seconds,
         )
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,
             "pixel_size_A": round(images.pixel_size_A, 6),
             "resolution_A": round(consensus.resolution_A, 3),
-            "log_likelihood_of_starts": [round(one, 4) for one in starts],
-            "mirrored": chosen.change.mirrored,
+            "log_likelihood_of_starts": [round(one, 4) for one in likelihoods],
+            "mirrored": chosen.transform.mirrored,
             "correlation_with_reference": chosen.correlation,
             "notes": self.notes,
             "seconds": seconds,
@@ -379,6 +396,8 @@ class _AbinitJob:
         return JobResult(root, outputs, layout.logfile, plots, shown, kept_files(layout, FOUND_POSES, "latents.npz"))
 
 
-def _centred(images: ParticleImages, start: Tensor | None) -> ParticleImages:
-    """Images without poses around the places ``start``: every shift there is zero."""
-    return images if start is None else around(images.with_poses(images.rotation, start), start)
+def _centred(images: ParticleImages, centre_px: Tensor | None) -> ParticleImages:
+    """Images without poses, centred on other places: every shift there is zero."""
+    if centre_px is None:
+        return images
+    return centred_on(images.with_poses(Poses(images.rotation, centre_px)), centre_px)

@@ -18,14 +18,14 @@ from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.engines.settings import options_of
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.pose.metrics import CoordinateTransform
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
 FIRST = "first_poses.npz"  # the network's checkpoint holds for these very poses
-ARRAYS = ("rotation", "shift_px", "log_likelihood", "map", "fsc")
 ExplicitSearch = Callable[[ParticleImages, AbinitSettings, float, Path, Monitor], FoundPoses]
 
 
@@ -66,24 +66,25 @@ def find_poses_with_network(
     network = checkpoint_dir / "network"
     context = EngineContext.of(settings, network, monitor)
     options = options_of(NeuralAbinitSettings, settings)
-    result = train_abinit(images, options, context, first, tilted, max_shift_px)
-    posed = images.with_poses(torch.from_numpy(result.rotation), torch.from_numpy(result.shift_px))
-    halves = reconstruct_half_maps(posed, device=context.device, monitor=monitor)
-    starts = () if first is None else first.starts
+    initial = None if first is None else first.poses
+    result = train_abinit(images, options, context, initial, tilted, max_shift_px)
+    halves = reconstruct_half_maps(images.with_poses(result.poses), device=context.device, monitor=monitor)
+    initialisations = () if first is None else first.initialisations
     return FoundPoses(
-        result.rotation, result.shift_px, result.log_likelihood, halves.map, halves.fsc, starts, result.tilted_shift_px
+        result.poses, result.log_likelihood, halves.map, halves.fsc, initialisations, result.tilted_shift_px
     )
 
 
 def _write(path: Path, found: FoundPoses) -> None:
     """Keep the poses of an explicit map."""
-    arrays = {name: np.asarray(getattr(found, name)) for name in ARRAYS}
+    rotation, shift_px = found.poses.numpy()
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, allow_pickle=False, starts=np.array(found.starts, np.float64), **arrays)
+        np.savez(handle, allow_pickle=False, rotation=rotation, shift_px=shift_px, log_likelihood=found.log_likelihood,
+                 map=found.map, fsc=found.fsc, starts=np.array(found.initialisations, np.float64))  # fmt: skip
 
 
 def _read(path: Path) -> FoundPoses | None:
-    """What :func:`_write` kept; None when there is nothing.
+    """Read what :func:`_write` kept; None when there is nothing.
 
     Raises
     ------
@@ -94,8 +95,9 @@ def _read(path: Path) -> FoundPoses | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            rotation, shift_px, log_likelihood, volume, curve = (arrays[name] for name in ARRAYS)
-            return FoundPoses(rotation, shift_px, log_likelihood, volume, curve, tuple(arrays["starts"].tolist()))
+            poses = Poses.of(arrays["rotation"], arrays["shift_px"])
+            likelihoods = tuple(arrays["starts"].tolist())
+            return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise ResumeError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): remove that file to find the first poses again"
@@ -119,5 +121,4 @@ def _in_the_hand_of_tilts(
     )
     if other <= one:
         return found
-    rotation, shift_px = CoordinateTransform.identity(mirrored=True).poses(found.rotation, found.shift_px)
-    return replace(found, rotation=rotation, shift_px=shift_px)
+    return replace(found, poses=CoordinateTransform.identity(mirrored=True).poses(found.poses))

@@ -44,15 +44,15 @@ def write_aligned_particles(
     InputError
         When it cannot be written.
     """
-    posed = aligned_particles(particles, poses)
+    aligned = aligned_particles(particles, poses)
     if path.suffix == ".cs":
-        extra = alignment_fields(posed) if particles.source.format == "cs" else None
-        fields = write_particles_cs(posed, path, extra)
-        write_csg(path.with_suffix(".csg"), path, fields, posed.n)
+        extra = alignment_fields(aligned) if particles.source.format == "cs" else None
+        fields = write_particles_cs(aligned, path, extra)
+        write_csg(path.with_suffix(".csg"), path, fields, aligned.n)
         return
     halves = {} if particles.source.format == "cs" else {HALF_SET_COLUMN: poses.half_set}
     ours = columns_of_ours(particles)
-    write_particles_star(posed, path, extra_columns={**halves, **columns}, dropped_columns=ours)
+    write_particles_star(aligned, path, extra_columns={**halves, **columns}, dropped_columns=ours)
 
 
 def alignment_columns(path: Path) -> dict[str, NDArray[np.generic]]:

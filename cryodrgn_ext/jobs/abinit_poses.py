@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
-from cryodrgn_ext.pose.random_initialisations import AGREEING_SHARE
 from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
-
-#: Share of its particles above which a start is the same as the best one.
-AGREEING = AGREEING_SHARE
 
 
 @dataclass(frozen=True)
@@ -32,28 +29,25 @@ class FoundPoses:
 
     Attributes
     ----------
-    rotation : ndarray
-        (N, 3, 3) model frame to image frame.
-    shift_px : ndarray
-        (N, 2) x, y in working pixels.
+    poses : Poses
+        (N,).
     log_likelihood : ndarray
         (N,) of each image at its pose, in nats above no signal.
     map : ndarray
-        (D, D, D) float32 in the frame of the poses.
+        (D, D, D) float32 in the coordinates of the poses.
     fsc : ndarray
         (D // 2 + 1,) between its halves.
-    starts : tuple of float
-        Log-likelihood per image that each random start reached; the largest was kept.
+    initialisations : tuple of float
+        Log-likelihood per image that each random initialisation reached; the largest was kept.
     tilted_shift_px : ndarray or None
         (N, 2) of the second images of tilt pairs.
     """
 
-    rotation: NDArray[np.floating]
-    shift_px: NDArray[np.floating]
+    poses: Poses
     log_likelihood: NDArray[np.floating]
     map: NDArray[np.float32]
     fsc: NDArray[np.float64]
-    starts: tuple[float, ...]
+    initialisations: tuple[float, ...]
     tilted_shift_px: NDArray[np.floating] | None = None
 
 
@@ -62,19 +56,14 @@ def find_poses(
 ) -> FoundPoses:
     """Find poses and map from nothing; an interrupted search goes on from its checkpoint."""
     found = reconstruct(images, _search_settings(images, settings, max_shift_px), checkpoint_dir, monitor)
-    for number, start in enumerate(found.starts, 1):
-        hand = ", in the other hand" if start.mirrored else ""
+    for number, one in enumerate(found.initialisations, 1):
+        hand = ", in the other hand" if one.mirrored else ""
         monitor.message(
-            f"Start {number} (seed {start.seed}): {start.log_likelihood:.2f} nats per image; "
-            f"{100 * start.agreement:.0f} % of its particles agree with the best one{hand}"
+            f"Random initialisation {number} (seed {one.seed}): {one.log_likelihood:.2f} nats per image; "
+            f"{100 * one.agreement:.0f} % of its particles agree with the best one{hand}"
         )
-    if len(found.starts) > 1 and sum(start.agreement >= AGREEING for start in found.starts) < 2:
-        monitor.warn(
-            "Warning: no two starts agree with each other, so the map may be wrong: try another --seed, more --starts, "
-            "or particles that were selected more strictly."
-        )
-    likelihoods = tuple(start.log_likelihood for start in found.starts)
-    return FoundPoses(found.rotation, found.shift_px, found.log_likelihood, found.map, found.fsc, likelihoods)
+    likelihoods = tuple(one.log_likelihood for one in found.initialisations)
+    return FoundPoses(found.poses, found.log_likelihood, found.map, found.fsc, likelihoods)
 
 
 def refine_poses(
@@ -95,10 +84,7 @@ def refine_poses(
         torch.from_numpy(form.weights(model.z)),
     )
     refined = refine_with_volumes(images, volumes, _search_settings(images, settings, max_shift_px), radius, monitor)
-    return FoundPoses(
-        refined.rotation.numpy(), refined.shift_px.numpy(), refined.log_likelihood.numpy(), form.mean,
-        np.ones(images.box_size // 2 + 1), (),
-    )  # fmt: skip
+    return FoundPoses(refined.poses, refined.log_likelihood.numpy(), form.mean, np.ones(images.box_size // 2 + 1), ())
 
 
 def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift_px: float) -> ReconstructSettings:
@@ -106,8 +92,8 @@ def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift
     if settings.mask_diameter_A is not None:
         limit = min(0.5 * settings.mask_diameter_A / images.pixel_size_A, DEFAULT_MASK_RADIUS * images.box_size)
     return ReconstructSettings(
-        starts=settings.starts,
-        start_particles=settings.start_particles,
+        initialisations=settings.starts,
+        initialisation_particles=settings.start_particles,
         max_shift_px=max_shift_px,
         mask_radius_px=limit,
         seed=settings.seed,

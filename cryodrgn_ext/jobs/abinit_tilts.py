@@ -10,6 +10,7 @@ import numpy as np
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
@@ -80,9 +81,10 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
 
 
 def tilted_table(tilted: ParticleImages, first: PoseTable, found: FoundPoses, settings: AbinitSettings) -> PoseTable:
-    """Poses of the second images, in the frame of those of the first ones and in their half-sets."""
+    """Poses of the second images, in the coordinates of those of the first ones and in their half-sets."""
     if found.tilted_shift_px is None:
         raise ValueError("no shifts of tilted images were found")
-    turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg).numpy().astype(np.float64)
-    table = PoseTable.from_working(tilted, turn @ found.rotation, found.tilted_shift_px, found.log_likelihood)
+    tilt = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg).numpy().astype(np.float64)
+    poses = Poses.of(tilt @ found.poses.rotation.numpy(), found.tilted_shift_px)
+    table = PoseTable.from_working(tilted, poses, found.log_likelihood)
     return replace(table, half_set=first.half_set)

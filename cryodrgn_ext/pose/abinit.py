@@ -1,10 +1,10 @@
 """Ab initio reconstruction: poses and a map from particles of which nothing but the CTF is known.
 
-Random starts on some of the particles (:mod:`.starts`), of which the likeliest is kept, then the refinement in two
-independent halves (:mod:`.refinement`): of as many particles as a good map needs, and when they have come to rest, of
-all. A wrong start betrays itself: no other start agrees with it, and searches keep on moving poses; then others are
-refined too, and the likeliest result is returned. Images cannot tell a map from its mirror image: either hand comes
-out, with the same likelihood.
+Random initialisations on some of the particles (:mod:`.random_initialisations`), of which the likeliest is kept, then
+the refinement in two independent halves (:mod:`.refinement`): of as many particles as a good map needs, and when they
+have converged, of all. A wrong initialisation betrays itself: no other one agrees with it, and searches keep on moving
+poses; then others are refined too, and the likeliest result is returned. Images cannot tell a map from its mirror
+image: either hand comes out, with the same likelihood.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.checkpoint import images_key
-from cryodrgn_ext.pose.local import POSE_COLUMNS
+from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
 )
 from cryodrgn_ext.pose.random_initialisations import (
+    Initialisation,
     InitialisationReport,
-    Start,
     choose_rows,
     distinct_initialisations,
     make_initialisations,
@@ -40,14 +41,16 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
 INITIALISATIONS_FILE = "starts.safetensors"
-#: Of the refinement of the likeliest start, and of those that are tried when its poses do not come to rest.
+#: Of the refinement of the likeliest initialisation, and of those that are tried when its poses do not converge.
 REFINEMENT_FILES = ("refinement.safetensors", "refinement2.safetensors", "refinement3.safetensors")
 #: Of the refinement of all particles, when some have been refined first.
 WHOLE_FILE = "refinement_all.safetensors"
 MOST_ATTEMPTS = len(REFINEMENT_FILES)
-#: Poses have not come to rest when the last search moved a larger share of the images.
+#: Poses have not converged when the last search moved a larger share of the images.
 UNCONVERGED_SHARE = 0.1
-STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "settled")
+STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "converged")
+#: Names in checkpoints that differ.
+STATE_KEYS = {"converged": "settled"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,10 @@ class AbInitio:
 
     Attributes
     ----------
-    rotation : ndarray
-        (N, 3, 3) float32, model frame to image frame.
-    shift_px : ndarray
-        (N, 2) float32 displacement x, y of the particle, in pixels of the working box.
+    poses : Poses
+        (N,) float32.
     map, half1, half2 : ndarray
-        (D, D, D) float32 in the frame of the poses, white on black: Wiener-filtered, and unfiltered of each half.
+        (D, D, D) float32 in the coordinates of the poses, white on black: Wiener-filtered, and unfiltered of each half.
     fsc : ndarray
         (D // 2 + 1,) float64 between the half-maps, in a sphere; the halves were refined independently but for the
         lowest frequencies. 0 beyond the band that was refined.
@@ -72,14 +73,13 @@ class AbInitio:
     error_deg, error_px : ndarray
         (N,) float32 standard deviation (root of the mean over axes) of rotation and shift that noise leaves, from the
         curvature of the likelihood: large for images that hardly tell their pose.
-    starts : tuple of InitialisationReport
-        Log-likelihood of each random start, and how far it agrees with the best one.
+    initialisations : tuple of InitialisationReport
+        Log-likelihood of each random initialisation, and how far it agrees with the best one.
     moved_share : float
         Share of the images that the last search over all orientations still moved by more than 10 degrees.
     """
 
-    rotation: NDArray[np.float32]
-    shift_px: NDArray[np.float32]
+    poses: Poses
     map: NDArray[np.float32]
     half1: NDArray[np.float32]
     half2: NDArray[np.float32]
@@ -88,7 +88,7 @@ class AbInitio:
     log_likelihood: NDArray[np.float32]
     error_deg: NDArray[np.float32]
     error_px: NDArray[np.float32]
-    starts: tuple[InitialisationReport, ...]
+    initialisations: tuple[InitialisationReport, ...]
     moved_share: float
 
 
@@ -122,25 +122,25 @@ def reconstruct(
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
-        starts = _starts(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
+        made = _initialisations(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
         core = core_rows(images, settings)
         some = images if len(core) == images.n else images.subset(core)
         if len(core) < images.n:
             monitor.message(f"{len(core)} of {images.n} particles are refined first.")
         best: Refined | None = None
-        for number, start in enumerate(distinct_initialisations(starts)[:MOST_ATTEMPTS]):
+        for number, one in enumerate(distinct_initialisations(made)[:MOST_ATTEMPTS]):
             if best is not None:
                 monitor.message(
-                    f"The poses do not come to rest (the last search moved {100 * best.state.moved_share:.0f} % of the "
-                    f"images): another start is refined (seed {start.seed})."
+                    f"The poses do not converge (the last search moved {100 * best.state.moved_share:.0f} % of the "
+                    f"images): another random initialisation is refined (seed {one.seed})."
                 )
             file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES[number], key)
-            refined = _refined(some, (start.map, start.map), INITIALISATION_RADIUS, settings, file, monitor)
+            refined = _refined(some, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
             best = refined if best is None or _likelier(refined, best) else best
             if best.state.moved_share <= UNCONVERGED_SHARE:
                 break
         if best is None:
-            raise ValueError("there are no starts to refine")
+            raise ValueError("there are no random initialisations to refine")
         if best.state.moved_share > UNCONVERGED_SHARE:
             monitor.warn(
                 f"The last search over all orientations still moved {100 * best.state.moved_share:.0f} % of the images "
@@ -148,11 +148,11 @@ def reconstruct(
                 "the map, and try more --starts, or particles that were cleaned by 2D classes."
             )
         if len(core) < images.n:
-            monitor.message(f"All {images.n} particles are posed against the map of the first {len(core)}.")
+            monitor.message(f"All {images.n} particles are aligned to the map of the first {len(core)}.")
             halves = best.references.half1, best.references.half2
             file = CheckpointFile(checkpoint_dir, WHOLE_FILE, key)
             best = _refined(images, halves, best.state.radius, settings, file, monitor)
-        return _result(images, best, report_initialisations(starts)[1])
+        return _result(images, best, report_initialisations(made)[1])
 
 
 def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
@@ -170,55 +170,56 @@ def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
 
 def _likelier(one: Refined, other: Refined) -> bool:
     """Whether the images are likelier by one result than by the other."""
-    return float(one.state.log_likelihood.mean()) > float(other.state.log_likelihood.mean())
+    return float(one.state.estimates.log_likelihood.mean()) > float(other.state.estimates.log_likelihood.mean())
 
 
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
     d = images.box_size
     return [
-        settings.starts, settings.start_particles, settings.core(images.n), settings.shift_extent(d),
+        settings.initialisations, settings.initialisation_particles, settings.core(images.n), settings.shift_extent(d),
         settings.mask_radius(d), settings.seed,
     ]  # fmt: skip
 
 
-def _starts(
+def _initialisations(
     images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-) -> list[Start]:
-    """All random starts."""
+) -> list[Initialisation]:
+    """All random initialisations."""
     rows = choose_rows(images, settings)
     device = torch.device(images.rotation.device if settings.device is None else settings.device)
-    done: list[Start] = []
+    done: list[Initialisation] = []
     finished = False
     found = file.load()
     if found is not None:
         numbers, tensors = found
         finished = bool(numbers["finished"])
         for i, seed in enumerate(numbers["seeds"]):
-            parts = [tensors[f"{name}{i}"].to(device) for name in ("map", "rotation", "shift_px")]
-            done.append(Start(int(seed), parts[0], parts[1], parts[2], float(numbers["log_likelihood"][i])))
-        monitor.message(f"Continuing after {len(done)} random starts.")
+            volume, rotation, shift = (tensors[f"{name}{i}"].to(device) for name in ("map", "rotation", "shift_px"))
+            fit = float(numbers["log_likelihood"][i])
+            done.append(Initialisation(int(seed), volume, Poses(rotation, shift), fit))
+        monitor.message(f"Continuing after {len(done)} random initialisations.")
     if finished:
         return done
 
-    def keep(starts: Sequence[Start], finished: bool = False) -> None:
+    def keep(made: Sequence[Initialisation], finished: bool = False) -> None:
         numbers = {
-            "seeds": [start.seed for start in starts],
-            "log_likelihood": [start.log_likelihood for start in starts],
+            "seeds": [one.seed for one in made],
+            "log_likelihood": [one.log_likelihood for one in made],
             "finished": finished,
         }
         tensors: dict[str, Tensor] = {}
-        for i, start in enumerate(starts):
-            tensors |= {f"map{i}": start.map, f"rotation{i}": start.rotation, f"shift_px{i}": start.shift_px}
+        for i, one in enumerate(made):
+            tensors |= {f"map{i}": one.map, f"rotation{i}": one.poses.rotation, f"shift_px{i}": one.poses.shift_px}
         file.save(numbers, tensors)
 
-    monitor.message(f"Random starts from {len(rows)} of {images.n} particles.")
-    starts = make_initialisations(images, rows, settings, monitor, done, keep)
-    keep(starts, finished=True)
-    return starts
+    monitor.message(f"Random initialisations from {len(rows)} of {images.n} particles.")
+    made = make_initialisations(images, rows, settings, monitor, done, keep)
+    keep(made, finished=True)
+    return made
 
 
 def _refined(
-    images: ParticleImages, start: tuple[Tensor, Tensor], radius: float, settings: ReconstructSettings,
+    images: ParticleImages, halves: tuple[Tensor, Tensor], radius: float, settings: ReconstructSettings,
     file: CheckpointFile, monitor: Monitor,
 ) -> Refined:  # fmt: skip
     """Refine from a map for either half, resolved to ``radius``, or go on with an interrupted refinement."""
@@ -226,32 +227,30 @@ def _refined(
     found = file.load()
     if found is not None:
         numbers, tensors = found
-        values: dict[str, Any] = {name: tensors[name] for name in POSE_COLUMNS}
-        state = RefinementState(**values, **{name: numbers[name] for name in STATE_NUMBERS})
+        values: dict[str, Any] = {name: numbers[STATE_KEYS.get(name, name)] for name in STATE_NUMBERS}
+        state = RefinementState(PoseEstimates.from_tensors(tensors), **values)
         monitor.message(f"Continuing after round {state.round}.")
 
     def keep(now: RefinementState) -> None:
-        file.save(
-            {name: getattr(now, name) for name in STATE_NUMBERS}, {name: getattr(now, name) for name in POSE_COLUMNS}
-        )
+        numbers = {STATE_KEYS.get(name, name): getattr(now, name) for name in STATE_NUMBERS}
+        file.save(numbers, now.estimates.tensors())
 
-    return refine(images, start, settings, state, monitor, keep)
+    return refine(images, halves, settings, state, monitor, keep)
 
 
 def _result(images: ParticleImages, refined: Refined, reports: tuple[InitialisationReport, ...]) -> AbInitio:
-    state = refined.state
+    found = refined.state.estimates
     maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
     return AbInitio(
-        rotation=state.rotation.numpy().astype(np.float32),
-        shift_px=state.shift_px.numpy().astype(np.float32),
+        poses=found.poses.to(torch.float32),
         map=maps.map,
         half1=maps.half1,
         half2=maps.half2,
         fsc=maps.fsc,
         resolution_A=maps.resolution_A,
-        log_likelihood=state.log_likelihood.numpy().astype(np.float32),
-        error_deg=state.error_deg.numpy().astype(np.float32),
-        error_px=state.error_px.numpy().astype(np.float32),
-        starts=reports,
-        moved_share=state.moved_share,
+        log_likelihood=found.log_likelihood.numpy().astype(np.float32),
+        error_deg=found.error_deg.numpy().astype(np.float32),
+        error_px=found.error_px.numpy().astype(np.float32),
+        initialisations=reports,
+        moved_share=refined.state.moved_share,
     )

@@ -17,9 +17,10 @@ from torch import Tensor
 from cryodrgn_ext.fourier import so3_grid
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.pose.estimates import ScoredPoses
 from cryodrgn_ext.pose.groups import GroupScorer
 from cryodrgn_ext.pose.model import SliceModel, as_model
-from cryodrgn_ext.pose.search import Poses, SearchSettings, sweep
+from cryodrgn_ext.pose.search import SearchSettings, sweep
 from cryodrgn_ext.pose.shift_grid import shift_grid
 from cryodrgn_ext.progress import Monitor
 
@@ -33,7 +34,7 @@ def branch_and_bound(
     settings: SearchSettings,
     rows: Tensor | None = None,
     monitor: Monitor | None = None,
-) -> Poses:
+) -> ScoredPoses:
     """Find the pose of every image by Algorithm 1.
 
     Parameters, result and errors are those of :func:`cryodrgn_ext.pose.search.search`; here ``settings.keep`` counts

@@ -12,6 +12,7 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
+from cryodrgn_ext.images.poses import Poses
 
 #: Density above this fraction of the 99.99th percentile has weight in the centre of mass.
 THRESHOLD = 0.25
@@ -54,12 +55,12 @@ def move_spectrum(half_volume: Tensor, grid: FourierGrid, by_px: Tensor) -> Tens
     return out
 
 
-def shifts_after_centring(rotation: Tensor, shift_px: Tensor, centre_px: Tensor) -> Tensor:
-    """Shifts (N, 2) that leave all images as they are when the map's point ``centre_px`` (3,) becomes its centre.
+def centred_poses(poses: Poses, centre_px: Tensor) -> Poses:
+    """Poses (N,) that leave all images as they are when the map's point ``centre_px`` (3,) becomes its centre.
 
     A model point p is then called p - centre, so t' = t + (R centre)[:2].
     """
-    return shift_px + (rotation[:, :2] @ centre_px.to(rotation)).to(shift_px)
+    return poses.moved((poses.rotation[:, :2] @ centre_px.to(poses.rotation)).to(poses.shift_px))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Poses against volumes that differ from image to image: sums over a few maps with weights of each image.
 
-Poses found with one consensus blame its motion on the particle's orientation: an arm that swings out looks like a turn
-of the whole. Once a heterogeneity has been learned with those poses, each image can be held against its own volume,
-and learning and posing take turns (thesis 5.3.3). The learning is not done here; what comes in are arrays.
+Poses found with one consensus blame its motion on the particle's orientation: an arm that swings out looks like a
+rotation of the whole. Once a heterogeneity has been learned with those poses, each image can be held against its own
+volume, and learning and alignment alternate (thesis 5.3.3). The learning is not done here; what comes in are arrays.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.alignment import KnownPoses, Reference, align_images
-from cryodrgn_ext.pose.local import DifferentiableVolume, LocalPoses
+from cryodrgn_ext.pose.alignment import Alignment, Reference, align_images
+from cryodrgn_ext.pose.estimates import PoseEstimates
+from cryodrgn_ext.pose.local import DifferentiableVolume
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
@@ -79,7 +80,7 @@ def refine_with_volumes(
     radius: float,
     monitor: Monitor | None = None,
     search_all: bool = False,
-) -> LocalPoses:
+) -> PoseEstimates:
     """Refine all poses, each image against its own volume.
 
     Parameters
@@ -90,14 +91,14 @@ def refine_with_volumes(
         Brought down to :data:`MOST_COMPONENTS` principal components.
     settings : ReconstructSettings
     radius : float
-        Largest |k| that counts, in cycles per box: where the volumes still carry signal.
+        Largest |k| that counts, in cycles per box: up to where the volumes have signal.
     monitor : Monitor, optional
     search_all : bool
         Search all orientations first, and keep whichever of the searched pose and the one at hand fits better.
 
     Returns
     -------
-    LocalPoses
+    PoseEstimates
         Of all N images, on the CPU.
     """
     monitor = SilentMonitor() if monitor is None else monitor
@@ -109,9 +110,8 @@ def refine_with_volumes(
     maps = torch.cat([few.base[None], few.components]).to(device)
     field = DifferentiableVolume.from_maps(maps, min(math.ceil(band) + 1, d // 2))
     weights = torch.cat([torch.ones(len(few.weights), 1), few.weights.cpu()], dim=1)
-    known = KnownPoses(images.rotation.double().cpu(), images.shift_px.double().cpu())
+    how = Alignment("search" if search_all else "local", band, settings)
+    begin, rows = images.poses.to("cpu", torch.float64), torch.arange(images.n)
+    label = "Aligning images to their own volumes"
     with torch.no_grad():
-        return align_images(
-            images, Reference(field, weights), "search" if search_all else "local", known, band,
-            torch.arange(images.n), settings, monitor, "Posing images against their own volumes",
-        )  # fmt: skip
+        return align_images(images, Reference(field, weights), begin, how, rows, monitor, label)

@@ -1,6 +1,6 @@
-"""A map from nothing: expectation maximisation at low frequencies, over mini-batches, from a random start.
+"""A map from nothing: expectation maximisation at low frequencies, over mini-batches, from a random map.
 
-The random start is a backprojection of images at random orientations. Then every step takes some images, gives each a
+The random map is a backprojection of images at random orientations. Then every step takes some images, gives each a
 posterior over all rotations of a grid and all shifts (thesis eq. 5.2, uniform prior), and replaces part of the running
 sums of the backprojection by theirs (online EM; Cappé and Moulines 2009, J. R. Stat. Soc. B 71). Both halves are matrix
 products over the shared grid: scores are images times slices, and the sums of every grid slice are posteriors times
@@ -34,7 +34,7 @@ from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums
 OVERSAMPLING = 2
 #: Power assumed at least, as a fraction of the largest: where noise drowns the estimate.
 LEAST_POWER = 1e-5
-#: Posteriors are tempered until images carry no more than this many nats: with next to no noise they would choose
+#: Posteriors are tempered until images decide by no more than this many nats: with next to no noise they would choose
 #: among the poses of a random map at once, and for good.
 MOST_NATS = 150.0
 #: Shells that the box of a low-band map has room for beyond its own.
@@ -46,7 +46,7 @@ SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a random start is made.
+    """How a random initialisation is made.
 
     Attributes
     ----------

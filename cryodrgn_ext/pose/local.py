@@ -1,11 +1,11 @@
 """Refinement of each image's rotation and shift by Gauss-Newton steps, at a given model.
 
-For small turns w (about the axes of the model, R' = R exp[w]x) and displacements, the slice of a volume changes by
+For small rotations w (about the axes of the model, R' = R exp[w]x) and displacements, the slice of a volume changes by
 
     dP = sum_j w_j P_j - (2 pi i / D) (k . dt) P,        P_j = slice of  -(x cross grad V)_j,
 
-since turning a volume is a derivative along the circles about an axis, in real space as in Fourier space. The three
-turned volumes are made once; then one look-up of four values at each coefficient gives fit, gradient and Gauss-Newton
+since rotating a volume is a derivative along the circles about an axis, in real space as in Fourier space. The three
+derivatives are made once; then one look-up of four values at each coefficient gives fit, gradient and Gauss-Newton
 matrix of an image together. Levenberg's damping, per image, takes back steps that do not help. The inverse of the
 matrix is the covariance of the pose that the image's noise allows.
 """
@@ -13,7 +13,7 @@ matrix is the covariance of the pose that the image's noise allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import RIM, FourierGrid, FourierVolume, slice_torch
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.local_kernels import normal_equations_cpu
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
@@ -32,8 +34,19 @@ CONVERGED_DEG, CONVERGED_PX = 0.02, 0.005
 COEFFICIENTS_PER_BLOCK = 1 << 20
 
 
-def turns(volume: Tensor) -> Tensor:
-    """Derivatives of a map with respect to turns about x, y and z: -(x cross grad V).
+@dataclass(frozen=True)
+class Step:
+    """How far a pose may move in one iteration."""
+
+    rotation_deg: float
+    shift_px: float
+
+
+LARGEST_STEP = Step(5.0, 1.0)
+
+
+def rotation_derivatives(volume: Tensor) -> Tensor:
+    """Derivatives of a map with respect to rotations about x, y and z: -(x cross grad V).
 
     Parameters
     ----------
@@ -59,13 +72,13 @@ def turns(volume: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DifferentiableVolume:
-    """Volumes whose weighted sums the images show, with their turns, on a Fourier grid.
+    """Volumes whose weighted sums the images show, with their derivatives by rotations, on a Fourier grid.
 
     Attributes
     ----------
     grid : FourierGrid
     fields : Tensor
-        (Z, Y, X, C, 4) complex64: of each of the C maps itself and its turns about x, y, z.
+        (Z, Y, X, C, 4) complex64: of each of the C maps itself and its derivatives by rotations about x, y, z.
     """
 
     grid: FourierGrid
@@ -77,7 +90,7 @@ class DifferentiableVolume:
         grid = FourierGrid(maps.shape[-1], radius, oversampling)
         fields = torch.empty(*grid.shape, len(maps), 4, dtype=torch.complex64, device=maps.device)
         for c, one in enumerate(maps):
-            for j, part in enumerate((one, *turns(one))):
+            for j, part in enumerate((one, *rotation_derivatives(one))):
                 fields[..., c, j] = FourierVolume.from_map(part, oversampling, radius).data
         return cls(grid, fields)
 
@@ -91,8 +104,8 @@ class DifferentiableVolume:
 class NormalEquations:
     """Of b particles, float64: fit (b,) in nats relative to no particle, gradient (b, 3 + 2 S), matrix (b, ..., ...).
 
-    The parameters are turns about the model's axes x, y, z in radians, and the shift x, y in pixels of each of the S
-    images of the particle.
+    The parameters are rotations about the model's axes x, y, z in radians, and the shift x, y in pixels of each of the
+    S images of the particle.
     """
 
     log_likelihood: Tensor
@@ -171,8 +184,8 @@ def normal_equations_torch(
     return NormalEquations(fit, gradient, matrix)
 
 
-def turned(rotation: Tensor, angles: Tensor) -> Tensor:
-    """Rotations (b, 3, 3) turned by ``angles`` (b, 3) radians about the model's axes: R exp[w]x, orthonormal again."""
+def rotated(rotation: Tensor, angles: Tensor) -> Tensor:
+    """Rotations (b, 3, 3) times small ones by ``angles`` (b, 3) radians about model axes: R exp[w]x, orthonormal."""
     x, y, z = angles.double().unbind(1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).view(-1, 3, 3)
@@ -183,53 +196,15 @@ def turned(rotation: Tensor, angles: Tensor) -> Tensor:
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=1)
 
 
-@dataclass(frozen=True)
-class LocalPoses:
-    """Refined poses of B images.
-
-    Attributes
-    ----------
-    rotation : Tensor
-        (B, 3, 3) float64.
-    shift_px : Tensor
-        (B, 2) float64.
-    log_likelihood : Tensor
-        (B,) float64, nats relative to no particle.
-    error_deg, error_px : Tensor
-        (B,) standard deviations of the rotation (root of the mean over axes) and of the shift that noise leaves.
-    """
-
-    rotation: Tensor
-    shift_px: Tensor
-    log_likelihood: Tensor
-    error_deg: Tensor
-    error_px: Tensor
-
-    def chosen(self, rows: Tensor) -> LocalPoses:
-        """Those of some rows."""
-        columns = (self.rotation, self.shift_px, self.log_likelihood, self.error_deg, self.error_px)
-        return LocalPoses(*(column[rows] for column in columns))
-
-
-POSE_COLUMNS = ("rotation", "shift_px", "log_likelihood", "error_deg", "error_px")
-
-
-def joined(parts: Sequence[LocalPoses]) -> LocalPoses:
-    """Poses of several runs of images after each other, on the CPU."""
-    return LocalPoses(*(torch.cat([getattr(part, name).cpu() for part in parts]) for name in POSE_COLUMNS))
-
-
 def refine_poses(
     scorer: Scorer,
     volume: DifferentiableVolume,
-    rotation: Tensor,
-    shift_px: Tensor,
+    poses: Poses,
     radius: float | None = None,
     weights: Tensor | None = None,
     iterations: int = 5,
-    largest_turn_deg: float = 5.0,
-    largest_shift_px: float = 1.0,
-) -> LocalPoses:
+    largest: Step = LARGEST_STEP,
+) -> PoseEstimates:
     """Take damped Gauss-Newton steps from given poses; the fit never becomes worse.
 
     Parameters
@@ -237,15 +212,15 @@ def refine_poses(
     scorer : Scorer
         Its images, all of them.
     volume : DifferentiableVolume
-    rotation, shift_px : Tensor
-        (B, 3, 3), (B, 2) where to begin.
+    poses : Poses
+        (B,) where to begin.
     radius : float, optional
         Largest |k| that counts.
     weights : Tensor, optional
         (B, C) of the volume's maps in each image; one when there is one map.
     iterations : int
-    largest_turn_deg, largest_shift_px : float
-        Bounds of a step.
+    largest : Step
+        Bounds of one iteration.
     """
     n, device = len(scorer), scorer.device
     count = scorer.count(radius)
@@ -257,10 +232,9 @@ def refine_poses(
         return normal_equations(scorer, volume, weights, rows, there, shifted, count)
 
     rotation, shift_px, last = gauss_newton(
-        equations, rotation.to(device), shift_px.to(device), iterations, largest_turn_deg, largest_shift_px
+        equations, poses.rotation.to(device), poses.shift_px.to(device), iterations, largest
     )
-    error_deg, error_px = _errors(last.matrix)
-    return LocalPoses(rotation, shift_px, last.log_likelihood, error_deg, error_px)
+    return PoseEstimates(Poses(rotation, shift_px), last.log_likelihood, *_errors(last.matrix))
 
 
 def gauss_newton(
@@ -268,8 +242,7 @@ def gauss_newton(
     rotation: Tensor,
     shift_px: Tensor,
     iterations: int,
-    largest_turn_deg: float,
-    largest_shift_px: float,
+    largest: Step,
 ) -> tuple[Tensor, Tensor, NormalEquations]:
     """Take damped Gauss-Newton steps with damping, progress and end of each particle by itself.
 
@@ -280,8 +253,8 @@ def gauss_newton(
     rotation, shift_px : Tensor
         (B, 3, 3), (B, 2 S) where to begin; S images show the same particle, each with a shift.
     iterations : int
-    largest_turn_deg, largest_shift_px : float
-        Bounds of a step.
+    largest : Step
+        Bounds of one iteration.
 
     Returns
     -------
@@ -295,12 +268,12 @@ def gauss_newton(
     damping = torch.full_like(fit, DAMPING)
     for _ in range(iterations):
         step = _step(matrix[active], gradient[active], damping[active])
-        step = _bounded(step, math.radians(largest_turn_deg), largest_shift_px)
+        step = _bounded(step, math.radians(largest.rotation_deg), largest.shift_px)
         moved = (step[:, :3].norm(dim=1) > math.radians(CONVERGED_DEG)) | (_farthest(step) > CONVERGED_PX)
         active, step = active[moved], step[moved]
         if not len(active):
             break
-        there, shifted = turned(rotation[active], step[:, :3]), shift_px[active] + step[:, 3:]
+        there, shifted = rotated(rotation[active], step[:, :3]), shift_px[active] + step[:, 3:]
         tried = equations(active, there, shifted)
         better = tried.log_likelihood > fit[active]
         taken = active[better]
@@ -325,9 +298,9 @@ def _step(matrix: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     return torch.where((failed == 0)[:, None] & step.isfinite(), step, torch.zeros_like(step))
 
 
-def _bounded(step: Tensor, largest_turn: float, largest_shift: float) -> Tensor:
+def _bounded(step: Tensor, largest_rotation: float, largest_shift: float) -> Tensor:
     """Steps shortened to the bounds, as a whole."""
-    over = torch.maximum(step[:, :3].norm(dim=1) / largest_turn, _farthest(step) / largest_shift)
+    over = torch.maximum(step[:, :3].norm(dim=1) / largest_rotation, _farthest(step) / largest_shift)
     return step / over.clamp_min(1.0)[:, None]
 
 

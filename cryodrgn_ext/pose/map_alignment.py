@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.fourier.so3_grid import grid, spacing_deg
-from cryodrgn_ext.pose.metrics import MIRROR, CoordinateTransform
+from cryodrgn_ext.pose.coordinate_transform import MIRROR, CoordinateTransform
 
 #: Band (cycles per box) and grid level of the exhaustive search.
 COARSE_RADIUS, COARSE_LEVEL = 7, 1
@@ -43,15 +43,15 @@ class MapAlignment:
 
     Attributes
     ----------
-    change : CoordinateTransform
-        From the frame of the moving map to that of the reference; shifts in voxels.
+    transform : CoordinateTransform
+        From the coordinates of the moving map to those of the reference; shifts in voxels.
     correlation : float
-        Of the whitened transforms within the band, after the change.
+        Of the whitened transforms within the band, after the transform.
     other_hand : float or None
         The same for the other hand at its own best alignment; None when only one was tried.
     """
 
-    change: CoordinateTransform
+    transform: CoordinateTransform
     correlation: float
     other_hand: float | None
 
@@ -63,7 +63,7 @@ def align_maps(
     both_hands: bool = True,
     reliability: NDArray[np.floating] | None = None,
 ) -> MapAlignment:
-    """Find the change of frame that brings a map onto a reference.
+    """Find the coordinate transform that brings a map onto a reference.
 
     Parameters
     ----------
@@ -101,16 +101,16 @@ def align_maps(
         best[mirrored] = max(fine, key=lambda one: one.correlation)
     hand = max(best, key=lambda one: best[one].correlation)
     chosen, other = best[hand], best.get(not hand)
-    change = CoordinateTransform(chosen.rotation, chosen.shift_px, hand)
-    return MapAlignment(change, chosen.correlation, None if other is None else other.correlation)
+    transform = CoordinateTransform(chosen.rotation, chosen.shift_px, hand)
+    return MapAlignment(transform, chosen.correlation, None if other is None else other.correlation)
 
 
-def move_map(volume: Tensor, change: CoordinateTransform) -> Tensor:
-    """Resample a map (D, D, D) in the frame that ``change`` (in voxels) leads to, in Fourier space.
+def move_map(volume: Tensor, transform: CoordinateTransform) -> Tensor:
+    """Resample a map (D, D, D) in the coordinates that ``transform`` (in voxels) leads to, in Fourier space.
 
     Frequencies beyond the Nyquist sphere are lost.
     """
-    matrix, shift = torch.from_numpy(change.matrix).float(), torch.from_numpy(change.shift_px).float()
+    matrix, shift = torch.from_numpy(transform.matrix).float(), torch.from_numpy(transform.shift_px).float()
     return _resample(FourierVolume.from_map(volume), int(volume.shape[0]), matrix, shift)
 
 
@@ -265,10 +265,10 @@ class _Pair:
         return shift.cpu().numpy(), correlation.cpu().numpy()
 
     def _moved(self, rotations: NDArray[np.float64], mirrored: bool, count: int) -> Tensor:
-        """(B, count) whitened transform of the moving map, turned by each rotation, not shifted."""
+        """(B, count) whitened transform of the moving map, rotated by each rotation, not shifted."""
         matrices = rotations @ MIRROR if mirrored else rotations
-        turned = torch.einsum("mi,bij->bmj", self.points[:count], torch.from_numpy(np.array(matrices)).to(self.points))
-        return self.source.slice(turned.contiguous()) / self.moving_rms[:count]
+        rotated = torch.einsum("mi,bij->bmj", self.points[:count], torch.from_numpy(np.array(matrices)).to(self.points))
+        return self.source.slice(rotated.contiguous()) / self.moving_rms[:count]
 
     def _prefix(self, radius: int) -> int:
         return int(torch.searchsorted(self.norm, torch.tensor(radius + 1e-3, device=self.device)))

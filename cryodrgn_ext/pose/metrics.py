@@ -1,104 +1,28 @@
-"""How far two sets of poses are apart, once the frames of their models have been brought together.
+"""How far two sets of poses are apart, once the coordinates of their models have been brought together.
 
-Ab initio poses live in a frame of their own: turned, shifted and perhaps mirrored against any other. A change of frame
-moves a model point p to
-
-    p' = A M p + s            (M = diag(1, 1, -1) when mirrored, else the identity)
-
-and all images stay as they are when the poses go along:
-
-    R' = M R M Aᵀ,            t' = t - (R' s)[:2]
-
-(mirrored, M R p differs from R p in its third component only, along which images are sums). The global alignment finds
-A, M and s between two sets of poses, and errors are measured after it (thesis 5.6.4).
+Ab initio poses refer to coordinates of their own: rotated, shifted and perhaps mirrored against any other. The global
+alignment finds the :class:`~cryodrgn_ext.pose.coordinate_transform.CoordinateTransform` between two sets of poses, and
+errors are measured after it (thesis 5.6.4).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-FloatArray: TypeAlias = NDArray[np.float64]
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.coordinate_transform import MIRROR, CoordinateTransform, FloatArray, float64_arrays
 
-MIRROR: FloatArray = np.diag([1.0, 1.0, -1.0])
-#: Images tried as the one that tells the rotation between the frames, and images that judge each of them.
+#: Images tried as the one that gives the rotation between the coordinates, and images that judge each of them.
 CANDIDATES, JUDGES = 256, 4096
 #: Images that the median rotation and the shift are taken over, however many there are.
 MOST_AVERAGED = 100_000
 #: Disagreement beyond which an image counts as lost, however far it is off.
 LOST_DEG = 30.0
 ITERATIONS = 50
-
-
-@dataclass(frozen=True)
-class CoordinateTransform:
-    """A rigid change of the model frame, p' = rotation @ mirror @ p + shift_px.
-
-    Attributes
-    ----------
-    rotation : ndarray
-        (3, 3) float64 proper rotation A.
-    shift_px : ndarray
-        (3,) float64 s (x, y, z), in the pixels of the shifts that it is applied to.
-    mirrored : bool
-        Whether z is inverted first: the other hand.
-    """
-
-    rotation: FloatArray
-    shift_px: FloatArray
-    mirrored: bool = False
-
-    @classmethod
-    def identity(cls, mirrored: bool = False) -> CoordinateTransform:
-        """Nothing moves, but for the hand if asked."""
-        return cls(np.eye(3), np.zeros(3), mirrored)
-
-    @property
-    def matrix(self) -> FloatArray:
-        """(3, 3) orthogonal matrix that points are multiplied by: A M."""
-        return self.rotation @ MIRROR if self.mirrored else self.rotation
-
-    def points(self, points: FloatArray) -> FloatArray:
-        """Where model points (..., 3) go."""
-        return points @ self.matrix.T + self.shift_px
-
-    def poses(self, rotation: NDArray[np.floating], shift_px: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-        """Poses of the same images in the new frame.
-
-        Parameters
-        ----------
-        rotation : ndarray
-            (N, 3, 3) model frame to image frame.
-        shift_px : ndarray
-            (N, 2) displacement x, y from the box centre.
-
-        Returns
-        -------
-        (rotation, shift_px) : (N, 3, 3), (N, 2) float64
-        """
-        given = np.asarray(rotation, np.float64)
-        turned = (MIRROR @ given @ MIRROR if self.mirrored else given) @ self.rotation.T
-        return turned, np.asarray(shift_px, np.float64) - turned[:, :2] @ self.shift_px
-
-    def then(self, other: CoordinateTransform) -> CoordinateTransform:
-        """The change that does this one first and ``other`` after it."""
-        # A2 M2 A1 M1 = (A2 M2 A1 M2) (M2 M1)
-        turned = MIRROR @ self.rotation @ MIRROR if other.mirrored else self.rotation
-        shift = other.matrix @ self.shift_px + other.shift_px
-        return CoordinateTransform(other.rotation @ turned, shift, self.mirrored != other.mirrored)
-
-    def inverse(self) -> CoordinateTransform:
-        """The change that undoes this one."""
-        back = MIRROR @ self.rotation.T @ MIRROR if self.mirrored else self.rotation.T
-        return CoordinateTransform(back, -self.matrix.T @ self.shift_px, self.mirrored)
-
-    def scaled(self, factor: float) -> CoordinateTransform:
-        """The same change in pixels of which there are ``factor`` times as many."""
-        return CoordinateTransform(self.rotation, self.shift_px * factor, self.mirrored)
 
 
 @dataclass(frozen=True)
@@ -139,20 +63,17 @@ class PoseErrors:
         }
 
 
-def pose_errors(
-    rotation: NDArray[np.floating],
-    shift_px: NDArray[np.floating],
-    reference_rotation: NDArray[np.floating],
-    reference_shift_px: NDArray[np.floating],
-) -> PoseErrors:
-    """Errors of poses (N, 3, 3), (N, 2) against a reference in the same frame."""
-    _check(rotation, shift_px, reference_rotation, reference_shift_px)
-    difference = np.asarray(rotation, np.float64) - np.asarray(reference_rotation, np.float64)
-    squared = np.square(difference).sum(axis=(1, 2))
-    moved = np.asarray(shift_px, np.float64) - np.asarray(reference_shift_px, np.float64)
+def pose_errors(poses: Poses, reference: Poses) -> PoseErrors:
+    """Errors of poses (N,) against a reference in the same coordinates."""
+    _check(poses, reference)
+    return _errors(*float64_arrays(poses), *float64_arrays(reference))
+
+
+def _errors(rotation: FloatArray, shift_px: FloatArray, other: FloatArray, other_px: FloatArray) -> PoseErrors:
+    squared = np.square(rotation - other).sum(axis=(1, 2))
     # |R - Q|² = 8 sin²(θ / 2): exact for small angles, where the trace has lost its digits.
     degrees = np.degrees(2.0 * np.arcsin(np.sqrt(np.clip(squared / 8.0, 0.0, 1.0))))
-    return PoseErrors(squared, degrees, np.square(moved).sum(axis=1))
+    return PoseErrors(squared, degrees, np.square(shift_px - other_px).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -161,66 +82,58 @@ class PoseAlignment:
 
     Attributes
     ----------
-    change : CoordinateTransform
-        From the frame of the poses to that of the reference.
+    transform : CoordinateTransform
+        From the coordinates of the poses to those of the reference.
     errors : PoseErrors
         After it.
     median_deg_other_hand : float or None
         Median rotation error of the other hand at its own best alignment; None when only one was tried.
     """
 
-    change: CoordinateTransform
+    transform: CoordinateTransform
     errors: PoseErrors
     median_deg_other_hand: float | None
 
 
-def align_poses(
-    rotation: NDArray[np.floating],
-    shift_px: NDArray[np.floating],
-    reference_rotation: NDArray[np.floating],
-    reference_shift_px: NDArray[np.floating],
-    both_hands: bool = True,
-) -> PoseAlignment:
-    """Bring poses into the frame of a reference, and measure what is left.
+def align_poses(poses: Poses, reference: Poses, both_hands: bool = True) -> PoseAlignment:
+    """Bring poses into the coordinates of a reference, and measure what is left.
 
-    The rotation between the frames is the one that most images agree on: each of some images proposes the rotation
-    that would make it right, the proposal with the least truncated deviation over all images is kept, and improved to
-    the median rotation of the images near it. Lost images have no say. The shift follows by least squares of absolute
+    The rotation between them is the one that most images agree on: each of some images proposes the rotation that
+    would make it right, the proposal with the least truncated deviation over all images is kept, and improved to the
+    median rotation of the images near it. Lost images have no say. The shift follows by least squares of absolute
     residuals over the images whose rotations agree.
 
     Parameters
     ----------
-    rotation, reference_rotation : ndarray
-        (N, 3, 3) of the same images in the same order.
-    shift_px, reference_shift_px : ndarray
-        (N, 2) in the same pixels.
+    poses, reference : Poses
+        Of the same N images in the same order, shifts in the same unit.
     both_hands : bool
-        Try the mirrored frame too, and take the better one.
+        Try the mirrored coordinates too, and take the better ones.
 
     Returns
     -------
     PoseAlignment
     """
-    _check(rotation, shift_px, reference_rotation, reference_shift_px)
-    ours, theirs = np.asarray(rotation, np.float64), np.asarray(reference_rotation, np.float64)
+    _check(poses, reference)
+    (ours, given_px), (theirs, theirs_px) = float64_arrays(poses), float64_arrays(reference)
     found = [_rotation_between(ours, theirs)]
     if both_hands:
         found.append(_rotation_between(MIRROR @ ours @ MIRROR, theirs))
     mirrored = len(found) == 2 and found[1][1] < found[0][1]
-    changes = [CoordinateTransform(matrix, np.zeros(3), bool(hand)) for hand, (matrix, _) in enumerate(found)]
-    chosen = changes[mirrored]
-    turned, ours_px = chosen.poses(ours, shift_px)
-    theirs_px = np.asarray(reference_shift_px, np.float64)
-    degrees = pose_errors(turned, ours_px, theirs, theirs_px).degrees
+    transforms = [CoordinateTransform(matrix, np.zeros(3), bool(hand)) for hand, (matrix, _) in enumerate(found)]
+    chosen = transforms[mirrored]
+    rotated, ours_px = chosen.arrays(ours, given_px)
+    degrees = _errors(rotated, ours_px, theirs, theirs_px).degrees
     agreeing = np.flatnonzero(_agreeing(degrees))
     agreeing = agreeing[_spread(len(agreeing), MOST_AVERAGED)]
-    change = CoordinateTransform(chosen.rotation, _shift_between(turned, ours_px - theirs_px, agreeing), mirrored)
-    errors = pose_errors(*change.poses(ours, shift_px), theirs, theirs_px)
+    shift = _shift_between(rotated, ours_px - theirs_px, agreeing)
+    transform = CoordinateTransform(chosen.rotation, shift, mirrored)
+    errors = _errors(*transform.arrays(ours, given_px), theirs, theirs_px)
     other = None
     if both_hands:
-        elsewhere = changes[not mirrored].poses(ours, shift_px)
-        other = float(np.median(pose_errors(*elsewhere, theirs, theirs_px).degrees))
-    return PoseAlignment(change, errors, other)
+        elsewhere = transforms[not mirrored].arrays(ours, given_px)
+        other = float(np.median(_errors(*elsewhere, theirs, theirs_px).degrees))
+    return PoseAlignment(transform, errors, other)
 
 
 def _agreeing(degrees: FloatArray) -> NDArray[np.bool_]:
@@ -231,16 +144,10 @@ def _agreeing(degrees: FloatArray) -> NDArray[np.bool_]:
     return degrees <= 3.0 * max(float(np.median(degrees[found])), 1e-6)
 
 
-def _check(*poses: NDArray[np.floating]) -> None:
-    n = len(poses[0])
-    for name, given, shape in zip(
-        ("rotation", "shift_px", "reference_rotation", "reference_shift_px"),
-        poses,
-        ((n, 3, 3), (n, 2), (n, 3, 3), (n, 2)),
-        strict=True,
-    ):
-        if given.shape != shape or n == 0:
-            raise ValueError(f"{name} must have the shape {shape} of at least one image, got {given.shape}")
+def _check(poses: Poses, reference: Poses) -> None:
+    shapes = tuple(poses.rotation.shape), tuple(reference.rotation.shape)
+    if len(shapes[0]) != 3 or shapes[0] != shapes[1] or not len(poses):
+        raise ValueError(f"poses of the same images, at least one, are needed; rotations have shapes {shapes}")
 
 
 def _rotation_between(ours: FloatArray, theirs: FloatArray) -> tuple[FloatArray, float]:
@@ -265,9 +172,9 @@ def _rotation_between(ours: FloatArray, theirs: FloatArray) -> tuple[FloatArray,
     return best, float(np.minimum(length, lost).mean())
 
 
-def _shift_between(turned: FloatArray, difference_px: FloatArray, use: NDArray[np.int64]) -> FloatArray:
+def _shift_between(rotated: FloatArray, difference_px: FloatArray, use: NDArray[np.int64]) -> FloatArray:
     """(3,) s with (R' s)[:2] ≈ difference (N, 2) over the images ``use``, by reweighted least squares."""
-    planes, wanted = turned[use][:, :2], difference_px[use]
+    planes, wanted = rotated[use][:, :2], difference_px[use]
     weight = np.ones(len(planes))
     shift = np.zeros(3)
     for _ in range(ITERATIONS):
@@ -277,9 +184,9 @@ def _shift_between(turned: FloatArray, difference_px: FloatArray, use: NDArray[n
         improved = np.linalg.lstsq(normal, right, rcond=1e-9)[0]
         residual = np.linalg.norm(wanted - planes @ improved, axis=1)
         weight = 1.0 / np.maximum(residual, 1e-6 + 0.01 * float(np.median(residual)))
-        settled = np.linalg.norm(improved - shift) < 1e-9
+        converged = np.linalg.norm(improved - shift) < 1e-9
         shift = improved
-        if settled:
+        if converged:
             break
     return np.asarray(shift, np.float64)
 

@@ -1,18 +1,17 @@
-"""Where the user's file says that particles lie in their images, as the start of a search for poses.
+"""Where the user's file says that particles lie in their images, where a search for poses may begin.
 
 Particles selected from 2D classes know where the centre of their class average lies in each image: RELION's origins
 (rlnOriginXAngst, or rlnOriginX in pixels), minus which is our shift, whatever the angle in the plane; CryoSPARC's
 alignments2D/shift. Searches may then look for the rest around these places. But a file cannot tell whether its origins
 are any good, or of these very images (an extraction anew moves the centre; a refinement that went wrong left shifts,
-too), so the images are asked: the average of all of them, each moved back by its origin, stands out the clearer
-from the noise the better they are centred. No model and no orientation is needed for that.
+too), so the images decide: the signal-to-noise ratio of their average, each moved back by its origin, is the higher the
+better they are centred. No model and no orientation is needed for that.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.progress import Monitor
 
 #: Largest |k| of the average that is judged, as a fraction of the box: finer detail has no common centre to be seen.
 JUDGED_BAND = 0.25
-#: Standard deviations (of a difference of two averages of noise) by which the clearer average must lead.
-CLEAR_LEAD = 4.0
+#: Standard deviations (of a difference of two averages of noise) by which the better average must lead.
+SIGNIFICANT_LEAD = 4.0
 BATCH = 512
 
 
@@ -60,60 +59,40 @@ class Origins:
 
 @dataclass(frozen=True)
 class JudgedOrigins:
-    """What the images say of origins.
+    """Whether origins centre the images.
 
     Attributes
     ----------
     used : bool
         Whether the search begins from them.
-    clearness, without : float
-        Of the average image with and without them, see :func:`clearness`.
+    snr, snr_without : float
+        Signal-to-noise ratio of the average image with and without them, see :func:`average_snr`.
     """
 
     used: bool
-    clearness: float
-    without: float
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(asdict(self)))
-
-    @classmethod
-    def read(cls, path: Path) -> JudgedOrigins:
-        """Read what :meth:`write` wrote.
-
-        Raises
-        ------
-        InputError
-            When it is missing or damaged.
-        """
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            return cls(bool(plain["used"]), float(plain["clearness"]), float(plain["without"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} cannot be read ({error}): delete it and continue the job.") from None
+    snr: float
+    snr_without: float
 
     def sentence(self, origins: Origins, choice: str) -> str:
-        """What the user should know of it."""
+        """One sentence for the user."""
         if choice == "no":
             return f"Ignored, as --use_origins says: the origins in {origins.path} ({origins.fields})."
         what = f"the origins in {origins.path} ({origins.fields}; root mean square {origins.rms_A:.1f} Å)"
-        times = max(self.clearness, 0.0) / self.without if self.without > 0 else 0.0
-        if self.used and self.clearness >= self.without:
-            by = f"{times:.2g} times as clear as" if self.without > 0 else "clear, and lost in noise"
+        times = max(self.snr, 0.0) / self.snr_without if self.snr_without > 0 else 0.0
+        if self.used and self.snr >= self.snr_without:
+            by = f"{times:.2g} times as high as" if self.snr_without > 0 else "high, and next to nothing"
             return (
-                f"The search looks for shifts around {what}: with them the average of all images is {by} without "
-                "(--use_origins no ignores them)."
+                f"The search looks for shifts around {what}: with them the SNR of the average of all images is {by} "
+                "without (--use_origins no ignores them)."
             )
         if self.used:
             return (
-                f"Warning: the search looks for shifts around {what}, as --use_origins says, but with them the average "
-                f"of all images is only {times:.2g} times as clear as without: are they of these images?"
+                f"Warning: the search looks for shifts around {what}, as --use_origins says, but with them the SNR of "
+                f"the average of all images is only {times:.2g} times as high as without: are they of these images?"
             )
         return (
-            f"Not used: {what}, as the average of all images is no clearer with them than without (--use_origins yes "
-            "uses them all the same)."
+            f"Not used: {what}, as the SNR of the average of all images is no higher with them than without "
+            "(--use_origins yes uses them all the same)."
         )
 
 
@@ -164,17 +143,17 @@ def origins_px(origins: Origins, images: ParticleImages) -> Tensor:
 
 def judge_origins(images: ParticleImages, origins: Origins, choice: str, monitor: Monitor) -> JudgedOrigins:
     """Compare the average images with and without origins; ``choice`` is that of ``--use_origins``."""
-    plain = images.with_poses(images.rotation, torch.zeros_like(images.shift_px))
-    moved = images.with_poses(images.rotation, origins_px(origins, images).to(images.shift_px.device))
+    plain = images.with_poses(Poses(images.rotation, torch.zeros_like(images.shift_px)))
+    moved = images.with_poses(Poses(images.rotation, origins_px(origins, images).to(images.shift_px.device)))
     count = images.plane.prefix(max(2, round(JUDGED_BAND * images.box_size)))
-    without = clearness(plain, count, monitor, "Average of the images as they are")
-    with_them = clearness(moved, count, monitor, "Average of the images, centred by their origins")
-    lead = CLEAR_LEAD * math.sqrt(2.0 * count)
+    without = average_snr(plain, count, monitor, "Average of the images as they are")
+    with_them = average_snr(moved, count, monitor, "Average of the images, centred by their origins")
+    lead = SIGNIFICANT_LEAD * math.sqrt(2.0 * count)
     return JudgedOrigins(choice == "yes" or (choice == "auto" and with_them > without + lead), with_them, without)
 
 
-def clearness(images: ParticleImages, n_coefficients: int, monitor: Monitor, title: str) -> float:
-    """By how much the average of all images, centred by their shifts, stands out from noise.
+def average_snr(images: ParticleImages, n_coefficients: int, monitor: Monitor, title: str) -> float:
+    """Signal-to-noise ratio of the average of all images, centred by their shifts, summed over its coefficients.
 
     The sum over |k| > 0 of |S(k)|² / (W(k) w), less its expectation for noise alone, which is one each:
     S = sum over images of c y, W = sum of c², w the noise power of a whitened coefficient. This is twice the logarithm
@@ -193,12 +172,12 @@ def clearness(images: ParticleImages, n_coefficients: int, monitor: Monitor, tit
     return float((total[apart].abs().square() / weight[apart] - 1.0).sum())
 
 
-def around(images: ParticleImages, start: Tensor | None) -> ParticleImages:
-    """Images moved so that the places ``start`` (N, 2) come to lie at their centres; None leaves them.
+def centred_on(images: ParticleImages, centre_px: Tensor | None) -> ParticleImages:
+    """Images moved so that the places ``centre_px`` (N, 2) come to lie at their centres; None leaves them.
 
     Shifts, those that the images have included, count from these places in what is returned.
     """
-    if start is None:
+    if centre_px is None:
         return images
-    moved = images.with_poses(images.rotation, images.shift_px - start.to(images.shift_px.device))
-    return recentred(moved, start)
+    moved = images.with_poses(images.poses.moved(-centre_px.to(images.shift_px.device)))
+    return recentred(moved, centre_px)

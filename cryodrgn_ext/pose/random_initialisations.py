@@ -1,9 +1,8 @@
-"""Several random starts side by side: which is the likeliest, and whether any other one found the same.
+"""Several random initialisations side by side: which is the likeliest, and whether any other one found the same.
 
-Random starts end in better and worse optima. Each is brought to the same band on the same particles by rounds of
-search and local refinement; then their mean log-likelihoods can be compared. A second start whose poses agree with the
-best one's, up to rotation and hand, is the sign that the best one is no accident; while there is none, more starts
-are made.
+Random initialisations end in better and worse optima. Each is brought to the same band on the same particles by rounds
+of search and local refinement; then their mean log-likelihoods can be compared. A second one whose poses agree with the
+best one's, up to rotation and hand, is the sign that the best one is no accident; while there is none, more are made.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from torch import Tensor
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.centring import centre_of_mass, rounded, shifts_after_centring
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses, rounded
 from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_initial_map, signal_power
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
@@ -29,39 +29,38 @@ from cryodrgn_ext.pose.settings import INITIALISATION_PARTICLES, ReconstructSett
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 
-#: Rounds that follow a random start (True: all orientations are searched, False: poses are refined), the band of
-#: their searches (cycles per box), and the one of refinement, in which starts are compared.
+#: Rounds that follow a random map (True: all orientations are searched, False: poses are refined), the band of their
+#: searches (cycles per box), and the one of refinement, in which initialisations are compared.
 ROUNDS, SEARCH_RADIUS, LAST_RADIUS = (True, False, False, True, False), 8.0, 12.0
-#: Images agree when their rotations differ by no more than this, and starts when this share of the images does (by
-#: chance, it is 1 in 100).
+#: Images agree when their rotations differ by no more than this, and initialisations when this share of the images
+#: does (by chance, it is 1 in 100).
 AGREEING_DEG, AGREEING_SHARE = 20.0, 0.4
 
 
 @dataclass(frozen=True)
-class Start:
-    """One start, brought to the band in which starts are compared.
+class Initialisation:
+    """A random initialisation, brought to the band in which they are compared.
 
     Attributes
     ----------
     seed : int
     map : Tensor
         (D, D, D) float32.
-    rotation, shift_px : Tensor
-        (n, 3, 3), (n, 2) float32 poses of the particles that starts are made from.
+    poses : Poses
+        (n,) float32, of the particles that initialisations are made from.
     log_likelihood : float
         Mean over those particles, nats relative to no particle.
     """
 
     seed: int
     map: Tensor
-    rotation: Tensor
-    shift_px: Tensor
+    poses: Poses
     log_likelihood: float
 
 
 @dataclass(frozen=True)
 class InitialisationReport:
-    """What became of a start.
+    """How far an initialisation agrees with the best one.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class InitialisationReport:
     log_likelihood : float
         Mean nats per particle, relative to no particle, at the best poses.
     agreement : float
-        Share of the particles whose rotations agree with the best start's, after alignment, either hand; 1 for itself.
+        Share of the particles whose rotations agree with the best one's, after alignment, either hand; 1 for itself.
     mirrored : bool
         Whether it has the other hand of the best one.
     """
@@ -81,8 +80,10 @@ class InitialisationReport:
 
 
 def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
-    """(n,) int64 sorted rows of the particles that starts are made from."""
-    wanted = INITIALISATION_PARTICLES if settings.start_particles is None else settings.start_particles
+    """(n,) int64 sorted rows of the particles that initialisations are made from."""
+    wanted = (
+        INITIALISATION_PARTICLES if settings.initialisation_particles is None else settings.initialisation_particles
+    )
     if wanted >= images.n:
         return torch.arange(images.n)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -91,8 +92,8 @@ def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor
 
 def make_initialisation(
     images: ParticleImages, rows: Tensor, settings: ReconstructSettings, seed: int, monitor: Monitor
-) -> Start:
-    """Random start, then rounds of search or local refinement, and backprojection.
+) -> Initialisation:
+    """Random map, then rounds of search or local refinement, and backprojection.
 
     Parameters
     ----------
@@ -121,24 +122,22 @@ def make_initialisation(
         k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + LAST_RADIUS), band),
         shift_extent_px=extent, shift_count=count, memory_bytes=settings.memory_bytes, device=settings.device,
     )  # fmt: skip
-    rotation, shift, fit = torch.empty(0), torch.empty(0), torch.empty(0)
+    poses, fit = Poses.unknown(len(rows)), torch.empty(0)
     for all_orientations in ROUNDS:
         monitor.poll()
         top = min(math.ceil(band) + 1, images.plane.radius)
         if all_orientations:
-            poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking)
-            rotation, shift = poses.rotation, poses.shift_px
+            poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking).best
         field = DifferentiableVolume.from_maps(volume[None], top)
-        found = refine_poses(scorer, field, rotation, shift, band, iterations=4)
-        rotation, shift, fit = found.rotation.float(), found.shift_px.float(), found.log_likelihood
-        posed = chosen.with_poses(rotation.to(images.rotation), shift.to(images.shift_px))
-        sums = backproject(posed, grid=FourierGrid(images.box_size, reach), device=scorer.device)
+        found = refine_poses(scorer, field, poses, band, iterations=4)
+        poses, fit = found.poses.to(torch.float32), found.log_likelihood
+        sums = backproject(chosen.with_poses(poses), grid=FourierGrid(images.box_size, reach), device=scorer.device)
         volume = sums.solve(prior) * mask
         offset = rounded(centre_of_mass(volume))
         if bool(offset.any()):
             volume = torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
-            shift = shifts_after_centring(rotation, shift, offset)
-    return Start(seed, volume, rotation, shift, float(fit.mean()))
+            poses = centred_poses(poses, offset)
+    return Initialisation(seed, volume, poses, float(fit.mean()))
 
 
 def make_initialisations(
@@ -146,77 +145,75 @@ def make_initialisations(
     rows: Tensor,
     settings: ReconstructSettings,
     monitor: Monitor,
-    done: Sequence[Start] = (),
-    keep: Callable[[Sequence[Start]], None] | None = None,
-) -> list[Start]:
-    """Make starts until the best one has been found twice.
+    done: Sequence[Initialisation] = (),
+    keep: Callable[[Sequence[Initialisation]], None] | None = None,
+) -> list[Initialisation]:
+    """Make initialisations until the best one has been found twice.
 
     Parameters
     ----------
     images, rows, settings, monitor
         As in :func:`make_initialisation`.
-    done : sequence of Start
+    done : sequence of Initialisation
         Those that an interrupted run has made.
     keep : callable, optional
-        Called with all starts after each.
+        Called with all of them after each.
 
     Returns
     -------
-    list of Start
+    list of Initialisation
         All of them, in the order in which they were made.
     """
-    starts = list(done)
-    while len(starts) < 2 * settings.starts:
-        if len(starts) >= settings.starts and (settings.starts == 1 or _confirmed(report_initialisations(starts)[1])):
+    made, wanted = list(done), settings.initialisations
+    while len(made) < 2 * wanted:
+        if len(made) >= wanted and (wanted == 1 or _confirmed(report_initialisations(made)[1])):
             break
-        if len(starts) == settings.starts:
-            monitor.message("No two starts agree so far: more are made.")
-        start = make_initialisation(images, rows, settings, settings.seed + len(starts), monitor)
-        starts.append(start)
+        if len(made) == wanted:
+            monitor.message("No two random initialisations agree so far: more are made.")
+        one = make_initialisation(images, rows, settings, settings.seed + len(made), monitor)
+        made.append(one)
         monitor.message(
-            f"Start {len(starts)} (seed {start.seed}): {start.log_likelihood:.2f} nats per particle over no particle."
+            f"Random initialisation {len(made)} (seed {one.seed}): {one.log_likelihood:.2f} nats per particle over no "
+            "particle."
         )
         if keep is not None:
-            keep(starts)
-    best, reports = report_initialisations(starts)
-    if settings.starts > 1 and not _confirmed(reports):
+            keep(made)
+    best, reports = report_initialisations(made)
+    if wanted > 1 and not _confirmed(reports):
         monitor.warn(
-            f"None of the {len(starts)} random starts found what the best one found (they agree on "
+            f"None of the {len(made)} random initialisations found what the best one found (they agree on "
             f"{100 * max((r.agreement for r in reports if r.seed != best.seed), default=0.0):.0f} % of the particles): "
             "the map may be wrong. Look at it, and try more --starts, or particles that were cleaned by 2D classes."
         )
-    return starts
+    return made
 
 
-def distinct_initialisations(starts: Sequence[Start]) -> list[Start]:
-    """Starts that do not agree with any likelier one, the likeliest first."""
-    chosen: list[Start] = []
-    for start in sorted(starts, key=lambda one: -one.log_likelihood):
-        if all(_agreement(start, other)[0] < AGREEING_SHARE for other in chosen):
-            chosen.append(start)
+def distinct_initialisations(made: Sequence[Initialisation]) -> list[Initialisation]:
+    """Those that do not agree with any likelier one, the likeliest first."""
+    chosen: list[Initialisation] = []
+    for candidate in sorted(made, key=lambda one: -one.log_likelihood):
+        if all(_agreement(candidate, other)[0] < AGREEING_SHARE for other in chosen):
+            chosen.append(candidate)
     return chosen
 
 
-def _agreement(start: Start, other: Start) -> tuple[float, bool]:
-    """Share of the particles on whose rotations two starts agree after alignment, and whether that mirrors."""
-    aligned = align_poses(
-        start.rotation.cpu().numpy(), start.shift_px.cpu().numpy(),
-        other.rotation.cpu().numpy(), other.shift_px.cpu().numpy(),
-    )  # fmt: skip
-    return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.change.mirrored
+def _agreement(one: Initialisation, other: Initialisation) -> tuple[float, bool]:
+    """Share of the particles on whose rotations two of them agree after alignment, and whether that mirrors."""
+    aligned = align_poses(one.poses, other.poses)
+    return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.transform.mirrored
 
 
-def report_initialisations(starts: Sequence[Start]) -> tuple[Start, tuple[InitialisationReport, ...]]:
-    """Return the likeliest start, and how far each of them agrees with it."""
-    best = max(starts, key=lambda start: start.log_likelihood)
+def report_initialisations(made: Sequence[Initialisation]) -> tuple[Initialisation, tuple[InitialisationReport, ...]]:
+    """Return the likeliest one, and how far each of them agrees with it."""
+    best = max(made, key=lambda one: one.log_likelihood)
     reports = []
-    for start in starts:
-        share, mirrored = (1.0, False) if start is best else _agreement(start, best)
-        reports.append(InitialisationReport(start.seed, start.log_likelihood, share, mirrored))
+    for one in made:
+        share, mirrored = (1.0, False) if one is best else _agreement(one, best)
+        reports.append(InitialisationReport(one.seed, one.log_likelihood, share, mirrored))
     return best, tuple(reports)
 
 
 def _confirmed(reports: Sequence[InitialisationReport]) -> bool:
-    """Whether another start agrees with the best one."""
+    """Whether another one agrees with the best one."""
     best = max(reports, key=lambda report: report.log_likelihood)
     return any(report.agreement >= AGREEING_SHARE for report in reports if report is not best)

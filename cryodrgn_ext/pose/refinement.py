@@ -9,7 +9,7 @@ particles picked off centre are found step by step (thesis 5.4.2).
 
 Where noise leaves poses so uncertain that it shows in the map, maps are made from poses drawn about the best ones, as
 uncertain as they are (the maximisation of a Monte Carlo EM): at its best pose every image shows its own noise as well,
-and maps from nothing else settle where poses fit each other's noise.
+and maps from nothing else converge to where poses fit each other's noise.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from torch import Tensor
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.pose.alignment import Kind, KnownPoses, align_to_halves
-from cryodrgn_ext.pose.centring import centre_of_mass, shifts_after_centring
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.alignment import Alignment, Kind, align_to_halves
+from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses
+from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
 from cryodrgn_ext.pose.half_references import References, make_references
-from cryodrgn_ext.pose.local import POSE_COLUMNS, LocalPoses, joined
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
@@ -42,9 +43,9 @@ GROWTH, BEYOND = 1.5, 1.0
 MOVED_SHARE, MOVED_DEG, MOST_SEARCHES = 0.02, 10.0, 4
 #: Later searches begin with a sample of so many images, and end there when none of it moves.
 SAMPLE = 1000
-#: Local rounds end when the resolution gains less than this (shells) in one of them, and when they turn images by
+#: Local rounds end when the resolution gains less than this (shells) in one of them, and when they rotate images by
 #: less than this share of what noise leaves uncertain.
-LEAST_GAIN, LEAST_TURN = 0.3, 0.2
+LEAST_GAIN, LEAST_ROTATION = 0.3, 0.2
 MOST_LOCAL_ROUNDS = 8
 #: Sums are over three grid points per cycle per box rather than two when noise leaves no more than so many degrees
 #: uncertain: with two, trilinear insertion by itself lets poses of noiseless images drift off the truth, by 0.6 degrees
@@ -65,14 +66,8 @@ class RefinementState:
 
     Attributes
     ----------
-    rotation : Tensor
-        (N, 3, 3) float64.
-    shift_px : Tensor
-        (N, 2) float64.
-    log_likelihood : Tensor
-        (N,) float64, nats relative to no particle, at the last band.
-    error_deg, error_px : Tensor
-        (N,) float64 standard deviations of the poses that noise leaves.
+    estimates : PoseEstimates
+        Of all N images, at the last band.
     radius : float
         Band of the next round, in cycles per box.
     resolution : float
@@ -81,29 +76,25 @@ class RefinementState:
         Rounds done; searches among them; local rounds since the last search.
     moved_share : float
         Share of the images that the last search moved.
-    settled : bool
+    converged : bool
         Whether local rounds have nothing more to gain.
     """
 
-    rotation: Tensor
-    shift_px: Tensor
-    log_likelihood: Tensor
-    error_deg: Tensor
-    error_px: Tensor
+    estimates: PoseEstimates
     radius: float
     resolution: float = 0.0
     round: int = 0
     searches: int = 0
     local_rounds: int = 0
     moved_share: float = 1.0
-    settled: bool = False
+    converged: bool = False
 
     @property
     def next_kind(self) -> Kind | None:
-        """What the next round does; None when poses have come to rest."""
+        """Kind of the next round; None when poses have converged."""
         if self.searches == 0:
             return "search"
-        if not self.settled:
+        if not self.converged:
             return "local"
         if self.moved_share > MOVED_SHARE and self.searches < MOST_SEARCHES:
             return "search"
@@ -122,27 +113,24 @@ class Refined:
 
 def first_state(images: ParticleImages, radius: float) -> RefinementState:
     """State before any pose is known."""
-    n = images.n
-    none = torch.zeros(n, dtype=torch.float64)
-    eye = torch.eye(3, dtype=torch.float64).expand(n, 3, 3).clone()
-    return RefinementState(eye, torch.zeros(n, 2, dtype=torch.float64), none, none, none, radius)
+    return RefinementState(PoseEstimates.unknown(images.n), radius)
 
 
 def refine(
     images: ParticleImages,
-    start: tuple[Tensor, Tensor],
+    initial_maps: tuple[Tensor, Tensor],
     settings: ReconstructSettings,
     state: RefinementState,
     monitor: Monitor,
     keep: Callable[[RefinementState], None] | None = None,
 ) -> Refined:
-    """Refine until nothing moves.
+    """Refine until poses have converged.
 
     Parameters
     ----------
     images : ParticleImages
         Their poses are not used.
-    start : pair of Tensor
+    initial_maps : pair of Tensor
         (D, D, D) rough maps, which the first search of either half-set goes by.
     settings : ReconstructSettings
     state : RefinementState
@@ -153,13 +141,13 @@ def refine(
     """
     d = images.box_size
     radius = settings.mask_radius(d)
-    sphere = spherical_mask(d, 0.9 * radius, 0.1 * radius, start[0].device)
+    sphere = spherical_mask(d, 0.9 * radius, 0.1 * radius, initial_maps[0].device)
     sums, references = None, None
     if state.searches:
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
     while (kind := _next_kind(images, state, settings)) is not None and state.round < settings.rounds:
-        halves = start if references is None else (references.half1, references.half2)
+        halves = initial_maps if references is None else (references.half1, references.half2)
         state = _round(images, halves, kind, settings, state, monitor)
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
@@ -179,7 +167,7 @@ def refine(
 
 
 def _next_kind(images: ParticleImages, state: RefinementState, settings: ReconstructSettings) -> Kind | None:
-    """What the next round does; None when all is done."""
+    """Kind of the next round; None when all is done."""
     if state.next_kind is None and state.local_rounds < LAST_ROUNDS and _are_drawn(images, state, settings):
         return "local"
     return state.next_kind
@@ -189,7 +177,7 @@ def _sentence(images: ParticleImages, state: RefinementState, kind: Kind) -> str
     resolution = images.box_size * images.pixel_size_A / max(state.resolution, 1e-6)
     what = f"search moved {100 * state.moved_share:.1f} % of the images" if kind == "search" else "poses refined"
     return (
-        f"Round {state.round}: {what}; {float(state.log_likelihood.mean()):.1f} nats per particle, "
+        f"Round {state.round}: {what}; {float(state.estimates.log_likelihood.mean()):.1f} nats per particle, "
         f"halves agree to {resolution:.1f} Å."
     )
 
@@ -202,19 +190,18 @@ def _sums(
     reach = min(images.plane.radius, math.ceil(state.radius * GROWTH) + 3)
     # A ring of 2 pi k coefficients per image, over the 4 pi k^2 3^3 grid points of the shell of radius k.
     seen = 0.5 * images.n / (2.0 * 3**3 * reach)
-    fine = reach <= FINE_RADIUS and seen >= FINE_SEEN and float(state.error_deg.median()) <= FINE_DEG
+    fine = reach <= FINE_RADIUS and seen >= FINE_SEEN and float(state.estimates.error_deg.median()) <= FINE_DEG
     grid = FourierGrid(images.box_size, reach, 3 if fine else 2)
-    poses = [(state.rotation, state.shift_px)] if at_best else list(_drawn_poses(images, state, settings))
+    poses = [state.estimates.poses] if at_best else list(_drawn_poses(images, state, settings))
     halves = []
     for half in (1, 2):
         rows = (images.half_set == half).nonzero()[:, 0]
         parts = (
             backproject(
-                images.with_poses(rotation.to(images.rotation), shift_px.to(images.rotation)), rows,
-                torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device, monitor=monitor,
-                description=f"Reconstructing half {half}",
+                images.with_poses(one), rows, torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device,
+                monitor=monitor, description=f"Reconstructing half {half}",
             )
-            for rotation, shift_px in poses
+            for one in poses
         )  # fmt: skip
         halves.append(replace(reduce(operator.add, parts), n_particles=len(rows)))
     return halves[0], halves[1]
@@ -223,24 +210,24 @@ def _sums(
 def _are_drawn(images: ParticleImages, state: RefinementState, settings: ReconstructSettings) -> bool:
     """Whether poses are so uncertain that maps are made from draws."""
     rms_radius = math.sqrt(0.6) * settings.mask_radius(images.box_size)
-    spread_px = torch.hypot(state.error_deg.deg2rad() * rms_radius, state.error_px).median()
+    estimates = state.estimates
+    spread_px = torch.hypot(estimates.error_deg.deg2rad() * rms_radius, estimates.error_px).median()
     return 2.0 * math.pi * state.radius / images.box_size * float(spread_px) >= LEAST_SPREAD
 
 
-def _drawn_poses(
-    images: ParticleImages, state: RefinementState, settings: ReconstructSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rotations (N, 3, 3) and shifts (N, 2) that maps are made from: the best ones, or draws about them."""
+def _drawn_poses(images: ParticleImages, state: RefinementState, settings: ReconstructSettings) -> Iterator[Poses]:
+    """Poses (N,) that maps are made from: the best ones, or draws about them."""
+    best = state.estimates.poses
     if not _are_drawn(images, state, settings):
-        yield state.rotation, state.shift_px
+        yield best
         return
     rng = np.random.default_rng([settings.seed, state.round])
-    turn = state.error_deg.clamp_max(MOST_DEG).deg2rad().numpy()[:, None]
-    away = state.error_px.clamp_max(MOST_PX).numpy()[:, None]
+    spread = state.estimates.error_deg.clamp_max(MOST_DEG).deg2rad().numpy()[:, None]
+    spread_px = state.estimates.error_px.clamp_max(MOST_PX).numpy()[:, None]
     for _ in range(DRAWS):
-        turned = Rotation.from_rotvec(rng.normal(size=(images.n, 3)) * turn).as_matrix()
-        moved = rng.normal(size=(images.n, 2)) * away
-        yield state.rotation @ torch.from_numpy(turned), state.shift_px + torch.from_numpy(moved)
+        rotation = Rotation.from_rotvec(rng.normal(size=(images.n, 3)) * spread).as_matrix()
+        moved = rng.normal(size=(images.n, 2)) * spread_px
+        yield Poses(best.rotation @ torch.from_numpy(rotation), best.shift_px + torch.from_numpy(moved))
 
 
 def _round(
@@ -248,46 +235,40 @@ def _round(
     state: RefinementState, monitor: Monitor,
 ) -> RefinementState:  # fmt: skip
     """Poses of all images, or of those that a search has to look at, against the maps of their halves."""
-    known = KnownPoses(state.rotation, state.shift_px, state.searches > 0)
+    how = Alignment(kind, state.radius, settings, known=state.searches > 0)
 
-    def posed(rows: Tensor) -> tuple[LocalPoses, Tensor]:
-        return align_to_halves(images, halves, kind, known, state.radius, rows, settings, monitor)
+    def aligned(rows: Tensor) -> tuple[PoseEstimates, Tensor]:
+        return align_to_halves(images, halves, state.estimates.poses, how, rows, monitor)
 
     rows = torch.arange(images.n)
     if kind == "local":
-        poses, turn = posed(rows)
-        still = float(turn.median()) < LEAST_TURN * math.sqrt(3.0) * float(poses.error_deg.median())
+        found, rotated_deg = aligned(rows)
+        still = float(rotated_deg.median()) < LEAST_ROTATION * math.sqrt(3.0) * float(found.error_deg.median())
         return replace(
-            _with(state, rows, poses), round=state.round + 1, local_rounds=state.local_rounds + 1, settled=still
-        )
+            state, estimates=state.estimates.updated(rows, found), round=state.round + 1,
+            local_rounds=state.local_rounds + 1, converged=still,
+        )  # fmt: skip
     if state.searches and images.n > SAMPLE:
         generator = torch.Generator().manual_seed(settings.seed + state.searches)
         order = torch.randperm(images.n, generator=generator)
         rows, rest = order[:SAMPLE].sort().values, order[SAMPLE:].sort().values
-        poses, turn = posed(rows)
-        if _share(turn) > 0:
-            others, turn_of_others = posed(rest)
-            rows, turn, poses = torch.cat([rows, rest]), torch.cat([turn, turn_of_others]), joined([poses, others])
+        found, rotated_deg = aligned(rows)
+        if _moved_share(rotated_deg) > 0:
+            others, others_deg = aligned(rest)
+            rows, rotated_deg = torch.cat([rows, rest]), torch.cat([rotated_deg, others_deg])
+            found = join_estimates([found, others])
     else:
-        poses, turn = posed(rows)
-    share = _share(turn) if state.searches else 1.0
+        found, rotated_deg = aligned(rows)
+    share = _moved_share(rotated_deg) if state.searches else 1.0
     return replace(
-        _with(state, rows, poses), round=state.round + 1, searches=state.searches + 1, local_rounds=0,
-        moved_share=share, settled=state.searches > 0 and share <= MOVED_SHARE,
+        state, estimates=state.estimates.updated(rows, found), round=state.round + 1, searches=state.searches + 1,
+        local_rounds=0, moved_share=share, converged=state.searches > 0 and share <= MOVED_SHARE,
     )  # fmt: skip
 
 
-def _with(state: RefinementState, rows: Tensor, poses: LocalPoses) -> RefinementState:
-    """State with other poses of some images."""
-    columns = {name: getattr(state, name).clone() for name in POSE_COLUMNS}
-    for name, column in columns.items():
-        column[rows] = getattr(poses, name)
-    return replace(state, **columns)
-
-
-def _share(turn: Tensor) -> float:
-    """Share of images that were moved."""
-    return float((turn > MOVED_DEG).double().mean())
+def _moved_share(rotated_deg: Tensor) -> float:
+    """Share of images whose rotation changed."""
+    return float((rotated_deg > MOVED_DEG).double().mean())
 
 
 def _centred(state: RefinementState, references: References) -> tuple[RefinementState, bool]:
@@ -295,7 +276,8 @@ def _centred(state: RefinementState, references: References) -> tuple[Refinement
     offset = centre_of_mass(references.half1 + references.half2).cpu()
     if float(offset.abs().max()) < 0.5:
         return state, False
-    return replace(state, shift_px=shifts_after_centring(state.rotation, state.shift_px, offset)), True
+    poses = centred_poses(state.estimates.poses, offset)
+    return replace(state, estimates=replace(state.estimates, poses=poses)), True
 
 
 def _judged(state: RefinementState, references: References, kind: Kind, limit: int) -> RefinementState:
@@ -304,8 +286,8 @@ def _judged(state: RefinementState, references: References, kind: Kind, limit: i
     gain = resolution - state.resolution
     grown = min(resolution + BEYOND, state.radius * GROWTH + 1.0, float(limit))
     radius = max(state.radius, grown)
-    settled = state.settled
+    converged = state.converged
     if kind == "local":
         still_growing = gain >= LEAST_GAIN or radius > state.radius + 0.5
-        settled = (state.settled and not still_growing) or state.local_rounds >= MOST_LOCAL_ROUNDS
-    return replace(state, resolution=resolution, radius=radius, settled=settled)
+        converged = (state.converged and not still_growing) or state.local_rounds >= MOST_LOCAL_ROUNDS
+    return replace(state, resolution=resolution, radius=radius, converged=converged)

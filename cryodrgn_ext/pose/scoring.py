@@ -23,6 +23,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.kernels import products
 from cryodrgn_ext.pose.mirrors import Mirrors, quads_of
 from cryodrgn_ext.pose.model import LinearModel, SharedSlices, SliceModel, VolumeModel, as_model
@@ -90,7 +91,7 @@ class Scorer:
         if not 1 <= count <= images.source.n_coefficients:
             raise ValueError(f"radius {radius} is beyond the {images.source.n_coefficients} coefficients of the images")
         self.kxy = self.plane.kxy[:count].to(self.device)
-        upright = images.with_poses(torch.eye(3).expand(images.n, 3, 3).to(images.rotation), images.shift_px * 0)
+        upright = images.with_poses(Poses.unknown(images.n))
         multiplicity = self.plane.multiplicity[:count].to(self.device)
         n = len(self.rows)
         self.data = torch.empty(n, count, dtype=torch.complex64, device=self.device)

@@ -20,6 +20,8 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier import so3_grid
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.estimates import ScoredPoses
 from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import SliceModel, as_model
 from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES, Scorer
@@ -106,37 +108,7 @@ class SearchSettings:
                 )
 
 
-@dataclass(frozen=True)
-class Poses:
-    """What a search found, for each of the rows that were searched, in their order.
-
-    Attributes
-    ----------
-    rotation : Tensor
-        (N, 3, 3) float32, model frame to image frame.
-    shift_px : Tensor
-        (N, 2) float32 displacement of the particle, in pixels of the working box.
-    log_likelihood : Tensor
-        (N,) float32 nats, relative to an image without particle, at the last band.
-    candidates : Candidates, optional
-        The best ones of each image, when more than one was asked for.
-    """
-
-    rotation: Tensor
-    shift_px: Tensor
-    log_likelihood: Tensor
-    candidates: Candidates | None = None
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Best candidates of each image, best first: (N, K, 3, 3), (N, K, 2), (N, K) as in :class:`Poses`."""
-
-    rotation: Tensor
-    shift_px: Tensor
-    log_likelihood: Tensor
-
-
+#: Search of some images at a time, see :func:`sweep`.
 Batch = Callable[[GroupScorer], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -147,7 +119,7 @@ def search(
     rows: Tensor | None = None,
     monitor: Monitor | None = None,
     groups: ImageGroups | None = None,
-) -> Poses:
+) -> ScoredPoses:
     """Find the pose of every image.
 
     Parameters
@@ -162,6 +134,11 @@ def search(
     groups : ImageGroups, optional
         P groups of S images that share a particle, in place of ``rows``. What is returned is that of image (p, s) in
         row ``p * S + s``; its log-likelihood is the group's.
+
+    Returns
+    -------
+    ScoredPoses
+        (N, ``settings.keep_final``) candidates, best first, scored at the last band.
 
     Raises
     ------
@@ -179,7 +156,7 @@ def sweep(
     groups: ImageGroups | None,
     monitor: Monitor | None,
     search_some: Batch,
-) -> Poses:
+) -> ScoredPoses:
     """Search some images at a time, as many as the memory allows; parameters as in :func:`search`.
 
     ``search_some`` gets the images and returns their best candidates: rotations (B, k, 3, 3), shifts (B, k, S, 2) and
@@ -206,9 +183,7 @@ def sweep(
         for s in range(size):
             rotation[part, s], shift_px[part, s] = members.rotations(found, s)[:, :kept], moved[:, :kept, s]
         value[part] = score[:, None, :kept]
-    rotation, shift_px, value = rotation.flatten(0, 1), shift_px.flatten(0, 1), value.flatten(0, 1)
-    best = Candidates(rotation, shift_px, value) if settings.keep_final > 1 else None
-    return Poses(rotation[:, 0].clone(), shift_px[:, 0].clone(), value[:, 0].clone(), best)
+    return ScoredPoses(Poses(rotation.flatten(0, 1), shift_px.flatten(0, 1)), value.flatten(0, 1))
 
 
 def _search_some(

@@ -1,4 +1,4 @@
-"""What an ab initio reconstruction can be told."""
+"""Settings of an ab initio reconstruction."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES
 
 #: Default of ``max_shift_px`` and of ``mask_radius_px``, as fractions of the box.
 DEFAULT_SHIFT, DEFAULT_MASK_RADIUS = 0.1, 0.42
-#: Particles that random starts are made from, when the user does not say.
+#: Particles that random initialisations are made from, when the user does not say.
 INITIALISATION_PARTICLES = 2000
-#: Particles that come to rest before all others join them, when the user does not say; and by which factor there must
-#: be more of them for that to be worth while.
+#: Particles whose poses converge before all others join them, when the user does not say; and by which factor there
+#: must be more of them for that to be worth while.
 CORE_PARTICLES, WORTH_A_CORE = 20_000, 1.5
 
 
@@ -23,13 +23,14 @@ class ReconstructSettings:
 
     Attributes
     ----------
-    starts : int
-        Random starts that are made at least. Up to as many again follow while no second one agrees with the best.
-    start_particles : int, optional
+    initialisations : int
+        Random initialisations that are made at least. Up to as many again follow while no second one agrees with the
+        best.
+    initialisation_particles : int, optional
         Particles that they are made from; 2,000, or all when there are fewer.
     core_particles : int, optional
-        Particles whose poses and map are refined until they come to rest, before all others are posed against that
-        map; 20,000, or all when there are not many more.
+        Particles whose poses and map are refined until they converge, before all others are aligned to that map;
+        20,000, or all when there are not many more.
     max_shift_px : float, optional
         Particles lie up to this off the centre of their image, along x and y, in pixels of the working box; a tenth
         of the box when omitted.
@@ -45,8 +46,8 @@ class ReconstructSettings:
         Bound of working memory besides the maps.
     """
 
-    starts: int = 3
-    start_particles: int | None = None
+    initialisations: int = 3
+    initialisation_particles: int | None = None
     core_particles: int | None = None
     max_shift_px: float | None = None
     mask_radius_px: float | None = None
@@ -77,7 +78,7 @@ class ReconstructSettings:
         """
         d = images.box_size
         bounds = (
-            ("number of starts", self.starts, 1, 1000),
+            ("number of random initialisations", self.initialisations, 1, 1000),
             ("number of rounds", self.rounds, 1, 10_000),
             ("number of particles refined first", self.core(images.n), min(2, images.n), images.n),
             ("largest shift (pixels)", self.shift_extent(d), 0, d / 2),
@@ -88,8 +89,9 @@ class ReconstructSettings:
                 raise InputError(
                     f"ab initio: the {name} is {value:g}, but must lie in {low:g}..{high:g} for a box of {d} pixels"
                 )
-        if self.start_particles is not None and self.start_particles < 1:
-            raise InputError(f"ab initio: starts need particles, but start_particles is {self.start_particles}")
+        few = self.initialisation_particles
+        if few is not None and few < 1:
+            raise InputError(f"ab initio: random initialisations need particles, but {few} are asked for")
         if images.n < 2 or len(images.half_set.unique()) < 2:
             raise InputError(
                 f"ab initio: two half-maps need particles in both half-sets, but the {images.n} particles are not "

@@ -10,7 +10,7 @@ from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.pose.coordinate_transform import ChosenTransform
+from cryodrgn_ext.pose.chosen_transform import ChosenTransform
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
 from cryodrgn_ext.report.page_html import write_report_html
@@ -48,7 +48,7 @@ def write_abinit_reports(
     particles: ParticleSet,
     poses: PoseTable,
     consensus: Consensus,
-    starts: Sequence[float],
+    likelihoods: Sequence[float],
     chosen: ChosenTransform,
     messages: Sequence[str],
     seconds: Mapping[str, float],
@@ -74,7 +74,7 @@ def write_abinit_reports(
         messages=messages,
         files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
         elapsed_s=sum(seconds.values()),
-        further=_figures(poses, consensus, starts, chosen),
+        further=_figures(poses, consensus, likelihoods, chosen),
         date=report_date(),
         seconds=seconds,
         consensus=consensus_summary(consensus, particles.n, whole),
@@ -85,7 +85,7 @@ def write_abinit_reports(
 
 
 def _figures(
-    poses: PoseTable, consensus: Consensus, starts: Sequence[float], chosen: ChosenTransform
+    poses: PoseTable, consensus: Consensus, likelihoods: Sequence[float], chosen: ChosenTransform
 ) -> list[ReportFigure]:
     mirrored = np.roll(consensus.map[::-1], 1, axis=0)  # z inverted about voxel D // 2
     caption = f"Central slices of the map, and of the other hand. {chosen.sentence()}"
@@ -95,9 +95,9 @@ def _figures(
         ReportFigure("Poses", "Directions of view; equal areas of the plot are equal areas of the sphere.",
                      view_distribution(poses.rotation)),
     ]  # fmt: skip
-    if len(starts) > 1:
-        caption = "Log-likelihood per image that each random start reached; the best one was kept."
-        figures.append(ReportFigure("Poses", caption, initialisation_likelihoods(starts)))
+    if len(likelihoods) > 1:
+        caption = "Log-likelihood per image that each random initialisation reached; the best one was kept."
+        figures.append(ReportFigure("Poses", caption, initialisation_likelihoods(likelihoods)))
     if np.ptp(poses.log_likelihood) > 0:
         caption = "Log-likelihoods of the images at their poses; a hump of its own on the left is often junk."
         figures.append(ReportFigure("Poses", caption, pose_confidence(poses.log_likelihood)))

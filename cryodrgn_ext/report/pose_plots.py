@@ -1,4 +1,4 @@
-"""Figures of poses: where the views are, and how random starts compared."""
+"""Figures of poses: where the views are, and how random initialisations compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def view_distribution(rotation: NDArray[np.floating]) -> Figure:
     Parameters
     ----------
     rotation : ndarray
-        (N, 3, 3) model frame to image frame. The direction of view is the third row: RELION's (rot, tilt).
+        (N, 3, 3) model to image coordinates. The direction of view is the third row: RELION's (rot, tilt).
     """
     view = np.asarray(rotation, np.float64)[:, 2]
     rot = np.degrees(np.arctan2(view[:, 1], view[:, 0]))
@@ -42,13 +42,13 @@ def view_distribution(rotation: NDArray[np.floating]) -> Figure:
 
 @styled
 def initialisation_likelihoods(log_likelihood: Sequence[float]) -> Figure:
-    """Log-likelihood per image of each random start; the best one dark."""
+    """Log-likelihood per image of each random initialisation; the best one dark."""
     values = np.asarray(log_likelihood, float)
     figure, axes = new_figure(float(np.clip(0.35 * len(values) + 2.2, 3.4, 9)), 2.6)
     panel = axes[0, 0]
     colors = [INK if k == int(np.nanargmax(values)) else "#9bb4cc" for k in range(len(values))]
     panel.scatter(np.arange(1, len(values) + 1), values, c=colors, s=36)
-    panel.set(xlabel="start", ylabel="log-likelihood per image")
+    panel.set(xlabel="random initialisation", ylabel="log-likelihood per image")
     panel.margins(x=0.1, y=0.2)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
-from cryodrgn_ext.pose.metrics import CoordinateTransform
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PoseTable:
     Attributes
     ----------
     rotation : ndarray
-        (N, 3, 3) float64, model frame to image frame.
+        (N, 3, 3) float64, model to image coordinates.
     shift_A : ndarray
         (N, 2) float64 displacement x, y from the box centre.
     half_set : ndarray
@@ -41,27 +41,23 @@ class PoseTable:
     def from_working(
         cls,
         images: ParticleImages,
-        rotation: NDArray[np.floating],
-        shift_px: NDArray[np.floating],
+        poses: Poses,
         log_likelihood: NDArray[np.floating],
     ) -> PoseTable:
-        """Poses with shifts (N, 2) in working pixels of each image's optics group."""
+        """Poses (N,) with shifts in working pixels of each image's optics group."""
+        rotation, shift_px = poses.numpy()
         shift_A = np.asarray(shift_px, np.float64) * group_pixel_A(images)[:, None]
         return cls(_orthonormal(rotation), shift_A, images.half_set.cpu().numpy().astype(np.int8),
                    np.asarray(log_likelihood, np.float32))  # fmt: skip
 
-    def changed(self, change: CoordinateTransform, pixel_size_A: float) -> PoseTable:
-        """The same images in another frame; ``change`` is in voxels of this size."""
-        rotation, shift_A = change.scaled(pixel_size_A).poses(self.rotation, self.shift_A)
+    def transformed(self, transform: CoordinateTransform, pixel_size_A: float) -> PoseTable:
+        """The same images in other coordinates; ``transform`` is in voxels of this size."""
+        rotation, shift_A = transform.scaled(pixel_size_A).arrays(self.rotation, self.shift_A)
         return PoseTable(rotation, shift_A, self.half_set, self.log_likelihood)
 
-    def pose(self, images: ParticleImages) -> ParticleImages:
+    def align(self, images: ParticleImages) -> ParticleImages:
         """The images with these poses."""
-        shift_px = self.shift_A / group_pixel_A(images)[:, None]
-        device = images.rotation.device
-        return images.with_poses(
-            torch.from_numpy(self.rotation).to(device), torch.from_numpy(shift_px).to(images.shift_px.device)
-        )
+        return images.with_poses(Poses.of(self.rotation, self.shift_A / group_pixel_A(images)[:, None]))
 
     def write(self, path: Path, **more: NDArray[np.generic]) -> None:
         """Write as .npz, atomically, with further arrays."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.pose.local import turns
+from cryodrgn_ext.pose.local import rotation_derivatives
 from cryodrgn_ext.validation.differences import ConsensusComparison
 
 FEWEST_PER_SECOND_ORDER = 4  # coefficients of a set for each parameter, below which second order is left out
@@ -55,8 +55,8 @@ class ExpectedChanges:
             return FourierVolume.from_map(volume.to(device), grid.oversampling, grid.radius)
 
         filtered = comparison.filtered_map(half)
-        first = turns(filtered)
-        second = [turns(first[a])[b] for a in range(3) for b in range(a, 3)]
+        first = rotation_derivatives(filtered)
+        second = [rotation_derivatives(first[a])[b] for a in range(3) for b in range(a, 3)]
         return cls(
             (
                 transform(comparison.consensus_map(half)),

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.results.latent_tables import read_latent_table, read_state_table
@@ -67,7 +68,7 @@ def test_particles_get_alignments_and_the_map_returns(real: Lab, extracted: str,
         assert_array_equal(np.asarray(rows[column]), np.asarray(parent[column]))
     returned = read_particles(finished.result.directory / "particles.cs")
     assert_allclose(rows["alignments3D/psize_A"], 12.0)
-    ours = align_poses(returned.rotation, returned.shift_A, search.rotation, search.shift_A)
+    ours = align_poses(Poses.of(returned.rotation, returned.shift_A), Poses.of(search.rotation, search.shift_A))
     assert ours.errors.degrees.max() < 1e-3
     from cryodrgn_ext.metadata.poses import rotation_from_pose
 
@@ -115,7 +116,12 @@ def test_shifts_of_2d_classes_are_what_the_search_begins_from(
     assert "origins in" in real.state(finished.uid).log_text()
     assert "alignments2D/shift; root mean square" in real.state(finished.uid).log_text()
     returned = read_particles(finished.result.directory / "particles.cs")
-    assert align_poses(returned.rotation, returned.shift_A, fake.rotation, fake.shift_A).errors.shift_px.max() < 1e-3
+    assert (
+        align_poses(
+            Poses.of(returned.rotation, returned.shift_A), Poses.of(fake.rotation, fake.shift_A)
+        ).errors.shift_px.max()
+        < 1e-3
+    )
     ignored = find(real, uid, use_origins="no")
     assert "Ignored, as --use_origins says" in real.state(ignored.uid).log_text()
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the search of poses: they know the truth, and give it in a frame of their own."""
+"""Stand-ins for the search of poses: they know the truth, and give it in coordinates of their own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs import abinit
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.pose.centring import CentredCoefficients
-from cryodrgn_ext.pose.metrics import CoordinateTransform
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 
-#: From the frame of the truth to the frame in which "the search" finds poses, in voxels.
+#: From the coordinates of the truth to those in which "the search" finds poses, in voxels.
 ELSEWHERE = CoordinateTransform(
     Rotation.from_rotvec([0.4, -0.9, 1.3]).as_matrix(), np.array([1.2, -0.7, 0.5]), mirrored=True
 )
@@ -36,24 +37,22 @@ class FakeSearch:
         self.calls.append({"n": images.n, "max_shift_px": max_shift_px, "rotation": images.rotation.numpy()})
         if self.error is not None:
             raise self.error
-        rotation, shift_px = ELSEWHERE.poses(self.rotation, self.shift_A / images.pixel_size_A)
+        poses = ELSEWHERE.poses(Poses.of(self.rotation, self.shift_A / images.pixel_size_A))
         if isinstance(images.source, CentredCoefficients):  # shifts count from where the images were moved
-            shift_px = shift_px - images.source.centre_px.numpy()
-        self.farthest_px = float(np.abs(shift_px).max())
-        return found_at(images, rotation, shift_px)
+            poses = poses.moved(-images.source.centre_px)
+        self.farthest_px = float(poses.shift_px.abs().max())
+        return found_at(images, poses)
 
     def refine(self, images: ParticleImages, model, settings, max_shift_px, radius, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
         self.calls.append({"refined": images.n, "radius": radius})
-        return found_at(images, images.rotation.numpy(), images.shift_px.numpy())
+        return found_at(images, images.poses)
 
 
-def found_at(images: ParticleImages, rotation: np.ndarray, shift_px: np.ndarray) -> FoundPoses:
-    """What a search gives at these poses."""
-    import torch
-
-    halves = reconstruct_half_maps(images.with_poses(torch.from_numpy(rotation), torch.from_numpy(shift_px)))
+def found_at(images: ParticleImages, poses: Poses) -> FoundPoses:
+    """Result of a search at these poses."""
+    halves = reconstruct_half_maps(images.with_poses(poses))
     likelihood = np.linspace(5, 50, images.n).astype(np.float32)
-    return FoundPoses(rotation, shift_px, likelihood, halves.map, halves.fsc, (20.0, 27.5, 26.0))
+    return FoundPoses(poses, likelihood, halves.map, halves.fsc, (20.0, 27.5, 26.0))
 
 
 def install(monkeypatch: pytest.MonkeyPatch, rotation: np.ndarray, shift_A: np.ndarray) -> FakeSearch:

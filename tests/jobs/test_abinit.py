@@ -17,6 +17,7 @@ from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.fourier.shells import half_volume_norm
 from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
@@ -24,7 +25,8 @@ from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
-from cryodrgn_ext.pose.metrics import CoordinateTransform, align_poses, pose_errors
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
+from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
@@ -114,7 +116,7 @@ def fresh(finished: Finished) -> None:
 def test_poses_return_in_the_frame_and_hand_of_the_reference(finished: Finished) -> None:
     """The search found them turned, shifted and mirrored; what is returned are the true ones, in RELION's columns."""
     returned = read_particles(OUT / "particles.star")
-    errors = pose_errors(returned.rotation, returned.shift_A, finished.rotation, finished.shift_A)
+    errors = pose_errors(Poses.of(returned.rotation, returned.shift_A), Poses.of(finished.rotation, finished.shift_A))
     assert np.median(errors.degrees) < 1.0
     assert np.median(errors.shift_px) < 0.15 * PIXEL_SIZE_A  # of lengths in Å here
     names, rows = table(OUT / "particles.star")
@@ -208,11 +210,13 @@ def test_without_a_reference_the_map_is_centred_and_the_hand_is_an_option(
     centres.append(centre(read_map(OUT / "map.mrc").data))
     assert np.abs(centres).max() < 0.7  # 1.2 as the stand-in gives it
     for returned, mirrored in ((first, True), (second, False)):  # against the truth: the search's hand is the other
-        found = align_poses(returned.rotation, returned.shift_A, finished.rotation, finished.shift_A)
-        assert found.change.mirrored is mirrored
+        found = align_poses(
+            Poses.of(returned.rotation, returned.shift_A), Poses.of(finished.rotation, finished.shift_A)
+        )
+        assert found.transform.mirrored is mirrored
         assert np.median(found.errors.degrees) < 1e-3
         assert np.median(found.errors.shift_px) < 1e-3
-    flipped = CoordinateTransform.identity(mirrored=True).poses(first.rotation, first.shift_A)
+    flipped = CoordinateTransform.identity(mirrored=True).poses(Poses.of(first.rotation, first.shift_A)).numpy()
     np.testing.assert_allclose(flipped[0], second.rotation, atol=1e-6)
     np.testing.assert_allclose(flipped[1], second.shift_A, atol=1e-3)
 
@@ -298,12 +302,15 @@ def test_stale_and_partial_pose_columns(finished: Finished, search: FakeSearch, 
     assert "rlnAngleRotPrior" not in names
     assert "cdxState" not in names
     assert "left out, as they speak of other poses or of an earlier job: rlnAngleRotPrior, cdxState" in said
-    assert align_poses(*of(OUT / "particles.star"), finished.rotation, finished.shift_A).errors.degrees.max() < 1e-3
+    assert (
+        align_poses(of(OUT / "particles.star"), Poses.of(finished.rotation, finished.shift_A)).errors.degrees.max()
+        < 1e-3
+    )
 
 
-def of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def of(path: Path) -> Poses:
     particles = read_particles(path)
-    return particles.rotation, particles.shift_A
+    return Poses.of(particles.rotation, particles.shift_A)
 
 
 def test_relion_3_0_gets_pixel_origins(finished: Finished, search: FakeSearch, fresh: None) -> None:
@@ -338,7 +345,7 @@ def test_particles_of_cryosparc(finished: Finished, search: FakeSearch, fresh: N
         after.columns
     )
     returned = read_particles(OUT / "particles.cs")
-    found = align_poses(returned.rotation, returned.shift_A, finished.rotation, finished.shift_A)
+    found = align_poses(Poses.of(returned.rotation, returned.shift_A), Poses.of(finished.rotation, finished.shift_A))
     assert found.errors.degrees.max() < 1e-3
     assert found.errors.shift_px.max() < 1e-3
     assert sorted(set(after.columns["alignments3D/split"].tolist())) == [0, 1]
@@ -354,7 +361,7 @@ def test_a_smaller_working_box_keeps_shifts_in_the_pixels_of_the_files(
 ) -> None:
     abinit(replace(SETTINGS, box=24), SilentMonitor())
     assert read_map(OUT / "map.mrc").pixel_size_A == pytest.approx(PIXEL_SIZE_A * BOX / 24)
-    found = align_poses(*of(OUT / "particles.star"), finished.rotation, finished.shift_A)
+    found = align_poses(of(OUT / "particles.star"), Poses.of(finished.rotation, finished.shift_A))
     assert found.errors.degrees.max() < 1e-3
     assert found.errors.shift_px.max() < 1e-3
 
@@ -382,7 +389,7 @@ def test_heterogeneous_results(
     assert "cdxLatent1" not in (OUT / "particles.star").read_text()
 
 
-def test_elsewhere_is_no_small_change() -> None:
+def test_elsewhere_is_no_small_transform() -> None:
     """The stand-in would prove nothing in the frame of the truth."""
     assert ELSEWHERE.mirrored
     assert np.degrees(np.arccos((np.trace(ELSEWHERE.rotation) - 1) / 2)) > 60

@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.landscape import landscape
@@ -105,7 +106,9 @@ def assert_subset_with_new_poses(path: Path, rows: np.ndarray) -> None:
     assert [row[: len(common)] for row in chosen] == [returned[1][row][: len(common)] for row in rows]
     posed = read_particles(path)
     with np.load("poses.npz") as truth:
-        errors = pose_errors(posed.rotation, posed.shift_A, truth["rotation"][rows], truth["shift_A"][rows])
+        errors = pose_errors(
+            Poses.of(posed.rotation, posed.shift_A), Poses.of(truth["rotation"][rows], truth["shift_A"][rows])
+        )
     assert np.median(errors.degrees) < 2.0  # as found by the stand-in, on the frame of the reference
     assert np.median(errors.shift_px) < 0.2 * PIXEL_SIZE_A  # of lengths in Å here
 

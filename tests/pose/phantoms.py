@@ -14,6 +14,7 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Phantom:
     volume: FourierVolume
     rotation: Tensor
     shift_px: Tensor
+
+    @property
+    def poses(self) -> Poses:
+        """The true ones."""
+        return Poses(self.rotation, self.shift_px)
 
 
 def density(box_size: int, seed: int = 0, beads: int = 120) -> Tensor:

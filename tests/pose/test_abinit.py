@@ -1,4 +1,4 @@
-"""Ab initio reconstruction as a whole: poses and map from nothing, agreement of starts, resuming, refusals."""
+"""Ab initio reconstruction as a whole: poses and map from nothing, agreement, resuming, refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from tests.pose.phantoms import Phantom, phantom
 
-SETTINGS = ReconstructSettings(starts=2, start_particles=300, max_shift_px=2.5, seed=1)
+SETTINGS = ReconstructSettings(initialisations=2, initialisation_particles=300, max_shift_px=2.5, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def made() -> Phantom:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_starts() -> None:
-    """Small starts: the phantom has 32 pixels."""
+def quick_initialisations() -> None:
+    """Few steps: the phantom has 32 pixels."""
     with pytest.MonkeyPatch.context() as patch:
         small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
         patch.setattr(random_initialisations, "Schedule", lambda: small)
@@ -56,27 +56,24 @@ def found(made: Phantom, tmp_path_factory: pytest.TempPathFactory) -> tuple[AbIn
 
 def test_poses_and_map_come_from_nothing(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
     result = found[0]
-    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    aligned = align_poses(result.poses, made.poses)
     assert np.median(aligned.errors.degrees) < 4.0
     assert np.median(aligned.errors.shift_px) < 0.25
     assert np.mean(aligned.errors.degrees < 20) > 0.9
-    rotation, shift = aligned.change.poses(result.rotation, result.shift_px)
-    images = made.images.with_poses(torch.from_numpy(rotation), torch.from_numpy(shift))
+    images = made.images.with_poses(aligned.transform.poses(result.poses))
     curve = fsc(torch.from_numpy(reconstruct_half_maps(images).map), made.density)
     assert curve[1:9].min() > 0.8
 
 
-def test_the_map_is_in_the_frame_of_the_poses(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
+def test_the_map_is_in_the_coordinates_of_the_poses(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
     result = found[0]
-    again = reconstruct_half_maps(
-        made.images.with_poses(torch.from_numpy(result.rotation), torch.from_numpy(result.shift_px))
-    )
+    again = reconstruct_half_maps(made.images.with_poses(result.poses))
     assert fsc(torch.from_numpy(again.map), torch.from_numpy(result.map))[1:10].min() > 0.98
     assert fsc(torch.from_numpy(again.half1), torch.from_numpy(result.half1))[1:10].min() > 0.98
 
 
-def test_both_starts_are_reported_and_agree(found: tuple[AbInitio, Path, list[str]]) -> None:
-    reports = found[0].starts
+def test_both_initialisations_are_reported_and_agree(found: tuple[AbInitio, Path, list[str]]) -> None:
+    reports = found[0].initialisations
     assert [report.seed for report in reports[:2]] == [1, 2]
     best = max(reports, key=lambda report: report.log_likelihood)
     assert best.agreement == 1.0
@@ -88,13 +85,13 @@ def test_uncertain_images_are_known(made: Phantom, found: tuple[AbInitio, Path, 
     result = found[0]
     assert np.isfinite(result.error_deg).all()
     assert (result.error_deg > 0).all()
-    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    aligned = align_poses(result.poses, made.poses)
     worse = result.error_deg > np.median(result.error_deg)
     assert np.median(aligned.errors.degrees[worse]) > np.median(aligned.errors.degrees[~worse])
 
 
 class Impatient(Recorder):
-    """Asks to stop at the second message that tells of a round."""
+    """Asks to stop at the message of the second round."""
 
     def message(self, text: str) -> None:
         super().message(text)
@@ -110,8 +107,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
     monitor = Recorder()
     resumed = reconstruct(made.images, SETTINGS, tmp_path, monitor)
     assert any("Continuing after round 1" in line for line in monitor.lines)
-    assert not any(line.startswith("Start ") for line in monitor.lines)
-    np.testing.assert_array_equal(resumed.rotation, found[0].rotation)
+    assert not any(line.startswith("Random initialisation ") for line in monitor.lines)
+    assert torch.equal(resumed.poses.rotation, found[0].poses.rotation)
     np.testing.assert_array_equal(resumed.map, found[0].map)
 
 
@@ -134,22 +131,22 @@ def test_some_particles_are_refined_before_all(
     monitor = Recorder()
     result = reconstruct(made.images, settings, tmp_path / "whole", monitor)
     assert monitor.lines.index("300 of 500 particles are refined first.") < monitor.lines.index(
-        "All 500 particles are posed against the map of the first 300."
+        "All 500 particles are aligned to the map of the first 300."
     )
-    aligned = align_poses(result.rotation, result.shift_px, made.rotation.numpy(), made.shift_px.numpy())
+    aligned = align_poses(result.poses, made.poses)
     assert np.mean(aligned.errors.degrees < 20) > 0.9
     assert np.median(aligned.errors.degrees) < 4.0
     assert result.log_likelihood.mean() == pytest.approx(found[0].log_likelihood.mean(), rel=0.02)
     with pytest.raises(JobAborted):
         reconstruct(made.images, settings, tmp_path / "cut", LeavesLate())
     resumed = reconstruct(made.images, settings, tmp_path / "cut")
-    np.testing.assert_array_equal(resumed.rotation, result.rotation)
+    assert torch.equal(resumed.poses.rotation, result.poses.rotation)
     np.testing.assert_array_equal(resumed.half1, result.half1)
 
 
 def test_a_finished_run_is_read_back(made: Phantom, found: tuple[AbInitio, Path, list[str]]) -> None:
     again = reconstruct(made.images, SETTINGS, found[1])
-    np.testing.assert_array_equal(again.rotation, found[0].rotation)
+    assert torch.equal(again.poses.rotation, found[0].poses.rotation)
     np.testing.assert_array_equal(again.half2, found[0].half2)
 
 
@@ -168,17 +165,17 @@ def test_a_damaged_checkpoint_is_named(made: Phantom, tmp_path: Path) -> None:
         reconstruct(made.images, SETTINGS, tmp_path)
 
 
-def test_another_start_is_tried_when_poses_do_not_come_to_rest(
+def test_another_initialisation_is_tried_when_poses_do_not_converge(
     made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(found[1] / abinit.INITIALISATIONS_FILE, tmp_path)
     shutil.copy(found[1] / abinit.REFINEMENT_FILES[0], tmp_path)
     monkeypatch.setattr(abinit, "UNCONVERGED_SHARE", -1.0)
-    monkeypatch.setattr(abinit, "distinct_initialisations", lambda starts: list(starts)[:2])
+    monkeypatch.setattr(abinit, "distinct_initialisations", lambda made: list(made)[:2])
     monitor = Recorder()
     result = reconstruct(made.images, replace(SETTINGS), tmp_path, monitor)
     assert (tmp_path / abinit.REFINEMENT_FILES[1]).exists()
-    assert any("another start is refined" in line for line in monitor.lines)
+    assert any("another random initialisation is refined" in line for line in monitor.lines)
     assert any("may be wrong" in line for line in monitor.warnings)
     assert result.log_likelihood.mean() >= found[0].log_likelihood.mean()
 
@@ -186,10 +183,10 @@ def test_another_start_is_tried_when_poses_do_not_come_to_rest(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"starts": 0}, "number of starts is 0"),
+        ({"initialisations": 0}, "number of random initialisations is 0"),
         ({"max_shift_px": 20.0}, "largest shift"),
         ({"mask_radius_px": 1.0}, "radius of the mask"),
-        ({"start_particles": 0}, "start_particles is 0"),
+        ({"initialisation_particles": 0}, "but 0 are asked for"),
         ({"core_particles": 1}, "number of particles refined first is 1"),
     ],
 )

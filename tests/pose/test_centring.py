@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, recentred, shifts_after_centring
+from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses, move_spectrum, recentred
 from cryodrgn_ext.pose.scoring import Scorer
 from tests.pose.phantoms import density, phantom
 
@@ -38,7 +38,7 @@ def test_images_fit_a_centred_map_with_the_shifts_that_follow() -> None:
     centred = torch.roll(made.density, (-1, 1, -2), (0, 1, 2))
     scorer = Scorer(made.images)
     before = scorer.own(made.volume, made.rotation[:, None], made.shift_px[:, None])
-    shift = shifts_after_centring(made.rotation, made.shift_px, offset)
+    shift = centred_poses(made.poses, offset).shift_px
     after = scorer.own(FourierVolume.from_map(centred), made.rotation[:, None], shift[:, None])
     assert torch.allclose(before, after, rtol=2e-3)
     stale = scorer.own(FourierVolume.from_map(centred), made.rotation[:, None], made.shift_px[:, None])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
-from cryodrgn_ext.pose.local import turned
+from cryodrgn_ext.pose.local import rotated
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from tests.pose.test_local import blob_map, make_images
@@ -46,15 +47,13 @@ def test_own_volumes_give_better_poses_than_their_mean(search_all: bool) -> None
     maps = torch.cat([own.base[None], own.components])
     images = make_images(maps, torch.cat([torch.ones(60, 1), own.weights], dim=1), noise=0.7, seed=5)
     rng = torch.Generator().manual_seed(1)
-    off = turned(images.rotation.double(), torch.randn(60, 3, generator=rng) * math.radians(3)).float()
-    begun = images.with_poses(off, images.shift_px + 0.5)
+    off = rotated(images.rotation.double(), torch.randn(60, 3, generator=rng) * math.radians(3)).float()
+    begun = images.with_poses(Poses(off, images.shift_px + 0.5))
     found = refine_with_volumes(begun, own, SETTINGS, 12.0, search_all=search_all)
     mean = refine_with_volumes(
         begun, LinearVolumes(own.base, torch.zeros(0, 32, 32, 32), torch.zeros(60, 0)), SETTINGS, 12.0
     )
-    truth = images.rotation.numpy(), images.shift_px.numpy()
-    ours = pose_errors(found.rotation.numpy(), found.shift_px.numpy(), *truth)
-    plain = pose_errors(mean.rotation.numpy(), mean.shift_px.numpy(), *truth)
+    ours, plain = (pose_errors(one.poses, images.poses) for one in (found, mean))
     assert np.median(ours.degrees) < 0.7 * np.median(plain.degrees)
     assert np.median(ours.degrees) < 1.2
 

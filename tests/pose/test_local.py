@@ -14,13 +14,14 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.local import (
     DifferentiableVolume,
     NormalEquations,
     normal_equations,
     normal_equations_torch,
     refine_poses,
-    turned,
+    rotated,
 )
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.scoring import Scorer
@@ -101,7 +102,7 @@ def test_fit_is_the_scorers_and_gradient_its_derivative(images: ParticleImages, 
     found = normal_equations(scorer, volume, ones, rows, rotation, shift, count)
 
     def fit(angles: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
-        return scorer.own(model, turned(rotation, angles).float()[:, None], (shift + moved).float()[:, None])[:, 0, 0]
+        return scorer.own(model, rotated(rotation, angles).float()[:, None], (shift + moved).float()[:, None])[:, 0, 0]
 
     zero3, zero2 = torch.zeros(40, 3), torch.zeros(40, 2)
     assert torch.allclose(found.log_likelihood.float(), fit(zero3, zero2), rtol=1e-3, atol=0.05)
@@ -114,11 +115,11 @@ def test_fit_is_the_scorers_and_gradient_its_derivative(images: ParticleImages, 
         assert float(error) < 0.04 * float(found.gradient[:, j].abs().median()) + 0.02 * float(numeric.abs().max())
 
 
-def test_turned_stays_a_rotation_and_turns_about_the_models_axes() -> None:
-    start = torch.from_numpy(Rotation.random(5, rng=1).as_matrix())
-    out = turned(start, torch.tensor([[0.0, 0.0, math.radians(30)]]).expand(5, 3))
+def test_rotated_stays_a_rotation_and_is_about_the_models_axes() -> None:
+    before = torch.from_numpy(Rotation.random(5, rng=1).as_matrix())
+    out = rotated(before, torch.tensor([[0.0, 0.0, math.radians(30)]]).expand(5, 3))
     assert torch.allclose(out @ out.mT, torch.eye(3, dtype=torch.float64).expand(5, 3, 3), atol=1e-12)
-    expected = start.numpy() @ Rotation.from_euler("z", 30, degrees=True).as_matrix()
+    expected = before.numpy() @ Rotation.from_euler("z", 30, degrees=True).as_matrix()
     np.testing.assert_allclose(out.numpy(), expected, atol=1e-7)
 
 
@@ -126,15 +127,13 @@ def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
     weights = torch.stack([torch.ones(60), torch.linspace(-1, 1, 60)], dim=1)
     images = make_images(maps, weights, noise=0.5, seed=3)
     rng = torch.Generator().manual_seed(0)
-    off = turned(images.rotation.double(), torch.randn(60, 3, generator=rng) * math.radians(4))
+    off = rotated(images.rotation.double(), torch.randn(60, 3, generator=rng) * math.radians(4))
     moved = images.shift_px.double() + torch.randn(60, 2, generator=rng)
     scorer = Scorer(images)
     volume = DifferentiableVolume.from_maps(maps, 15)
-    found = refine_poses(scorer, volume, off, moved, 8.0, weights, iterations=8)
-    found = refine_poses(scorer, volume, found.rotation, found.shift_px, None, weights, iterations=8)
-    errors = pose_errors(
-        found.rotation.numpy(), found.shift_px.numpy(), images.rotation.numpy(), images.shift_px.numpy()
-    )
+    found = refine_poses(scorer, volume, Poses(off, moved), 8.0, weights, iterations=8)
+    found = refine_poses(scorer, volume, found.poses, None, weights, iterations=8)
+    errors = pose_errors(found.poses, images.poses)
     assert np.median(errors.degrees) < 1.0
     assert np.median(errors.shift_px) < 0.05
     # What the images' noise allows, as the inverse of the Gauss-Newton matrix tells, is what is left (three axes).
@@ -145,8 +144,8 @@ def test_poses_come_back_from_a_few_degrees_off(maps: torch.Tensor) -> None:
 def test_steps_never_make_the_fit_worse(images: ParticleImages, maps: torch.Tensor) -> None:
     scorer = Scorer(images)
     volume = DifferentiableVolume.from_maps(maps[:1], 15)
-    anywhere = torch.from_numpy(Rotation.random(40, rng=9).as_matrix())
-    before = refine_poses(scorer, volume, anywhere, images.shift_px, iterations=0).log_likelihood
-    after = refine_poses(scorer, volume, anywhere, images.shift_px, iterations=6).log_likelihood
+    anywhere = Poses(torch.from_numpy(Rotation.random(40, rng=9).as_matrix()), images.shift_px)
+    before = refine_poses(scorer, volume, anywhere, iterations=0).log_likelihood
+    after = refine_poses(scorer, volume, anywhere, iterations=6).log_likelihood
     assert bool((after >= before).all())
     assert float((after - before).median()) > 0

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.fourier.shells import half_volume_norm
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.map_alignment import align_maps, fit_to_box, move_map
-from cryodrgn_ext.pose.metrics import CoordinateTransform
 from cryodrgn_ext.simulate.projection import bead_volume
 
 BOX = 32
@@ -29,14 +29,14 @@ def beads() -> tuple[np.ndarray, np.ndarray]:
     return points * (8.0 / np.linalg.norm(points, axis=1).max()), rng.uniform(0.5, 1.5, 60)
 
 
-def volume(change: CoordinateTransform | None = None) -> Tensor:
+def volume(transform: CoordinateTransform | None = None) -> Tensor:
     """Density of the beads, moved exactly."""
     points, weight = beads()
-    moved = points if change is None else change.points(points)
+    moved = points if transform is None else transform.points(points)
     return bead_volume(torch.from_numpy(moved), torch.from_numpy(weight), 1.0, BOX).float()
 
 
-def some_change(seed: int, mirrored: bool, most_px: float = 3.0) -> CoordinateTransform:
+def some_transform(seed: int, mirrored: bool, most_px: float = 3.0) -> CoordinateTransform:
     rng = np.random.default_rng(seed)
     return CoordinateTransform(
         Rotation.random(random_state=seed).as_matrix(), rng.uniform(-most_px, most_px, 3), mirrored
@@ -59,36 +59,36 @@ def angle_deg(found: CoordinateTransform, expected: CoordinateTransform) -> floa
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_moving_a_map_is_moving_its_points(mirrored: bool) -> None:
-    change = some_change(1, mirrored)
-    assert fsc(move_map(volume(), change), volume(change))[1 : BOX // 2 - 2].min() > 0.98
+    transform = some_transform(1, mirrored)
+    assert fsc(move_map(volume(), transform), volume(transform))[1 : BOX // 2 - 2].min() > 0.98
 
 
 @pytest.mark.parametrize(("seed", "mirrored"), [(1, False), (2, True), (3, True)])
 def test_a_moved_map_is_brought_back(seed: int, mirrored: bool) -> None:
-    change = some_change(seed, mirrored)
-    found = align_maps(volume(change), volume())
-    expected = change.inverse()
-    assert found.change.mirrored is mirrored
-    assert angle_deg(found.change, expected) < 0.3
-    assert np.linalg.norm(found.change.shift_px - expected.shift_px) < 0.05
+    transform = some_transform(seed, mirrored)
+    found = align_maps(volume(transform), volume())
+    expected = transform.inverse()
+    assert found.transform.mirrored is mirrored
+    assert angle_deg(found.transform, expected) < 0.3
+    assert np.linalg.norm(found.transform.shift_px - expected.shift_px) < 0.05
     assert found.correlation > 0.98
     assert found.other_hand is not None
     assert found.other_hand < 0.9 * found.correlation
-    assert fsc(move_map(volume(change), found.change), volume())[1 : BOX // 4].min() > 0.98
+    assert fsc(move_map(volume(transform), found.transform), volume())[1 : BOX // 4].min() > 0.98
 
 
 def test_noise_and_a_low_passed_reference_do_not_mislead() -> None:
-    change = some_change(8, True)
-    found = align_maps(with_noise(volume(change), 0.5, 0), low_passed(volume(), 6.0), radius=12)
-    expected = change.inverse()
-    assert found.change.mirrored
-    assert angle_deg(found.change, expected) < 1.5
-    assert np.linalg.norm(found.change.shift_px - expected.shift_px) < 0.3
+    transform = some_transform(8, True)
+    found = align_maps(with_noise(volume(transform), 0.5, 0), low_passed(volume(), 6.0), radius=12)
+    expected = transform.inverse()
+    assert found.transform.mirrored
+    assert angle_deg(found.transform, expected) < 1.5
+    assert np.linalg.norm(found.transform.shift_px - expected.shift_px) < 0.3
 
 
 def test_one_hand_when_asked() -> None:
-    found = align_maps(volume(some_change(2, True)), volume(), both_hands=False)
-    assert not found.change.mirrored
+    found = align_maps(volume(some_transform(2, True)), volume(), both_hands=False)
+    assert not found.transform.mirrored
     assert found.other_hand is None
     assert found.correlation < 0.9
 

@@ -15,13 +15,14 @@ import yaml
 
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.cs import read_cs, write_cs
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.pose.origins import around, clearness, judge_origins, origins_px, read_origins
+from cryodrgn_ext.pose.origins import average_snr, centred_on, judge_origins, origins_px, read_origins
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_engine, fake_poses
@@ -32,7 +33,7 @@ N, BOX, PIXEL_SIZE_A, FARTHEST_PX = 240, 32, 8.0, 5.0
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 OUT = Path("out")
 SETTINGS = AbinitSettings(in_parts=Path("classified.star"), o=OUT, device="cpu")
-#: How far the stand-in for the search puts poses off through its own frame, in pixels.
+#: How far the stand-in for the search puts poses off through its own coordinates, in pixels.
 OFF_PX = float(np.linalg.norm(ELSEWHERE.shift_px))
 
 
@@ -85,7 +86,9 @@ def images_of(name: str) -> ParticleImages:
 def returned_errors(path: Path, search: FakeSearch) -> tuple[float, float]:
     """Largest errors in degrees and Å of the poses that came back, when the search made none."""
     particles = read_particles(path)
-    errors = align_poses(particles.rotation, particles.shift_A, search.rotation, search.shift_A).errors
+    errors = align_poses(
+        Poses.of(particles.rotation, particles.shift_A), Poses.of(search.rotation, search.shift_A)
+    ).errors
     return float(errors.degrees.max()), float(errors.shift_px.max())
 
 
@@ -133,7 +136,7 @@ def test_alignments_2d_of_cryosparc(project: Path, search: FakeSearch) -> None:
     assert "Not used: the origins in picked.cs" in run(replace(SETTINGS, in_parts=Path("picked.cs"), o=Path("other")))
 
 
-def test_the_average_image_tells_good_origins_from_bad_ones(project: Path) -> None:
+def test_the_average_image_separates_good_origins_from_bad_ones(project: Path) -> None:
     images = images_of("picked.star")
     right, wrong = (read_origins(read_particles(f"{name}.star", require_poses=False))
                     for name in ("classified", "opposite"))  # fmt: skip
@@ -141,37 +144,37 @@ def test_the_average_image_tells_good_origins_from_bad_ones(project: Path) -> No
     assert wrong is not None
     judged = judge_origins(images, right, "auto", SilentMonitor())
     assert judged.used
-    assert judged.clearness > 2 * judged.without
+    assert judged.snr > 2 * judged.snr_without
     rng = np.random.default_rng(1)
     for bad in (wrong, replace(right, shift_A=rng.permutation(right.shift_A))):
         assert not judge_origins(images, bad, "auto", SilentMonitor()).used
     assert judge_origins(images, wrong, "yes", SilentMonitor()).used
 
 
-def test_noise_has_no_clear_average() -> None:
+def test_the_average_of_noise_has_no_signal() -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(400, 32, 32, generator=generator)
     images = ParticleImages.from_tensors(
         pixels, torch.eye(3).expand(400, 3, 3), torch.zeros(400, 2), 4.0, pixel_noise_sd=1.0
     )
     count = images.plane.prefix(8)
-    assert abs(clearness(images, count, SilentMonitor(), "")) < 4 * np.sqrt(count)
+    assert abs(average_snr(images, count, SilentMonitor(), "")) < 4 * np.sqrt(count)
 
 
-def test_around_moves_images_and_counts_shifts_from_there(project: Path) -> None:
+def test_centring_moves_images_and_counts_shifts_from_there(project: Path) -> None:
     """The same centred coefficients whether a shift is the images' own or divided between both."""
     images = images_of("picked.star")
     origins = read_origins(read_particles("classified.star", require_poses=False))
     assert origins is not None
-    start = origins_px(origins, images)
+    centre = origins_px(origins, images)
     truth = torch.from_numpy(np.load("poses.npz")["shift_A"] / PIXEL_SIZE_A)
-    posed = images.with_poses(images.rotation, truth)
-    moved = around(posed, start)
-    torch.testing.assert_close(moved.shift_px, (truth - start).float())
+    aligned = images.with_poses(Poses(images.rotation, truth))
+    moved = centred_on(aligned, centre)
+    torch.testing.assert_close(moved.shift_px, (truth - centre).float())
     assert float(moved.shift_px.abs().max()) < 3.0 < float(truth.abs().max())
     rows = torch.arange(0, N, 7)
-    torch.testing.assert_close(moved.batch(rows).coefficients, posed.batch(rows).coefficients, atol=1e-3, rtol=1e-3)
-    assert around(posed, None) is posed
+    torch.testing.assert_close(moved.batch(rows).coefficients, aligned.batch(rows).coefficients, atol=1e-3, rtol=1e-3)
+    assert centred_on(aligned, None) is aligned
 
 
 def test_the_search_begins_from_them_and_the_shifts_include_them(project: Path, search: FakeSearch) -> None:
@@ -182,7 +185,7 @@ def test_the_search_begins_from_them_and_the_shifts_include_them(project: Path, 
     before, after = table(Path("classified.star")), table(OUT / "particles.star")
     assert after[0][: len(before[0])] == before[0]
     notes = yaml.safe_load((OUT / "job.yaml").read_text())["results"]["notes"]
-    assert any("the average of all images is" in note for note in notes)
+    assert any("the SNR of the average of all images is" in note for note in notes)
     assert run(SETTINGS).count("done before") == 5
     assert len(search.calls) == 1
 

@@ -1,4 +1,4 @@
-"""Random starts: which are the same, which is the likeliest, and when more of them are made."""
+"""Random initialisations: which are the same, which is the likeliest, and when more of them are made."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose import random_initialisations
-from cryodrgn_ext.pose.metrics import CoordinateTransform
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.random_initialisations import (
-    Start,
+    Initialisation,
     choose_rows,
     distinct_initialisations,
     make_initialisations,
@@ -23,23 +24,23 @@ from tests.pose.phantoms import phantom
 N = 200
 
 
-def start(seed: int, log_likelihood: float, rotation: np.ndarray) -> Start:
-    return Start(
-        seed, torch.zeros(8, 8, 8), torch.from_numpy(rotation).float(), torch.zeros(len(rotation), 2), log_likelihood
-    )
+def initialisation(seed: int, log_likelihood: float, rotation: np.ndarray) -> Initialisation:
+    poses = Poses(torch.from_numpy(rotation).float(), torch.zeros(len(rotation), 2))
+    return Initialisation(seed, torch.zeros(8, 8, 8), poses, log_likelihood)
 
 
 @pytest.fixture(scope="module")
-def three() -> list[Start]:
-    """A poor one, the best one, and the other hand of the best one in another frame, with lost images."""
+def three() -> list[Initialisation]:
+    """A poor one, the best one, and the other hand of the best one in other coordinates, with lost images."""
     rotation = Rotation.random(N, rng=1).as_matrix()
-    frame = CoordinateTransform(Rotation.random(rng=2).as_matrix(), np.zeros(3), mirrored=True)
-    same, _ = frame.poses(rotation, np.zeros((N, 2)))
+    transform = CoordinateTransform(Rotation.random(rng=2).as_matrix(), np.zeros(3), mirrored=True)
+    same = transform.poses(Poses.of(rotation, np.zeros((N, 2)))).rotation.numpy()
     same[: N // 4] = Rotation.random(N // 4, rng=3).as_matrix()
-    return [start(5, 10.0, Rotation.random(N, rng=4).as_matrix()), start(6, 20.0, rotation), start(7, 19.0, same)]
+    poor = Rotation.random(N, rng=4).as_matrix()
+    return [initialisation(5, 10.0, poor), initialisation(6, 20.0, rotation), initialisation(7, 19.0, same)]
 
 
-def test_reports_tell_agreement_and_hand(three: list[Start]) -> None:
+def test_reports_tell_agreement_and_hand(three: list[Initialisation]) -> None:
     best, reports = report_initialisations(three)
     assert best.seed == 6
     assert [report.seed for report in reports] == [5, 6, 7]
@@ -50,7 +51,7 @@ def test_reports_tell_agreement_and_hand(three: list[Start]) -> None:
     assert reports[2].mirrored
 
 
-def test_starts_that_found_the_same_count_once(three: list[Start]) -> None:
+def test_those_that_found_the_same_count_once(three: list[Initialisation]) -> None:
     assert [one.seed for one in distinct_initialisations(three)] == [6, 5]
 
 
@@ -63,44 +64,48 @@ class Recorder(SilentMonitor):
         self.lines.append(text)
 
 
-def made_from(monkeypatch: pytest.MonkeyPatch, supply: list[Start], wanted: int, monitor: Monitor) -> list[Start]:
+def made_from(
+    monkeypatch: pytest.MonkeyPatch, supply: list[Initialisation], wanted: int, monitor: Monitor
+) -> list[Initialisation]:
     remaining = list(supply)
     monkeypatch.setattr(random_initialisations, "make_initialisation", lambda *_: remaining.pop(0))
     images = phantom(4, box_size=16, snr=None).images
-    return make_initialisations(images, torch.arange(4), ReconstructSettings(starts=wanted), monitor)
+    return make_initialisations(images, torch.arange(4), ReconstructSettings(initialisations=wanted), monitor)
 
 
-def test_starts_end_when_the_best_was_found_twice(monkeypatch: pytest.MonkeyPatch, three: list[Start]) -> None:
+def test_no_more_are_made_when_the_best_was_found_twice(
+    monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]
+) -> None:
     monitor = Recorder()
     assert len(made_from(monkeypatch, [*three, *three], 3, monitor)) == 3
     assert not monitor.warnings
 
 
-def test_more_starts_are_made_while_none_agrees(monkeypatch: pytest.MonkeyPatch, three: list[Start]) -> None:
+def test_more_are_made_while_none_agrees(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
     monitor = Recorder()
     assert len(made_from(monkeypatch, [*three, *three], 2, monitor)) == 3
     assert any("more are made" in line for line in monitor.lines)
     assert not monitor.warnings
 
 
-def test_starts_that_never_agree_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    supply = [start(i, float(i), Rotation.random(N, rng=10 + i).as_matrix()) for i in range(4)]
+def test_those_that_never_agree_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    supply = [initialisation(i, float(i), Rotation.random(N, rng=10 + i).as_matrix()) for i in range(4)]
     monitor = Recorder()
     assert len(made_from(monkeypatch, supply, 2, monitor)) == 4
     assert len(monitor.warnings) == 1
     assert "may be wrong" in monitor.warnings[0]
 
 
-def test_a_single_start_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, three: list[Start]) -> None:
+def test_a_single_one_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
     monitor = Recorder()
     assert len(made_from(monkeypatch, three, 1, monitor)) == 1
     assert not monitor.warnings
 
 
-def test_rows_of_starts_are_a_random_sample() -> None:
+def test_rows_are_a_random_sample() -> None:
     images = phantom(60, box_size=16, snr=None).images
-    rows = choose_rows(images, ReconstructSettings(start_particles=20, seed=3))
+    rows = choose_rows(images, ReconstructSettings(initialisation_particles=20, seed=3))
     assert len(rows.unique()) == 20
-    assert torch.equal(rows, choose_rows(images, ReconstructSettings(start_particles=20, seed=3)))
-    assert not torch.equal(rows, choose_rows(images, ReconstructSettings(start_particles=20, seed=4)))
-    assert torch.equal(choose_rows(images, ReconstructSettings(start_particles=100)), torch.arange(60))
+    assert torch.equal(rows, choose_rows(images, ReconstructSettings(initialisation_particles=20, seed=3)))
+    assert not torch.equal(rows, choose_rows(images, ReconstructSettings(initialisation_particles=20, seed=4)))
+    assert torch.equal(choose_rows(images, ReconstructSettings(initialisation_particles=100)), torch.arange(60))

@@ -32,8 +32,8 @@ def test_resolved_radius_is_where_the_curve_falls() -> None:
 
 def test_references_share_only_the_lowest_frequencies() -> None:
     made = phantom(300, snr=0.3)
-    posed = made.images.with_poses(made.rotation, made.shift_px)
-    sums = [backproject(posed, (posed.half_set == half).nonzero()[:, 0]) for half in (1, 2)]
+    aligned = made.images.with_poses(made.poses)
+    sums = [backproject(aligned, (aligned.half_set == half).nonzero()[:, 0]) for half in (1, 2)]
     found = make_references(sums[0], sums[1], spherical_mask(32, 12.0, 1.5))
     low = torch.zeros(17)
     low[: JOINED_RADIUS - 1] = 1.0
@@ -56,8 +56,8 @@ def test_a_rough_map_becomes_poses_of_images_picked_off_centre() -> None:
     states = []
     done = refine(made.images, (rough, rough), settings, first_state(made.images, 6.0), SilentMonitor(), states.append)
     state = done.state
-    aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
-    assert not aligned.change.mirrored
+    aligned = align_poses(state.estimates.poses, made.poses)
+    assert not aligned.transform.mirrored
     assert np.median(aligned.errors.degrees) < 3.0
     assert np.mean(aligned.errors.degrees < 15) > 0.95
     assert np.median(aligned.errors.shift_px) < 0.2
@@ -65,7 +65,7 @@ def test_a_rough_map_becomes_poses_of_images_picked_off_centre() -> None:
     assert states[-1].radius > states[0].radius > 6.0  # the band grew
     assert state.next_kind is None
     assert state.moved_share < 0.02
-    assert float(state.log_likelihood.min()) > 0
+    assert float(state.estimates.log_likelihood.min()) > 0
 
 
 def test_images_without_noise_hold_their_poses() -> None:
@@ -74,7 +74,7 @@ def test_images_without_noise_hold_their_poses() -> None:
     settings = ReconstructSettings(max_shift_px=3.0)
     rough = low_passed(made, 8.0)
     state = refine(made.images, (rough, rough), settings, first_state(made.images, 10.0), SilentMonitor()).state
-    aligned = align_poses(state.rotation.numpy(), state.shift_px.numpy(), made.rotation.numpy(), made.shift_px.numpy())
+    aligned = align_poses(state.estimates.poses, made.poses)
     assert np.median(aligned.errors.degrees) < 0.75
     assert np.mean(aligned.errors.degrees < 5) > 0.99
 
@@ -86,7 +86,7 @@ def test_maps_of_uncertain_poses_are_made_from_draws_that_a_continued_run_repeat
     states = [first_state(made.images, 8.0)]
     done = refine(made.images, (rough, rough), settings, states[0], SilentMonitor(), states.append)
     again = refine(made.images, (rough, rough), settings, states[2], SilentMonitor())
-    assert torch.equal(again.state.rotation, done.state.rotation)
+    assert torch.equal(again.state.estimates.poses.rotation, done.state.estimates.poses.rotation)
     assert torch.equal(again.sums1.numerator, done.sums1.numerator)
     # What is returned is at the best poses, and the references are not: they are smoother.
     sharp = make_references(done.sums1, done.sums2, spherical_mask(32, 12.0, 1.5))
@@ -95,7 +95,7 @@ def test_maps_of_uncertain_poses_are_made_from_draws_that_a_continued_run_repeat
     assert float(of_draws) < 0.95 * float(apply_radial_weights(sharp.half1, high).norm() / sharp.half1.norm())
     drawn = list(refinement._drawn_poses(made.images, done.state, settings))
     assert len(drawn) > 1
-    best = done.state.rotation.numpy(), done.state.shift_px.numpy()
-    turned = np.stack([pose_errors(one.numpy(), moved.numpy(), *best).degrees for one, moved in drawn])
-    expected = done.state.error_deg.clamp_max(refinement.MOST_DEG).numpy()
-    assert np.sqrt(np.mean(turned**2)) == pytest.approx(np.sqrt(3.0 * np.mean(expected**2)), rel=0.1)
+    best = done.state.estimates.poses
+    rotated_deg = np.stack([pose_errors(one, best).degrees for one in drawn])
+    expected = done.state.estimates.error_deg.clamp_max(refinement.MOST_DEG).numpy()
+    assert np.sqrt(np.mean(rotated_deg**2)) == pytest.approx(np.sqrt(3.0 * np.mean(expected**2)), rel=0.1)

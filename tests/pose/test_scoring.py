@@ -13,6 +13,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier import so3_grid
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_torch
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import LinearModel, SameSlices, points_on
 from cryodrgn_ext.pose.scoring import Scorer
@@ -30,7 +31,7 @@ def brute_force(
     """
     count = images.plane.prefix(radius)
     kxy = images.plane.kxy[:count].double()
-    batch = images.with_poses(torch.eye(3).expand(images.n, 3, 3), torch.zeros(images.n, 2)).batch(rows, count)
+    batch = images.with_poses(Poses.unknown(images.n)).batch(rows, count)
     times = torch.where((kxy == 0).all(1), 1.0, 2.0)
     out = torch.empty(len(rows), len(rotation), len(shift_px), dtype=torch.float64)
     y, c = batch.coefficients.to(torch.complex128), batch.ctf.double()

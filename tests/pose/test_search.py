@@ -25,22 +25,22 @@ def test_noiseless_poses_are_found_to_the_last_grid() -> None:
     found = search(made.images, made.volume, SETTINGS)
     last = so3_grid.spacing_deg(SETTINGS.base_level + SETTINGS.refinements)
     step = 2 * SETTINGS.shift_extent_px / SETTINGS.shift_count / 2**SETTINGS.refinements
-    error = angles_deg(found.rotation, made.rotation)
+    error = angles_deg(found.best.rotation, made.rotation)
     # A cell reaches 0.9 spacings from its centre; beside the best one, another shift may make up for the difference.
     assert error.median() < 0.8 * last
     assert error.max() < 2 * last
-    assert (found.shift_px - made.shift_px).abs().amax() < 2 * step
+    assert (found.best.shift_px - made.shift_px).abs().amax() < 2 * step
 
 
 def test_what_is_found_in_noise_is_as_likely_as_the_truth() -> None:
     made = phantom(100, snr=0.1, seed=2)
     found = search(made.images, made.volume, SETTINGS)
     truth = Scorer(made.images, radius=15).own(made.volume, made.rotation[:, None], made.shift_px[:, None])[:, 0, 0]
-    assert (found.log_likelihood > truth - 0.5).float().mean() > 0.95
-    error = angles_deg(found.rotation, made.rotation)
+    assert (found.log_likelihood[:, 0] > truth - 0.5).float().mean() > 0.95
+    error = angles_deg(found.best.rotation, made.rotation)
     assert error.median() < 6.0  # what the noise leaves at this box
     assert (error < 15.0).float().mean() > 0.9
-    assert (found.shift_px - made.shift_px).norm(dim=1).median() < 0.5
+    assert (found.best.shift_px - made.shift_px).norm(dim=1).median() < 0.5
 
 
 def test_candidates_that_lie_apart_are_other_peaks_of_the_likelihood() -> None:
@@ -48,8 +48,6 @@ def test_candidates_that_lie_apart_are_other_peaks_of_the_likelihood() -> None:
     settings = replace(SETTINGS, refinements=1, keep=12, keep_final=4)
     level = SETTINGS.base_level + 1
     crowd, few = (search(made.images, made.volume, replace(settings, apart=apart)) for apart in (0.0, 1.5))
-    assert crowd.candidates is not None
-    assert few.candidates is not None
 
     def nearest(rotation: torch.Tensor) -> torch.Tensor:
         """(N,) least angle between two candidates of an image."""
@@ -57,11 +55,11 @@ def test_candidates_that_lie_apart_are_other_peaks_of_the_likelihood() -> None:
         return torch.stack(pairs).amin(0)
 
     least = 1.5 * so3_grid.spacing_deg(level)
-    assert (nearest(few.candidates.rotation) >= least - 1e-2).float().mean() > 0.9
-    assert (nearest(crowd.candidates.rotation) < least).float().mean() > 0.9
-    assert (few.candidates.log_likelihood.diff(dim=1) <= 0).all()  # likeliest first
+    assert (nearest(few.poses.rotation) >= least - 1e-2).float().mean() > 0.9
+    assert (nearest(crowd.poses.rotation) < least).float().mean() > 0.9
+    assert (few.log_likelihood.diff(dim=1) <= 0).all()  # likeliest first
     # A neighbour that was left out may have led higher, by no more than steps from its peak make up for.
-    assert (few.log_likelihood - crowd.log_likelihood).median() > -0.5
+    assert (few.log_likelihood - crowd.log_likelihood)[:, 0].median() > -0.5
 
 
 def test_rows_and_memory_do_not_change_what_is_found() -> None:
@@ -70,20 +68,18 @@ def test_rows_and_memory_do_not_change_what_is_found() -> None:
     whole = search(made.images, made.volume, settings)
     rows = torch.tensor([4, 29, 0])
     some = search(made.images, made.volume, replace(settings, memory_bytes=1 << 20), rows)
-    assert torch.equal(some.rotation, whole.rotation[rows])
-    assert torch.equal(some.shift_px, whole.shift_px[rows])
-    assert whole.candidates is not None
-    assert whole.candidates.rotation.shape == (30, 3, 3, 3)
-    assert torch.equal(whole.candidates.log_likelihood[:, 0], whole.log_likelihood)
-    assert (whole.candidates.log_likelihood.diff(dim=1) <= 0).all()
+    assert torch.equal(some.poses.rotation, whole.poses.rotation[rows])
+    assert torch.equal(some.poses.shift_px, whole.poses.shift_px[rows])
+    assert whole.poses.rotation.shape == (30, 3, 3, 3)
+    assert (whole.log_likelihood.diff(dim=1) <= 0).all()
 
 
 def test_poses_that_images_have_are_not_used() -> None:
     made = phantom(10, snr=0.1, seed=5)
     settings = replace(SETTINGS, base_level=0, refinements=1)
-    posed = made.images.with_poses(made.rotation, made.shift_px)
+    aligned = made.images.with_poses(made.poses)
     assert torch.equal(
-        search(made.images, made.volume, settings).rotation, search(posed, made.volume, settings).rotation
+        search(made.images, made.volume, settings).best.rotation, search(aligned, made.volume, settings).best.rotation
     )
 
 
@@ -97,15 +93,15 @@ def test_each_image_is_searched_in_its_own_volume() -> None:
     settings = replace(SETTINGS, refinements=2)
     found = search(made.images, LinearModel(base, [rest], z), settings)
     whole, part = (search(made.images, volume, settings) for volume in (made.volume, base))
-    expected = torch.where(z[:, :, None] == 1, whole.rotation, part.rotation)
-    assert (angles_deg(found.rotation, expected) < 0.1).float().mean() > 0.9
+    expected = torch.where(z[:, :, None] == 1, whole.best.rotation, part.best.rotation)
+    assert (angles_deg(found.best.rotation, expected) < 0.1).float().mean() > 0.9
 
 
 def test_shifts_need_not_be_searched() -> None:
     made = phantom(10, snr=None, seed=9, shift_px=0.0)
     found = search(made.images, made.volume, replace(SETTINGS, shift_extent_px=0.0))
-    assert torch.equal(found.shift_px, torch.zeros(10, 2))
-    assert angles_deg(found.rotation, made.rotation).median() < 2.0
+    assert torch.equal(found.best.shift_px, torch.zeros(10, 2))
+    assert angles_deg(found.best.rotation, made.rotation).median() < 2.0
 
 
 @pytest.mark.parametrize(("change", "name"), [({"k_max": 40}, "k_max"), ({"keep": 0}, "keep"), ({"k_min": 0}, "k_min")])
@@ -121,8 +117,8 @@ def test_tilt_pair_is_found_where_one_image_alone_is_ambiguous() -> None:
     made = phantom(80, snr=0.05, seed=6, rotation=torch.cat([first, tilt @ first]))
     groups = ImageGroups(torch.arange(80).view(2, 40).T, torch.stack([torch.eye(3), tilt]))
     settings = replace(SETTINGS, refinements=2, k_max=12)
-    pairs = search(made.images, made.volume, settings, groups=groups)
-    alone = search(made.images, made.volume, settings)
+    pairs = search(made.images, made.volume, settings, groups=groups).best
+    alone = search(made.images, made.volume, settings).best
     rows = groups.rows.flatten()
     assert angles_deg(pairs.rotation[1::2], tilt @ pairs.rotation[::2]).max() < 0.1
     assert angles_deg(pairs.rotation, made.rotation[rows]).mean() < angles_deg(alone.rotation, made.rotation).mean()

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
@@ -91,10 +92,10 @@ def test_a_refinement_from_map_and_poses_stays_in_place(result: Result) -> None:
     ours = read_particles(result.root / "External/job001/particles.star")
     refined = read_particles(result.root / "Refine/run_it002_data.star", project_dir=result.root)
     place = match_rows(refined, ours).rows
-    errors = pose_errors(refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
+    pairs = Poses.of(refined.rotation, refined.shift_A), Poses.of(ours.rotation[place], ours.shift_A[place])
+    errors = pose_errors(*pairs)
     assert np.median(errors.degrees) < 4.0  # what noise leaves at 8 Å a pixel
-    poses = (refined.rotation, refined.shift_A, ours.rotation[place], ours.shift_A[place])
-    drift = align_poses(*poses, both_hands=False).change
+    drift = align_poses(*pairs, both_hands=False).transform
     assert np.degrees(Rotation.from_matrix(drift.rotation).magnitude()) < 1.5
     assert np.linalg.norm(drift.shift_px) < 0.3 * PIXEL_SIZE_A
     assert np.median(errors.shift_px) < PIXEL_SIZE_A  # lengths in Å here
@@ -126,7 +127,7 @@ def test_origins_of_relions_2d_classes_centre_the_particles(tmp_path: Path) -> N
     assert origins is not None
     judged = judge_origins(images, origins, "auto", SilentMonitor())
     assert judged.used
-    assert judged.clearness > 1.3 * judged.without
+    assert judged.snr > 1.3 * judged.snr_without
 
 
 def test_a_selection_by_its_latents_goes_back_to_relion(result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +164,6 @@ def test_the_job_runs_from_the_pipeline_and_finds_the_poses(tmp_path: Path) -> N
     expected = {"particles.star": 3, "map.mrc": 6, "mask.mrc": 7, "half1.mrc": 10, "logfile.pdf": 13}
     assert {name.removeprefix(job): kind for name, kind in project.nodes().items() if name.startswith(job)} == expected
     returned = read_particles(tmp_path / job / "particles.star", project_dir=tmp_path)
-    errors = pose_errors(returned.rotation, returned.shift_A, truth.rotation, truth.shift_px * 10.0)
+    errors = pose_errors(Poses.of(returned.rotation, returned.shift_A), Poses.of(truth.rotation, truth.shift_px * 10.0))
     assert np.median(errors.degrees) < 6.0  # in the frame and the hand of the reference
     assert np.median(errors.shift_px) < 5.0  # lengths in Å here

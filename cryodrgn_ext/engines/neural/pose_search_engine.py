@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,26 +28,11 @@ from cryodrgn_ext.engines.neural.pose_search_settings import AbinitPlan, NeuralA
 from cryodrgn_ext.engines.neural.tilt_pairs import join_pairs, tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages
-
-__all__ = ["NeuralAbInitio", "StartPoses", "train_abinit"]
+from cryodrgn_ext.images.poses import Poses
 
 FEWEST_IMAGES = 2
 NOT_ROTATION = 1e-3
 SAMPLE_IMAGES, SAMPLE_COEFFICIENTS = 16, 64  # that identify a set
-
-
-class StartPoses(Protocol):
-    """Poses to start from, as any other reconstruction from scratch returns them."""
-
-    @property
-    def rotation(self) -> NDArray[np.floating] | Tensor:
-        """(N, 3, 3) model frame to image frame."""
-        ...
-
-    @property
-    def shift_px(self) -> NDArray[np.floating] | Tensor:
-        """(N, 2) displacement of the particle from the centre, in pixels of the working box."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,16 +41,14 @@ class NeuralAbInitio:
 
     Attributes
     ----------
-    rotation : (N, 3, 3) float32
-        Model frame to image frame, in the order of the input rows.
-    shift_px : (N, 2) float32
-        Displacement of the particle from the centre of its image, in pixels of the working box.
+    poses : Poses
+        (N,) float32, in the order of the input rows.
     tilted_shift_px : (N, 2) float32 or None
-        The same of the second images of tilt pairs.
+        Shifts of the second images of tilt pairs, in working pixels.
     log_likelihood : (N,) float32
         Of the last search: nats, relative to an image without particle.
     map : (D, D, D) float32
-        The decoder's volume at the mean latent, white on black; in the frame of the poses.
+        The decoder's volume at the mean latent, white on black; in the coordinates of the poses.
     heterogeneity : NeuralHeterogeneity
         Latents and volumes; with q = 0 one volume.
     loss_history : mapping of str to sequence of float
@@ -76,8 +58,7 @@ class NeuralAbInitio:
         the pose before).
     """
 
-    rotation: NDArray[np.float32]
-    shift_px: NDArray[np.float32]
+    poses: Poses
     tilted_shift_px: NDArray[np.float32] | None
     log_likelihood: NDArray[np.float32]
     map: NDArray[np.float32]
@@ -90,7 +71,7 @@ def train_abinit(
     images: ParticleImages,
     settings: NeuralAbinitSettings,
     context: EngineContext,
-    start: StartPoses | None = None,
+    initial: Poses | None = None,
     tilted: ParticleImages | None = None,
     max_shift_px: float | None = None,
 ) -> NeuralAbInitio:
@@ -103,7 +84,7 @@ def train_abinit(
     settings : NeuralAbinitSettings
     context : EngineContext
         Device, memory, seed, checkpoints and monitor.
-    start : StartPoses, optional
+    initial : Poses, optional
         Poses to start from instead of random ones: the network is trained at them, then poses are searched again.
     tilted : ParticleImages, optional
         Second images of tilt pairs, one of every particle in the order of ``images``; the angle is in the settings.
@@ -126,7 +107,7 @@ def train_abinit(
     if tilted is not None:
         turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
         images, relative = join_pairs(images, tilted), torch.stack([torch.eye(3), turn])
-    poses = None if start is None else _checked(start, n)
+    poses = None if initial is None else _checked(initial, n)
     precision = choose_precision(settings.precision, context.device)
     identity = _identify(images, relative, poses)
     images = _resident(images, plan, context)
@@ -159,8 +140,7 @@ def _result(
     )
     (volume,) = heterogeneity.volumes(z.mean(0, keepdims=True))
     return NeuralAbInitio(
-        rotation=run.rotation[: run.n].numpy(),
-        shift_px=run.shift_px[: run.n].numpy(),
+        poses=Poses(run.rotation[: run.n], run.shift_px[: run.n]),
         tilted_shift_px=run.shift_px[run.n :].numpy() if run.views > 1 else None,
         log_likelihood=run.log_likelihood.numpy(),
         map=volume,
@@ -170,10 +150,10 @@ def _result(
     )
 
 
-def _checked(start: StartPoses, n: int) -> tuple[Tensor, Tensor]:
+def _checked(initial: Poses, n: int) -> Poses:
     """Rotations and shifts to start from, float32; refuses what is none."""
-    rotation = torch.as_tensor(start.rotation).float().cpu()
-    shift_px = torch.as_tensor(start.shift_px).float().cpu()
+    initial = initial.to("cpu", torch.float32)
+    rotation, shift_px = initial.rotation, initial.shift_px
     if rotation.shape != (n, 3, 3) or shift_px.shape != (n, 2):
         raise InputError(
             f"the poses to start from have shapes {tuple(rotation.shape)} and {tuple(shift_px.shape)}, expected "
@@ -186,23 +166,26 @@ def _checked(start: StartPoses, n: int) -> tuple[Tensor, Tensor]:
             f"the pose to start from of particle {int(bad.nonzero()[0, 0])} (from 0) is no rotation with a finite "
             "shift: start from poses of a finished reconstruction"
         )
-    return rotation, shift_px
+    return initial
 
 
 def _resident(images: ParticleImages, plan: AbinitPlan, context: EngineContext) -> ParticleImages:
     """The images with their coefficients in memory, if they fit; poses that they have are left behind."""
-    identity = torch.eye(3).expand(images.n, 3, 3)
-    images = images.with_poses(identity.clone(), torch.zeros(images.n, 2))
+    images = images.with_poses(Poses.unknown(images.n))
     count = images.plane.prefix(plan.radius)
     return images.load(context.device, count) if 8.0 * images.n * count <= context.memory_bytes else images
 
 
-def _identify(images: ParticleImages, relative: Tensor, start: tuple[Tensor, Tensor] | None) -> str:
+def _identify(images: ParticleImages, relative: Tensor, initial: Poses | None) -> str:
     """Hash of what a continued run must share with the run that it continues, besides its plan."""
     digest = hashlib.sha256(f"{images.n} {images.box_size} {images.pixel_size_A:.6g}".encode())
     some = torch.linspace(0, images.n - 1, min(images.n, SAMPLE_IMAGES)).long()
     sample = images.source.gather(some, min(SAMPLE_COEFFICIENTS, images.source.n_coefficients))
-    for part in (torch.view_as_real(sample), relative, *(start or ())):
+    for part in (
+        torch.view_as_real(sample),
+        relative,
+        *(() if initial is None else (initial.rotation, initial.shift_px)),
+    ):
         digest.update(part.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

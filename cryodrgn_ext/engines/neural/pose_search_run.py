@@ -16,7 +16,7 @@ from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural import checkpoint
 from cryodrgn_ext.engines.neural.checkpoint import Progress
 from cryodrgn_ext.engines.neural.heterogeneity import build_model
-from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, polish
+from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, refine_pairs
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource
 from cryodrgn_ext.engines.neural.order import random_generator, visiting_order
@@ -31,6 +31,7 @@ from cryodrgn_ext.engines.neural.trainer import LATENT_BATCH, make_adam
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
@@ -53,7 +54,7 @@ class AbinitRun:
         N images; or S N of N particles: the first images of all, then the second ones in the same order.
     relative : Tensor
         (S, 3, 3) rotations of a particle's images against the first one.
-    start : (rotation, shift_px) or None
+    initial : Poses or None
         Poses to start from.
     identity : str
         Hash of the images and all that belongs to them.
@@ -68,7 +69,7 @@ class AbinitRun:
         plan: AbinitPlan,
         images: ParticleImages,
         relative: Tensor,
-        start: tuple[Tensor, Tensor] | None,
+        initial: Poses | None,
         identity: str,
         context: EngineContext,
         precision: torch.dtype,
@@ -82,11 +83,11 @@ class AbinitRun:
         self.precision = precision
         self.views = len(relative)
         self.n, self.recipe = images.n // self.views, plan.recipe
-        self.schedule = make_schedule(plan, self.n, start is not None)
-        rotation, shift_px = (torch.eye(3).expand(self.n, 3, 3), torch.zeros(self.n, 2)) if start is None else start
+        self.schedule = make_schedule(plan, self.n, initial is not None)
+        initial = Poses.unknown(self.n) if initial is None else initial
         #: Poses of all images, and the log-likelihood of each particle.
-        self.rotation = self._seen(rotation)
-        self.shift_px = torch.cat([shift_px, torch.zeros(images.n - self.n, 2)])
+        self.rotation = self._seen(initial.rotation)
+        self.shift_px = torch.cat([initial.shift_px, torch.zeros(images.n - self.n, 2)])
         self.log_likelihood = torch.zeros(self.n)
         self.table: LatentTable | None = None
         if self.recipe.latents == "table" and self.recipe.zdim:
@@ -130,10 +131,10 @@ class AbinitRun:
         if step.stage == "random":
             generator = random_generator(self.recipe.seed, self.progress.epoch, place, 3)
             quaternion = torch.randn(len(rows), 4, generator=generator, dtype=torch.float64)
-            turned = self._seen(torch.from_numpy(Rotation.from_quat(quaternion.numpy()).as_matrix()).float())
-            images = self._images(rows).with_poses(turned.to(self.home), torch.zeros(len(turned), 2).to(self.home))
+            rotation = self._seen(torch.from_numpy(Rotation.from_quat(quaternion.numpy()).as_matrix()).float())
+            images = self._images(rows).with_poses(Poses(rotation, torch.zeros(len(rotation), 2)))
         else:
-            images = self._posed(rows)
+            images = self._aligned(rows)
         self._learn(step, rows, images, place)
 
     def _finish(self, step: Pass) -> None:
@@ -276,10 +277,10 @@ class AbinitRun:
     def _images(self, rows: Tensor) -> ParticleImages:
         return self.images.subset(self._all(rows))
 
-    def _posed(self, rows: Tensor) -> ParticleImages:
+    def _aligned(self, rows: Tensor) -> ParticleImages:
         """All images of particles ``rows`` at their last poses."""
         every = self._all(rows)
-        return self._images(rows).with_poses(self.rotation[every].to(self.home), self.shift_px[every].to(self.home))
+        return self._images(rows).with_poses(Poses(self.rotation[every], self.shift_px[every]))
 
     def _search(self, step: Pass, rows: Tensor) -> None:
         """Find the poses of a block of images with the network as it is."""
@@ -289,7 +290,7 @@ class AbinitRun:
             k_max=step.k_max, shift_extent_px=plan.shift_extent_px, shift_count=plan.shift_count,
             memory_bytes=self.search_bytes, device=str(self.device),
         )  # fmt: skip
-        images = self._posed(rows)
+        images = self._aligned(rows)
         z = self._block_latents(rows, images)[0]
         own = z.repeat(self.views, 1)  # of every image of the block
         moved = 0.0
@@ -297,12 +298,12 @@ class AbinitRun:
             first = some.rows[some.rows < len(rows)]
             groups = ImageGroups(torch.stack([first + len(rows) * v for v in range(self.views)], 1), self.relative)
             found = search(images, some.slices, settings, groups=groups)
-            rotation, fit = found.rotation[:: self.views], found.log_likelihood[:: self.views]
-            shift_px = found.shift_px.view(-1, self.views, 2)
+            rotation, fit = found.best.rotation[:: self.views], found.log_likelihood[:: self.views, 0]
+            shift_px = found.best.shift_px.reshape(-1, self.views, 2)
             if step.polish and some.volume is not None:
                 scorers = [Scorer(images, members, step.k_max, self.device) for members in groups.rows.T]
                 field = differentiable_volume(some.volume, step.k_max)
-                rotation, shift_px, fit = polish(scorers, groups, field, rotation, shift_px)
+                rotation, shift_px, fit = refine_pairs(scorers, groups, field, rotation, shift_px)
             every = self._all(rows[first])
             seen = self._seen(rotation.float())
             trace = (seen * self.rotation[every]).sum((1, 2))[: len(first)]
@@ -334,7 +335,7 @@ class AbinitRun:
         mean, covariance = torch.zeros(self.n, q), torch.zeros(self.n, q, q)
         if q:
             for rows in self.monitor.track(torch.arange(self.n).split(LATENT_BATCH), "Latents", self.n, LATENT_BATCH):
-                mean[rows], covariance[rows] = self._block_latents(rows, self._posed(rows))
+                mean[rows], covariance[rows] = self._block_latents(rows, self._aligned(rows))
         return mean.numpy(), covariance.numpy()
 
     # -------------------------------------------------------------------------------------------------- checkpoints

@@ -90,7 +90,7 @@ def hand_by_tilts(
     gains = []
     for density in (volume, volume.flip(0).roll(1, 0)):  # z -> -z about voxel D // 2
         found = search(images, FourierVolume.from_map(density), settings, groups=groups)
-        gains.append(float(found.log_likelihood.mean()))
+        gains.append(float(found.log_likelihood[:, 0].mean()))
     return gains[0], gains[1]
 
 

@@ -16,6 +16,7 @@ from cryodrgn_ext.engines.neural.pose_search_engine import NeuralAbInitio, train
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.progress import Monitor
 from tests.engines.contexts import context
@@ -27,12 +28,6 @@ TINY = NeuralAbinitSettings(
     dec_dim=32, enc_layers=1, enc_dim=32, k_min=6.0, k_max=8.0, precision="float32", tilt_deg=TILT_DEG,
     learning_rate=1e-3, search_volumes=2,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Start:
-    rotation: np.ndarray
-    shift_px: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,11 +43,11 @@ def pairs() -> Pairs:
     return Pairs(first, phantom(80, box_size=24, snr=0.5, shift_px=2.0, seed=5, rotation=turned))
 
 
-def rough(truth: Phantom, degrees: float, shift_px: float) -> Start:
+def rough(truth: Phantom, degrees: float, shift_px: float) -> Poses:
     rng = np.random.default_rng(4)
     n = len(truth.rotation)
     turn = Rotation.from_rotvec(np.deg2rad(degrees) / np.sqrt(3) * rng.normal(size=(n, 3))).as_matrix()
-    return Start(turn @ truth.rotation.numpy(), truth.shift_px.numpy() + rng.normal(0, shift_px, (n, 2)))
+    return Poses.of(turn @ truth.rotation.numpy(), truth.shift_px.numpy() + rng.normal(0, shift_px, (n, 2)))
 
 
 class Impatient(Monitor):
@@ -69,8 +64,8 @@ class Impatient(Monitor):
 
 
 def same(a: NeuralAbInitio, b: NeuralAbInitio) -> None:
-    np.testing.assert_array_equal(a.rotation, b.rotation)
-    np.testing.assert_array_equal(a.shift_px, b.shift_px)
+    assert torch.equal(a.poses.rotation, b.poses.rotation)
+    assert torch.equal(a.poses.shift_px, b.poses.shift_px)
     np.testing.assert_array_equal(a.map, b.map)
     np.testing.assert_array_equal(a.heterogeneity.z, b.heterogeneity.z)
     assert a.loss_history == b.loss_history
@@ -79,15 +74,15 @@ def same(a: NeuralAbInitio, b: NeuralAbInitio) -> None:
 
 def test_network_and_search_improve_rough_poses() -> None:
     truth = phantom(200, box_size=24, snr=2.0, shift_px=2.0)
-    start = rough(truth, 10.0, 0.7)
+    initial = rough(truth, 10.0, 0.7)
     settings = replace(
         TINY, epochs=8, search_every=4, refinements=3, keep_poses=4, k_max=11.0, dec_dim=64, learning_rate=5e-3,
         grid_deg="15", batch=16,
     )  # fmt: skip
-    found = train_abinit(truth.images, settings, context(), start)
-    before = align_poses(start.rotation, start.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
-    after = align_poses(found.rotation, found.shift_px, truth.rotation.numpy(), truth.shift_px.numpy())
-    assert not after.change.mirrored
+    found = train_abinit(truth.images, settings, context(), initial)
+    before = align_poses(initial, truth.poses)
+    after = align_poses(found.poses, truth.poses)
+    assert not after.transform.mirrored
     assert np.median(after.errors.degrees) < 0.7 * np.median(before.errors.degrees)
     assert np.median(after.errors.shift_px) < 0.5 * np.median(before.errors.shift_px)
     assert np.corrcoef(found.map.ravel(), truth.density.numpy().ravel())[0, 1] > 0.95
@@ -137,9 +132,9 @@ def test_pairs_share_rotation_and_latent(pairs: Pairs, latents: str, volumes: in
         TINY, zdim=1, latents=latents, search_volumes=volumes, epochs=1, random_images=0, refinements=0, retrain="none"
     )
     found = train_abinit(pairs.first.images, settings, context(), tilted=pairs.second.images)
-    assert found.rotation.shape == (80, 3, 3)
+    assert found.poses.rotation.shape == (80, 3, 3)
     assert found.tilted_shift_px is not None
-    assert found.tilted_shift_px.shape == found.shift_px.shape == (80, 2)
+    assert found.tilted_shift_px.shape == found.poses.shift_px.shape == (80, 2)
     assert found.heterogeneity.z.shape == (80, 1)
     found.heterogeneity.save(tmp_path)
     loaded = load_heterogeneity(tmp_path)
@@ -150,12 +145,12 @@ def test_pairs_share_rotation_and_latent(pairs: Pairs, latents: str, volumes: in
 
 def test_pairs_are_trained_and_searched_with_the_tilt_between_them(pairs: Pairs) -> None:
     """Started at the truth, both images agree only with the tilt that there was."""
-    start = Start(pairs.first.rotation.numpy(), pairs.first.shift_px.numpy())
+    initial = pairs.first.poses
     settings = replace(TINY, epochs=6, search_every=6, learning_rate=2e-3, refinements=2, grid_deg="15")
     gain = {}
     for tilt_deg in (TILT_DEG, -TILT_DEG):
         chosen = replace(settings, tilt_deg=tilt_deg)
-        found = train_abinit(pairs.first.images, chosen, context(), start, pairs.second.images)
+        found = train_abinit(pairs.first.images, chosen, context(), initial, pairs.second.images)
         gain[tilt_deg] = found.search_history["log_likelihood"][-1]
     assert gain[TILT_DEG] > gain[-TILT_DEG]
 
@@ -183,11 +178,11 @@ def test_bad_input_is_refused_in_one_sentence(pairs: Pairs) -> None:
         train_abinit(images, TINY, context(), tilted=some)
     with pytest.raises(InputError, match=r"--tilt_deg 0 is no tilt"):
         train_abinit(images, replace(TINY, tilt_deg=0.0), context(), tilted=images)
-    start = rough(pairs.first, 1.0, 0.1)
+    initial = rough(pairs.first, 1.0, 0.1)
     with pytest.raises(InputError, match=r"poses of the same particles"):
-        train_abinit(some, TINY, context(), start)
-    start.rotation[7] *= -1
+        train_abinit(some, TINY, context(), initial)
+    initial.rotation[7] *= -1
     with pytest.raises(InputError, match=r"particle 7 \(from 0\)"):
-        train_abinit(images, TINY, context(), start)
+        train_abinit(images, TINY, context(), initial)
     with pytest.raises(InputError, match=r"at least 2 particles"):
         train_abinit(images.subset(torch.arange(1)), TINY, context())

@@ -10,8 +10,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, polish
+from cryodrgn_ext.engines.neural.local_refinement import differentiable_volume, refine_pairs
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
+from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.local import refine_poses
 from cryodrgn_ext.pose.scoring import Scorer
@@ -50,28 +51,28 @@ def pairs() -> Pairs:
 def test_one_image_is_refined_as_elsewhere(pairs: Pairs) -> None:
     scorer = pairs.scorers()[0]
     volume = differentiable_volume(pairs.first.density, BAND)
-    found, shift_px, fit = polish([scorer], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
-    other = refine_poses(scorer, volume, pairs.rotation, pairs.shift_px[:, 0], BAND, iterations=8)
-    assert angles_deg(found, other.rotation).median() < 0.05
+    found, shift_px, fit = refine_pairs([scorer], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
+    other = refine_poses(scorer, volume, Poses(pairs.rotation, pairs.shift_px[:, 0]), BAND, iterations=8)
+    assert angles_deg(found, other.poses.rotation).median() < 0.05
     torch.testing.assert_close(fit.median(), other.log_likelihood.median(), rtol=1e-3, atol=0.0)
     error = angles_deg(found, pairs.first.rotation)
     assert error.median() < 0.7 * angles_deg(pairs.rotation, pairs.first.rotation).median()
     assert (shift_px[:, 0] - pairs.first.shift_px).norm(dim=1).median() < 0.2
 
 
-def test_two_images_turn_together(pairs: Pairs) -> None:
+def test_two_images_rotate_together(pairs: Pairs) -> None:
     scorers, volume = pairs.scorers(), differentiable_volume(pairs.first.density, BAND)
-    alone = polish(scorers[:1], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
-    both = polish(scorers, pairs.groups(2), volume, pairs.rotation, pairs.shift_px)
+    alone = refine_pairs(scorers[:1], pairs.groups(1), volume, pairs.rotation, pairs.shift_px[:, :1])
+    both = refine_pairs(scorers, pairs.groups(2), volume, pairs.rotation, pairs.shift_px)
     errors = [angles_deg(found[0], pairs.first.rotation).square().mean().sqrt() for found in (alone, both)]
     assert errors[1] < 0.85 * errors[0]
     for member, one in enumerate((pairs.first, pairs.second)):
         assert (both[1][:, member] - one.shift_px).norm(dim=1).median() < 0.2
     # the fit is that of both images at these very poses, and no worse than where it began
-    again = polish(scorers, pairs.groups(2), volume, both[0], both[1])
+    again = refine_pairs(scorers, pairs.groups(2), volume, both[0], both[1])
     assert (again[2] >= both[2] - 1e-6).all()
     begun = torch.zeros(N, dtype=torch.float64)
     for member, scorer in enumerate(scorers):
         seen = pairs.groups(2).rotations(pairs.rotation, member)
-        begun += refine_poses(scorer, volume, seen, pairs.shift_px[:, member], BAND, iterations=0).log_likelihood
+        begun += refine_poses(scorer, volume, Poses(seen, pairs.shift_px[:, member]), BAND, iterations=0).log_likelihood
     assert (both[2] >= begun - 1e-6).all()

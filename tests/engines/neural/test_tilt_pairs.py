@@ -142,10 +142,10 @@ def test_second_image_makes_poses_better(by_hand: ByHand) -> None:
     turn = tilt_rotation(TILT_DEG, AXIS_DEG)
     settings = SearchSettings(refinements=4, k_min=8.0, k_max=14.0, shift_extent_px=0.0)
     volume = FourierVolume.from_map(by_hand.density)
-    alone = search(by_hand.first, volume, settings).rotation
+    alone = search(by_hand.first, volume, settings).best.rotation
     rows = torch.stack([torch.arange(n), torch.arange(n) + n], 1)
     groups = ImageGroups(rows, torch.stack([torch.eye(3), turn]))
-    together = search(join_pairs(by_hand.first, by_hand.second), volume, settings, groups=groups).rotation
+    together = search(join_pairs(by_hand.first, by_hand.second), volume, settings, groups=groups).best.rotation
     errors = [angles_deg(found, by_hand.rotation) for found in (alone, together[::2])]
     assert errors[1].mean() < 0.8 * errors[0].mean()
     assert (errors[1] < 5.0).float().mean() > 0.97
