@@ -129,7 +129,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                    lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor),
                    layout.consensus)  # fmt: skip
         consensus = read_consensus(layout.consensus)
-        self.note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
+        for sentence in consensus.sentences:
+            self.note(sentence)
         if given is not None:
             theirs = working_map(given, len(consensus.map), consensus.pixel_size_A, "--in_3dref")
             self.note(compare_with_reference(consensus.map, theirs, consensus.mask, consensus.pixel_size_A,

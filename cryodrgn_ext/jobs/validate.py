@@ -151,7 +151,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         )  # fmt: skip
         self.stage("consensus", key, "Consensus by backprojection", self._consensus, layout.consensus)
         consensus = read_consensus(layout.consensus)
-        self.note(f"Consensus of all particles: {consensus.resolution_A:.2f} Å (half-maps, FSC 0.143, masked).")
+        for sentence in consensus.sentences:
+            self.note(sentence)
         key = fingerprint(key, inputs.sets.digest, settings.random_subsets, settings.seed)
         self.stage("sets", fingerprint(key, sorted(names)), "Reconstructing the sets",
                    lambda: self._reconstruct(consensus, key), *(layout.state(number) for number in names))  # fmt: skip

@@ -15,6 +15,8 @@ from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps
 from cryodrgn_ext.results.fsc_tables import write_fsc_star
 
+#: A particle fills about half of its box; a map that does not resolve half of the particle shows none.
+LARGEST_SHARE_OF_BOX = 0.25
 DESCRIPTION_NAME = "consensus.json"
 
 
@@ -37,6 +39,20 @@ class Consensus:
     fsc: NDArray[np.float64]
     resolution_A: float
     pixel_size_A: float
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Resolution of the map, and a warning where it shows no particle."""
+        extent_A = len(self.map) * self.pixel_size_A
+        found = f"Consensus of all particles: {self.resolution_A:.2f} Å (half-maps, FSC 0.143, masked)."
+        if self.resolution_A < LARGEST_SHARE_OF_BOX * extent_A:
+            return (found,)
+        return (
+            found,
+            f"WARNING: in a box of {extent_A:.0f} Å, half-maps that agree to {self.resolution_A:.0f} Å only show no "
+            "particle: the images hold nothing at these orientations. Check that orientations, origins and CTF belong "
+            "to these images before you believe anything that follows.",
+        )
 
     @property
     def radius(self) -> int:
