@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.measurement import decide_contrast, measure
 from cryodrgn_ext.images.particle_images import GroupOptics, ImageBatch, ParticleImages
-from cryodrgn_ext.images.pipeline import Pipeline, assemble
+from cryodrgn_ext.images.pipeline import HALF_SET_SEED, Pipeline, assemble
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.images.store import HEADER_NAME, StoreHeader, StoreWriter, hash_images, open_store, rows_in_store
+from cryodrgn_ext.images.store import (
+    HEADER_NAME,
+    StoreHeader,
+    StoreWriter,
+    hash_images,
+    open_store,
+    read_check_sums,
+    rows_in_store,
+)
+from cryodrgn_ext.metadata.half_sets import half_sets_for_copies
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
@@ -164,11 +174,41 @@ def open_images(
         )  # said again: it belongs into the report of this run
     if not header.complete:
         header = _build(pipeline, header, directory, chunk_bytes, monitor)
-    source = open_store(directory, header, rows[pipeline.table.row_of_particle])
+    row_of_particle = rows[pipeline.table.row_of_particle]
+    source = open_store(directory, header, row_of_particle)
     sigma = torch.tensor(header.measured["noise_sigma"], dtype=torch.float64)
     power = torch.tensor(header.measured["window_power"])
     groups = [_stored_group(header, group) for group in wanted.groups]
-    return assemble(pipeline, source, sigma[groups], power[groups])
+    images = assemble(pipeline, source, sigma[groups], power[groups])
+    sums = read_check_sums(directory, header)
+    return images if sums is None else _with_copies_together(images, sums[row_of_particle], row_of_particle, monitor)
+
+
+def _with_copies_together(
+    images: ParticleImages, sums: NDArray[np.uint64], stored: NDArray[np.int64], monitor: Monitor
+) -> ParticleImages:
+    """Images whose half-sets part no copies of one image; copies under other names are warned of."""
+    if images.particles is None:
+        return images
+    _, first, group = np.unique(sums, return_index=True, return_inverse=True)
+    group = group.reshape(-1).astype(np.int64)
+    original = first[group]
+    copies = np.flatnonzero(stored != stored[original])
+    if not len(copies):
+        return images
+    row = int(copies[0])
+    sentence = (
+        f"Warning: {len(copies)} of {images.n} images are duplicates, pixel by pixel, of others under another name, as "
+        f"{images.particles.describe_row(row)} is identical to {images.particles.describe_row(int(original[row]))}: "
+        "what they show counts twice. Remove duplicates for sound resolutions"
+    )
+    own = images.half_set.cpu().numpy()
+    choice = half_sets_for_copies(images.particles, own, group, HALF_SET_SEED)
+    if choice is None:
+        monitor.warn(f"{sentence}.")
+        return images
+    monitor.warn(f"{sentence}; as their copies were in both half-sets, these are drawn anew with copies together.")
+    return replace(images, half_set=torch.from_numpy(choice))
 
 
 def _stored_group(header: StoreHeader, group: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ A directory with
 - ``store.json``: what was done to which files (settings, optics, noise, size and time stamp of every stack), the
   key (a hash of all that decides the contents), and whether the store is complete;
 - ``images.npz``: stack number, section and optics group of every stored image;
+- ``sums.bin``: (U,) uint64, a check sum of the lowest coefficients of each image: equal for images of equal pixels;
 - ``coefficients.bin``: (U, M, 2) float16 or float32, little-endian, one row per image in the order of the files.
 
 Rows follow the order of the stacks, so building appends and reading an extraction's particles in order is
@@ -32,7 +33,9 @@ from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
 
 FORMAT = 1
-HEADER_NAME, IMAGES_NAME, DATA_NAME = "store.json", "images.npz", "coefficients.bin"
+HEADER_NAME, IMAGES_NAME, DATA_NAME, SUMS_NAME = "store.json", "images.npz", "coefficients.bin", "sums.bin"
+#: Coefficients of an image that its check sum is made of: enough noise that no two images agree in all of them.
+SUMMED_COEFFICIENTS = 32
 FLOAT16_LIMIT = 6.0e4
 
 
@@ -219,6 +222,7 @@ class StoreWriter:
             if header.images_done == 0:
                 (directory / HEADER_NAME).unlink(missing_ok=True)
                 (directory / DATA_NAME).unlink(missing_ok=True)
+                (directory / SUMS_NAME).unlink(missing_ok=True)
                 with atomic_path(directory / IMAGES_NAME) as temporary:
                     np.savez(temporary, stack=table.stack, section=table.section, group=table.group)
             self._fd = os.open(directory / DATA_NAME, os.O_RDWR | os.O_CREAT, 0o666)
@@ -248,21 +252,52 @@ class StoreWriter:
                     "noise in their background; use float32 storage"
                 )
             pairs = pairs.half()
-        raw = memoryview(np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype).tobytes())
+        pixels = np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype)
+        raw = memoryview(pixels.tobytes())
         position = self.header.images_done * self.header.row_bytes
         with _disk_errors(self.directory, self.header.n_images * self.header.row_bytes):
             while raw:
                 written = os.pwrite(self._fd, raw, position)
                 raw, position = raw[written:], position + written
             os.fsync(self._fd)
+            self._append_sums(check_sums(pixels))
             done = self.header.images_done + len(values)
             changed = {**self.header.__dict__, "images_done": done, "complete": done == self.header.n_images}
             self.header = StoreHeader(**changed)
             self.header.write(self.directory)
 
+    def _append_sums(self, sums: NDArray[np.uint64]) -> None:
+        """Write check sums beside rows; those of a store that an earlier version began are left out."""
+        path = self.directory / SUMS_NAME
+        if self.header.images_done and not path.exists():
+            return
+        with path.open("r+b" if path.exists() else "wb") as file:
+            file.seek(8 * self.header.images_done)
+            file.write(sums.astype("<u8").tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
     def close(self) -> None:
         """Release the file."""
         os.close(self._fd)
+
+
+def check_sums(rows: NDArray[np.floating]) -> NDArray[np.uint64]:
+    """(B,) sums of the first coefficients of rows (B, M, 2), equal where these are equal bit by bit."""
+    lowest = np.ascontiguousarray(rows[:, :SUMMED_COEFFICIENTS])
+    words = lowest.view(np.uint16 if lowest.dtype.itemsize == 2 else np.uint32).reshape(len(rows), -1).astype(np.uint64)
+    factors = np.random.default_rng(0).integers(0, 2**64, words.shape[1], np.uint64) | np.uint64(1)
+    sums: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
+    return sums
+
+
+def read_check_sums(directory: Path, header: StoreHeader) -> NDArray[np.uint64] | None:
+    """(U,) check sums of the images of a store; None where an earlier version wrote none."""
+    try:
+        sums = np.fromfile(directory / SUMS_NAME, "<u8")
+    except OSError:
+        return None
+    return sums.astype(np.uint64) if len(sums) == header.n_images else None
 
 
 def _reserve(fd: int, size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +116,25 @@ def draw_half_sets(shared: SharedDensity, image_hash: UInt64Array, seed: int) ->
     if neighbours is not None and _has_groups(neighbours):
         used.append(NEIGHBOURS)
     return half_set, tuple(used)
+
+
+def half_sets_for_copies(particles: ParticleSet, half_set: HalfSet, copies: Groups, seed: int) -> HalfSet | None:
+    """Draw half-sets anew where the present ones part copies of one image; None where they do not.
+
+    Parameters
+    ----------
+    particles : ParticleSet
+    half_set : (N,) int8
+        In use.
+    copies : (N,) int64
+        Groups of rows whose images have the same pixels, whatever their names.
+    seed : int
+    """
+    if not count_split(copies, half_set)[1]:
+        return None
+    shared = particles.shared_density
+    together = {**shared.certain, IMAGE: joined_groups([shared.certain[IMAGE], copies])}
+    return draw_half_sets(replace(shared, certain=together), particles.image_hash, seed)[0]
 
 
 def random_half_sets(groups: Groups, image_hash: UInt64Array, seed: int) -> HalfSet:
