@@ -62,8 +62,8 @@ def setting(
     count : int, optional
         Exact number of values of a tuple setting.
     connects : str, optional
-        What a suite connects to this setting: "aligned particles", "particles" (without alignments), or "result" (what
-        an earlier job of ours has learned).
+        What a suite connects to this setting: "aligned particles", the same "with latents" that they may have,
+        "particles" (without alignments), or "result" (what an earlier job of ours has learned).
     """
     metadata = {_METADATA_KEY: {"help": help, "unit": unit, "low": low, "high": high,
                                 "choices": tuple(choices), "count": count, "connects": connects}}  # fmt: skip

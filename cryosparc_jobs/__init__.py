@@ -21,11 +21,11 @@ __all__ = ["FinishedJob", "MasterError", "abinit", "connect", "fetch", "landscap
 
 def __getattr__(name: str) -> Callable[..., FinishedJob]:
     """Return the function of the job ``name``."""
-    kind = job_kinds().get(name.replace("_", "-"))
+    kind = job_kinds().get(name.removesuffix("_").replace("_", "-"))  # import_ is import
     if kind is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return job_function(kind)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *(name.replace("-", "_") for name in job_kinds())})
+    return sorted({*globals(), *(kind.job.identifier for kind in job_kinds().values())})

@@ -16,7 +16,7 @@ from cryosparc_jobs.job_kinds import INPUT_FILE, JobKind
 from cryosparc_jobs.job_settings import all_settings, description
 from cryosparc_jobs.learned_results import find_result
 from cryosparc_jobs.parents import find_map, find_particles, map_path
-from cryosparc_jobs.particles import ORIGINS, WELCOME, wanted_slots, write_particles
+from cryosparc_jobs.particles import LATENTS, ORIGINS, WELCOME, wanted_slots, write_particles
 from cryosparc_jobs.publication import INPUT
 from cryosparc_jobs.publish import publish
 from cryosparc_jobs.running import FinishedJob, refuse_results_of_others, result_directory, run_job
@@ -35,7 +35,7 @@ def job_function(kind: JobKind) -> Callable[..., FinishedJob]:
         connected = {name: given.pop(name) for name in kind.connections}
         return run_external(kind, given.pop("cs"), connected, **given)
 
-    function.__name__ = function.__qualname__ = kind.name.replace("-", "_")
+    function.__name__ = function.__qualname__ = kind.job.identifier
     function.__module__ = "cryosparc_jobs"
     function.__doc__ = kind.documentation()
     function.__signature__ = signature  # type: ignore[attr-defined]  # what inspect looks at first
@@ -69,7 +69,7 @@ class Parents:
     @property
     def n_components(self) -> int:
         """Number of slots components_mode_0 .. that the particles have."""
-        return sum(slot.startswith("components_mode_") for slot in self.source.slots)
+        return sum(slot.startswith(LATENTS) for slot in self.source.slots)
 
     def connect(self, job: ExternalJob) -> None:
         """Connect all of them."""
@@ -154,6 +154,8 @@ def _find_parents(
         source = find_particles(cs, project, particles, kind.needed_slots)
         # A job that finds alignments by itself may begin from the shifts that there are.
         welcome += [slot for slot in ORIGINS if slot in source.slots and slot not in kind.needed_slots][:1]
+    if kind.takes_latents:
+        welcome += [slot for slot in source.slots if slot.startswith(LATENTS)]
     slots = wanted_slots(source, kind.needed_slots, welcome)
     found = {what: find_map(cs, project, given, what) for what, given in maps.items()}
     return Parents(learned, source, slots, found, of_that_job=kind.takes_result and particles is None)

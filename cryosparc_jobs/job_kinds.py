@@ -26,6 +26,11 @@ MAPS = {"in_mask": "mask", "in_3dref": "volume"}
 FORMATS = {"particles_format": "cs", "star_columns": "auto"}
 _PARTICLES = {
     "aligned particles": (NEEDED, "Job and output with the particles of a 3D refinement, as: J42 particles."),
+    "aligned particles with latents": (
+        NEEDED,
+        "Job and output with the particles of a 3D variability or 3D flexible refinement job, as: J42 particles; or of "
+        "a refinement, with --latents.",
+    ),
     "particles": (UNALIGNED, "Job and output with particles that have CTF, as: J42 particles."),
 }
 _RETURNS = {
@@ -33,6 +38,8 @@ _RETURNS = {
     "latents as ``components_mode_0``, ...",
     "abinit": "``particles``: the parent's own with ``alignments3D`` of ours, and with ``zdim`` latents as "
     "``components_mode_0``, ...; ``volume`` with half-maps, and ``mask``.",
+    "import": "As of train: particles, a volume with half-maps and a mask of each state, and ``particles_all``.",
+    "consensus": "``volume_consensus`` with half-maps, and its mask.",
     "select": "``particles_state_00``, ``particles_cluster_03`` or ``particles_selected``, and ``particles_rest``.",
     "validate": "Particles, a volume with half-maps and a mask of each state.",
     "landscape": "Particles and the average volume of each cluster, ``mask_compared``, and ``particles_all``, which "
@@ -70,6 +77,11 @@ class JobKind:
     def takes_result(self) -> bool:
         """Whether the job goes on from the result of an earlier one, and not from particles alone."""
         return self.fields["in_parts"].connects == "result"
+
+    @property
+    def takes_latents(self) -> bool:
+        """Whether the job makes use of latents that the particles have."""
+        return self.fields["in_parts"].connects == "aligned particles with latents"
 
     @property
     def needed_slots(self) -> tuple[str, ...]:

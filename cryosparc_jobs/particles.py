@@ -16,6 +16,8 @@ NEEDED = ("blob", "ctf", "alignments3D")
 # What a job needs that finds orientations by itself.
 UNALIGNED = ("blob", "ctf")
 WELCOME = ("location",)
+# What the slots with latents begin with, of variability and flexible refinement jobs as of ours.
+LATENTS = "components_mode_"
 # Where the shifts may be that a search for orientations begins from, the best first.
 ORIGINS = ("alignments3D", "alignments2D")
 

@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Callable[[], int]:
     """Return the program of the job ``name``, without looking whether there is one: a marker says so later."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return functools.partial(run_program, name)
+    return functools.partial(run_program, name.removesuffix("_").replace("_", "-"))  # import_ is import
 
 
 def run_program(job_name: str, arguments: Sequence[str] | None = None) -> int:

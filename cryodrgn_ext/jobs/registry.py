@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import keyword
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -61,6 +62,12 @@ class Job:
     shown: tuple[str, ...] = ()
     check: str = ""
     worker: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """The name as Python takes it: ``import_cryodrgn`` for import-cryodrgn, ``import_`` for import."""
+        name = self.name.replace("-", "_")
+        return name + "_" if keyword.iskeyword(name) else name
 
     @property
     def settings_class(self) -> type[Settings]:

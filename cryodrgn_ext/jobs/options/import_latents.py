@@ -56,7 +56,7 @@ class ImportSettings(_FurtherSettings):
     in_parts: Path = setting(
         help="Particles that the latents belong to: .star, .cs, .csg or job directory; or a stack .mrcs, or a list of "
         "stacks .txt, with --poses and --ctf",
-        connects="aligned particles",
+        connects="aligned particles with latents",
     )
     latents: Path | None = setting(
         None,
