@@ -95,7 +95,7 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnKurtosisExcessValue"),
     RelionColumn("rlnIsFlip"),
     # optics
-    RelionColumn("rlnOpticsGroup", "ctf/exp_group_id", note="the number minus 1; minus the lowest where one is 0"),
+    RelionColumn("rlnOpticsGroup", "ctf/exp_group_id", note="the number minus 1, or minus the lowest, if below 1"),
     RelionColumn("rlnOpticsGroupName", note="a .cs has numbers only; named unless it is opticsGroupN"),
     RelionColumn("rlnVoltage", "ctf/accel_kv", note="of the particle where it has one, else of its group"),
     RelionColumn("rlnSphericalAberration", "ctf/cs_mm", pixel=_N),

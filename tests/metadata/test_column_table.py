@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -176,3 +177,46 @@ def test_the_table_has_every_entry_once() -> None:
 
 def test_a_column_that_nobody_knows_is_kept() -> None:
     assert columns_of_changed_poses(["ucsfUid", "wrpSomething", "rlnAngleRot"]).renewed == ("rlnAngleRot",)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_page_of_columns_is_that_of_the_table() -> None:
+    page = runpy.run_path(str(ROOT / "docs/make_columns_page.py"))["page"]()
+    assert (ROOT / "docs/columns.md").read_text("utf-8") == page, "run: python docs/make_columns_page.py"
+
+
+def test_what_the_table_says_of_a_cs_is_what_conversion_does(tmp_path: Path) -> None:
+    """A file with every column of RELION: converted are those that the table says, the others are listed."""
+    builder = StarBuilder()
+    builder.optics |= {"rlnOpticsGroupName": ["a", "b"]}
+    of_optics = ("rlnMagMat", "rlnBeamTiltX", "rlnBeamTiltY", "rlnMtf", "rlnCtfData", "rlnOddZ", "rlnEvenZ",
+                 "rlnMicrographOriginal", "rlnMicrographPixel")  # fmt: skip
+    vectors = ("rlnOddZernike", "rlnEvenZernike")
+    for column in RELION_COLUMNS:
+        label = column.label
+        if label in builder.columns or label in builder.optics:
+            continue
+        if label in ("rlnMagnification", "rlnDetectorPixelSize", "rlnOriginX", "rlnOriginY"):
+            continue  # RELION 3.0, without an optics table
+        value = "[0.1,0.2]" if label in vectors else "1"
+        if label.startswith(of_optics):
+            builder.optics[label] = [value] * 2 if not label.startswith("rlnMagMat") else [f"1.0{label[-1]}", "1"]
+        else:
+            builder.columns[label] = [value] * 8
+    builder.optics["rlnMagMat01"] = builder.optics["rlnMagMat10"] = ["0", "0"]
+    lost = set(cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).not_carried)
+    present = (*builder.columns, *builder.optics)
+    expected = {one.label for one in RELION_COLUMNS if not one.field and one.label in present}
+    # Positions need the micrographs, which are not there.
+    assert lost - {"rlnSomethingUnknown"} == expected | {"rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"}
+
+
+def test_what_the_table_says_of_a_star_file_is_what_conversion_does(tmp_path: Path) -> None:
+    record = particles_record()
+    labels = star_from_cs(read_particles(save(tmp_path / "a.cs", record))).star
+    present = {*labels.blocks["particles"].columns, *labels.blocks["optics"].columns}
+    for field in record.dtype.names or ():
+        for target in (one.strip() for one in cryosparc_field(field).column.split(",") if one):
+            assert target.split(" ")[0] in present, field

@@ -225,7 +225,8 @@ def test_relion_extracts_filaments_with_the_same_priors(tmp_path: Path) -> None:
     write_star(tmp_path / "mic_tubes.star", new_star([picked]))
     command = (
         "relion_preprocess --i mics.star --coord_suffix _tubes.star --coord_dir ./ --part_star particles.star "
-        "--part_dir out/ --extract --extract_size 32 --helix --helical_outer_diameter 40 --helical_bimodal_angular_priors "
+        "--part_dir out/ --extract --extract_size 32 --helix --helical_outer_diameter 40 "
+        "--helical_bimodal_angular_priors "
         "--helical_tubes --helical_cut_into_segments --helical_nr_asu 5 --helical_rise 10"
     )
     (tmp_path / "out").mkdir()
