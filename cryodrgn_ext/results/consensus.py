@@ -49,9 +49,9 @@ class Consensus:
             return (found,)
         return (
             found,
-            f"WARNING: in a box of {extent_A:.0f} Å, half-maps that agree to {self.resolution_A:.0f} Å only show no "
-            "particle: the images hold nothing at these orientations. Check that orientations, origins and CTF belong "
-            "to these images before you believe anything that follows.",
+            f"Warning: the consensus shows no particle: its half-maps agree to {self.resolution_A:.0f} Å only, in a box "
+            f"of {extent_A:.0f} Å, as those of noise do. Check that orientations, origins and CTF belong to these "
+            "images before you believe anything that follows.",
         )
 
     @property

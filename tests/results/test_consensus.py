@@ -21,6 +21,6 @@ def test_a_resolved_particle_is_said_without_a_warning() -> None:
 @pytest.mark.parametrize("resolution_A", [348.0, 84.0, float("inf")])
 def test_half_maps_that_share_nothing_are_warned_of(resolution_A: float) -> None:
     _, warning = consensus_at(resolution_A).sentences
-    assert warning.startswith("WARNING")
+    assert warning.startswith("Warning")
     assert "240 Å" in warning
     assert "no particle" in warning
