@@ -39,7 +39,7 @@ from cryodrgn_ext.jobs.abinit_inputs import (
     training_key,
     transform_key,
 )
-from cryodrgn_ext.jobs.abinit_model import TrainedModel, decode_volumes, train_model, write_model_results
+from cryodrgn_ext.jobs.abinit_model import TrainedModel, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
@@ -48,6 +48,7 @@ from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus
+from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
@@ -320,7 +321,8 @@ class _AbinitJob:
                                                 self.monitor), layout.model, layout.latents)  # fmt: skip
         decoded = fingerprint(key, self.settings.volumes, self.settings.seed)
         self._stage("volumes", decoded, "Volumes along the latent space",
-                    lambda: decode_volumes(layout, self.settings, self.monitor), layout.volumes)  # fmt: skip
+                    lambda: decode_at_centers(layout, self.settings.volumes, self.settings.seed, self.monitor),
+                    layout.volumes)  # fmt: skip
 
     def _remove_model(self) -> None:
         """What an earlier run with --zdim left in the directory speaks of other poses."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.durable_files import atomic_directory
-from cryodrgn_ext.engines.base import Heterogeneity, get_engine, load_heterogeneity
+from cryodrgn_ext.engines.base import Heterogeneity, get_engine
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus
-from cryodrgn_ext.jobs.volumes import write_volumes
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
@@ -73,15 +70,6 @@ def write_model_results(
     write_latent_table(layout.latents, table, particles.image_name, particles.row_id)
     with atomic_directory(layout.model) as temporary:
         result.save(temporary)
-
-
-def decode_volumes(layout: Layout, settings: AbinitSettings, monitor: Monitor) -> None:
-    """Write volumes/ at centres of the latent cloud."""
-    model = load_heterogeneity(layout.model)
-    count = min(settings.volumes, len(model.z))
-    z = cluster_latents(model.z, count, seed=settings.seed).center if count else np.empty((0, model.z.shape[1]))
-    with atomic_directory(layout.volumes) as temporary:
-        write_volumes(model, z.astype(np.float32), temporary, monitor)
 
 
 def _learn(

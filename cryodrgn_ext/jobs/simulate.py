@@ -20,6 +20,7 @@ from cryodrgn_ext.simulate import (
     write_relion_project,
 )
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, ParticleOutput
+from cryodrgn_ext.workflow.threads import use_threads
 
 
 def choose_motion(settings: SimulateSettings) -> Motion:
@@ -82,6 +83,7 @@ def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
     InputError
         When the box is too small for the specimen, or the project cannot be written.
     """
+    use_threads(settings.j)
     refuse_project_in_use(settings.o, "simulate")
     project = make_project(settings, monitor)
     write_record(settings.o, "simulate", "finished", settings, {}, {"particles": settings.particles})

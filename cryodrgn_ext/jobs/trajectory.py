@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
+from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.analysis.trajectories import (
-    FrameParticles,
     Trajectory,
     along_component,
     anchor_particles,
@@ -19,44 +19,28 @@ from cryodrgn_ext.analysis.trajectories import (
     through_density,
     through_graph,
 )
-from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.volumes import volume_name
 from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.report.landscape_plots import path_in_plane
-from cryodrgn_ext.report.page import ReportContent, ReportFigure
-from cryodrgn_ext.report.page_html import write_report_html
-from cryodrgn_ext.report.page_pdf import write_logfile_pdf
-from cryodrgn_ext.report.plots import central_slices, map_slices
-from cryodrgn_ext.report.train_report import command_line
+from cryodrgn_ext.report.plots import central_slices
+from cryodrgn_ext.report.trajectory_report import write_trajectory_reports
 from cryodrgn_ext.results.chosen_rows import chosen_rows
+from cryodrgn_ext.results.decoded_volumes import decode_volumes, volume_name
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.results.record import fingerprint_file, refuse_other_results, versions, write_record
+from cryodrgn_ext.results.record import fingerprint_files
+from cryodrgn_ext.results.trajectory_files import SCRIPT_NAME, write_chimerax_script, write_nearest
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryodrgn_ext.workflow.threads import use_threads
-from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 IndexArray = NDArray[np.int64]
 DEFAULT_FRAMES = 10
 MOST_FRAMES = 999  # ChimeraX opens the files in the order of their names
-SCRIPT_NAME = "trajectory.cxc"
 SHOWN_FRAMES = 8
 LEVEL_PERCENTILE = 99.99
-NEAREST_COLUMNS = ("cdxFrame", "cdxRow", "cdxUid", "rlnImageName", "cdxLatentDistance")
-FILES = {
-    "vol_NNN.mrc": "the volumes in order",
-    "z_values.txt": "their latents",
-    "nearest_particles.star": "the particles nearest to each volume",
-    SCRIPT_NAME: "opens the series in ChimeraX at one contour level",
-    "job.yaml": "settings, versions, seed, inputs",
-    "run.log": "everything that the run said",
-}
 
 
 def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
@@ -77,43 +61,92 @@ def trajectory(settings: TrajectorySettings, monitor: Monitor) -> JobResult:
     InputError
         When the input is no result of a train or abinit job, it has no latents, or the path cannot be led as asked.
     """
-    use_threads(settings.j)
-    result = read_learned_result(settings.in_parts)
-    refuse_other_results(settings.o, "trajectory")
-    latents = result.require_latents()
-    rows = chosen_rows(result, settings.indices, monitor)
-    z = latents.z[rows]
-    path = find_path(settings, z, rows)
-    for number in path.breaks:
-        monitor.warn(
-            f"Anchors {number + 1} and {number + 2} of the path are not connected in the graph of nearest neighbours: "
-            "the path jumps from one to the other; raise --mean_neighbors and --max_neighbors, or use --method density."
-        )
-    model = load_heterogeneity(Layout(result.directory).model)
-    settings.o.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(settings.o)
-    monitor.message(f"A path of {path.n_frames} volumes, {path.position[-1]:.3g} units of the latents long")
-    level, slices = _write_frames(model, path, settings.o, monitor)
-    near = nearest_of_frames(z, path.z, settings.nearest)
-    _write_nearest(settings.o / "nearest_particles.star", result, rows, near)
-    atomic_write_text(settings.o / SCRIPT_NAME, chimerax_script(level))
-    _write_reports(settings, result, z, path, slices, monitor.warnings)
-    inputs: dict[str, Any] = {"result": str(result.directory.resolve())}
-    for name in ("anchors", "indices"):
-        if getattr(settings, name) is not None:
-            inputs[name] = fingerprint_file(getattr(settings, name))
-    results = {
-        "volumes": path.n_frames,
-        "anchors": rows[path.anchors].tolist(),
-        "not_connected": [number + 1 for number in path.breaks],
-        "contour_level": float(level),
-        "position": [round(float(value), 6) for value in path.position],
-    }
-    write_record(settings.o, "trajectory", "finished", settings, inputs, results)
-    monitor.message(f"{path.n_frames} volumes in {settings.o}; open {settings.o / SCRIPT_NAME} in ChimeraX")
-    layout = Layout(settings.o)
-    maps = shown_maps(settings.o / volume_name(number) for number in range(path.n_frames))
-    return JobResult(settings.o, tuple(maps), layout.logfile, keep=kept_files(layout))
+    return TrajectoryRun.start(settings, monitor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryInputs(CheckedInputs):
+    """Checked inputs.
+
+    Attributes
+    ----------
+    result : LearnedResult
+    model : Heterogeneity
+    rows : ndarray
+        (n,) int64 rows of the input that are looked at.
+    z : ndarray
+        (n, q) float32 their latents.
+    path : Trajectory
+        Through them.
+    """
+
+    result: LearnedResult
+    model: Heterogeneity
+    rows: IndexArray
+    z: NDArray[np.float32]
+    path: Trajectory
+
+
+class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
+    """One run of the job."""
+
+    name = "trajectory"
+
+    @classmethod
+    def check(cls, settings: TrajectorySettings, monitor: Monitor) -> TrajectoryInputs:
+        """Read the result and lead the path; see :meth:`JobRun.check`."""
+        result = read_learned_result(settings.in_parts)
+        latents = result.require_latents()
+        rows = chosen_rows(result, settings.indices, monitor)
+        z = latents.z[rows]
+        path = find_path(settings, z, rows)
+        files = fingerprint_files({"anchors": settings.anchors, "indices": settings.indices})
+        return TrajectoryInputs(
+            record={"result": str(result.directory.resolve()), **files}, result=result, rows=rows, z=z,
+            path=path, model=load_heterogeneity(Layout(result.directory).model),
+        )  # fmt: skip
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """Decode the volumes and list the particles."""
+        inputs, layout, path = self.inputs, self.layout, self.inputs.path
+        for number in path.breaks:
+            self.note(
+                f"Anchors {number + 1} and {number + 2} of the path are not connected in the graph of nearest "
+                "neighbours: the path jumps from one to the other; raise --mean_neighbors and --max_neighbors, or use "
+                "--method density."
+            )
+        self.monitor.message(f"A path of {path.n_frames} volumes, {path.position[-1]:.3g} units of the latents long")
+        level, slices = self._write_frames()
+        near = nearest_of_frames(inputs.z, path.z, self.settings.nearest)
+        write_nearest(layout.root, inputs.result.particles, inputs.rows, near)
+        write_chimerax_script(layout.root, level)
+        write_trajectory_reports(layout, self.settings, inputs.z, path.z, slices, self.notes)
+        self.monitor.message(f"{path.n_frames} volumes in {layout.root}; open {layout.root / SCRIPT_NAME} in ChimeraX")
+        results = {
+            "volumes": path.n_frames,
+            "anchors": inputs.rows[path.anchors].tolist(),
+            "not_connected": [number + 1 for number in path.breaks],
+            "contour_level": level,
+            "position": [round(float(value), 6) for value in path.position],
+        }
+        maps = shown_maps(layout.root / volume_name(number) for number in range(path.n_frames))
+        return results, JobResult(layout.root, tuple(maps), layout.logfile, keep=kept_files(layout))
+
+    def _write_frames(self) -> tuple[float, dict[int, NDArray[np.float32]]]:
+        """Write vol_NNN.mrc and z_values.txt; return one contour level for all, and slices of some frames."""
+        n, directory = self.inputs.path.n_frames, self.layout.root
+        shown = set(np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int).tolist())
+        levels, slices = [], {}
+        volumes = decode_volumes(self.inputs.model, self.inputs.path.z, directory, self.monitor)
+        for number, volume in enumerate(volumes):
+            levels.append(0.5 * float(np.percentile(volume, LEVEL_PERCENTILE)))
+            if number in shown:
+                slices[number] = central_slices(volume)
+        names = {volume_name(number) for number in range(n)}
+        for earlier in directory.glob("vol_*.mrc"):
+            if earlier.name not in names:
+                earlier.unlink()  # of a longer path: the script opens all that there are
+        return float(np.median(levels)), slices
 
 
 def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexArray) -> Trajectory:
@@ -165,79 +198,3 @@ def _anchors(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexAr
             )
         return place.astype(np.int64)
     return cluster_latents(z, settings.anchor_clusters, seed=settings.seed).center_index
-
-
-def _write_frames(
-    model: Heterogeneity, path: Trajectory, directory: Path, monitor: Monitor
-) -> tuple[float, dict[int, NDArray[np.float32]]]:
-    """Write vol_NNN.mrc and z_values.txt; return one contour level for all, and slices of some frames."""
-    shown = set(np.linspace(0, path.n_frames - 1, min(SHOWN_FRAMES, path.n_frames)).round().astype(int).tolist())
-    levels, slices = [], {}
-    for number, volume in enumerate(monitor.track(model.volumes(path.z), "Decoding volumes", path.n_frames)):
-        write_map(directory / volume_name(number), volume, model.pixel_size_A)
-        levels.append(0.5 * float(np.percentile(volume, LEVEL_PERCENTILE)))
-        if number in shown:
-            slices[number] = central_slices(volume)
-    names = {volume_name(number) for number in range(path.n_frames)}
-    for stale in directory.glob("vol_*.mrc"):
-        if stale.name not in names:
-            stale.unlink()  # of an earlier, longer path: the script opens all that there are
-    with atomic_path(directory / "z_values.txt") as temporary:
-        np.savetxt(temporary, path.z, fmt="%.8g")
-    return float(np.median(levels)), slices
-
-
-def _write_nearest(path: Path, result: LearnedResult, rows: IndexArray, near: FrameParticles) -> None:
-    """One line per frame and neighbour: frame, row of the input, identifier, image, distance in latent space."""
-    particles = result.particles
-    lines = ["", "# version 30001", "", "data_nearest_particles", "", "loop_"]
-    lines += [f"_{name} #{number}" for number, name in enumerate(NEAREST_COLUMNS, 1)]
-    for frame, (members, distances) in enumerate(zip(rows[near.index], near.distance, strict=True)):
-        lines += [
-            f"{frame} {row} {particles.uid[row]} {particles.image_name[row]} {distance:.6g}"
-            for row, distance in zip(members, distances, strict=True)
-        ]
-    atomic_write_text(path, "\n".join(lines) + "\n\n")
-
-
-def chimerax_script(level: float) -> str:
-    """Commands for ChimeraX, which runs a script in the script's own directory."""
-    return (
-        "# The volumes of the trajectory as a series at one contour level: open this file in ChimeraX.\n"
-        "open vol_*.mrc vseries true\n"
-        f"volume #1 style surface step 1 level {level:.6g}\n"
-        "view\n"
-        "vseries slider #1\n"
-    )
-
-
-def _write_reports(
-    settings: TrajectorySettings,
-    result: LearnedResult,
-    z: NDArray[np.float32],
-    path: Trajectory,
-    slices: dict[int, NDArray[np.float32]],
-    warnings: list[str],
-) -> None:
-    drawn = map_slices({f"volume {number:03d}": planes for number, planes in slices.items()})
-    figures = [ReportFigure("Volumes", "Central slices of some of the volumes, one grey scale.", drawn)]
-    if z.shape[1] > 1:
-        components = principal_components(z)
-        line = (path.z - components.mean) @ components.axes[:2].T
-        drawn = path_in_plane(components.projections[:, :2], line, ("PC 1", "PC 2"))
-        figures.append(ReportFigure("Path", "The path among the particles; numbers are those of the volumes.", drawn))
-    content = ReportContent(
-        title="Trajectory",
-        command=command_line("trajectory", settings),
-        z=z,
-        settings=settings.to_mapping(),
-        versions=versions(),
-        seed=settings.seed,
-        n_particles=len(z),
-        messages=warnings,
-        further=figures,
-        files=FILES,
-    )
-    layout = Layout(settings.o)
-    write_report_html(layout.report, content)
-    write_logfile_pdf(layout.logfile, content)

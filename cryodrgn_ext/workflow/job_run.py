@@ -135,7 +135,8 @@ class JobRun(ABC, Generic[S, C]):
         run = cls(settings, inputs, monitor)
         results, outcome = run.work()
         run.record("finished", {**results, "notes": run.notes, "seconds": run.stages.seconds()})
-        monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {run.layout.report}")
+        shown = run.layout.report if run.layout.report.exists() else settings.o
+        monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {shown}")
         return outcome
 
     def stage(self, name: str, key: str, title: str, work: Callable[[], object], *products: Path) -> None:

@@ -33,7 +33,7 @@ def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports take most of the time of a small job."""
-    monkeypatch.setattr("cryodrgn_ext.jobs.trajectory._write_reports", lambda *_: None)
+    monkeypatch.setattr("cryodrgn_ext.jobs.trajectory.write_trajectory_reports", lambda *_: None)
 
 
 def run(**options: object) -> tuple[np.ndarray, str]:

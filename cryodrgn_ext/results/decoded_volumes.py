@@ -1,0 +1,35 @@
+"""Volumes decoded at given latents: vol_000.mrc, vol_001.mrc, ... with z_values.txt beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.durable_files import atomic_path
+from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.progress import Monitor
+
+
+def volume_name(number: int) -> str:
+    """File name of volume ``number``, vol_000.mrc."""
+    return f"vol_{number:03d}.mrc"
+
+
+def decode_volumes(
+    model: Heterogeneity, z: NDArray[np.float32], directory: Path, monitor: Monitor
+) -> Iterator[NDArray[np.float32]]:
+    """Decode volumes at latents (P, q) into an existing directory; yields each (D, D, D) after it is written."""
+    for number, volume in enumerate(monitor.track(model.volumes(z), "Decoding volumes", len(z))):
+        write_map(directory / volume_name(number), volume, model.pixel_size_A)
+        yield volume
+    with atomic_path(directory / "z_values.txt") as temporary:
+        np.savetxt(temporary, z, fmt="%.8g")
+
+
+def write_volumes(model: Heterogeneity, z: NDArray[np.float32], directory: Path, monitor: Monitor) -> list[Path]:
+    """Decode volumes at latents (P, q) into an existing directory, see :func:`decode_volumes`; return the maps."""
+    return [directory / volume_name(number) for number, _ in enumerate(decode_volumes(model, z, directory, monitor))]

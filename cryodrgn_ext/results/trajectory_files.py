@@ -1,0 +1,50 @@
+"""Files of a trajectory beside its volumes: the particles nearest to each, and a script for ChimeraX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.analysis.trajectories import FrameParticles
+from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.metadata.particles import ParticleSet
+
+NEAREST_NAME = "nearest_particles.star"
+NEAREST_COLUMNS = ("cdxFrame", "cdxRow", "cdxUid", "rlnImageName", "cdxLatentDistance")
+SCRIPT_NAME = "trajectory.cxc"
+
+
+def write_nearest(directory: Path, particles: ParticleSet, rows: NDArray[np.int64], near: FrameParticles) -> None:
+    """Write nearest_particles.star: frame, row of the input, identifier, image and distance in latent space.
+
+    Parameters
+    ----------
+    directory : Path
+    particles : ParticleSet
+        All of the input.
+    rows : ndarray
+        (n,) rows of the particles that ``near`` counts.
+    near : FrameParticles
+    """
+    lines = ["", "# version 30001", "", "data_nearest_particles", "", "loop_"]
+    lines += [f"_{name} #{number}" for number, name in enumerate(NEAREST_COLUMNS, 1)]
+    for frame, (members, distances) in enumerate(zip(rows[near.index], near.distance, strict=True)):
+        lines += [
+            f"{frame} {row} {particles.uid[row]} {particles.image_name[row]} {distance:.6g}"
+            for row, distance in zip(members, distances, strict=True)
+        ]
+    atomic_write_text(directory / NEAREST_NAME, "\n".join(lines) + "\n\n")
+
+
+def write_chimerax_script(directory: Path, level: float) -> None:
+    """Write commands for ChimeraX, which runs a script in the script's own directory: all volumes at one level."""
+    atomic_write_text(
+        directory / SCRIPT_NAME,
+        "# The volumes of the trajectory as a series at one contour level: open this file in ChimeraX.\n"
+        "open vol_*.mrc vseries true\n"
+        f"volume #1 style surface step 1 level {level:.6g}\n"
+        "view\n"
+        "vseries slider #1\n",
+    )
