@@ -7,52 +7,19 @@ all points in order, so each voxel receives its additions in the order of the po
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
-_ONE_AT_A_TIME = threading.Lock()  # numba's fallback thread pool aborts the process when two threads enter it
+from cryodrgn_ext.fourier.compilation import EXACT, Complex64, Float32, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.trilinear import cell, interpolate_half_volume
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile on first use, keeping the machine code on disk where some directory is writable."""
-    try:
-        compiled = njit(parallel=True, cache=True, nogil=True)(function)
-    except RuntimeError:  # no place for the cache, as in a read-only container: compile in every process
-        compiled = njit(parallel=True, nogil=True)(function)
-    typed: Callable[..., None] = compiled
-    return typed
-
-
-@contextmanager
-def threads_of_torch() -> Iterator[int]:
-    """Run numba on as many threads as torch uses, one caller at a time, and leave torch its number of threads.
-
-    Starting numba's OpenMP pool sets the number of threads of the whole process; with another number torch would add
-    in another order, and the same seed no longer give the same result.
-    """
-    wanted = torch.get_num_threads()
-    threads = max(1, min(wanted, int(numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-    with _ONE_AT_A_TIME:
-        numba.set_num_threads(threads)
-        try:
-            yield threads
-        finally:
-            if torch.get_num_threads() != wanted:
-                torch.set_num_threads(wanted)
-
-
-@_compiled
-def _slice(data: Any, points: Any, scale: float, limit2: float, out: Any) -> None:
-    half = data.shape[2] - 1
-    one = np.float32(1.0)
+@compiled(EXACT)
+def _slice(
+    data: Complex64, points: Float32, scale: np.float32, limit2: np.float32, out: Complex64,
+) -> None:  # fmt: skip
     block = 2048
     blocks = (points.shape[0] + block - 1) // block
     for b in prange(blocks):
@@ -66,22 +33,15 @@ def _slice(data: Any, points: Any, scale: float, limit2: float, out: Any) -> Non
             flip = x < 0
             if flip:
                 x, y, z = -x, -y, -z
-            xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-            x0, y0, z0 = int(xf), int(yf) + half, int(zf) + half
-            gx, gy, gz = one - fx, one - fy, one - fz
-            c00 = data[z0, y0, x0] * gx + data[z0, y0, x0 + 1] * fx
-            c01 = data[z0, y0 + 1, x0] * gx + data[z0, y0 + 1, x0 + 1] * fx
-            c10 = data[z0 + 1, y0, x0] * gx + data[z0 + 1, y0, x0 + 1] * fx
-            c11 = data[z0 + 1, y0 + 1, x0] * gx + data[z0 + 1, y0 + 1, x0 + 1] * fx
-            value = (c00 * gy + c01 * fy) * gz + (c10 * gy + c11 * fy) * fz
+            value = interpolate_half_volume(data, x, y, z)
             out[i] = value.conjugate() if flip else value
 
 
-@_compiled
+@compiled(EXACT)
 def _insert(
-    numerator: Any, weight: Any, points: Any, values: Any, weights: Any, scale: float, limit2: float, bounds: Any
-) -> None:
+    numerator: Float32, weight: Float32, points: Float32, values: Complex64, weights: Float32, scale: np.float32,
+    limit2: np.float32, bounds: Int64,
+) -> None:  # fmt: skip
     half = weight.shape[2] - 1
     one = np.float32(1.0)
     for slab in prange(bounds.shape[0] - 1):
@@ -92,10 +52,9 @@ def _insert(
             flip = x < 0
             if flip:
                 z = -z
-            zf = np.floor(z)
-            if not (-half <= zf <= half):  # also catches NaN, which must not become an index
+            if not (-half <= z < half + 1):  # also catches NaN, which must not become an index
                 continue
-            z0 = int(zf) + half
+            z0 = np.int64(np.floor(z)) + half
             if z0 + 1 < z_low or z0 >= z_high:
                 continue
             y = points[i, 1] * scale
@@ -105,10 +64,8 @@ def _insert(
             if flip:
                 x, y, im = -x, -y, -im
             w = weights[i]
-            xf, yf = np.floor(x), np.floor(y)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
+            fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
             gx, gy = one - fx, one - fy
-            x0, y0 = int(xf), int(yf) + half
             for dz in range(2):
                 zi = z0 + dz
                 if zi < z_low or zi >= z_high:
@@ -140,7 +97,7 @@ def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: flo
     return out.reshape(points.shape[:-1])
 
 
-def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Any:
+def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Int64:
     """Boundaries (count + 1,) of z slabs that hold about equally many of the points, judged by a sample of them."""
     sample = points[:: max(1, len(points) // 65536)]
     z = torch.where(sample[:, 0] < 0, -sample[:, 2], sample[:, 2]).nan_to_num(0.0) * oversampling

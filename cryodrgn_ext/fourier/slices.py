@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.fourier import kernels
+from cryodrgn_ext.fourier.trilinear import corner_weights
 
 RIM = 1e-3  # cycles per box: a point that float32 rounding moved across the sphere still counts as inside
 TORCH_POINTS_PER_CHUNK = 1 << 20  # bounds the temporaries of the torch form to about 200 MB
@@ -194,13 +195,11 @@ def _corners(grid: FourierGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]
     scaled = torch.where(flip[:, None], -scaled, scaled)
     outside = ~((scaled**2).sum(1) <= ((grid.radius + RIM) * grid.oversampling) ** 2)  # NaN counts as outside
     scaled = scaled.masked_fill(outside[:, None], 0.0)
-    low = scaled.floor()
-    fx, fy, fz = (scaled - low).unbind(1)
-    x, y, z = low.long().unbind(1)
+    low, weights = corner_weights(scaled)
+    x, y, z = low.unbind(1)
     _, ny, nx = grid.shape
     corner = ((z + grid.half) * ny + (y + grid.half)) * nx + x
     steps = [dz * ny * nx + dy * nx + dx for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
-    weights = torch.stack([wz * wy * wx for wz in (1 - fz, fz) for wy in (1 - fy, fy) for wx in (1 - fx, fx)])
     weights = weights.masked_fill(outside, 0.0)
     return torch.stack([corner + step for step in steps]), weights, flip
 

@@ -17,33 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange
+from numba import prange
 from numba import types as untyped_types
-from numba.extending import intrinsic
 from torch import Tensor
 
-from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Float32, Int32, compiled, threads_of_torch
+from cryodrgn_ext.fourier.simd import operation, spread
 from cryodrgn_ext.fourier.slices import RIM, FourierVolume
 
 types: Any = untyped_types
-_MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur
 _FLOAT = ir.FloatType()
 
 
-def _compiled(function: Any) -> Any:
-    """Compile on first use, keeping the machine code on disk where some directory is writable."""
-    try:
-        return njit(parallel=True, cache=True, nogil=True, fastmath=_MATH)(function)
-    except RuntimeError:  # no place for the cache, as in a read-only container
-        return njit(parallel=True, nogil=True, fastmath=_MATH)(function)
-
-
-def _operation(function: Any) -> Any:
-    """Make an operation of a function that writes its instructions; kernels call it without ``typingctx``."""
-    return intrinsic(function)
-
-
-@_operation
+@operation
 def _interpolate(typingctx: Any, packed: Any, near: Any, step: Any, fx: Any, fy: Any, fz: Any) -> Any:
     """Trilinear value (real, imaginary) from the eight floats at ``near`` and the eight ``step`` floats further on.
 
@@ -60,19 +46,13 @@ def _interpolate(typingctx: Any, packed: Any, near: Any, step: Any, fx: Any, fy:
             value.align = 4
             return value
 
-        def spread(scalar: Any, lanes: int) -> Any:
-            vector = ir.VectorType(_FLOAT, lanes)
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
-
-        def half(vector: Any, lanes: int, first: int) -> Any:
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [first + i for i in range(lanes)])
+        def half(vector: Any, width: int, first: int) -> Any:
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [first + i for i in range(width)])
             return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
-        def mix(low: Any, high: Any, share: Any, lanes: int) -> Any:
+        def mix(low: Any, high: Any, share: Any, width: int) -> Any:
             fuse = ("contract",)
-            rise = builder.fmul(builder.fsub(high, low), spread(share, lanes), flags=fuse)
+            rise = builder.fmul(builder.fsub(high, low), spread(builder, share, width), flags=fuse)
             return builder.fadd(rise, low, flags=fuse)
 
         plane = mix(load(near), load(builder.add(near, step)), fz, 8)
@@ -85,10 +65,11 @@ def _interpolate(typingctx: Any, packed: Any, near: Any, step: Any, fx: Any, fy:
     return types.UniTuple(real, 2)(packed, types.intp, types.intp, real, real, real), generate
 
 
-@_compiled
+@compiled(FAST)
 def _products(
-    packed: Any, edge: Any, scale: Any, limit2: Any, share: Any, kx: Any, ky: Any, planes: Any, shift: Any,
-    data_re: Any, data_im: Any, power: Any, box_size: Any, radius: Any, out: Any, norm: Any
+    packed: Float32, edge: int, scale: np.float32, limit2: np.float32, share: Float32, kx: Int32, ky: Int32, planes:
+    Float32, shift: Float32, data_re: Float32, data_im: Float32, power: Float32, box_size: int, radius: int, out:
+    Float32, norm: Float32,
 ) -> None:  # fmt: skip
     """Products of shifted images with slices, and the slices' norms.
 

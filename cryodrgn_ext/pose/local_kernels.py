@@ -7,30 +7,22 @@ Gauss-Newton needs. Threads take whole images, so sums do not depend on them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Float32, Float64, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.trilinear import cell, plane_point
 
 PARAMETERS = 5  # three angles, two shifts
 
 
-def _compiled(function: Any) -> Any:
-    """Compile on first use, keeping the machine code on disk where some directory is writable."""
-    try:
-        return njit(parallel=True, cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})(function)
-    except RuntimeError:  # no place for the cache, as in a read-only container: compile in every process
-        return njit(parallel=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})(function)
-
-
-@_compiled
+@compiled(FAST)
 def _normal_equations(
-    data: Any, power: Any, rows: Any, planes: Any, shift: Any, kxy: Any, fields: Any, weights: Any, scale: float,
-    limit2: float, turn: float, value: Any, gradient: Any, hessian: Any,
+    data: Float32, power: Float32, rows: Int64, planes: Float32, shift: Float32, kxy: Float32, fields: Float32, weights:
+    Float32, scale: np.float32, limit2: np.float32, turn: np.float32, value: Float64, gradient: Float64, hessian:
+    Float64,
 ) -> None:  # fmt: skip
     half = fields.shape[2] - 1
     n_components = fields.shape[3]
@@ -48,18 +40,15 @@ def _normal_equations(
             if mass == 0.0:
                 continue
             kx, ky = kxy[m, 0], kxy[m, 1]
-            x = (kx * planes[i, 0, 0] + ky * planes[i, 1, 0]) * scale
-            y = (kx * planes[i, 0, 1] + ky * planes[i, 1, 1]) * scale
-            z = (kx * planes[i, 0, 2] + ky * planes[i, 1, 2]) * scale
+            x, y, z = plane_point(kxy, planes, i, m)
+            x, y, z = x * scale, y * scale, z * scale
             if not x * x + y * y + z * z <= limit2:
                 continue
             sign = one
             if x < 0:
                 x, y, z, sign = -x, -y, -z, -one
-            xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
+            fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
             gx, gy, gz = one - fx, one - fy, one - fz
-            x0, y0, z0 = int(xf), int(yf) + half, int(zf) + half
             w000, w001 = gz * gy * gx, gz * gy * fx
             w010, w011 = gz * fy * gx, gz * fy * fx
             w100, w101 = fz * gy * gx, fz * gy * fx

@@ -12,14 +12,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.fourier.simd import WIDTH
 from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map, gridding_correction, map_to_grid
-
-LANES = 16  # components are padded to a multiple, so that the compiled loops need no remainder
 
 
 def padded(count: int) -> int:
-    """``count`` rounded up to a multiple of :data:`LANES`."""
-    return -(-count // LANES) * LANES
+    """``count`` rounded up to a multiple of :data:`WIDTH`, so that the compiled loops need no remainder."""
+    return -(-count // WIDTH) * WIDTH
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,22 @@ goes through cube by cube in one order.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import prange
 
-from cryodrgn_ext.engines.subspace.simd import (
-    LANES,
+from cryodrgn_ext.engines.subspace.tiles import EDGE
+from cryodrgn_ext.fourier.compilation import FAST, Complex64, Float32, Float64, Int32, Int64, compiled, inlined
+from cryodrgn_ext.fourier.simd import (
+    WIDTH,
     add_scaled,
     add_two_scaled,
-    compiled,
-    inlined,
     interpolate,
     look_up,
     prefetch,
     scaled,
     subtract_product,
 )
-from cryodrgn_ext.engines.subspace.tiles import EDGE
+from cryodrgn_ext.fourier.trilinear import cell, interpolate_half_volume, plane_point
 
 SOON = 24  # coefficients that are asked for before they are needed
 AHEAD = 3  # voxels whose sums are asked for before they are needed
@@ -36,12 +34,11 @@ RIDGE = 1e-5  # added to the diagonal, in its own units: sums in single precisio
 
 
 @inlined
-def _point(kxy: Any, planes: Any, i: Any, t: Any) -> Any:
+def point_of(
+    kxy: Float32, planes: Float32, i: int | np.int32, t: int | np.int32
+) -> tuple[np.float32, np.float32, np.float32, np.bool_]:
     """Where coefficient t of image i lies, on the side x >= 0, and whether it had to be brought there."""
-    kx, ky = kxy[t, 0], kxy[t, 1]
-    x = kx * planes[i, 0, 0] + ky * planes[i, 1, 0]
-    y = kx * planes[i, 0, 1] + ky * planes[i, 1, 1]
-    z = kx * planes[i, 0, 2] + ky * planes[i, 1, 2]
+    x, y, z = plane_point(kxy, planes, i, t)
     flip = x < 0
     if flip:
         x, y, z = -x, -y, -z
@@ -49,26 +46,15 @@ def _point(kxy: Any, planes: Any, i: Any, t: Any) -> Any:
 
 
 @inlined
-def _slice(base: Any, x: Any, y: Any, z: Any, scale: Any) -> Any:
-    """Value of the consensus at a point, trilinear."""
-    half = base.shape[2] - 1
-    one = np.float32(1.0)
-    x, y, z = x * scale, y * scale, z * scale
-    xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-    fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-    x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
-    gx, gy, gz = one - fx, one - fy, one - fz
-    s00 = base[z0, y0, x0] * gx + base[z0, y0, x0 + 1] * fx
-    s01 = base[z0, y0 + 1, x0] * gx + base[z0, y0 + 1, x0 + 1] * fx
-    s10 = base[z0 + 1, y0, x0] * gx + base[z0 + 1, y0, x0 + 1] * fx
-    s11 = base[z0 + 1, y0 + 1, x0] * gx + base[z0 + 1, y0 + 1, x0 + 1] * fx
-    return (s00 * gy + s01 * fy) * gz + (s10 * gy + s11 * fy) * fz
+def consensus_at(base: Complex64, x: np.float32, y: np.float32, z: np.float32, scale: np.float32) -> np.complex64:
+    """Value of the consensus, on its grid, at a point in cycles per box."""
+    return interpolate_half_volume(base, x * scale, y * scale, z * scale)
 
 
-@compiled
+@compiled(FAST)
 def gram(
-    components: Any, table: Any, base: Any, oversampling: Any, kxy: Any, planes: Any, values: Any, transfer: Any,
-    order: Any, bits: Any, start: Any, inner: Any, cross: Any
+    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
+    Complex64, transfer: Float32, order: Int32, bits: int, start: Int64, inner: Float32, cross: Float32,
 ) -> None:  # fmt: skip
     """Inner products of an image's model terms.
 
@@ -118,28 +104,26 @@ def gram(
                 later = order[min(place + SOON, last_of_all)]
                 look_up(flat_values, (later >> bits) * m + (later & mask))
                 look_up(flat_transfer, (later >> bits) * m + (later & mask))
-                x, y, z, flip = _point(kxy, planes, i, t)
+                x, y, z, flip = point_of(kxy, planes, i, t)
                 c = transfer[i, t]
-                xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-                fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-                x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
+                fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
                 v00, v01 = (table[z0, y0] + x0) * row, (table[z0, y0 + 1] + x0) * row
                 v10, v11 = (table[z0 + 1, y0] + x0) * row, (table[z0 + 1, y0 + 1] + x0) * row
                 near, far = (one - fz) * c, fz * c
-                for k in range(0, row, LANES):
+                for k in range(0, row, WIDTH):
                     interpolate(
                         term, k, flat, v00 + k, v01 + k, v10 + k, v11 + k, row, one - fx, fx,
                         near * (one - fy), near * fy, far * (one - fy), far * fy,
                     )  # fmt: skip
-                s = _slice(base, x, y, z, scale)
+                s = consensus_at(base, x, y, z, scale)
                 term[0] += c * s.real
                 term[width] += c * s.imag
                 data_re, data_im = values[i, t].real, values[i, t].imag
                 if flip:
                     data_im = -data_im
                 own = (i - first) * q * width
-                for k in range(0, width, LANES):
-                    for j in range(min(q, k + LANES)):
+                for k in range(0, width, WIDTH):
+                    for j in range(min(q, k + WIDTH)):
                         add_two_scaled(g, own + j * width + k, term, k, term[j], width + k, term[width + j])
                     add_two_scaled(h, (i - first) * width + k, term, k, data_re, width + k, data_im)
         for i in range(first, last):
@@ -151,11 +135,11 @@ def gram(
                 cross[i, k] = h[(i - first) * width + k]
 
 
-@compiled
+@compiled(FAST)
 def accumulate(
-    components: Any, table: Any, base: Any, oversampling: Any, kxy: Any, planes: Any, values: Any, transfer: Any,
-    order: Any, bits: Any, start: Any, lowest: Any, contrast: Any, half_set: Any, moments: Any, packed: Any,
-    weight: Any, right: Any, bounds: Any
+    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
+    Complex64, transfer: Float32, order: Int32, bits: int, start: Int64, lowest: Int64, contrast: Float32, half_set:
+    Int64, moments: Float32, packed: Float32, weight: Float32, right: Float32, bounds: Int64,
 ) -> None:  # fmt: skip
     """Normal equations of the components, linearised at their present values.
 
@@ -215,18 +199,14 @@ def accumulate(
                 later = order[min(place + SOON, last_of_all)]
                 look_up(flat_values, (later >> bits) * m + (later & mask))
                 look_up(flat_transfer, (later >> bits) * m + (later & mask))
-                x, y, z, flip = _point(kxy, planes, i, t)
-                zf = np.floor(z)
-                z0 = np.int64(zf) + half
+                x, y, z, flip = point_of(kxy, planes, i, t)
+                fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
                 if z0 + 1 >= low and z0 < high:
-                    xf, yf = np.floor(x), np.floor(y)
-                    fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-                    x0, y0 = np.int64(xf), np.int64(yf) + half
                     v00, v01 = table[z0, y0] + x0, table[z0, y0 + 1] + x0
                     v10, v11 = table[z0 + 1, y0] + x0, table[z0 + 1, y0 + 1] + x0
                     w00, w01, w10, w11 = (one - fz) * (one - fy), (one - fz) * fy, fz * (one - fy), fz * fy
                     gx = one - fx
-                    for k in range(0, row, LANES):
+                    for k in range(0, row, WIDTH):
                         interpolate(
                             term, k, flat, v00 * row + k, v01 * row + k, v10 * row + k, v11 * row + k, row, gx, fx,
                             w00, w01, w10, w11,
@@ -237,14 +217,14 @@ def accumulate(
                     share[1], share[3], share[5], share[7] = w00 * fx, w01 * fx, w10 * fx, w11 * fx
                     c = transfer[i, t] * contrast[i]
                     cc = c * c
-                    s = _slice(base, x, y, z, scale)
+                    s = consensus_at(base, x, y, z, scale)
                     data_re, data_im = values[i, t].real, values[i, t].imag
                     if flip:
                         data_im = -data_im
                     rest_re = c * (data_re - c * s.real)
                     rest_im = c * (data_im - c * s.imag)
                     mean = i * q * width
-                    for k in range(0, width, LANES):
+                    for k in range(0, width, WIDTH):
                         scaled(out, k, flat_moments, mean + k, rest_re)
                         scaled(out, width + k, flat_moments, mean + k, rest_im)
                         subtract_product(out, k, flat_moments, mean + k, width, q, term, 0, cc)
@@ -255,7 +235,7 @@ def accumulate(
                         touched[count] = v
                         count += int(load[v] == 0)  # no branch: whether it is the first time cannot be foreseen
                         load[v] += w * cc
-                        for k in range(0, row, LANES):
+                        for k in range(0, row, WIDTH):
                             add_scaled(flat_right, (home + v) * row + k, out, k, w)
                 if count > 0 and (place + 1 == end or order[place + 1] >> bits != i):
                     # The image's last coefficient in this cube: its share of E goes to all voxels that it touched.
@@ -267,14 +247,17 @@ def accumulate(
                         v = touched[k]
                         along = load[v]
                         load[v] = 0
-                        for j in range(0, length, LANES):
+                        for j in range(0, length, WIDTH):
                             prefetch(flat_weight, ahead + j)
                             add_scaled(flat_weight, (home + v) * length + j, flat_packed, i * length + j, along)
                     count = 0
 
 
-@compiled
-def solve(weight: Any, right: Any, components: Any, precision: Any, floor: Any, shell: Any, out: Any) -> None:
+@compiled(FAST)
+def solve(
+    weight: Float32, right: Float32, components: Float32, precision: Float64, floor: Float64, shell: Int64, out:
+    Float32,
+) -> None:  # fmt: skip
     """Step of every voxel: ``out = components + (weight + precision)^-1 (right - precision components)``.
 
     Parameters

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.kernels import _point, _slice
-from cryodrgn_ext.engines.subspace.simd import LANES, compiled
+from cryodrgn_ext.engines.subspace.kernels import consensus_at, point_of
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
-from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Complex64, Float32, Int32, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.simd import WIDTH
+from cryodrgn_ext.fourier.trilinear import cell
 
 
-@compiled
+@compiled(FAST)
 def _subtract(
-    components: Any, table: Any, base: Any, oversampling: Any, kxy: Any, planes: Any, values: Any, transfer: Any,
-    weights: Any, limit2: Any, out: Any
+    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
+    Complex64, transfer: Float32, weights: Float32, limit2: np.float32, out: Complex64,
 ) -> None:  # fmt: skip
     n, m = values.shape
     width = weights.shape[1]
@@ -26,27 +25,25 @@ def _subtract(
     one = np.float32(1.0)
     scale = np.float32(oversampling)
     for i in prange(n):
-        re, im = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+        re, im = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
         for t in range(m):
-            x, y, z, flip = _point(kxy, planes, i, t)
+            x, y, z, flip = point_of(kxy, planes, i, t)
             c = transfer[i, t]
             if c == 0 or x * x + y * y + z * z > limit2:
                 out[i, t] = 0
                 continue
-            xf, yf, zf = np.floor(x), np.floor(y), np.floor(z)
-            fx, fy, fz = np.float32(x - xf), np.float32(y - yf), np.float32(z - zf)
-            x0, y0, z0 = np.int64(xf), np.int64(yf) + half, np.int64(zf) + half
+            fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
             re[:] = 0
             im[:] = 0
             for corner in range(8):
                 dz, dy, dx = corner >> 2, (corner >> 1) & 1, corner & 1
                 w = (fz if dz else one - fz) * (fy if dy else one - fy) * (fx if dx else one - fx)
                 v = table[z0 + dz, y0 + dy] + x0 + dx
-                for k in range(0, width, LANES):
-                    for j in range(LANES):
+                for k in range(0, width, WIDTH):
+                    for j in range(WIDTH):
                         re[j] += w * weights[i, k + j] * components[v, 0, k + j]
                         im[j] += w * weights[i, k + j] * components[v, 1, k + j]
-            model = _slice(base, x, y, z, scale) * weights[i, 0] + np.complex64(complex(re.sum(), im.sum()))
+            model = consensus_at(base, x, y, z, scale) * weights[i, 0] + np.complex64(complex(re.sum(), im.sum()))
             if flip:
                 model = np.conj(model)
             out[i, t] = values[i, t] - c * model
@@ -99,8 +96,10 @@ def residuals_torch(operators: Operators, components: Tensor, weights: Tensor, c
     return torch.cat(out)
 
 
-@compiled
-def _look(scores: Any, planes: Any, places: Any, low: Any, width: Any, histogram: Any) -> None:
+@compiled(FAST)
+def _look(
+    scores: Float32, planes: Float32, places: Float32, low: np.float32, width: np.float32, histogram: Int32,
+) -> None:  # fmt: skip
     n, edge = scores.shape[0], scores.shape[1]
     n_blocks, n_places, n_bins = histogram.shape
     for block in prange(n_blocks):

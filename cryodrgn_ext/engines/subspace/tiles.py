@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.simd import compiled, inlined
-from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Float32, Int32, Int64, compiled, inlined, threads_of_torch
+from cryodrgn_ext.fourier.trilinear import cell, plane_point
 
 EDGE = 8
 
 
 @inlined
-def _tile(kxy: Any, planes: Any, transfer: Any, i: Any, t: Any, radius2: Any, half: Any) -> Any:
+def _tile(kxy: Float32, planes: Float32, transfer: Float32, i: int, t: int, radius2: np.float32, half: int) -> np.int64:
     """Cube of coefficient t of image i; -1 when it does not count."""
-    kx, ky = kxy[t, 0], kxy[t, 1]
-    x = kx * planes[i, 0, 0] + ky * planes[i, 1, 0]
-    y = kx * planes[i, 0, 1] + ky * planes[i, 1, 1]
-    z = kx * planes[i, 0, 2] + ky * planes[i, 1, 2]
-    result = -1
+    x, y, z = plane_point(kxy, planes, i, t)
+    result = np.int64(-1)
     if transfer[i, t] != 0 and x * x + y * y + z * z <= radius2:
         if x < 0:
             x, y, z = -x, -y, -z
-        x0, y0, z0 = np.int64(np.floor(x)), np.int64(np.floor(y)) + half, np.int64(np.floor(z)) + half
+        _, _, _, x0, y0, z0 = cell(x, y, z, half)
         result = (z0 // EDGE * (2 * half // EDGE + 1) + y0 // EDGE) * (half // EDGE + 1) + x0 // EDGE
     return result
 
 
-@compiled
-def _count(kxy: Any, planes: Any, transfer: Any, radius2: Any, half: Any, count: Any) -> None:
+@compiled(FAST)
+def _count(
+    kxy: Float32, planes: Float32, transfer: Float32, radius2: np.float32, half: int, count: Int64,
+) -> None:  # fmt: skip
     n, m = transfer.shape
     n_blocks = count.shape[0]
     for block in prange(n_blocks):
@@ -44,9 +42,10 @@ def _count(kxy: Any, planes: Any, transfer: Any, radius2: Any, half: Any, count:
                     count[block, tile] += 1
 
 
-@compiled
+@compiled(FAST)
 def _fill(
-    kxy: Any, planes: Any, transfer: Any, radius2: Any, half: Any, bits: Any, place: Any, order: Any
+    kxy: Float32, planes: Float32, transfer: Float32, radius2: np.float32, half: int, bits: int, place: Int64, order:
+    Int32,
 ) -> None:  # fmt: skip
     n, m = transfer.shape
     n_blocks = place.shape[0]

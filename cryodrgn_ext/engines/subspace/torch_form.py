@@ -11,8 +11,9 @@ from torch import Tensor
 from cryodrgn_ext.engines.subspace import kernels
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.tiles import Tiles
-from cryodrgn_ext.fourier.kernels import threads_of_torch
+from cryodrgn_ext.fourier.compilation import threads_of_torch
 from cryodrgn_ext.fourier.slices import RIM, FourierVolume
+from cryodrgn_ext.fourier.trilinear import corner_weights
 
 FLOATS_PER_STEP = 1 << 25  # bounds temporaries of the torch forms to a few hundred MB
 
@@ -126,21 +127,12 @@ class Operators:
         points = torch.where(flip[..., None], -points, points)
         inside = (points.square().sum(-1) <= float(self.limit2)) & (chunk.transfer != 0)
         safe = points * inside[..., None]
-        low = safe.floor()
-        fraction = (safe - low).unbind(-1)
-        x, y, z = low.long().unbind(-1)
+        low, weights = corner_weights(safe)
+        x, y, z = low.unbind(-1)
         h, table = self.grid.half, self.grid.table.to(device)
-        voxels, weights = [], []
-        for dz in (0, 1):
-            for dy in (0, 1):
-                row = table[z + dz + h, y + dy + h] + x
-                for dx in (0, 1):
-                    w = inside.float()
-                    for step, part in zip((dx, dy, dz), fraction, strict=True):
-                        w = w * (part if step else 1 - part)
-                    voxels.append(row + dx)
-                    weights.append(w)
-        return torch.stack(voxels), torch.stack(weights), torch.where(flip, -1.0, 1.0), safe
+        rows = [table[z + dz + h, y + dy + h] + x for dz in (0, 1) for dy in (0, 1)]
+        voxels = torch.stack([row + dx for row in rows for dx in (0, 1)])
+        return voxels, weights * inside, torch.where(flip, -1.0, 1.0), safe
 
     def _terms(self, components: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Interpolated components (B, M, 2, Qp), base (B, M, 2), image (B, M, 2), all flipped to x >= 0; corners."""

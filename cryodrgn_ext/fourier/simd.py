@@ -10,31 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils as untyped_cgutils
 from numba.extending import intrinsic
 
-LANES = 16
-_MATH = {"contract", "reassoc", "nsz", "arcp"}  # all but the assumptions that NaN and infinity do not occur
+WIDTH = 16
 cgutils: Any = untyped_cgutils
 _FLOAT = ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
-
-
-def compiled(function: Any) -> Any:
-    """Compile a kernel with parallel loops, keeping the machine code on disk where some directory is writable."""
-    try:
-        return njit(parallel=True, cache=True, nogil=True, fastmath=_MATH)(function)
-    except RuntimeError:  # no place for the cache, as in a read-only container
-        return njit(parallel=True, nogil=True, fastmath=_MATH)(function)
-
-
-def inlined(function: Any) -> Any:
-    """Compile a part of kernels."""
-    try:
-        return njit(cache=True, nogil=True, fastmath=_MATH, inline="always")(function)
-    except RuntimeError:
-        return njit(nogil=True, fastmath=_MATH, inline="always")(function)
+_VECTOR = ir.VectorType(_FLOAT, WIDTH)
 
 
 def operation(function: Any) -> Any:
@@ -57,11 +40,12 @@ def _store(builder: Any, value: Any, pointer: Any) -> None:
     builder.store(value, builder.bitcast(pointer, _VECTOR.as_pointer())).align = 4
 
 
-def _spread(builder: Any, scalar: Any) -> Any:
-    """All lanes equal to ``scalar``."""
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), mask)
+def spread(builder: Any, scalar: Any, width: int = WIDTH) -> Any:
+    """Vector of ``width`` numbers that all equal ``scalar``."""
+    vector = ir.VectorType(_FLOAT, width)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -78,7 +62,7 @@ def scaled(typingctx: Any, target: Any, i: Any, source: Any, j: Any, scale: Any)
         target, i, source, j, scale = arguments
         other = _load(builder, _at(context, builder, signature.args[2], source, j))
         place = _at(context, builder, signature.args[0], target, i)
-        _store(builder, builder.fmul(_spread(builder, scale), other), place)
+        _store(builder, builder.fmul(spread(builder, scale), other), place)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.float32), generate
@@ -92,7 +76,7 @@ def add_scaled(typingctx: Any, target: Any, i: Any, source: Any, j: Any, scale: 
         target, i, source, j, scale = arguments
         place = _at(context, builder, signature.args[0], target, i)
         other = _load(builder, _at(context, builder, signature.args[2], source, j))
-        _store(builder, _multiply_add(builder, _spread(builder, scale), other, _load(builder, place)), place)
+        _store(builder, _multiply_add(builder, spread(builder, scale), other, _load(builder, place)), place)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.float32), generate
@@ -108,7 +92,7 @@ def add_two_scaled(typingctx: Any, target: Any, i: Any, source: Any, j: Any, a: 
         total = _load(builder, place)
         for offset, scale in ((j, a), (k, b)):
             other = _load(builder, _at(context, builder, signature.args[2], source, offset))
-            total = _multiply_add(builder, _spread(builder, scale), other, total)
+            total = _multiply_add(builder, spread(builder, scale), other, total)
         _store(builder, total, place)
         return context.get_dummy_value()
 
@@ -131,13 +115,13 @@ def interpolate(
         for row in rows:
             for side, offset in ((near, row), (far, builder.add(row, step))):
                 side.append(_load(builder, _at(context, builder, signature.args[2], source, offset)))
-        spread = [_spread(builder, weight) for weight in weights]
+        shares = [spread(builder, weight) for weight in weights]
         sums = []
         for side, share in ((near, low), (far, high)):
-            total = builder.fmul(spread[0], side[0])
-            for weight, values in zip(spread[1:], side[1:], strict=True):
+            total = builder.fmul(shares[0], side[0])
+            for weight, values in zip(shares[1:], side[1:], strict=True):
                 total = _multiply_add(builder, weight, values, total)
-            sums.append((total, _spread(builder, share)))
+            sums.append((total, spread(builder, share)))
         total = builder.fmul(*sums[0])
         total = _multiply_add(builder, *sums[1], total)
         _store(builder, total, _at(context, builder, signature.args[0], target, i))
@@ -156,13 +140,13 @@ def subtract_product(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, i, matrix, j, step, count, vector, k, scale = arguments
         place = _at(context, builder, signature.args[0], target, i)
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        zero = ir.Constant(_VECTOR, [0.0] * WIDTH)
         totals = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
 
         def add(n: Any, total: Any) -> None:
             factor = builder.load(_at(context, builder, signature.args[6], vector, builder.add(k, n)))
             row = _at(context, builder, signature.args[2], matrix, builder.add(j, builder.mul(n, step)))
-            sum_ = _multiply_add(builder, _spread(builder, factor), _load(builder, row), builder.load(total))
+            sum_ = _multiply_add(builder, spread(builder, factor), _load(builder, row), builder.load(total))
             builder.store(sum_, total)
 
         one = ir.Constant(count.type, 1)
@@ -174,7 +158,7 @@ def subtract_product(
         with builder.if_then(builder.trunc(count, ir.IntType(1))):
             add(builder.sub(count, one), totals[0])
         whole = builder.fadd(*(builder.load(total) for total in totals))
-        minus = builder.fneg(_spread(builder, scale))
+        minus = builder.fneg(spread(builder, scale))
         _store(builder, _multiply_add(builder, minus, whole, _load(builder, place)), place)
         return context.get_dummy_value()
 
