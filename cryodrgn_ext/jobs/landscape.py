@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.loops import Closure, closure_of_particles
 from cryodrgn_ext.analysis.sketch import Sketch
 from cryodrgn_ext.analysis.surfaces import Surface, density_surface
 from cryodrgn_ext.analysis.volume_basis import volume_basis
@@ -186,12 +187,13 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                    lambda: self._write_densities(found), *densities)  # fmt: skip
         self.stage("layouts", cut, "Layouts of the volumes", lambda: self._write_sketch(found), files.sketch_table)
         surfaces = [read_surface(path) for path in densities]
-        self._note_states(found)
+        closure = closure_of_particles(found.mapping.v, settings.seed)
+        self._note_states(found, closure)
         self.monitor.poll()
         write_landscape_reports(
             layout, settings, inputs.result.particles, found, surfaces, self.notes, self.stages.seconds()
         )
-        return self._summary(found, surfaces), self._result(found)
+        return self._summary(found, surfaces, closure), self._result(found)
 
     def _choose_sketch(self) -> None:
         settings, inputs = self.settings, self.inputs
@@ -281,8 +283,13 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         }  # fmt: skip
         write_arrays(self.files.sketch_table, {**arrays, **volume_planes(pca, distances, settings.seed)})
 
-    def _note_states(self, found: Landscape) -> None:
+    def _note_states(self, found: Landscape, closure: Closure | None) -> None:
         clusters, mapping = found.clusters, found.mapping
+        if closure is not None and closure.is_closed:
+            self.note(
+                f"The volumes lie on a closed curve (its loop is {closure.persistence:.1f} times farther across than "
+                "along): the motion comes back to where it began, so that states follow one another in a circle."
+            )
         if clusters.n_clusters != self.settings.clusters:
             self.note(
                 f"{clusters.n_clusters} states instead of {self.settings.clusters}: small groups that are set apart "
@@ -300,7 +307,9 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                 f"misses {100 * mapping.held_out_loss.min():.1f} % of the variance."
             )
 
-    def _summary(self, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]]) -> dict[str, Any]:
+    def _summary(
+        self, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]], closure: Closure | None
+    ) -> dict[str, Any]:
         """What job.yaml says of the results."""
         clusters, mapping, shares = found.clusters, found.mapping, found.pca.explained_variance_ratio
         return {
@@ -315,6 +324,9 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                  "on_data_particle": int(row)}
                 for number, row in enumerate(found.rows[found.center_index])
             ],
+            "closed_curve": None if closure is None else {
+                "closed": closure.is_closed, "persistence": round(closure.persistence, 3), "gap": round(closure.gap, 3),
+            },
             "density_maxima": [
                 {"components": list(components), "position": [round(float(p), 5) for p in maximum.position],
                  "depth_kT": round(float(maximum.depth_kT), 3) if np.isfinite(maximum.depth_kT) else "highest",

@@ -19,15 +19,24 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
+from cryodrgn_ext.fourier.fsc import resolution_A
+from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.given_maps import read_mask
 from cryodrgn_ext.jobs.given_particles import half_set_notes
-from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, map_with_halves, picture, slices_of_groups
+from cryodrgn_ext.jobs.job_outputs import (
+    group_outputs,
+    kept_files,
+    map_with_halves,
+    picture,
+    shown_maps,
+    slices_of_groups,
+)
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
+from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, write_sharpened
 from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
@@ -35,7 +44,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
-from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED
+from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
@@ -167,17 +176,30 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
         self.monitor.poll()
+        fits = self._sharpen(states)
         elapsed_s = sum(self.stages.seconds().values())
         titles = {name: states[number] for number, name in names.items()}
-        write_validation_reports(layout, settings, titles, consensus, particles.n, self.notes, elapsed_s)
+        write_validation_reports(layout, settings, titles, fits, consensus, particles.n, self.notes, elapsed_s)
         if not settings.keep_images:
             shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
         results = {
             "particles": particles.n, "box": inputs.box, "pixel_size_A": round(consensus.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3), "random_subsets": settings.random_subsets,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
+            "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
         return results, self._result(states, consensus)
+
+    def _sharpen(self, states: Mapping[int, StateResult]) -> dict[str, GuinierFit]:
+        """Write sharpened.mrc of each set whose resolution allows it; return the Guinier plots by name."""
+        fits = {}
+        for number, state in states.items():
+            name = self.inputs.sets.names[number]
+            fit, sentence = write_sharpened(self.layout.state(number), np.array(state.fsc), self.settings.b_factor)
+            self.monitor.message(f"{name}: {sentence}")
+            if fit is not None:
+                fits[name] = fit
+        return fits
 
     def _note_inputs(self) -> None:
         inputs = self.inputs
@@ -226,15 +248,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
 
     def _write(self, state: State, key: str) -> None:
         """Write a set with its FSC corrected for the mask, which decides its resolution."""
-        half1, half2 = torch.from_numpy(state.half1), torch.from_numpy(state.half2)
-        beyond = np.flatnonzero(state.fsc == 0.0)  # the images' band
-        curves = {
-            CORRECTED: corrected_fsc(half1, half2, torch.from_numpy(state.mask), self.settings.seed),
-            UNMASKED: fsc(half1, half2),
-            MASKED: state.fsc,
-        }
-        for curve in curves.values():
-            curve[beyond] = 0.0
+        curves = half_map_curves(state.half1, state.half2, state.mask, state.fsc, self.settings.seed)
         best = curves[CORRECTED]
         state = replace(state, fsc=best, resolution_A=resolution_A(best, state.pixel_size_A, len(state.map)))
         write_state(self.layout.state(state.label), state, key, curves)
@@ -249,6 +263,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         )  # fmt: skip
         outputs = (
             *group_outputs(layout, names, self._particles_name, self.inputs.result.particles.uid, label),
+            *shown_maps(path for number in names if (path := layout.state(number) / SHARPENED_NAME).exists()),
             map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
         )
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))

@@ -34,6 +34,13 @@ class ValidateSettings(ResultSettings):
         None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; as in training if not given"
     )
     random_subsets: int = setting(36, low=12, high=10_000, help="Random subsets that each set is compared with")
+    b_factor: float | None = setting(
+        None,
+        low=-1000,
+        high=5000,
+        unit="Å²",
+        help="B-factor that the sharpened maps are freed of; that of each set's Guinier plot if not given",
+    )
     keep_images: bool = setting(
         False, help="Keep the preprocessed images in checkpoint/, for another run in the same directory"
     )
