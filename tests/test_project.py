@@ -52,6 +52,7 @@ def test_scripts_of_the_registry_are_installed() -> None:
     for name, target in console_scripts().items():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), name
+        compile(f"from {module} import {function}", name, "exec")  # as the script does
 
 
 def test_packages_exist_and_are_typed() -> None:

@@ -123,7 +123,7 @@ JOBS: dict[str, Job] = {
             shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed")),
         Job("landscape", "options.landscape:LandscapeSettings", "landscape:landscape",
             "States and a landscape from the volumes of a trained model: clusters, components, densities.",
-            positional=("in_parts",), relion_program="cdx-relion-landscape",
+            positional=("in_parts",), relion_program="cdx-relion-landscape", check="landscape:LandscapeRun.check",
             shown=("sketch", "clusters", "linkage", "metric", "min_particles", "set_apart", "components", "mapping",
                    "star_columns", "seed")),
         Job("import", "options.import_latents:ImportSettings", "import_latents:import_latents",
