@@ -115,6 +115,8 @@ class JobKind:
         if not self.takes_result:
             what = "the particles come from the parent job (particles=, --particles)"
         reasons = {"in_parts": what, "o": "the result directory is directory= (--directory)"}
+        if "project" in self.fields:
+            reasons["project"] = "images are found in the directory of the CryoSPARC project"
         reasons |= {name: "CryoSPARC takes a .cs" for name in FORMATS if name in self.fields}
         return reasons | {self.maps[one]: f"the file comes from {one}= (--{one})" for one in connected}
 

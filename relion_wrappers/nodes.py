@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -93,10 +92,19 @@ def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVer
     for file in files:
         if not file.path.is_file():
             continue
-        names.append(os.path.relpath(file.path) if file.path.is_absolute() else os.path.normpath(file.path))
+        names.append(_project_name(file.path))
         kinds.append(NODE_KINDS[version][file.kind])
     column = "rlnPipeLineNodeType" if version is RelionVersion.V3_1 else "rlnPipeLineNodeTypeLabel"
     table = {"output_nodes": {"rlnPipeLineNodeName": names, column: kinds}}
     stamp = NEW_VERSION if version is RelionVersion.V5 else OLD_VERSION
     atomic_write_text(directory / NODES_NAME, own_star_text(table, stamp))
     return names
+
+
+def _project_name(path: Path) -> str:
+    """Return a path relative to the project directory, in which RELION runs; as it is where it lies elsewhere.
+
+    ``..`` stays in it: the system follows links before it goes upward.
+    """
+    working = Path.cwd()
+    return str(path.relative_to(working) if path.is_absolute() and path.is_relative_to(working) else path)

@@ -50,7 +50,7 @@ def executable_path(program: str) -> str:
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(program)
     if found is None:
         raise InputError(f"{program} is not installed beside {sys.executable}: run 'pip install cryodrgn-ext' again.")
-    path = os.path.abspath(found)
+    path = str(Path(found).absolute())
     _check_safe("the path of the executable", path)
     return path
 

@@ -17,10 +17,12 @@ from cryodrgn_ext.jobs.given_particles import read_given_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.working_box import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.continuation import refuse_other_images
 
 #: Poses come out to a degree or so at this box, which a refinement then improves; larger ones cost time.
 LARGEST_DEFAULT_BOX = 64
@@ -91,14 +93,17 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         raise InputError(
             "--flip_hand and --in_3dref are both given, but the reference decides the hand: leave one out."
         )
-    particles = read_given_particles(settings.in_parts, settings.o, require_poses=False)
+    particles = read_given_particles(settings.in_parts, settings.o, settings.project, require_poses=False)
     if particles.n < FEWEST_PARTICLES:
         raise InputError(
             f"{settings.in_parts} has {particles.n} particles, too few for a map from nothing: give at least "
             f"{FEWEST_PARTICLES}, better thousands."
         )
     check_images(particles)
-    record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
+    record: dict[str, Any] = {
+        "in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n},
+        "images": fingerprint_images(particles),
+    }
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())
@@ -164,6 +169,7 @@ def check_continuation(
             f"{settings.o} was begun with {before.get('path')}, which has changed or is another file than "
             f"{settings.in_parts}: start a new job for other particles."
         )
+    refuse_other_images(settings.o, inputs.record, earlier["inputs"])
     if not begun:
         return
     tilts = (earlier["inputs"].get("tilted_parts", {}), inputs.record.get("tilted_parts", {}))

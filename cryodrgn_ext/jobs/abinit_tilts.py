@@ -53,7 +53,7 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
         )
     tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
     names = tuple(f"{STEM}.{suffix}" for suffix in ("star", "cs", "csg"))
-    particles = read_given_particles(path, settings.o, require_poses=False, returned=names)
+    particles = read_given_particles(path, settings.o, settings.project, require_poses=False, returned=names)
     if particles.n != first.n:
         raise InputError(
             f"{path} has {particles.n} particles and {settings.in_parts} {first.n}: give the second image of every "

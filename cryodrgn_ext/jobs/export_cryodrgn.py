@@ -37,7 +37,7 @@ def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobRe
     InputError
         When the input cannot be read, has no poses, or does not know the size of its images.
     """
-    given = read_result_or_particles(settings.in_parts)
+    given = read_result_or_particles(settings.in_parts, settings.project)
     latents: LatentTable | None = None
     if isinstance(given, ParticleSet):
         particles, rows = given, np.arange(given.n)

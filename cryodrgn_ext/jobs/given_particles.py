@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.shared_density import refuse_tilt_series
+from cryodrgn_ext.results.layout import find_result_directory
+from cryodrgn_ext.results.learned_result import read_of_result
+from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.results.returned_particles import RETURNED_NAMES
+
+#: Jobs that return particles, whose images are where they were then.
+RETURNING_JOBS = ("train", "abinit", "landscape", "select", "validate")
 
 
 def read_given_particles(
-    path: Path, output: Path, require_poses: bool = True, returned: tuple[str, ...] = RETURNED_NAMES
+    path: Path,
+    output: Path,
+    project: Path | None,
+    require_poses: bool = True,
+    returned: tuple[str, ...] = RETURNED_NAMES,
 ) -> ParticleSet:
     """Read the particles that a job works on.
 
@@ -22,6 +33,8 @@ def read_given_particles(
     path : Path
     output : Path
         The result directory.
+    project : Path or None
+        To which the paths of images are relative, as the user says.
     require_poses : bool
     returned : tuple of str
         Names of the files that the job will write there.
@@ -31,7 +44,11 @@ def read_given_particles(
     InputError
         When they cannot be read, are tilt images of particles, or would be overwritten by what the job returns.
     """
-    particles = read_particles(path, require_poses=require_poses)
+    record = _record_of(path) if project is None else None
+    if record is None:
+        particles = read_particles(path, project, require_poses)
+    else:
+        particles = read_of_result(path, record, project, require_poses)
     refuse_tilt_series(particles)
     inputs = {file.resolve() for file in particles.files}
     for name in returned:
@@ -41,6 +58,15 @@ def read_given_particles(
                 "overwritten; give another directory."
             )
     return particles
+
+
+def _record_of(path: Path) -> dict[str, Any] | None:
+    """Return job.yaml of the job that returned a file of particles; None when it is of another program."""
+    try:
+        record = read_record(find_result_directory(path))
+    except InputError:
+        return None
+    return record if record is not None and record["job"] in RETURNING_JOBS else None
 
 
 def half_set_notes(particles: ParticleSet, aligned: bool) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
     @classmethod
     def check(cls, settings: LandscapeSettings, monitor: Monitor) -> LandscapeInputs:
         """Read the result, the rows that are looked at, and the mask; see :meth:`JobRun.check`."""
-        result = read_learned_result(settings.in_parts)
+        result = read_learned_result(settings.in_parts, settings.project)
         latents = result.require_latents()
         rows = chosen_rows(result, settings.indices, monitor)
         possible = min(settings.sketch, len(rows))

@@ -72,6 +72,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     if output.parent == settings.o:
         inputs = {
             "in_parts": fingerprint_particles(result.particles.path, result.particles.files),
+            "images": result.found_images,
             "result": str(result.directory),
         }
         write_record(settings.o, "select", "finished", settings, inputs, {"particles": len(selected)})

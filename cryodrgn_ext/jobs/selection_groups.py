@@ -194,6 +194,6 @@ def read_selection(settings: SelectSettings, monitor: Monitor) -> Selection:
         When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
     monitor.message(f"Reading {settings.in_parts}")
-    selection = Selection(settings, read_learned_result(settings.in_parts))
+    selection = Selection(settings, read_learned_result(settings.in_parts, settings.project))
     require_particles(selection.rows, "the combination of conditions")
     return selection

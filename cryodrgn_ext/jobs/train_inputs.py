@@ -15,6 +15,7 @@ from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.states_run import StatesInputs
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
 from cryodrgn_ext.settings import fingerprint
@@ -63,7 +64,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     InputError
         In one sentence, for whatever is wrong with the files or does not fit together.
     """
-    particles = read_given_particles(settings.in_parts, settings.o)
+    particles = read_given_particles(settings.in_parts, settings.o, settings.project)
     if particles.n < 2 * settings.states or particles.n < 10:
         raise InputError(
             f"{settings.in_parts} has {particles.n} particles, too few to learn from and to cut into "
@@ -72,7 +73,10 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     # Options that contradict each other are refused before anything is computed.
     resolve(settings, settings.seed, particles.n)
     check_images(particles)
-    record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n}}
+    record = {
+        "in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n},
+        "images": fingerprint_images(particles),
+    }
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     pixel_A = native_pixel_A(particles)

@@ -95,14 +95,14 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
     @classmethod
     def check(cls, settings: TrajectorySettings, monitor: Monitor) -> TrajectoryInputs:
         """Read the result and lead the path; see :meth:`JobRun.check`."""
-        result = read_learned_result(settings.in_parts)
+        result = read_learned_result(settings.in_parts, settings.project)
         latents = result.require_latents()
         rows = chosen_rows(result, settings.indices, monitor)
         z = latents.z[rows]
         path = find_path(settings, z, rows)
         files = fingerprint_files({"anchors": settings.anchors, "indices": settings.indices})
         return TrajectoryInputs(
-            record={"result": str(result.directory.resolve()), **files}, result=result, rows=rows, z=z,
+            record={"images": result.found_images, "result": str(result.directory.resolve()), **files}, result=result, rows=rows, z=z,
             path=path, model=load_heterogeneity(Layout(result.directory).model),
         )  # fmt: skip
 

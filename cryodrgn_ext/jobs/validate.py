@@ -45,7 +45,7 @@ from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED
-from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, write_state
@@ -126,9 +126,14 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
     @classmethod
     def check(cls, settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
         """Read the result, the sets and the mask; see :meth:`JobRun.check`."""
-        result = read_learned_result(settings.in_parts)
+        result = read_learned_result(settings.in_parts, settings.project)
         sets = choose_sets(settings, result, monitor)
+        for sentence in result.particles.notes:
+            monitor.message(f"Note: {sentence}")
+        if not result.particles.project_dir.samefile(Path.cwd()):
+            monitor.message(f"Images are read from {result.particles.project_dir}")
         check_images(result.particles)
+        require_same_images(result, settings.project, monitor)
         native = native_box(result.particles)
         pixel_A = native_pixel_A(result.particles)
         box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)

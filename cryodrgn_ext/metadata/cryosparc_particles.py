@@ -7,7 +7,6 @@ of the beam tilt; ctf/anisomag is RELION's magnification matrix minus the identi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,10 +48,10 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
         row = int(np.argmax(stack_id == [bool(stack_file(name)) for name in names].index(False)))
         raise InputError(f"{table.describe_row(row)}: blob/path is empty, so the image of this particle is unknown")
     references = ImageReferences(names, stack_id.astype(np.int32), table.integers("blob/idx"))
-    project = find_project_directory(table.path, stack_file(names[0]), project_dir)
-    stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in names)
+    project = find_project_directory(table.path, [stack_file(name) for name in names], project_dir)
+    stack_paths = tuple(project.path / stack_file(name) for name in names)
     optics, optics_index = exposure_groups(table, box_sizes(table, stack_paths, references.stack_id))
-    table = replace(table, notes=(*table.notes, *_aberration_notes(table), *_sign_notes(table)))
+    table = replace(table, notes=(*table.notes, *project.notes, *_aberration_notes(table), *_sign_notes(table)))
     table, pose, shift_px = read_alignments(table, require_poses)
     n = table.n_rows
     euler_deg, shift_A = np.full((n, 3), np.nan), np.zeros((n, 2))
@@ -63,7 +62,7 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     half_set = half_sets(table)
     return ParticleSet(
         source=CryosparcSource(table),
-        project_dir=project,
+        project_dir=project.path,
         stack_names=names,
         stack_paths=stack_paths,
         stack_id=references.stack_id,

@@ -33,7 +33,7 @@ def check_images(particles: ParticleSet) -> None:
         raise InputError(
             f"{particles.describe_row(row)}: the stack {particles.stack_paths[stacks[missing[0]]]} does not exist "
             f"({len(missing)} of {len(stacks)} stacks are missing); image references are relative to the project "
-            f"directory, here {particles.project_dir}"
+            f"directory, here {particles.project_dir}: give the right one with --project"
         )
     for stack, rows in zip(stacks.tolist(), groups, strict=True):
         header = read_stack_header(particles.stack_paths[stack])

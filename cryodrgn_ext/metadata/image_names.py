@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_files import plain_name
 from cryodrgn_ext.metadata.star_rows import BytesArray
 from cryodrgn_ext.metadata.star_table import StarTable, decoded
 
@@ -133,7 +133,7 @@ def image_hashes(references: ImageReferences) -> UInt64Array:
     one suite writes (:func:`stack_file`).
     """
     stacks = [
-        int.from_bytes(blake2b(os.path.normpath(stack_file(name)).encode(), digest_size=8).digest(), "little")
+        int.from_bytes(blake2b(plain_name(stack_file(name)).encode(), digest_size=8).digest(), "little")
         for name in references.stack_names
     ]
     return mixed(np.array(stacks, np.uint64)[references.stack_id] ^ mixed(references.stack_index))

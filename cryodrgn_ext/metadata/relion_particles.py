@@ -49,12 +49,14 @@ def particles_from_star(
     _refuse_tomography(star)
     table = _particles_table(star)
     references = parse_image_names(table)
-    project = find_project_directory(star.path, stack_file(references.stack_names[0]), project_dir)
-    stack_paths = tuple(Path(os.path.normpath(project / stack_file(name))) for name in references.stack_names)
-    notes: tuple[str, ...] = ()
+    files = [stack_file(name) for name in references.stack_names]
+    project = find_project_directory(star.path, files, project_dir)
+    stack_paths = tuple(project.path / name for name in files)
+    notes = project.notes
     if "optics" in star.blocks:
         optics = read_optics_table(star.blocks["optics"])
-        optics, optics_index, notes = with_particle_optics(table, optics, _optics_index(table, optics))
+        optics, optics_index, found = with_particle_optics(table, optics, _optics_index(table, optics))
+        notes += found
     else:
         optics, optics_index = optics_from_particles(table)
     image_hash = image_hashes(references)
@@ -67,7 +69,7 @@ def particles_from_star(
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     return ParticleSet(
         source=RelionSource(star, table.name, own_uids, notes),
-        project_dir=project,
+        project_dir=project.path,
         stack_names=references.stack_names,
         stack_paths=stack_paths,
         stack_id=references.stack_id,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.image_files import plain_name
 from cryodrgn_ext.metadata.image_names import (
     ImageReferences,
     UInt64Array,
@@ -151,12 +152,12 @@ def _expansion_keys(particles: ParticleSet) -> UInt64Array:
 
 
 def _names_are_unique(particles: ParticleSet) -> bool:
-    files = {os.path.normpath(stack_file(name)) for name in particles.stack_names}
+    files = {plain_name(stack_file(name)) for name in particles.stack_names}
     return len({_imported_without_ending(name) for name in files}) == len(files)
 
 
 def _without_ending(path: str) -> str:
-    return os.path.normpath(path).removesuffix("s").removesuffix(".mrc")
+    return plain_name(path).removesuffix("s").removesuffix(".mrc")
 
 
 def _imported_without_ending(path: str) -> str:

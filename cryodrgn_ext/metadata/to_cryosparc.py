@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -333,7 +331,7 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
     """Return (N, 2) rows and columns of the micrographs from their headers; None when one has no readable header."""
     sizes = []
     for name in names:
-        path = Path(os.path.normpath(particles.project_dir / name))
+        path = particles.project_dir / name
         if path.suffix.lower() not in (".mrc", ".mrcs") or is_missing(path):
             return None
         header = read_mrc_header(path)

@@ -63,6 +63,7 @@ def check_continuation(
             f"{directory} was begun with {before.get('path')}, which has changed or is another file than "
             f"{inputs['in_parts']['path']}: start a new job for other particles."
         )
+    refuse_other_images(directory, inputs, earlier["inputs"])
     if not continuation.begun:
         return
     for name in continuation.inputs:
@@ -78,3 +79,21 @@ def check_continuation(
                 f"--{name} was {then[name]} when {directory} was begun and is {now[name]} now: the "
                 f"{continuation.work} cannot be continued with another value; restore it, or start a new job."
             )
+
+
+def refuse_other_images(directory: Path, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """Raise ResumeError when a job that continues finds other images than it began with.
+
+    Parameters
+    ----------
+    directory : Path
+        The result directory.
+    now, then : mapping
+        Inputs as job.yaml records them, of this run and of the earlier one.
+    """
+    before, found = then.get("images", {}), now.get("images", {})
+    if before.get("sha256") not in (None, found.get("sha256")):
+        raise ResumeError(
+            f"{directory} was begun with other images than those in {found.get('directory')}: they were in "
+            f"{before.get('directory')}; give that directory with --project, or start a new job."
+        )

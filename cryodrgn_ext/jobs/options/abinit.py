@@ -8,6 +8,7 @@ from pathlib import Path
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.settings import ComputeSettings, changed_options, own_options
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -22,6 +23,7 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         "orientations in it are ignored",
     )
     o: Path = setting(help="Result directory")
+    project: Path | None = setting(None, help=PROJECT_HELP)
     in_3dref: Path | None = setting(
         None, help="Map that the result is turned, shifted and mirrored onto when all is done; it has no part in the "
         "search, and may have another box and pixel size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import Settings, setting
 
 
@@ -18,9 +19,7 @@ class ConvertSettings(Settings):
         None, help="Original file in the format of the output: all of its columns are restored by uid or image"
     )
     passthrough: tuple[str, ...] = setting((), help="Passthrough .cs files of the input, joined by uid")
-    project: Path | None = setting(
-        None, help="Directory to which the paths of images are relative; found by itself when not given"
-    )
+    project: Path | None = setting(None, help=PROJECT_HELP)
     carry: bool = setting(
         True, help="Take fields that RELION has no column for along in columns cdxCs..., for the way back to a .cs"
     )

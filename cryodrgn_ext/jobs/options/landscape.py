@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -19,6 +20,7 @@ class LandscapeSettings(ResultSettings):
         "states",
     )
     o: Path = setting(help="Result directory")
+    project: Path | None = setting(None, help=PROJECT_HELP)
     sketch: int = setting(500, low=4, high=20_000, help="Number of particles whose volumes stand for all")
     clusters: int = setting(10, low=1, high=1000, help="Number of clusters (states) to cut the volumes into")
     linkage: str = setting("average", choices=("average", "ward", "complete"), help="How clusters are merged")

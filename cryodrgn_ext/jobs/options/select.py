@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import Settings, setting
 
 
@@ -20,6 +21,7 @@ class SelectSettings(Settings):
     o: Path = setting(
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"
     )
+    project: Path | None = setting(None, help=PROJECT_HELP)
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
     cluster: tuple[int, ...] = setting(
         (), low=0, help="Clusters to keep, by number (from 0), when --clusters or --mixture is given"

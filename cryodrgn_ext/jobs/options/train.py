@@ -8,6 +8,7 @@ from pathlib import Path
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -21,6 +22,7 @@ class TrainSettings(ResultSettings, NeuralSettings, SubspaceSettings, ComputeSet
         help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC",
     )
     o: Path = setting(help="Result directory")
+    project: Path | None = setting(None, help=PROJECT_HELP)
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
     focus_mask: Path | None = setting(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -18,6 +19,7 @@ class TrajectorySettings(ResultSettings):
         "states"
     )
     o: Path = setting(help="Directory that gets vol_000.mrc, vol_001.mrc, ... and trajectory.cxc for ChimeraX")
+    project: Path | None = setting(None, help=PROJECT_HELP)
     method: str = setting(
         "pc",
         choices=("pc", "graph", "density", "line"),

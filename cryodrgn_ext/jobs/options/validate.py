@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -18,6 +19,7 @@ class ValidateSettings(ResultSettings):
         help="Result directory of a train, abinit or landscape job, or particles.star of it or of one of its states",
     )
     o: Path = setting(help="Result directory")
+    project: Path | None = setting(None, help=PROJECT_HELP)
     state: tuple[int, ...] = setting((), low=0, help="States to validate, by number (from 0); all if not given")
     indices: tuple[str, ...] = setting(
         (),
