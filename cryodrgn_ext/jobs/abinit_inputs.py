@@ -13,14 +13,13 @@ from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
-from cryodrgn_ext.jobs.given_particles import read_given_particles
+from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.jobs.working_box import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
-from cryodrgn_ext.results.record import fingerprint_file, fingerprint_particles
+from cryodrgn_ext.results.record import fingerprint_file
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.continuation import refuse_other_images
 
@@ -100,10 +99,7 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
             f"{FEWEST_PARTICLES}, better thousands."
         )
     check_images(particles)
-    record: dict[str, Any] = {
-        "in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n},
-        "images": fingerprint_images(particles),
-    }
+    record = record_particles(settings.in_parts, particles)
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     largest = int(np.bincount(particles.optics_index, minlength=len(particles.optics)).argmax())

@@ -23,7 +23,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.given_maps import read_mask
-from cryodrgn_ext.jobs.given_particles import half_set_notes, read_given_particles
+from cryodrgn_ext.jobs.given_particles import half_set_notes, read_given_particles, record_particles
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture
 from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus
@@ -36,7 +36,7 @@ from cryodrgn_ext.report.consensus_report import write_consensus_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices
 from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED, write_fsc_table
-from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
+from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
@@ -97,10 +97,9 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
     def check(cls, settings: ConsensusSettings, monitor: Monitor) -> ConsensusInputs:
         """Read the particles and the mask; see :meth:`JobRun.check`."""
         symmetry = point_group(settings.symmetry)
-        particles = read_given_particles(settings.in_parts, settings.o)
+        particles = read_given_particles(settings.in_parts, settings.o, settings.project)
         check_images(particles)
-        files = fingerprint_particles(settings.in_parts, particles.files)
-        record = {"in_parts": files | {"particles": particles.n}}
+        record = record_particles(settings.in_parts, particles)
         native = native_box(particles)
         mask = (
             None

@@ -8,15 +8,16 @@ from typing import Any
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
+from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.shared_density import refuse_tilt_series
 from cryodrgn_ext.results.layout import find_result_directory
-from cryodrgn_ext.results.learned_result import read_of_result
-from cryodrgn_ext.results.record import read_record
+from cryodrgn_ext.results.learned_result import LEARNING_JOBS, read_of_result
+from cryodrgn_ext.results.record import fingerprint_particles, read_record
 from cryodrgn_ext.results.returned_particles import RETURNED_NAMES
 
 #: Jobs that return particles, whose images are where they were then.
-RETURNING_JOBS = ("train", "abinit", "landscape", "select", "validate")
+RETURNING_JOBS = (*LEARNING_JOBS, "landscape", "select", "validate")
 
 
 def read_given_particles(
@@ -58,6 +59,20 @@ def read_given_particles(
                 "overwritten; give another directory."
             )
     return particles
+
+
+def record_particles(given: Path, particles: ParticleSet) -> dict[str, Any]:
+    """Return what job.yaml says of particles: their file, and where and what their images are.
+
+    Parameters
+    ----------
+    given : Path
+        What the user named: a file, or the directory of a CryoSPARC job.
+    particles : ParticleSet
+        Whose images have been checked (:func:`cryodrgn_ext.metadata.image_checks.check_images`).
+    """
+    files = fingerprint_particles(given, particles.files)
+    return {"in_parts": files | {"particles": particles.n}, "images": fingerprint_images(particles)}
 
 
 def _record_of(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_bo
 from cryodrgn_ext.metadata.cryodrgn_particles import STACKS, read_stack, with_pickled_poses
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_indices, read_poses
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.latent_files import MatchedLatents, latents_of_particles, match_latents, read_latent_file
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
@@ -63,7 +64,9 @@ def read_import_inputs(settings: ImportSettings) -> ImportInputs:
         raise InputError(f"{latents.path} has {particles.n} latents, too few for {settings.states} states.")
     check_images(particles)
     native, pixel_A = native_box(particles), native_pixel_A(particles)
-    record: dict[str, Any] = {"in_parts": in_parts | {"particles": particles.n}}
+    record: dict[str, Any] = {
+        "in_parts": in_parts | {"particles": particles.n}, "images": fingerprint_images(particles),
+    }  # fmt: skip
     record |= fingerprint_files({
         "latents": settings.latents, "poses": settings.poses, "ctf": settings.ctf, "ind": settings.ind,
         "in_mask": settings.in_mask, "in_3dref": settings.in_3dref,
@@ -91,7 +94,9 @@ def _read_particles(settings: ImportSettings) -> tuple[ParticleSet, dict[str, An
     if settings.ctf is not None or settings.datadir is not None:
         name = "ctf" if settings.ctf is not None else "datadir"
         raise InputError(f"--{name} is for a stack of images; {settings.in_parts} has a CTF and images of its own.")
-    particles = read_given_particles(settings.in_parts, settings.o, require_poses=settings.poses is None)
+    particles = read_given_particles(
+        settings.in_parts, settings.o, settings.project, require_poses=settings.poses is None
+    )
     if settings.poses is None:
         particles = _rows(settings, particles)
     else:  # one for each particle, or, as runs write them that find poses, one for each that was trained on

@@ -10,14 +10,13 @@ from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.jobs.given_maps import read_mask, read_refinement_map
-from cryodrgn_ext.jobs.given_particles import read_given_particles
+from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.states_run import StatesInputs
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
-from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
+from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.continuation import Continuation
 
@@ -73,10 +72,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     # Options that contradict each other are refused before anything is computed.
     resolve(settings, settings.seed, particles.n)
     check_images(particles)
-    record = {
-        "in_parts": fingerprint_particles(settings.in_parts, particles.files) | {"particles": particles.n},
-        "images": fingerprint_images(particles),
-    }
+    record = record_particles(settings.in_parts, particles)
     native = native_box(particles)
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     pixel_A = native_pixel_A(particles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -17,6 +18,7 @@ class ConsensusSettings(ResultSettings):
         help="Particles with poses and CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC",
         connects="aligned particles",
     )
+    project: Path | None = setting(None, help=PROJECT_HELP)
     in_mask: Path | None = setting(None, help="Solvent mask; made from the map if not given")
     symmetry: str = setting("C1", help="Point group by RELION's name: C1, C4, D2, T, O, I, I3, ...")
     box: int | None = setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options.project import PROJECT_HELP
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -13,6 +14,7 @@ from cryodrgn_ext.workflow.result_settings import ResultSettings
 class _FurtherSettings(ResultSettings):
     """Options that both jobs share."""
 
+    project: Path | None = setting(None, help=PROJECT_HELP)
     states: int = setting(4, low=1, high=200, help="Number of states to cut the particles into (k-means)")
     knots: int = setting(
         64, low=1, high=1000,
