@@ -102,8 +102,8 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
         path = find_path(settings, z, rows)
         files = fingerprint_files({"anchors": settings.anchors, "indices": settings.indices})
         return TrajectoryInputs(
-            record={"images": result.found_images, "result": str(result.directory.resolve()), **files}, result=result, rows=rows, z=z,
-            path=path, model=load_heterogeneity(Layout(result.directory).model),
+            record={"images": result.found_images, "result": str(result.directory.resolve()), **files},
+            result=result, rows=rows, z=z, path=path, model=load_heterogeneity(Layout(result.directory).model),
         )  # fmt: skip
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
