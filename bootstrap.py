@@ -272,17 +272,23 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Set up, then run ruff, mypy and pytest; the arguments go to pytest."""
+    """Set up, then check format, lint and types, and run pytest; the arguments go to pytest."""
     install_project(frozenset({"test"}))
     install_test_programs()
-    checks = (("ruff", ["ruff", "check", "."]), ("mypy", ["mypy"]))
+    checks = (
+        ("ruff format", ["ruff", "format", "--check", "."]),
+        ("ruff", ["ruff", "check", "."]),
+        ("mypy", ["mypy"]),
+    )
     for name, command in checks:
         say(f"Running {name}")
         if run([VENV / "bin" / command[0], *command[1:]], environment()) != 0:
             say(f"{name} found the faults above; pytest was not run.")
             return 1
     say("Running pytest: fast tests first, then those that call RELION, then the long ones")
-    return run([venv_python(), "-m", "pytest", *arguments], environment())
+    # Of a run of all tests, the share of lines that they reach is printed last.
+    options = list(arguments) or ["--cov", "--cov-report=term"]
+    return run([venv_python(), "-m", "pytest", *options], environment())
 
 
 def install(arguments: Sequence[str]) -> int:
