@@ -179,14 +179,14 @@ def has_coordinates(table: CsTable) -> bool:
 
 
 def _position_notes(table: CsTable) -> list[str]:
-    if "location/micrograph_shape" not in table or has_coordinates(table):
+    if "location/center_x_frac" not in table or has_coordinates(table):
         return []
-    unknown = int(np.count_nonzero((table.integers("location/micrograph_shape") == 0).any(axis=1)))
-    if not unknown:
-        return []
+    unknown = table.n_rows
+    if "location/micrograph_shape" in table:
+        unknown = int(np.count_nonzero((table.integers("location/micrograph_shape") == 0).any(axis=1)))
     return [
-        f"the size of the micrograph (location/micrograph_shape) is 0 in {unknown} of {table.n_rows} rows, so there "
-        "are no rlnCoordinateX, rlnCoordinateY; the fractions go along for the way back"
+        f"the size of the micrograph (location/micrograph_shape) is 0 or not there in {unknown} of {table.n_rows} "
+        "rows, so there are no rlnCoordinateX, rlnCoordinateY; the fractions go along for the way back"
     ]
 
 

@@ -241,3 +241,36 @@ def test_what_is_refused_here_is_misread_by_relion(project: Path) -> None:
     (project / "crlf.star").write_text(text.replace("\n", "\r\n"))
     relion("star_handler", "--i", "crlf.star", "--o", "out.star", "--remove_column", "rlnPhaseShift", cwd=project)
     assert "data_" not in (project / "out.star").read_text()
+
+
+def turned_by_deg(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return (N,) angles between rotations in degrees."""
+    trace = np.einsum("nij,nij->n", one, other)
+    return np.asarray(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
+
+
+def test_local_searches_begin_at_the_new_poses(project: Path) -> None:
+    """relion_refine centres them on priors where a file has these: old ones beside new poses lead it astray."""
+    true = read_particles(project / "particles.star")
+    old = true.euler_deg + np.array([40.0, 0.0, 0.0])
+    old[:, 1] = np.clip(old[:, 1] + 25, 0, 180)
+    priors = dict(zip(("rlnAngleRotPrior", "rlnAngleTiltPrior", "rlnAnglePsiPrior"), old.T, strict=True))
+    write_particles_star(true, project / "old.star", priors)
+    found = {}
+    for name, particles in {
+        "stale": read_particles(project / "old.star"),
+        "new": read_particles(project / "old.star").with_poses(true.rotation, true.shift_A),
+    }.items():
+        write_particles_star(particles, project / f"{name}.star")
+        (project / name).mkdir()
+        options = (
+            "--ref ref.mrc --iter 1 --ctf --K 1 --particle_diameter 110 --healpix_order 3 --sigma_ang 3 "
+            "--offset_range 3 --offset_step 2 --j 1 --norm --scale --dont_check_norm --pad 1 --ini_high 12 --tau2_fudge 4 "
+            "--flatten_solvent --zero_mask"
+        )
+        relion("refine", "--i", f"{name}.star", "--o", f"{name}/run", *options.split(), cwd=project)
+        refined = read_particles(project / f"{name}/run_it001_data.star", project)
+        place = match_rows(refined, true).rows
+        found[name] = float(np.median(turned_by_deg(refined.rotation, true.rotation[place])))
+    assert found["stale"] > 25
+    assert found["new"] < 12
