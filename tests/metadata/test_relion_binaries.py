@@ -265,8 +265,8 @@ def test_local_searches_begin_at_the_new_poses(project: Path) -> None:
         (project / name).mkdir()
         options = (
             "--ref ref.mrc --iter 1 --ctf --K 1 --particle_diameter 110 --healpix_order 3 --sigma_ang 3 "
-            "--offset_range 3 --offset_step 2 --j 1 --norm --scale --dont_check_norm --pad 1 --ini_high 12 --tau2_fudge 4 "
-            "--flatten_solvent --zero_mask"
+            "--offset_range 3 --offset_step 2 --j 1 --norm --scale --dont_check_norm --pad 1 --ini_high 12 "
+            "--tau2_fudge 4 --flatten_solvent --zero_mask"
         )
         relion("refine", "--i", f"{name}.star", "--o", f"{name}/run", *options.split(), cwd=project)
         refined = read_particles(project / f"{name}/run_it001_data.star", project)
