@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cryodrgn_ext.jobs.options.compare import CompareSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.compare_report import write_compare_reports
 from cryodrgn_ext.report.pictures import draw_latents
-from cryodrgn_ext.results.landscape_tables import write_arrays
+from cryodrgn_ext.results.landscape_tables import read_arrays, write_arrays
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import (
     AGREEMENT_COLUMN,
@@ -29,10 +30,12 @@ from cryodrgn_ext.results.returned_particles import (
     write_groups,
     write_particles,
 )
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 TABLE_NAME = "compare.npz"
+FIGURES = ("adjusted_rand", "percentage", "linear", "neighbors")
 #: Below this adjusted Rand index of a pair of runs their states are not the same partition in any useful sense.
 POOR_AGREEMENT = 0.3
 
@@ -107,8 +110,7 @@ class CompareRun(JobRun[CompareSettings, CompareInputs]):
         first = inputs.runs[0]
         write_arrays(layout.root / TABLE_NAME, {
             "uid": first.particles.uid[inputs.rows[0]], "row": inputs.rows[0], "label": found.label,
-            "votes": found.votes, "adjusted_rand": found.adjusted_rand, "percentage": found.percentage,
-            "linear": found.linear, "neighbors": found.neighbors,
+            "votes": found.votes, **{name: getattr(found, name) for name in FIGURES},
         })  # fmt: skip
         groups = self._write_particles(found)
         write_compare_reports(layout, self.settings, self._names, found, first.require_latents().z[inputs.rows[0]],
@@ -191,3 +193,22 @@ def _labels(settings: CompareSettings, run: LearnedResult) -> NDArray[np.int32]:
     if run.states is None:
         raise InputError(f"{run.directory} has no states to compare: give --clusters, to cut the latents of each run.")
     return run.states.label
+
+
+def report_compare(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When compare.npz, or the first of the compared results, is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, CompareSettings)
+    arrays = read_arrays(layout.root / TABLE_NAME)
+    figures = {name: arrays[name].astype(np.float64) for name in FIGURES}
+    found = RunComparison(label=arrays["label"].astype(np.int32), **figures)
+    first = read_learned_result(Path(finished.record["inputs"]["results"][0]))
+    z = first.require_latents().z[arrays["row"].astype(np.int64)]
+    write_compare_reports(layout, settings, finished.record["results"]["runs"], found, z, finished.notes)
+    monitor.poll()

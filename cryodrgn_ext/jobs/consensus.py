@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.fourier.fsc import resolution_A
@@ -27,17 +28,19 @@ from cryodrgn_ext.jobs.given_particles import half_set_notes, read_given_particl
 from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture
 from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus
-from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, write_sharpened
+from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.consensus_report import write_consensus_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices
-from cryodrgn_ext.results.consensus import read_consensus
+from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED, write_fsc_table
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
@@ -126,9 +129,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
             settings.mask_diameter_A, settings.contrast, inputs.symmetry.name,
         )  # fmt: skip
         self.stage("consensus", key, "Reconstructing all particles in two halves", self._reconstruct, folder)
-        found = read_consensus(folder)
-        half1, half2 = read_map(folder / "half1.mrc").data, read_map(folder / "half2.mrc").data
-        curves = half_map_curves(half1, half2, found.mask, found.fsc, settings.seed)
+        found, curves = _read_curves(self.layout, settings)
         write_fsc_table(folder / "fsc.star", curves, found.pixel_size_A, len(found.map))
         curve = curves[CORRECTED]
         resolution = float(resolution_A(curve, found.pixel_size_A, len(found.map)))
@@ -168,3 +169,28 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
             outputs.append(MapOutput(path=folder / SHARPENED_NAME, name="sharpened", title="Sharpened map",
                                      role=Role.EXTRA))  # fmt: skip
         return JobResult(layout.root, tuple(outputs), layout.logfile, plots, slices, kept_files(layout))
+
+
+def report_consensus(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When a map is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, ConsensusSettings)
+    found, curves = _read_curves(layout, settings)
+    sharp = sharpened(layout.consensus, curves[CORRECTED], settings.b_factor)
+    write_consensus_reports(layout, settings, found, curves, None if sharp is None else sharp[1],
+                            finished.record["results"]["particles"], finished.notes, finished.seconds)  # fmt: skip
+    monitor.poll()
+
+
+def _read_curves(layout: Layout, settings: ConsensusSettings) -> tuple[Consensus, dict[str, NDArray[np.float64]]]:
+    """The consensus, and its FSC curves by RELION's label."""
+    folder = layout.consensus
+    found = read_consensus(folder)
+    half1, half2 = read_map(folder / "half1.mrc").data, read_map(folder / "half2.mrc").data
+    return found, half_map_curves(half1, half2, found.mask, found.fsc, settings.seed)

@@ -7,7 +7,7 @@ within it, all particles in the space of volume components, clusters, their maps
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_resu
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
@@ -186,14 +187,22 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         self.stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
                    lambda: self._write_densities(found), *densities)  # fmt: skip
         self.stage("layouts", cut, "Layouts of the volumes", lambda: self._write_sketch(found), files.sketch_table)
-        surfaces = [read_surface(path) for path in densities]
         closure = closure_of_particles(found.mapping.v, settings.seed)
         self._note_states(found, closure)
         self.monitor.poll()
-        write_landscape_reports(
-            layout, settings, inputs.result.particles, found, surfaces, self.notes, self.stages.seconds()
-        )
+        surfaces = self.write_reports(self.notes, self.stages.seconds())
         return self._summary(found, surfaces, closure), self._result(found)
+
+    def write_reports(
+        self, messages: Sequence[str], seconds: Mapping[str, float]
+    ) -> list[tuple[Surface, tuple[int, ...]]]:
+        """Write report.html and logfile.pdf from what the stages have left; return the densities."""
+        found = self._read()
+        surfaces = [read_surface(path) for path in self._densities(found)]
+        write_landscape_reports(
+            self.layout, self.settings, self.inputs.result.particles, found, surfaces, messages, seconds
+        )
+        return surfaces
 
     def _choose_sketch(self) -> None:
         settings, inputs = self.settings, self.inputs
@@ -359,6 +368,23 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         tables = ("states.npz", "landscape.npz", "sketch.npz")
         return JobResult(layout.root, outputs, layout.logfile, (by_state, *densities, slices), slices,
                          (*kept_files(layout, *tables), *on_data))  # fmt: skip
+
+
+def report_landscape(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When the result that the landscape was made of, or what its stages left in checkpoint/, is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, LandscapeSettings)
+    if not LandscapeFiles(layout).gram.exists():
+        raise InputError(f"{layout.checkpoint} is gone, which the report of a landscape is made from: run it again.")
+    given = replace(settings, in_parts=finished.learned(settings.in_parts))
+    run = LandscapeRun(settings, LandscapeRun.check(given, monitor), monitor)
+    run.write_reports(finished.notes, finished.seconds)
 
 
 def _working_mask(path: Path, model: Heterogeneity, monitor: Monitor) -> NDArray[np.float32]:

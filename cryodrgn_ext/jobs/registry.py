@@ -21,6 +21,7 @@ from cryodrgn_ext.settings import Settings
 from cryodrgn_ext.workflow.job_result import JobResult
 
 if TYPE_CHECKING:  # it imports torch
+    from cryodrgn_ext.workflow.finished_result import FinishedResult
     from cryodrgn_ext.workflow.launcher import Worker
 
 RunJob = Callable[[Settings, Monitor], JobResult]
@@ -49,6 +50,9 @@ class Job:
     check : str
         Function of (settings, monitor), as ``module:name``, that refuses what cannot work and writes nothing; where a
         suite shall know it before it makes a job.
+    report : str
+        Function of (:class:`FinishedResult`, monitor), as ``module:name``, that writes the report of a finished result
+        again; "" for a job without one.
     worker : str
         Class of what a further process does, see :mod:`cryodrgn_ext.workflow.launcher`; "" for a job in one process.
     """
@@ -61,6 +65,7 @@ class Job:
     relion_program: str = ""
     shown: tuple[str, ...] = ()
     check: str = ""
+    report: str = ""
     worker: str = ""
 
     @property
@@ -81,6 +86,10 @@ class Job:
     def load_check(self) -> Callable[[Settings, Monitor], object] | None:
         """Import the job's check, if it has one."""
         return cast("Callable[[Settings, Monitor], object]", _load(self.check)) if self.check else None
+
+    def load_report(self) -> Callable[[FinishedResult, Monitor], None] | None:
+        """Import what writes the job's report again, if it has one."""
+        return cast("Callable[[FinishedResult, Monitor], None]", _load(self.report)) if self.report else None
 
     def load_worker(self) -> Callable[[Settings], Worker]:
         """Import what a further process does.
@@ -107,7 +116,8 @@ JOBS: dict[str, Job] = {
             "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
             relion_program="cdx-relion-train", worker="train_engine:TrainWorker",
             shown=("engine", "zdim", "epochs", "states", "box", "mask_diameter_A", "preset", "volumes", "star_columns",
-                   "seed")),
+                   "seed"),
+            report="states_run:report_states"),
         Job("abinit", "options.abinit:AbinitSettings", "abinit:abinit",
             "Find poses, a map and, if asked, heterogeneity from particles without orientations.",
             relion_program="cdx-relion-abinit",
@@ -120,29 +130,35 @@ JOBS: dict[str, Job] = {
         Job("validate", "options.validate:ValidateSettings", "validate:validate",
             "Reconstruct states anew at full size and test each against chance.",
             positional=("in_parts",), relion_program="cdx-relion-validate", check="validate:ValidateRun.check",
-            shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed")),
+            shown=("state", "indices", "box", "mask_diameter_A", "random_subsets", "keep_images", "device", "seed"),
+            report="validate:report_validate"),
         Job("landscape", "options.landscape:LandscapeSettings", "landscape:landscape",
             "States and a landscape from the volumes of a trained model: clusters, components, densities.",
             positional=("in_parts",), relion_program="cdx-relion-landscape", check="landscape:LandscapeRun.check",
             shown=("sketch", "clusters", "linkage", "metric", "min_particles", "set_apart", "components", "mapping",
-                   "star_columns", "seed")),
+                   "star_columns", "seed"),
+            report="landscape:report_landscape"),
         Job("import", "options.import_latents:ImportSettings", "import_latents:import_latents",
             "Take over latents of another program with their particles: volumes, states, half-maps.",
             relion_program="cdx-relion-import",
             shown=("latents", "states", "knots", "neighbors", "volumes", "box", "mask_diameter_A", "star_columns",
-                   "seed")),
+                   "seed"),
+            report="states_run:report_states"),
         Job("import-cryodrgn", "options.import_latents:ImportCryodrgnSettings", "import_latents:import_cryodrgn",
             "Take over a run of the public cryodrgn: latents, particles, poses, CTF.", positional=("in_run",)),
         Job("consensus", "options.consensus:ConsensusSettings", "consensus:consensus",
             "Reconstruct all particles in two halves: map, FSC, sharpened map; a check of their metadata.",
             relion_program="cdx-relion-consensus",
-            shown=("symmetry", "box", "mask_diameter_A", "b_factor", "contrast", "keep_images", "device", "seed")),
+            shown=("symmetry", "box", "mask_diameter_A", "b_factor", "contrast", "keep_images", "device", "seed"),
+            report="consensus:report_consensus"),
         Job("compare", "options.compare:CompareSettings", "compare:compare",
             "Compare replicate runs: whether latents and states agree, and the particles on which they do.",
-            positional=("in_results",)),
+            positional=("in_results",),
+            report="compare:report_compare"),
         Job("trajectory", "options.trajectory:TrajectorySettings", "trajectory:trajectory",
             "Volumes along a path through latent space: a component, nearest neighbours, dense regions or lines.",
-            positional=("in_parts",)),
+            positional=("in_parts",),
+            report="trajectory:report_trajectory"),
         Job("convert", "options.convert:ConvertSettings", "convert:convert",
             "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
             positional=("in_parts", "o")),
@@ -151,6 +167,8 @@ JOBS: dict[str, Job] = {
         Job("volumes", "options.volumes:VolumesSettings", "volumes:volumes",
             "Decode volumes at given latent positions.",
             positional=("in_result",)),
+        Job("report", "options.report:ReportSettings", "report:report",
+            "Write report.html and logfile.pdf of a finished result again.", positional=("in_result",)),
         Job("fsc", "options.fsc:FscSettings", "fsc:fsc", "Fourier shell correlation of two maps.",
             positional=("map1", "map2")),
         Job("simulate", "options.simulate:SimulateSettings", "simulate:simulate",

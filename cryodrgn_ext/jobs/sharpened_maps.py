@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.fourier.sharpening import GuinierFit, sharpen_half_maps
-from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.images.maps import VolumeMap, read_map, write_map
 from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED
 
 SHARPENED_NAME = "sharpened.mrc"
@@ -47,9 +48,9 @@ def half_map_curves(
     return curves
 
 
-def write_sharpened(
+def sharpened(
     folder: Path, curve: NDArray[np.float64], b_factor_A2: float | None
-) -> tuple[GuinierFit | None, str]:
+) -> tuple[VolumeMap, GuinierFit] | None:
     """Sharpen the half1.mrc and half2.mrc of a folder, see :func:`sharpen_half_maps`.
 
     Parameters
@@ -62,20 +63,29 @@ def write_sharpened(
 
     Returns
     -------
-    (GuinierFit or None, str)
-        None when the resolution does not allow a Guinier plot and no B-factor is given; and a sentence.
-    """  # fmt: skip
+    (VolumeMap, GuinierFit) or None
+        None when the resolution does not allow a Guinier plot.
+    """
     half1, half2 = read_map(folder / "half1.mrc"), read_map(folder / "half2.mrc")
-    pixel_size_A = half1.pixel_size_A
-    resolution = resolution_A(curve, pixel_size_A, half1.box_size)
+    resolution = resolution_A(curve, half1.pixel_size_A, half1.box_size)
     try:
-        volume, fit = sharpen_half_maps(
-            torch.from_numpy(half1.data), torch.from_numpy(half2.data), curve, pixel_size_A, resolution, b_factor_A2
-        )
+        volume, fit = sharpen_half_maps(torch.from_numpy(half1.data), torch.from_numpy(half2.data), curve,
+                                        half1.pixel_size_A, resolution, b_factor_A2)  # fmt: skip
     except InputError:
+        return None
+    return replace(half1, data=volume.numpy()), fit
+
+
+def write_sharpened(
+    folder: Path, curve: NDArray[np.float64], b_factor_A2: float | None
+) -> tuple[GuinierFit | None, str]:
+    """Write sharpened.mrc, see :func:`sharpened`; return the Guinier plot, and a sentence."""
+    found = sharpened(folder, curve, b_factor_A2)
+    if found is None:
         (folder / SHARPENED_NAME).unlink(missing_ok=True)
-        return None, f"not sharpened: a resolution of {resolution:.2f} Å leaves no Guinier plot beyond 10 Å"
-    write_map(folder / SHARPENED_NAME, volume.numpy(), pixel_size_A)
+        return None, "not sharpened, as its resolution leaves no Guinier plot beyond 10 Å"
+    volume, fit = found
+    write_map(folder / SHARPENED_NAME, volume.data, volume.pixel_size_A)
     if b_factor_A2 is not None:
         return fit, f"sharpened by the given B-factor of {b_factor_A2:.0f} Å² (Guinier plot: {fit.b_factor_A2:.0f} Å²)"
     return fit, f"sharpened by the B-factor of the Guinier plot, {fit.b_factor_A2:.0f} Å²"

@@ -41,6 +41,7 @@ from cryodrgn_ext.results.latent_tables import (
     write_latent_table,
     write_state_table,
 )
+from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     remove_other_formats,
@@ -55,6 +56,7 @@ from cryodrgn_ext.results.states import read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import compare_with_reference
 from cryodrgn_ext.validation.states import iterate_states
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
 
@@ -240,6 +242,26 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         )
         return JobResult(layout.root, outputs, layout.logfile, tuple(plots), plots[-1],
                          kept_files(layout, "latents.npz", "states.npz"))  # fmt: skip
+
+
+def report_states(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished train or import job again.
+
+    Raises
+    ------
+    InputError
+        When a file of the result is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    result = read_learned_result(layout.root)
+    table = read_state_table(layout.states_table)
+    plain = settings.to_mapping()
+    write_reports(layout, StatesReport(
+        job=result.job, settings=settings, seed=plain["seed"], particles=result.particles, latents=result.latents,
+        table=table, states=read_states(layout, range(table.n_states)), consensus=read_consensus(layout.consensus),
+        loss_history=load_heterogeneity(layout.model).loss_history, messages=finished.notes, seconds=finished.seconds,
+    ))  # fmt: skip
+    monitor.poll()
 
 
 def _caution(verdicts: Collection[str]) -> str | None:

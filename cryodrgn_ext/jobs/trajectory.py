@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from cryodrgn_ext.analysis.trajectories import (
 )
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.metadata.latent_files import read_positions
@@ -33,6 +34,7 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.results.trajectory_files import SCRIPT_NAME, write_chimerax_script, write_nearest
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
@@ -135,7 +137,7 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
     def _write_frames(self) -> tuple[float, dict[int, NDArray[np.float32]]]:
         """Write vol_NNN.mrc and z_values.txt; return one contour level for all, and slices of some frames."""
         n, directory = self.inputs.path.n_frames, self.layout.root
-        shown = set(np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int).tolist())
+        shown = set(_shown(n))
         levels, slices = [], {}
         volumes = decode_volumes(self.inputs.model, self.inputs.path.z, directory, self.monitor)
         for number, volume in enumerate(volumes):
@@ -147,6 +149,28 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
             if earlier.name not in names:
                 earlier.unlink()  # of a longer path: the script opens all that there are
         return float(np.median(levels)), slices
+
+
+def report_trajectory(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When the result that the path leads through, or a volume, is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, TrajectorySettings)
+    inputs = TrajectoryRun.check(replace(settings, in_parts=finished.learned(settings.in_parts)), monitor)
+    slices = {number: central_slices(read_map(layout.root / volume_name(number)).data)
+              for number in _shown(inputs.path.n_frames)}  # fmt: skip
+    write_trajectory_reports(layout, settings, inputs.z, inputs.path.z, slices, finished.notes)
+
+
+def _shown(n: int) -> list[int]:
+    """Numbers of the frames whose slices the report shows."""
+    numbers: list[int] = np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int).tolist()
+    return numbers
 
 
 def find_path(settings: TrajectorySettings, z: NDArray[np.float32], rows: IndexArray) -> Trajectory:

@@ -36,7 +36,7 @@ from cryodrgn_ext.jobs.job_outputs import (
 )
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
-from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, write_sharpened
+from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
@@ -52,6 +52,7 @@ from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import solvent_mask
 from cryodrgn_ext.validation.states import State, iterate_states
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
@@ -272,3 +273,25 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
         )
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))
+
+
+def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When a file of the result is gone.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, ValidateSettings)
+    names = {one["state"]: one["name"] for one in finished.record["results"]["states"]}
+    states = dict(zip(names.values(), read_states(layout, names), strict=True))
+    found = {name: sharpened(layout.state(state.number), np.array(state.fsc), settings.b_factor)
+             for name, state in states.items()}  # fmt: skip
+    fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
+    write_validation_reports(
+        layout, settings, states, fits, read_consensus(layout.consensus), finished.record["results"]["particles"],
+        finished.notes, sum(finished.seconds.values()),
+    )  # fmt: skip
+    monitor.poll()
