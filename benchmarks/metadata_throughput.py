@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 
@@ -114,7 +115,7 @@ def measure(path: Path) -> None:
     with timed("rotations"):
         rotation = particles.rotation
     with timed("half-sets"):
-        particles.split_half_sets(seed=0)
+        choose_half_sets(particles, 0)
     half = np.sort(np.random.default_rng(1).permutation(particles.n)[: particles.n // 2])
     with timed("subset of half"):
         subset = particles.subset(half)

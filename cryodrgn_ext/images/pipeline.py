@@ -22,6 +22,7 @@ from cryodrgn_ext.images.preprocessing import (
 )
 from cryodrgn_ext.images.stacks import ImageStacks
 from cryodrgn_ext.images.store import ImageTable
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particles import OpticsGroup, ParticleSet
 
 #: Seed of the random split into half-sets where the metadata have none.
@@ -189,7 +190,7 @@ def assemble(
         shift_px=(shift_A / pixel_A[optics_index][:, None]).float(),
         ctf_parameters=ctf_parameters(particles),
         optics=pipeline.optics,
-        half_set=torch.from_numpy(particles.split_half_sets(HALF_SET_SEED).astype(np.int8)),
+        half_set=torch.from_numpy(choose_half_sets(particles, HALF_SET_SEED).half_set.astype(np.int8)),
         optics_index=optics_index,
         noise_sigma=(native_sigma.double() * scale[:, None]).float(),
         window_power=window_power,

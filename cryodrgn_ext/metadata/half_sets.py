@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.metadata.image_names import UInt64Array, mixed
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.shared_density import (
     IMAGE,
     NAMES,
@@ -17,11 +17,9 @@ from cryodrgn_ext.metadata.shared_density import (
     Groups,
     SharedDensity,
     count_split,
+    find_shared_density,
     joined_groups,
 )
-
-if TYPE_CHECKING:
-    from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 HalfSet = npt.NDArray[np.int8]
 #: Smallest share of the particles that a half-set should have.
@@ -59,7 +57,7 @@ def choose_half_sets(particles: ParticleSet, seed: int) -> HalfSetChoice:
     seed : int
         For the random split.
     """
-    shared, own = particles.shared_density, particles.half_set
+    shared, own = find_shared_density(particles), particles.half_set
     if not particles.n or not own.all():
         return _drawn(particles, seed, "have no half-sets (rlnRandomSubset, alignments3D/split)")
     if len(np.unique(own)) == 1:
@@ -87,7 +85,7 @@ def own_half_set_warnings(particles: ParticleSet) -> tuple[str, ...]:
     own = particles.half_set
     if not particles.n or len(np.unique(own)) == 1:
         return ()
-    torn = split_relations(particles.shared_density, own)
+    torn = split_relations(find_shared_density(particles), own)
     if torn:
         return (
             f"Warning: the half-sets of {particles.path} part {torn}: half-maps of them share density, and their "
@@ -132,7 +130,7 @@ def half_sets_for_copies(particles: ParticleSet, half_set: HalfSet, copies: Grou
     """
     if not count_split(copies, half_set)[1]:
         return None
-    shared = particles.shared_density
+    shared = find_shared_density(particles)
     together = {**shared.certain, IMAGE: joined_groups([shared.certain[IMAGE], copies])}
     return draw_half_sets(replace(shared, certain=together), particles.image_hash, seed)[0]
 
@@ -166,10 +164,10 @@ def _has_groups(groups: Groups) -> bool:
 
 
 def _drawn(particles: ParticleSet, seed: int, why: str) -> HalfSetChoice:
-    half_set, used = draw_half_sets(particles.shared_density, particles.image_hash, seed)
+    half_set, used = draw_half_sets(find_shared_density(particles), particles.image_hash, seed)
     by = f", whole {' and '.join(NAMES[name][1] for name in used)} at a time" if used else ""
     notes = [f"The particles {why}: they are split at random{by}."]
-    torn = split_relations(particles.shared_density, half_set)
+    torn = split_relations(find_shared_density(particles), half_set)
     if torn:
         notes.append(
             f"Warning: the random half-sets part {torn}, as there are too few for two halves: resolutions are too "
@@ -179,7 +177,7 @@ def _drawn(particles: ParticleSet, seed: int, why: str) -> HalfSetChoice:
 
 
 def _neighbour_notes(particles: ParticleSet, half_set: HalfSet) -> tuple[str, ...]:
-    twice = particles.shared_density.picked_twice
+    twice = find_shared_density(particles).picked_twice
     if twice is None:
         return ()
     several, split = count_split(twice, half_set)

@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import CsTable
-from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_names import ImageReferences
 from cryodrgn_ext.metadata.optics import OpticsGroup
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_source import ParticleSource
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_faults, rotation_from_euler
-from cryodrgn_ext.metadata.shared_density import SharedDensity, find_shared_density
 from cryodrgn_ext.metadata.star import StarFile
 from cryodrgn_ext.metadata.star_table import StarTable
 
@@ -153,11 +151,6 @@ class ParticleSet:
         """(N,) strings: rlnImageName as written (read on first use; four bytes a letter, so large for large N)."""
         return self.source.image_names(self.row_id, self.references)
 
-    @cached_property
-    def shared_density(self) -> SharedDensity:
-        """Which particles share density, so that half-sets must not part them (found on first use)."""
-        return find_shared_density(self)
-
     @property
     def pixel_size_A(self) -> Float64Array:
         """(N,) float64: size of an image pixel."""
@@ -230,16 +223,6 @@ class ParticleSet:
         optics_index : (N,) int32
         """
         return replace(self, optics=optics, optics_index=optics_index, optics_changed=True)
-
-    def split_half_sets(self, seed: int) -> npt.NDArray[np.int8]:
-        """Return (N,) half-sets 1 and 2: see :func:`cryodrgn_ext.metadata.half_sets.choose_half_sets`.
-
-        Parameters
-        ----------
-        seed : int
-            For the random split.
-        """
-        return choose_half_sets(self, seed).half_set
 
     def describe_row(self, index: int) -> str:
         """Name particle ``index`` for a message: file, 1-based row of the original table, line or uid, image."""

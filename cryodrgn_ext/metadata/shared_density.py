@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,7 @@ from scipy.spatial import cKDTree
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_names import UInt64Array
-
-if TYPE_CHECKING:
-    from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 Groups: TypeAlias = npt.NDArray[np.int64]
 
@@ -63,8 +62,19 @@ class SharedDensity:
     picked_twice: Groups | None = None
 
 
+# Several questions are asked of one set of particles, and looking for neighbours takes seconds.
+_FOUND: WeakKeyDictionary[ParticleSet, SharedDensity] = WeakKeyDictionary()
+
+
 def find_shared_density(particles: ParticleSet) -> SharedDensity:
-    """Find out which of N particles share density by what their file says of them."""
+    """Find out which of N particles share density by what their file says of them (once for a set)."""
+    found = _FOUND.get(particles)
+    if found is None:
+        found = _FOUND[particles] = _find(particles)
+    return found
+
+
+def _find(particles: ParticleSet) -> SharedDensity:
     rows, source = particles.row_id, particles.source
     certain = {IMAGE: _numbered(particles.image_hash)}
     identities = list(source.identities(rows))

@@ -49,8 +49,8 @@ class Consensus:
             return (found,)
         return (
             found,
-            f"Warning: the consensus shows no particle: its half-maps agree to {self.resolution_A:.0f} Å only, in a box "
-            f"of {extent_A:.0f} Å, as those of noise do. Check that orientations, origins and CTF belong to these "
+            f"Warning: the consensus shows no particle: its half-maps agree to {self.resolution_A:.0f} Å only, in a "
+            f"box of {extent_A:.0f} Å, as those of noise do. Check that orientations, origins and CTF belong to these "
             "images before you believe anything that follows.",
         )
 

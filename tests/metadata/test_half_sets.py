@@ -12,7 +12,13 @@ import pytest
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.half_sets import choose_half_sets, own_half_set_warnings, random_half_sets
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.shared_density import SharedDensity, joined_groups, refuse_tilt_series, tilt_series
+from cryodrgn_ext.metadata.shared_density import (
+    SharedDensity,
+    find_shared_density,
+    joined_groups,
+    refuse_tilt_series,
+    tilt_series,
+)
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import particles_record, save
 
@@ -59,7 +65,7 @@ def components(n: int, related: Related) -> npt.NDArray[np.int64]:
 
 def assert_never_split(particles: ParticleSet, groups: npt.NDArray[np.int64], share: float = 0.4) -> None:
     for seed in range(4):
-        half_set = particles.split_half_sets(seed)
+        half_set = choose_half_sets(particles, seed).half_set
         for group in np.unique(groups):
             assert len(set(half_set[groups == group].tolist())) == 1
         assert share * particles.n <= np.count_nonzero(half_set == 1) <= (1 - share) * particles.n
@@ -79,8 +85,8 @@ def test_boxes_of_a_filament_stay_together(tmp_path: Path, style: str) -> None:
     particles = star_of(tmp_path, style, rlnMicrographName=MICROGRAPHS, rlnHelicalTubeID=TUBES)
     groups = np.arange(N) // 6
     assert_never_split(particles, groups)
-    assert same_partition(particles.shared_density.certain["filament"], groups)
-    assert len(np.unique(particles.split_half_sets(0).reshape(-1, 6)[:, 0])) == 2
+    assert same_partition(find_shared_density(particles).certain["filament"], groups)
+    assert len(np.unique(choose_half_sets(particles, 0).half_set.reshape(-1, 6)[:, 0])) == 2
 
 
 def test_filaments_of_a_file_without_micrographs_are_told_by_the_stack(tmp_path: Path) -> None:
@@ -97,8 +103,8 @@ def test_filaments_of_cryosparc_stay_together(tmp_path: Path) -> None:
     assert_never_split(particles, np.arange(N) // 6)
     # 0 says nothing: particles that were not traced are each their own.
     loose = cs_of(tmp_path, filament__filament_uid=np.zeros(N, np.uint64))
-    assert "filament" not in loose.shared_density.certain or same_partition(
-        loose.shared_density.certain["filament"], np.arange(N)
+    assert "filament" not in find_shared_density(loose).certain or same_partition(
+        find_shared_density(loose).certain["filament"], np.arange(N)
     )
 
 
@@ -116,7 +122,7 @@ def test_subtracted_copies_of_relion_stay_together(tmp_path: Path, label: str) -
 
 def test_a_column_of_originals_that_names_no_images_is_no_relation(tmp_path: Path) -> None:
     particles = star_of(tmp_path, rlnImageOriginalName=["Extract/job012/mic.mrcs"] * N)
-    assert same_partition(particles.shared_density.certain["particle"], np.arange(N))
+    assert same_partition(find_shared_density(particles).certain["particle"], np.arange(N))
 
 
 def test_relations_connect_through_each_other(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ def test_overlapping_boxes_stay_together(tmp_path: Path, seed: int) -> None:
 
     groups = components(N, related)
     assert 20 < len(np.unique(groups)) < N - 10  # the test has something to show
-    found = particles.shared_density.overlapping
+    found = find_shared_density(particles).overlapping
     assert found is not None
     assert same_partition(found, groups)
     assert_never_split(particles, groups)
@@ -187,16 +193,16 @@ def test_a_crowded_micrograph_is_still_split(tmp_path: Path) -> None:
     x = np.repeat(np.arange(N // 2) * 12.0, 2) + np.tile([0.0, 1.0], N // 2)
     particles = star_of(tmp_path, rlnMicrographName=["mic.mrc"] * N, rlnCoordinateX=[f"{v}" for v in x + 1],
                         rlnCoordinateY=["5"] * N)  # fmt: skip
-    assert particles.shared_density.overlapping is not None
-    assert len(np.unique(particles.shared_density.overlapping)) == 1
+    assert find_shared_density(particles).overlapping is not None
+    assert len(np.unique(find_shared_density(particles).overlapping)) == 1
     assert_never_split(particles, np.arange(N) // 2)
 
 
 def test_positions_of_zero_say_nothing(tmp_path: Path) -> None:
     zero = ["0.000000"] * N
     particles = star_of(tmp_path, rlnMicrographName=["mic.mrc"] * N, rlnCoordinateX=zero, rlnCoordinateY=zero)
-    assert particles.shared_density.overlapping is not None
-    assert len(np.unique(particles.shared_density.overlapping)) == N
+    assert find_shared_density(particles).overlapping is not None
+    assert len(np.unique(find_shared_density(particles).overlapping)) == N
 
 
 def test_one_filament_alone_is_split_and_said(tmp_path: Path) -> None:
@@ -364,9 +370,9 @@ def test_a_million_rows_take_bounded_memory(monkeypatch: pytest.MonkeyPatch, tmp
     at, micrographs = positions(N, 6, 10.0)
     columns = {"rlnMicrographName": micrographs, "rlnCoordinateX": [f"{v:.4f}" for v in at[:, 0] + 1],
                "rlnCoordinateY": [f"{v:.4f}" for v in at[:, 1] + 1]}  # fmt: skip
-    whole = star_of(tmp_path, **columns).shared_density
+    whole = find_shared_density(star_of(tmp_path, **columns))
     monkeypatch.setattr("cryodrgn_ext.metadata.shared_density.ROWS_AT_A_TIME", 13)
-    parts = star_of(tmp_path, **columns).shared_density
+    parts = find_shared_density(star_of(tmp_path, **columns))
     assert isinstance(whole, SharedDensity)
     assert whole.overlapping is not None
     assert parts.overlapping is not None

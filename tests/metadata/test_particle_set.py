@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
@@ -200,24 +201,24 @@ def without_half_sets(star_builder: type[StarBuilder], path: Path, repeats: int,
 
 
 def test_relions_half_sets_are_kept(particles: ParticleSet) -> None:
-    assert particles.split_half_sets(seed=3).tolist() == [1, 2] * 4
+    assert choose_half_sets(particles, 3).half_set.tolist() == [1, 2] * 4
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_random_half_sets_never_split_an_image(repeats: int, star_builder: type[StarBuilder], tmp_path: Path) -> None:
     particles = without_half_sets(star_builder, tmp_path / "in.star", repeats)
-    half_set = particles.split_half_sets(seed=0)
+    half_set = choose_half_sets(particles, 0).half_set
     per_image = half_set.reshape(-1, repeats)
     assert (per_image == per_image[:, :1]).all()
     assert np.bincount(half_set).tolist() == [0, 120, 120]
-    assert (particles.split_half_sets(seed=0) == half_set).all()
-    assert (particles.split_half_sets(seed=1) != half_set).any()
+    assert (choose_half_sets(particles, 0).half_set == half_set).all()
+    assert (choose_half_sets(particles, 1).half_set != half_set).any()
     order = np.random.default_rng(0).permutation(240)
-    assert (particles.subset(order).split_half_sets(seed=0) == half_set[order]).all()
+    assert (choose_half_sets(particles.subset(order), 0).half_set == half_set[order]).all()
 
 
 def test_random_half_sets_do_not_follow_the_order_of_the_rows(star_builder: type[StarBuilder], tmp_path: Path) -> None:
-    half_set = without_half_sets(star_builder, tmp_path / "in.star", 1, n=2000).split_half_sets(seed=0)
+    half_set = choose_half_sets(without_half_sets(star_builder, tmp_path / "in.star", 1, n=2000), 0).half_set
     runs = np.count_nonzero(half_set[1:] != half_set[:-1])  # 1000 expected, with a standard deviation of 22
     assert 880 < runs < 1120
 
