@@ -30,7 +30,9 @@ FEWEST_PARTICLES = 40
 #: Default of --max_shift_A as a fraction of the extent of the images.
 DEFAULT_SHIFT = 0.1
 IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
-POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "use_origins", "symmetry", "seed")
+POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "use_origins", "symmetry", "seed", "search")
+#: Settings that earlier versions did not have, and the value that stands for what they did.
+NEWER_SETTINGS = {"search": "exhaustive"}
 #: What the network's search depends on besides; with a network, also --zdim.
 NETWORK_SETTINGS = ("first_poses", *own_options(NeuralAbinitSettings))
 TRAINING_SETTINGS = ("zdim", "fit_contrast", "curve_features", "seed")
@@ -176,9 +178,10 @@ def check_continuation(
         )
     now, then = settings.to_mapping(), earlier["settings"]
     for name in (*IMAGE_SETTINGS, *_pose_settings(settings)):
-        if name in then and then[name] != now[name]:
+        before = then.get(name, NEWER_SETTINGS.get(name, now[name]))
+        if before != now[name]:
             raise ResumeError(
-                f"--{name} was {then[name]} when {settings.o} was begun and is {now[name]} now: the search cannot be "
+                f"--{name} was {before} when {settings.o} was begun and is {now[name]} now: the search cannot be "
                 "continued with another value; restore it, or start a new job."
             )
 
@@ -212,4 +215,4 @@ def _pose_settings(settings: AbinitSettings) -> tuple[str, ...]:
 
 def _some(settings: AbinitSettings, names: tuple[str, ...]) -> dict[str, Any]:
     plain = settings.to_mapping()
-    return {name: plain[name] for name in names}
+    return {name: plain[name] for name in names if plain[name] != NEWER_SETTINGS.get(name)}

@@ -94,6 +94,7 @@ def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift
     return ReconstructSettings(
         initialisations=settings.starts,
         initialisation_particles=settings.start_particles,
+        search=settings.search,  # type: ignore[arg-type]  # the declaration lists the same words
         max_shift_px=max_shift_px,
         mask_radius_px=limit,
         seed=settings.seed,

@@ -175,9 +175,11 @@ def _likelier(one: Refined, other: Refined) -> bool:
 
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
     d = images.box_size
+    # Checkpoints of the exhaustive search have no word on it.
+    algorithm = [] if settings.search == "exhaustive" else [settings.search]
     return [
         settings.initialisations, settings.initialisation_particles, settings.core(images.n), settings.shift_extent(d),
-        settings.mask_radius(d), settings.seed,
+        settings.mask_radius(d), settings.seed, *algorithm,
     ]  # fmt: skip
 
 

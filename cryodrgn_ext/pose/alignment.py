@@ -16,13 +16,14 @@ from torch import Tensor
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses, join_poses
+from cryodrgn_ext.pose.all_orientations import search_orientations
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.model import LinearModel, SliceModel
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.search import SearchSettings, search
+from cryodrgn_ext.pose.search import SearchSettings
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 
@@ -145,7 +146,8 @@ def align_images(
         if how.kind == "search":
             # Around the shifts at hand: a particle off by more than the extent is reached in a later search.
             looking = search_settings(images, how.settings, how.radius)
-            found = search(recentred(images, poses.shift_px), reference.model(), looking, piece).poses
+            moved = recentred(images, poses.shift_px)
+            found = search_orientations(how.settings.search, moved, reference.model(), looking, piece).poses
             searched = found.to(torch.float64).moved(candidates.shift_px)
             candidates = join_poses([candidates, searched], 1) if how.known else searched
         parts.append(_best_refined(images, reference, candidates, how, piece))

@@ -6,6 +6,8 @@ candidate bounds the least one from above. Poses whose lower bound exceeds the u
 divided: the rotation into eight, the shift into four. And so on, while the band grows.
 
 In noise the bounds exclude little. As in the published results, at most K poses of an image go on, the best ones.
+Several shifts of one rotation are poses of their own here, and neighbours of the best pose are many; candidates that
+are returned can be asked to lie apart.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.estimates import ScoredPoses
 from cryodrgn_ext.pose.groups import GroupScorer
 from cryodrgn_ext.pose.model import SliceModel, as_model
-from cryodrgn_ext.pose.search import SearchSettings, sweep
+from cryodrgn_ext.pose.search import SearchSettings, apart_places, sweep
 from cryodrgn_ext.pose.shift_grid import shift_grid
 from cryodrgn_ext.progress import Monitor
 
@@ -38,7 +40,8 @@ def branch_and_bound(
     """Find the pose of every image by Algorithm 1.
 
     Parameters, result and errors are those of :func:`cryodrgn_ext.pose.search.search`; here ``settings.keep`` counts
-    poses, several shifts of one rotation among them, and ``settings.refinements`` subdivisions.
+    poses, several shifts of one rotation among them, ``settings.refinements`` subdivisions, and ``settings.apart`` is
+    heeded when candidates are returned.
     """
     some = as_model(model, settings.where(images))
     return sweep(images, settings, rows, None, monitor, lambda scorer: _search_some(scorer, some, settings, images))
@@ -77,6 +80,10 @@ def _search_some(
         shift = shift.gather(1, (order // 8)[..., None].expand(-1, -1, 2)) + quarters[here.indices % len(quarters)]
         value = here.values
     level = settings.base_level + settings.refinements
+    if settings.apart:
+        order = apart_places(index, level, min(settings.keep_final, settings.keep), settings.apart)
+        index = np.take_along_axis(index, order.numpy(), axis=1)
+        shift, value = shift.take_along_dim(order[..., None], dim=1), value.take_along_dim(order, dim=1)
     return torch.from_numpy(so3_grid.rotations(level, index)).float(), shift[:, :, None], value
 
 

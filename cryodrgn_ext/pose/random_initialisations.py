@@ -19,12 +19,13 @@ from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.all_orientations import search_orientations
 from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses, rounded
 from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_initial_map, signal_power
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.search import SearchSettings, search
+from cryodrgn_ext.pose.search import SearchSettings
 from cryodrgn_ext.pose.settings import INITIALISATION_PARTICLES, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
@@ -127,7 +128,8 @@ def make_initialisation(
         monitor.poll()
         top = min(math.ceil(band) + 1, images.plane.radius)
         if all_orientations:
-            poses = search(chosen, FourierVolume.from_map(volume, OVERSAMPLING, top), looking).best
+            model = FourierVolume.from_map(volume, OVERSAMPLING, top)
+            poses = search_orientations(settings.search, chosen, model, looking).best
         field = DifferentiableVolume.from_maps(volume[None], top)
         found = refine_poses(scorer, field, poses, band, iterations=4)
         poses, fit = found.poses.to(torch.float32), found.log_likelihood

@@ -198,7 +198,7 @@ def _search_some(
     top = scorer.top(model, base, shifts, wide, settings.band(0, largest))
     index, centre, value = top.rotation.cpu().numpy(), shifts[top.shift.cpu()], top.log_likelihood.cpu()
     if settings.apart:
-        order = _apart(index, settings.base_level, settings.keep, settings.apart)
+        order = apart_places(index, settings.base_level, settings.keep, settings.apart)
         index = np.take_along_axis(index, order.numpy(), axis=1)
         centre, value = centre.take_along_dim(order[..., None, None], dim=1), value.take_along_dim(order, dim=1)
     for step in range(1, settings.refinements + 1):
@@ -213,7 +213,7 @@ def _search_some(
         order = here.indices.cpu()
         if settings.apart:
             of_these = np.take_along_axis(index, order.numpy(), axis=1)
-            order = order.take_along_dim(_apart(of_these, level, keep, settings.apart), dim=1)
+            order = order.take_along_dim(apart_places(of_these, level, keep, settings.apart), dim=1)
         index = np.take_along_axis(index, order.numpy(), axis=1)
         centre = (centre + offsets[moves.cpu()]).take_along_dim(order[..., None, None], dim=1)
         value = scores.cpu().take_along_dim(order, dim=1)
@@ -221,7 +221,7 @@ def _search_some(
     return torch.from_numpy(so3_grid.rotations(level, index)).float(), centre, value
 
 
-def _apart(index: NDArray[np.int64], level: int, keep: int, apart: float) -> Tensor:
+def apart_places(index: NDArray[np.int64], level: int, keep: int, apart: float) -> Tensor:
     """Places (B, keep) of rotations that lie apart, among (B, C) indices into a grid, likeliest first.
 
     One after another is taken that is at least ``apart`` spacings from all that were taken before; then the likeliest

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.scoring import DEFAULT_MEMORY_BYTES
+
+#: How all orientations are searched, see :mod:`cryodrgn_ext.pose.all_orientations`.
+SearchAlgorithm = Literal["exhaustive", "branch_and_bound"]
 
 #: Default of ``max_shift_px`` and of ``mask_radius_px``, as fractions of the box.
 DEFAULT_SHIFT, DEFAULT_MASK_RADIUS = 0.1, 0.42
@@ -36,6 +40,8 @@ class ReconstructSettings:
         of the box when omitted.
     mask_radius_px : float, optional
         Radius of a sphere that holds the particle, in pixels of the working box; 0.42 of the box when omitted.
+    search : {"exhaustive", "branch_and_bound"}
+        How all orientations are searched.
     rounds : int
         Most rounds of refinement.
     seed : int
@@ -51,6 +57,7 @@ class ReconstructSettings:
     core_particles: int | None = None
     max_shift_px: float | None = None
     mask_radius_px: float | None = None
+    search: SearchAlgorithm = "exhaustive"
     rounds: int = 24
     seed: int = 0
     device: str | None = None

@@ -245,7 +245,7 @@ def test_an_aborted_search_goes_on(finished: Finished, search: FakeSearch, fresh
 @pytest.mark.parametrize(
     ("change", "says"),
     [({"seed": 5}, "--seed was 0"), ({"box": 16}, "--box was None"), ({"starts": 9}, "--starts was 3"),
-     ({"max_shift_A": 9.0}, "--max_shift_A was None")],
+     ({"max_shift_A": 9.0}, "--max_shift_A was None"), ({"search": "branch_and_bound"}, "--search was exhaustive")],
 )  # fmt: skip
 def test_another_search_is_refused_once_it_has_begun(
     finished: Finished, search: FakeSearch, change: dict[str, object], says: str

@@ -45,6 +45,11 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         None, help="Second images of tilt pairs (neural): a particles file with the image of the tilted stage for "
         "every particle, in the order of the first ones"
     )  # fmt: skip
+    search: str = setting(
+        "exhaustive", choices=("exhaustive", "branch_and_bound"),
+        help="How all orientations are searched against an explicit map: the whole grid, of which the best rotations "
+        "are refined (cryoDRGN2), or by subdivision with bounds (branch and bound, the older algorithm)",
+    )  # fmt: skip
     starts: int = setting(3, low=1, high=100, help="Random starts, of which the likeliest is kept")
     start_particles: int | None = setting(
         None, low=100, high=10_000_000, help="Particles that the starts are made from; chosen if not given"
