@@ -9,30 +9,31 @@ report.
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
-from cryodrgn_ext.images.dataset import ParticleImages, open_images
-from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.abinit_files import (
+    MAP_NAME,
+    POSES_NAME,
+    AbinitFiles,
+    PlacedImages,
+    read_search,
+    write_found,
+)
 from cryodrgn_ext.jobs.abinit_inputs import (
     AbinitInputs,
-    check_continuation,
     image_key,
     pose_key,
     read_inputs,
@@ -41,7 +42,6 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.given_particles import half_set_notes
@@ -52,13 +52,13 @@ from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
-from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, centred_on, judge_origins, origins_px
+from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, judge_origins, origins_px
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
+from cryodrgn_ext.results.aligned_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
-from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.pose_choices import (
     read_judged_origins,
     read_transform,
@@ -66,22 +66,20 @@ from cryodrgn_ext.results.pose_choices import (
     write_transform,
 )
 from cryodrgn_ext.results.pose_table import PoseTable
-from cryodrgn_ext.results.record import RECORD_NAME, read_record, write_record
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
+    remove_other_formats,
     returned_name,
+    returned_names,
     say_changed_poses,
     say_conversion,
     wants_columns,
 )
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
-from cryodrgn_ext.workflow.stages import Stages
-from cryodrgn_ext.workflow.threads import use_threads
-from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
+from cryodrgn_ext.workflow.job_run import JobRun
 
-MAP_FILES = ("map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
-FOUND_MAP, FOUND_POSES, FOUND_TILTED = "map.mrc", "poses.npz", "tilted.npz"
+MAP_FILES = (MAP_NAME, "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
 
 
 def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
@@ -106,197 +104,146 @@ def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
     JobAborted
         When the user asks for it; everything finished so far stays, and the same call continues.
     """
-    use_threads(settings.j)
     monitor.message(f"Reading {settings.in_parts}")
-    inputs = read_inputs(settings)
-    layout = Layout(settings.o)
-    begun = (layout.checkpoint / "search").exists() or (layout.checkpoint / "found").exists()
-    check_continuation(settings, inputs, read_record(settings.o), begun)
-    monitor.message(f"{inputs.particles.n} particles of {inputs.native_box} px, worked on in a box of {inputs.box} px")
-    notes = () if inputs.reference is None else inputs.reference.notes
-    for note in (*inputs.particles.notes, *notes):
-        monitor.message(f"Note: {note}")
-    layout.root.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(layout.root)
-    return _AbinitJob(settings, inputs, layout, monitor).run()
+    return AbinitRun.start(settings, monitor)
 
 
-class _AbinitJob:
+class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
     """One run of the job: the stages in order, and what they hand on through the result directory."""
 
-    def __init__(self, settings: AbinitSettings, inputs: AbinitInputs, layout: Layout, monitor: Monitor) -> None:
-        self.settings, self.inputs, self.layout, self.monitor = settings, inputs, layout, monitor
-        self.device = choose_device(settings.device)
-        self.stages = Stages(layout.checkpoint)
-        self.notes: list[str] = []
-        self.returned = returned_name(inputs.particles, settings.particles_format)
-        self.found = layout.checkpoint / "found"
-        self.transform = layout.checkpoint / "frame.json"
-        self.final = layout.checkpoint / "maps"
-        self.centre_px: Tensor | None = None  # (N, 2) working px: the places that shifts are searched around
+    name = "abinit"
 
-    def run(self) -> JobResult:
+    def __init__(self, settings: AbinitSettings, inputs: AbinitInputs, monitor: Monitor) -> None:
+        super().__init__(settings, inputs, monitor)
+        self.device = choose_device(settings.device)
+        self.returned = returned_name(inputs.particles, settings.particles_format)
+        self.files = AbinitFiles(self.layout)
+
+    @classmethod
+    def check(cls, settings: AbinitSettings, monitor: Monitor) -> AbinitInputs:
+        """Read the particles and the reference; see :meth:`JobRun.check`."""
+        return read_inputs(settings)
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
-        begin = time.monotonic()
-        settings, inputs, layout = self.settings, self.inputs, self.layout
-        if inputs.had_poses:
-            self._note(f"The orientations in {settings.in_parts} are ignored: this job finds its own.")
-        if inputs.origins_note is not None:
-            self._note(inputs.origins_note)
-        for note in half_set_notes(inputs.particles, aligned=False):
-            self._note(note)
-        images = self._open_images()
-        self.stages.note_seconds("preprocessing", image_key(settings, inputs), time.monotonic() - begin)
-        self.notes += self.monitor.warnings
-        self._record("running", {})
-        self.centre_px = self._centre_px(images, inputs.origins)
-        self._stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(images),
-                    self.found / FOUND_MAP, self.found / FOUND_POSES)  # fmt: skip
+        settings, inputs, layout, found = self.settings, self.inputs, self.layout, self.files.found
+        self._note_inputs()
+        images = self.each_time("preprocessing", image_key(settings, inputs), lambda: self._open(inputs.particles))
+        placed = self._placed(images, inputs.origins, "origins")
+        self.stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(placed),
+                   found / MAP_NAME, found / POSES_NAME)  # fmt: skip
         key = transform_key(settings, inputs)
-        self._stage("frame", key, "Coordinates and hand", self._choose_transform,
-                    self.transform)  # fmt: skip
-        chosen = read_transform(self.transform)
-        self._note(chosen.sentence())
-        poses = PoseTable.read(self.found / FOUND_POSES).transformed(chosen.transform, images.pixel_size_A)
+        self.stage("frame", key, "Coordinates and hand", self._choose_transform, self.files.transform)
+        chosen = read_transform(self.files.transform)
+        self.note(chosen.sentence())
+        poses = PoseTable.read(found / POSES_NAME).transformed(chosen.transform, images.pixel_size_A)
         if settings.zdim > 0:
             key = training_key(settings, inputs)
         if settings.zdim > 0 and settings.engine != "neural":
-            poses = self._with_own_volumes(images, poses, key)
+            poses = self._with_own_volumes(placed, poses, key)
         aligned = poses.align(images)
-        self._stage("maps", key, "Map and half-maps", lambda: self._reconstruct(aligned, poses), self.final,
-                    *(layout.root / name for name in (*MAP_FILES, FOUND_POSES)))  # fmt: skip
-        consensus = read_consensus(self.final)
+        self.stage("maps", key, "Map and half-maps", lambda: self._reconstruct(aligned, poses), self.files.maps,
+                   *(layout.root / name for name in (*MAP_FILES, POSES_NAME)))  # fmt: skip
+        consensus = read_consensus(self.files.maps)
         self._note_maps(consensus)
         if settings.zdim > 0:
             self._learn(aligned, consensus, key)
         else:
             self._remove_model()
-        name = fingerprint(key, settings.star_columns, self.returned)
-        self._stage("particles", name, "Writing particles", lambda: self._write_particles(poses),
-                    *(layout.root / one for one in self._returned_names))  # fmt: skip
-        results = self._finish(images, poses, consensus, chosen)
-        self._record("finished", results)
-        self.monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {layout.report}")
-        return self._result(poses, consensus)
+        self.stage("particles", fingerprint(key, settings.star_columns, self.returned), "Writing particles",
+                   lambda: self._write_particles(poses), *self._returned_files)  # fmt: skip
+        return self._finish(images, poses, consensus, chosen), self._result(poses, consensus)
 
-    def _stage(self, name: str, key: str, title: str, work: Callable[[], None], *products: Path) -> None:
-        self.stages.run(name, key, self.monitor, title, work, products)
+    def _note_inputs(self) -> None:
+        inputs = self.inputs
+        notes = () if inputs.reference is None else inputs.reference.notes
+        self.say_particles(inputs.particles.n, inputs.native_box, inputs.box, (*inputs.particles.notes, *notes))
+        if inputs.had_poses:
+            self.note(f"The orientations in {self.settings.in_parts} are ignored: this job finds its own.")
+        if inputs.origins_note is not None:
+            self.note(inputs.origins_note)
+        for sentence in half_set_notes(inputs.particles, aligned=False):
+            self.note(sentence)
 
-    def _note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-        self.monitor.message(sentence)
-
-    def _record(self, status: str, results: Mapping[str, Any]) -> None:
-        write_record(self.layout.root, "abinit", status, self.settings, self.inputs.record, results)
-
-    def _open_images(self, particles: ParticleSet | None = None, folder: str = "images") -> ParticleImages:
+    def _open(self, particles: ParticleSet, folder: str = "images") -> ParticleImages:
         preprocessing = PreprocessSettings(
             box_size=self.inputs.box,
             mask_diameter_A=self.settings.mask_diameter_A,
             contrast=self.settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
         )
-        try:
-            return open_images(
-                self.inputs.particles if particles is None else particles,
-                self.layout.checkpoint / folder,
-                preprocessing,
-                self.monitor,
-                rebuild=True,
-            )
-        except InputError:
-            # Images that cannot be used leave nothing behind; an abort or a kill leaves what can be continued.
-            if not (self.layout.root / RECORD_NAME).exists():
-                shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
-            raise
+        return self.open_images(particles, preprocessing, folder)
 
-    def _centre_px(self, images: ParticleImages, origins: Origins | None, name: str = "origins") -> Tensor | None:
-        """Where shifts are searched around, by the origins of the user's file; None for the centres of the images."""
+    def _placed(self, images: ParticleImages, origins: Origins | None, name: str) -> PlacedImages:
+        """Images with the places that shifts are searched around, by the origins of the user's file."""
         choice = self.settings.use_origins
         if origins is None:
-            return None
+            return PlacedImages(images, None)
         judged, path = JudgedOrigins(False, 0.0, 0.0), self.layout.checkpoint / f"{name}.json"
         if choice != "no":
             title = f"Whether the origins in {origins.path.name} centre the particles"
-            self._stage(name, pose_key(self.settings, self.inputs), title,
-                        lambda: write_judged_origins(path, judge_origins(images, origins, choice, self.monitor)),
-                        path)  # fmt: skip
+            self.stage(name, pose_key(self.settings, self.inputs), title,
+                       lambda: write_judged_origins(path, judge_origins(images, origins, choice, self.monitor)),
+                       path)  # fmt: skip
             judged = read_judged_origins(path)
-        self._note(judged.sentence(origins, choice))
-        return origins_px(origins, images) if judged.used else None
+        self.note(judged.sentence(origins, choice))
+        return PlacedImages(images, origins_px(origins, images) if judged.used else None)
 
-    def _find(self, images: ParticleImages) -> None:
-        search = self.layout.checkpoint / "search"
-        search.mkdir(parents=True, exist_ok=True)
-        shift_px = self.inputs.max_shift_px(self.settings)
-        if self.settings.engine != "neural":
-            found = find_poses(_centred(images, self.centre_px), self.settings, shift_px, search, self.monitor)
-            self._keep(self.found, images, found)
+    def _find(self, placed: PlacedImages) -> None:
+        settings, files, tilts = self.settings, self.files, self.inputs.tilted
+        files.search.mkdir(parents=True, exist_ok=True)
+        shift_px = self.inputs.max_shift_px(settings)
+        if settings.engine != "neural":
+            found = find_poses(placed.unaligned(), settings, shift_px, files.search, self.monitor)
+            write_found(files.found, placed, found)
             return
-        tilted, second = None, None
-        if self.inputs.tilted is not None:
-            tilted = self._open_images(self.inputs.tilted.particles, "tilted_images")
-            second = self._centre_px(tilted, self.inputs.tilted.origins, "tilted_origins")
+        tilted = None
+        if tilts is not None:
+            tilted = self._placed(self._open(tilts.particles, "tilted_images"), tilts.origins, "tilted_origins")
         found = find_poses_with_network(
-            _centred(images, self.centre_px), None if tilted is None else _centred(tilted, second), self.settings,
-            shift_px, search, self.monitor, find_poses,
+            placed.unaligned(), None if tilted is None else tilted.unaligned(), settings, shift_px, files.search,
+            self.monitor, find_poses,
         )  # fmt: skip
-        self._keep(self.found, images, found)
+        write_found(files.found, placed, found)
         if tilted is not None:
-            first = PoseTable.read(self.found / FOUND_POSES)
-            if second is not None and found.tilted_shift_px is not None:
-                found = replace(found, tilted_shift_px=found.tilted_shift_px + second.numpy())
-            tilted_table(tilted, first, found, self.settings).write(self.found / FOUND_TILTED)
+            self._write_tilted(tilted, found)
 
-    def _keep(self, directory: Path, images: ParticleImages, found: FoundPoses) -> None:
-        """Write what was found for images centred on other places."""
-        directory.mkdir(parents=True, exist_ok=True)
-        write_map(directory / FOUND_MAP, found.map, images.pixel_size_A)
-        poses = found.poses if self.centre_px is None else found.poses.moved(self.centre_px)
-        table = PoseTable.from_working(images, poses, found.log_likelihood)
-        likelihoods = np.array(found.initialisations, np.float64)
-        table.write(directory / FOUND_POSES, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64))
-
-    def _search_arrays(self) -> tuple[list[float], NDArray[np.float64]]:
-        """Log-likelihood of each random initialisation, and the FSC between the halves of what was found."""
-        with np.load(self.found / FOUND_POSES, allow_pickle=False) as arrays:
-            return arrays["starts"].tolist(), arrays["fsc"]
+    def _write_tilted(self, tilted: PlacedImages, found: FoundPoses) -> None:
+        if tilted.centre_px is not None and found.tilted_shift_px is not None:
+            found = replace(found, tilted_shift_px=found.tilted_shift_px + tilted.centre_px.numpy())
+        first = PoseTable.read(self.files.found / POSES_NAME)
+        tilted_table(tilted.images, first, found, self.settings).write(self.files.found_tilted)
 
     def _choose_transform(self) -> None:
-        volume = read_map(self.found / FOUND_MAP)
-        _, curve = self._search_arrays()
+        volume = read_map(self.files.found / MAP_NAME)
+        _, curve = read_search(self.files.found)
         chosen = choose_transform(
             volume.data, volume.pixel_size_A, curve, self.inputs.reference, self.settings.flip_hand
         )
-        write_transform(self.transform, chosen)
+        write_transform(self.files.transform, chosen)
 
-    def _with_own_volumes(self, images: ParticleImages, poses: PoseTable, key: str) -> PoseTable:
+    def _with_own_volumes(self, placed: PlacedImages, poses: PoseTable, key: str) -> PoseTable:
         """A first model, and the poses refined against the volume that it gives each image."""
-        first = TrainedModel(self.layout.checkpoint / f"first_{key}")
-        refined = self.layout.checkpoint / f"refined_{key}"
-        aligned = poses.align(images)
-        self._stage("first model", key, "First model, on these poses",
-                    lambda: train_model(first, aligned, self.settings, self.device, self.monitor),
-                    first.model)  # fmt: skip
+        first, refined = TrainedModel(self.files.first_model(key)), self.files.refined(key)
+        aligned = poses.align(placed.images)
+        self.stage("first model", key, "First model, on these poses",
+                   lambda: train_model(first, aligned, self.settings, self.device, self.monitor),
+                   first.model)  # fmt: skip
 
         def refine() -> None:
             shift_px, radius = self.inputs.max_shift_px(self.settings), read_consensus(first.consensus).radius
-            model = load_heterogeneity(first.model)
-            near = centred_on(aligned, self.centre_px)
-            self._keep(refined, images, refine_poses(near, model, self.settings, shift_px, radius, self.monitor))
+            model, near = load_heterogeneity(first.model), placed.near(aligned)
+            write_found(refined, placed, refine_poses(near, model, self.settings, shift_px, radius, self.monitor))
 
-        self._stage("refined poses", key, "Poses against each image's own volume", refine, refined / FOUND_POSES)
-        return PoseTable.read(refined / FOUND_POSES)
+        self.stage("refined poses", key, "Poses against each image's own volume", refine, refined / POSES_NAME)
+        return PoseTable.read(refined / POSES_NAME)
 
     def _reconstruct(self, aligned: ParticleImages, poses: PoseTable) -> None:
-        make_consensus(self.final, aligned, None, self.device, self.monitor)
+        make_consensus(self.files.maps, aligned, None, self.device, self.monitor)
         for name in MAP_FILES:
-            self._publish(self.final / name, self.layout.root / name)
+            with atomic_path(self.layout.root / name) as temporary:
+                shutil.copyfile(self.files.maps / name, temporary)
         particles = self.inputs.particles
-        poses.write(self.layout.root / FOUND_POSES, uid=particles.uid, row_id=particles.row_id)
-
-    def _publish(self, source: Path, target: Path) -> None:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
+        poses.write(self.layout.root / POSES_NAME, uid=particles.uid, row_id=particles.row_id)
 
     def _note_maps(self, consensus: Consensus) -> None:
         halves = (
@@ -304,25 +251,25 @@ class _AbinitJob:
             if self.settings.zdim > 0 or self.settings.engine == "neural"
             else "the halves were refined independently but for the lowest frequencies"
         )
-        self._note(f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked); {halves}.")
+        self.note(f"Map: {consensus.resolution_A:.2f} Å between half-maps (FSC 0.143, masked); {halves}.")
         reference = self.inputs.reference
         if reference is not None:
             box, pixel_A = len(consensus.map), consensus.pixel_size_A
             target = fit_to_box(torch.from_numpy(reference.data), reference.pixel_size_A, box, pixel_A)
             curve = fsc(torch.from_numpy(consensus.map), target, torch.from_numpy(consensus.mask))
-            self._note(f"The map agrees with --in_3dref to {resolution_A(curve, pixel_A, box, 0.5):.1f} Å (FSC 0.5).")
+            self.note(f"The map agrees with --in_3dref to {resolution_A(curve, pixel_A, box, 0.5):.1f} Å (FSC 0.5).")
 
     def _learn(self, aligned: ParticleImages, consensus: Consensus, key: str) -> None:
         """The final model, its latents and volumes."""
-        layout = self.layout
-        last = TrainedModel(layout.checkpoint / f"last_{key}")
-        self._stage("training", key, "Model on the final poses",
-                    lambda: write_model_results(layout, last, aligned, consensus, self.inputs.particles, self.settings,
-                                                self.monitor), layout.model, layout.latents)  # fmt: skip
-        decoded = fingerprint(key, self.settings.volumes, self.settings.seed)
-        self._stage("volumes", decoded, "Volumes along the latent space",
-                    lambda: decode_at_centers(layout, self.settings.volumes, self.settings.seed, self.monitor),
-                    layout.volumes)  # fmt: skip
+        layout, settings = self.layout, self.settings
+        last = TrainedModel(self.files.last_model(key))
+        self.stage("training", key, "Model on the final poses",
+                   lambda: write_model_results(layout, last, aligned, consensus, self.inputs.particles, settings,
+                                               self.monitor), layout.model, layout.latents)  # fmt: skip
+        decoded = fingerprint(key, settings.volumes, settings.seed)
+        self.stage("volumes", decoded, "Volumes along the latent space",
+                   lambda: decode_at_centers(layout, settings.volumes, settings.seed, self.monitor),
+                   layout.volumes)  # fmt: skip
 
     def _remove_model(self) -> None:
         """What an earlier run with --zdim left in the directory speaks of other poses."""
@@ -330,46 +277,38 @@ class _AbinitJob:
         for folder in (self.layout.model, self.layout.volumes):
             shutil.rmtree(folder, ignore_errors=True)
 
+    @property
+    def _returned_files(self) -> tuple[Path, ...]:
+        names = returned_names(self.returned)
+        if self.inputs.tilted is not None:
+            names = (*names, STEM + Path(self.returned).suffix)
+        return tuple(self.layout.root / name for name in names)
+
     def _write_particles(self, poses: PoseTable) -> None:
-        particles = self.inputs.particles
+        particles, root = self.inputs.particles, self.layout.root
         columns = {}
         if self.settings.zdim > 0 and wants_columns(particles, self.settings.star_columns):
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, None)
         say_conversion(particles, Path(self.returned), self.monitor)
         say_changed_poses(particles, self.monitor)
-        for name in {"particles.star", "particles.cs", "particles.csg"} - set(self._returned_names):
-            (self.layout.root / name).unlink(missing_ok=True)  # of an earlier run in another format
-        write_aligned_particles(self.layout.root / self.returned, particles, poses, columns)
+        remove_other_formats(root, self.returned)
+        write_aligned_particles(root / self.returned, particles, poses, columns)
         if self.inputs.tilted is not None:
-            transform, pixel_A = read_transform(self.transform).transform, self.inputs.extent_A / self.inputs.box
-            tilted = PoseTable.read(self.found / FOUND_TILTED).transformed(transform, pixel_A)
-            write_aligned_particles(
-                self.layout.root / self._returned_names[-1], self.inputs.tilted.particles, tilted, {}
-            )
-
-    @property
-    def _returned_names(self) -> tuple[str, ...]:
-        names = (self.returned, "particles.csg") if self.returned.endswith(".cs") else (self.returned,)
-        return names if self.inputs.tilted is None else (*names, STEM + Path(self.returned).suffix)
+            transform = read_transform(self.files.transform).transform
+            tilted = PoseTable.read(self.files.found_tilted)
+            tilted = tilted.transformed(transform, self.inputs.extent_A / self.inputs.box)
+            write_aligned_particles(self._returned_files[-1], self.inputs.tilted.particles, tilted, {})
 
     def _finish(
         self, images: ParticleImages, poses: PoseTable, consensus: Consensus, chosen: ChosenTransform
     ) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
-        seconds = self.stages.seconds()
-        likelihoods, _ = self._search_arrays()
+        likelihoods, _ = read_search(self.files.found)
         self.monitor.poll()
         write_abinit_reports(
-            self.layout,
-            self.settings,
-            self.inputs.particles,
-            poses,
-            consensus,
-            likelihoods,
-            chosen,
-            self.notes,
-            seconds,
-        )
+            self.layout, self.settings, self.inputs.particles, poses, consensus, likelihoods, chosen, self.notes,
+            self.stages.seconds(),
+        )  # fmt: skip
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,
@@ -378,8 +317,6 @@ class _AbinitJob:
             "log_likelihood_of_starts": [round(one, 4) for one in likelihoods],
             "mirrored": chosen.transform.mirrored,
             "correlation_with_reference": chosen.correlation,
-            "notes": self.notes,
-            "seconds": seconds,
         }
 
     def _result(self, poses: PoseTable, consensus: Consensus) -> JobResult:
@@ -395,11 +332,4 @@ class _AbinitJob:
         )  # fmt: skip
         outputs: tuple[Output, ...] = (particles, map_with_halves(root, title="Ab initio", picture=shown),
                    *shown_maps(sorted(layout.volumes.glob("vol_*.mrc"))))  # fmt: skip
-        return JobResult(root, outputs, layout.logfile, plots, shown, kept_files(layout, FOUND_POSES, "latents.npz"))
-
-
-def _centred(images: ParticleImages, centre_px: Tensor | None) -> ParticleImages:
-    """Images without poses, centred on other places: every shift there is zero."""
-    if centre_px is None:
-        return images
-    return centred_on(images.with_poses(Poses(images.rotation, centre_px)), centre_px)
+        return JobResult(root, outputs, layout.logfile, plots, shown, kept_files(layout, POSES_NAME, "latents.npz"))

@@ -1,8 +1,7 @@
-"""What an abinit job reads and refuses before it computes anything."""
+"""Inputs of an abinit job: read, and refused before anything is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.settings import own_options
-from cryodrgn_ext.errors import InputError, ResumeError
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
@@ -19,9 +18,11 @@ from cryodrgn_ext.jobs.working_box import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
 from cryodrgn_ext.settings import fingerprint
-from cryodrgn_ext.workflow.continuation import refuse_other_images
+from cryodrgn_ext.workflow.continuation import Continuation
+from cryodrgn_ext.workflow.job_run import CheckedInputs
 
 #: Poses come out to a degree or so at this box, which a refinement then improves; larger ones cost time.
 LARGEST_DEFAULT_BOX = 64
@@ -38,8 +39,8 @@ NETWORK_SETTINGS = ("first_poses", *own_options(NeuralAbinitSettings))
 TRAINING_SETTINGS = ("zdim", "fit_contrast", "curve_features", "seed")
 
 
-@dataclass(frozen=True)
-class AbinitInputs:
+@dataclass(frozen=True, kw_only=True)
+class AbinitInputs(CheckedInputs):
     """Checked inputs.
 
     Attributes
@@ -50,8 +51,6 @@ class AbinitInputs:
         Whether the file had orientations, which are ignored.
     origins : Origins or None
         Where the file says that particles lie; None when it says nothing.
-    record : dict
-        Fingerprints of the files, for job.yaml.
     native_box : int
         Box of the images on disk (of the optics group with most particles, where groups differ).
     box : int
@@ -68,7 +67,6 @@ class AbinitInputs:
     particles: ParticleSet
     had_poses: bool
     origins: Origins | None
-    record: dict[str, Any]
     native_box: int
     box: int
     extent_A: float
@@ -130,60 +128,19 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         record["tilted_parts"] = tilted.record
     origins, origins_note = usable_origins(particles, extent_A, settings.use_origins)
     eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
-    unposed = particles.with_poses(eye, np.zeros((particles.n, 2)))
+    unaligned = particles.with_poses(eye, np.zeros((particles.n, 2)))
     return AbinitInputs(
-        unposed, particles.has_poses, origins, record, native, box, extent_A, reference, tilted, origins_note
-    )
+        record=record, particles=unaligned, had_poses=particles.has_poses, origins=origins, native_box=native, box=box,
+        extent_A=extent_A, reference=reference, tilted=tilted, origins_note=origins_note,
+        continuation=_continuation(settings),
+    )  # fmt: skip
 
 
-def check_continuation(
-    settings: AbinitSettings, inputs: AbinitInputs, earlier: Mapping[str, Any] | None, begun: bool
-) -> None:
-    """Compare a Continue with what the directory holds.
-
-    Parameters
-    ----------
-    settings : AbinitSettings
-        Of this run.
-    inputs : AbinitInputs
-    earlier : mapping or None
-        job.yaml of the earlier run.
-    begun : bool
-        Whether the search for poses has begun: before that, any setting may change. Afterwards the frame and hand of
-        the result, the reference, ``--zdim`` and what is written may still change.
-
-    Raises
-    ------
-    ResumeError
-        When the particles are others, or a setting that the poses depend on has changed.
-    """
-    if earlier is None:
-        return
-    if earlier["job"] != "abinit":
-        raise ResumeError(f"{settings.o} holds the results of a {earlier['job']} job: give another directory.")
-    before = earlier["inputs"].get("in_parts", {})
-    if before.get("sha256") not in (None, inputs.record["in_parts"]["sha256"]):
-        raise ResumeError(
-            f"{settings.o} was begun with {before.get('path')}, which has changed or is another file than "
-            f"{settings.in_parts}: start a new job for other particles."
-        )
-    refuse_other_images(settings.o, inputs.record, earlier["inputs"])
-    if not begun:
-        return
-    tilts = (earlier["inputs"].get("tilted_parts", {}), inputs.record.get("tilted_parts", {}))
-    if tilts[0].get("sha256") != tilts[1].get("sha256"):
-        raise ResumeError(
-            f"--tilted_parts is another than when {settings.o} was begun: the search cannot be continued with it; "
-            "restore it, or start a new job."
-        )
-    now, then = settings.to_mapping(), earlier["settings"]
-    for name in (*IMAGE_SETTINGS, *_pose_settings(settings)):
-        before = then.get(name, NEWER_SETTINGS.get(name, now[name]))
-        if before != now[name]:
-            raise ResumeError(
-                f"--{name} was {before} when {settings.o} was begun and is {now[name]} now: the search cannot be "
-                "continued with another value; restore it, or start a new job."
-            )
+def _continuation(settings: AbinitSettings) -> Continuation:
+    """Once the search has begun, what poses depend on may not change; coordinates, hand and ``--zdim`` still may."""
+    checkpoint = Layout(settings.o).checkpoint
+    begun = (checkpoint / "search").exists() or (checkpoint / "found").exists()
+    return Continuation("search", begun, ("tilted_parts",), (*IMAGE_SETTINGS, *_pose_settings(settings)))
 
 
 def image_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,12 +57,13 @@ def find_poses_with_network(
     if settings.first_poses == "map":
         below = checkpoint_dir / "map"
         below.mkdir(parents=True, exist_ok=True)
-        first = _read(below / FIRST)
+        first = _read(below / FIRST, monitor)
         if first is None:
+            earlier = len(monitor.warnings)
             first = explicit(images, settings, max_shift_px, below, monitor)
             if tilted is not None:
                 first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
-            _write(below / FIRST, first)
+            _write(below / FIRST, first, monitor.warnings[earlier:])
     network = checkpoint_dir / "network"
     context = EngineContext.of(settings, network, monitor)
     options = options_of(NeuralAbinitSettings, settings)
@@ -75,16 +76,17 @@ def find_poses_with_network(
     )
 
 
-def _write(path: Path, found: FoundPoses) -> None:
-    """Keep the poses of an explicit map."""
+def _write(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:
+    """Keep the poses of an explicit map, and what their search warned of."""
     rotation, shift_px = found.poses.numpy()
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, rotation=rotation, shift_px=shift_px, log_likelihood=found.log_likelihood,
-                 map=found.map, fsc=found.fsc, starts=np.array(found.initialisations, np.float64))  # fmt: skip
+                 map=found.map, fsc=found.fsc, starts=np.array(found.initialisations, np.float64),
+                 warnings=np.array(warnings, np.str_))  # fmt: skip
 
 
-def _read(path: Path) -> FoundPoses | None:
-    """Read what :func:`_write` kept; None when there is nothing.
+def _read(path: Path, monitor: Monitor) -> FoundPoses | None:
+    """Read what :func:`_write` kept, and warn again; None when there is nothing.
 
     Raises
     ------
@@ -97,6 +99,8 @@ def _read(path: Path) -> FoundPoses | None:
         with np.load(path, allow_pickle=False) as arrays:
             poses = Poses.of(arrays["rotation"], arrays["shift_px"])
             likelihoods = tuple(arrays["starts"].tolist())
+            for sentence in arrays["warnings"].tolist() if "warnings" in arrays.files else ():
+                monitor.warn(sentence)
             return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise ResumeError(

@@ -34,6 +34,7 @@ from cryodrgn_ext.pose.random_initialisations import (
     distinct_initialisations,
     make_initialisations,
     report_initialisations,
+    warn_unless_confirmed,
 )
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
@@ -123,6 +124,7 @@ def reconstruct(
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
         made = _initialisations(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
+        warn_unless_confirmed(made, settings, monitor)
         core = core_rows(images, settings)
         some = images if len(core) == images.n else images.subset(core)
         if len(core) < images.n:

@@ -180,14 +180,18 @@ def make_initialisations(
         )
         if keep is not None:
             keep(made)
+    return made
+
+
+def warn_unless_confirmed(made: Sequence[Initialisation], settings: ReconstructSettings, monitor: Monitor) -> None:
+    """Warn when several random initialisations were asked for, and none found what the best one found."""
     best, reports = report_initialisations(made)
-    if wanted > 1 and not _confirmed(reports):
+    if settings.initialisations > 1 and not _confirmed(reports):
         monitor.warn(
             f"None of the {len(made)} random initialisations found what the best one found (they agree on "
             f"{100 * max((r.agreement for r in reports if r.seed != best.seed), default=0.0):.0f} % of the particles): "
             "the map may be wrong. Look at it, and try more --starts, or particles that were cleaned by 2D classes."
         )
-    return made
 
 
 def distinct_initialisations(made: Sequence[Initialisation]) -> list[Initialisation]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.results.record import read_record
-from cryodrgn_ext.settings import Settings
+from cryodrgn_ext.settings import Settings, describe
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,13 @@ def check_continuation(
                 "with it; restore it, or start a new job."
             )
     now, then = settings.to_mapping(), earlier["settings"]
+    # The default of a setting that an earlier version did not have stands for what that version did.
+    defaults = {field.name: field.default for field in describe(type(settings)) if not field.required}
     for name in continuation.settings:
-        if name in then and then[name] != now[name]:
+        before = then.get(name, defaults.get(name, now[name]))
+        if before != now[name]:
             raise ResumeError(
-                f"--{name} was {then[name]} when {directory} was begun and is {now[name]} now: the "
+                f"--{name} was {before} when {directory} was begun and is {now[name]} now: the "
                 f"{continuation.work} cannot be continued with another value; restore it, or start a new job."
             )
 

@@ -31,12 +31,15 @@ class FakeSearch:
     shift_A: np.ndarray
     calls: list[dict[str, object]] = field(default_factory=list)
     error: BaseException | None = None
+    warning: str | None = None
     farthest_px: float = 0.0
 
     def find(self, images: ParticleImages, settings, max_shift_px, checkpoint_dir: Path, monitor) -> FoundPoses:  # type: ignore[no-untyped-def]
         self.calls.append({"n": images.n, "max_shift_px": max_shift_px, "rotation": images.rotation.numpy()})
         if self.error is not None:
             raise self.error
+        if self.warning is not None:
+            monitor.warn(self.warning)
         poses = ELSEWHERE.poses(Poses.of(self.rotation, self.shift_A / images.pixel_size_A))
         if isinstance(images.source, CentredCoefficients):  # shifts count from where the images were moved
             poses = poses.moved(-images.source.centre_px)

@@ -226,6 +226,17 @@ def centre(volume: np.ndarray) -> np.ndarray:
     return np.array([np.average(grid, weights=dense) for grid in np.indices(volume.shape) - len(volume) // 2])
 
 
+def test_warnings_of_the_search_are_in_record_and_report_and_survive_a_continue(
+    finished: Finished, search: FakeSearch, fresh: None
+) -> None:
+    search.warning = "None of the random initialisations agree: the map may be wrong."
+    for _ in range(2):
+        assert search.warning in run(SETTINGS)
+        assert search.warning in yaml.safe_load((OUT / "job.yaml").read_text())["results"]["notes"]
+        assert search.warning in (OUT / "report.html").read_text()
+    assert len(search.calls) == 1  # the second run found the poses done
+
+
 def test_an_aborted_search_goes_on(finished: Finished, search: FakeSearch, fresh: None) -> None:
     search.error = JobAborted("stop")
     with pytest.raises(JobAborted):

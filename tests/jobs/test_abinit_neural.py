@@ -78,7 +78,7 @@ def test_pairs_return_as_pairs(project: Path, tmp_path: Path, monkeypatch: pytes
 def test_network_starts_from_the_poses_of_a_map(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     truth = read_particles(SMALL.in_parts)
-    fake_poses.install(monkeypatch, truth.rotation, truth.shift_A)
+    fake_poses.install(monkeypatch, truth.rotation, truth.shift_A).warning = "The map may be wrong."
     settings = replace(SMALL, o=tmp_path / "out", zdim=1)
     monkeypatch.setattr(abinit_neural, "reconstruct_half_maps", interrupted)
     with pytest.raises(JobAborted):
@@ -88,6 +88,7 @@ def test_network_starts_from_the_poses_of_a_map(project: Path, tmp_path: Path, m
     search = fake_poses.install(monkeypatch, truth.rotation, truth.shift_A)
     said = run(settings)
     assert search.calls == []  # the poses of the map are kept, and the network goes on from them
+    assert "The map may be wrong." in said  # of their search, which was not done again
     assert "from the poses given" in said
     assert "Continuing from the checkpoint" in said
     assert read_particles(settings.o / "particles.star").n == N

@@ -16,6 +16,7 @@ from cryodrgn_ext.pose.random_initialisations import (
     distinct_initialisations,
     make_initialisations,
     report_initialisations,
+    warn_unless_confirmed,
 )
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
@@ -70,7 +71,10 @@ def made_from(
     remaining = list(supply)
     monkeypatch.setattr(random_initialisations, "make_initialisation", lambda *_: remaining.pop(0))
     images = phantom(4, box_size=16, snr=None).images
-    return make_initialisations(images, torch.arange(4), ReconstructSettings(initialisations=wanted), monitor)
+    settings = ReconstructSettings(initialisations=wanted)
+    made = make_initialisations(images, torch.arange(4), settings, monitor)
+    warn_unless_confirmed(made, settings, monitor)
+    return made
 
 
 def test_no_more_are_made_when_the_best_was_found_twice(

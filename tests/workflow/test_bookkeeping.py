@@ -51,6 +51,19 @@ def test_a_stage_that_fails_is_not_finished_even_if_it_was_before(tmp_path: Path
     assert stages.key("images") is None
 
 
+def test_warnings_come_back_with_the_stage_that_raised_them(tmp_path: Path) -> None:
+    monitor = SilentMonitor()
+    monitor.warn("of the images")
+    stages = Stages(tmp_path)
+    raised = stages.run("poses", "a", monitor, "Poses", lambda: monitor.warn("of the poses"))
+    assert raised == ["of the poses"]
+    assert stages.run("maps", "a", monitor, "Maps", lambda: None) == []
+    again = SilentMonitor()
+    assert Stages(tmp_path).run("poses", "a", again, "Poses", lambda: None) == ["of the poses"]
+    assert again.warnings == ["of the poses"]
+    assert Stages(tmp_path).run("poses", "b", again, "Poses", lambda: None) == []  # another key: done anew, without
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff\xfe", b'{"images": 3}'])
 def test_a_damaged_journal_means_that_everything_is_done_again(tmp_path: Path, damage: bytes) -> None:
     run_stage(Stages(tmp_path), "images", "a")
