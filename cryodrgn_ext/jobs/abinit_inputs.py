@@ -172,4 +172,5 @@ def _pose_settings(settings: AbinitSettings) -> tuple[str, ...]:
 
 def _some(settings: AbinitSettings, names: tuple[str, ...]) -> dict[str, Any]:
     plain = settings.to_mapping()
-    return {name: plain[name] for name in names if plain[name] != NEWER_SETTINGS.get(name)}
+    # None is a value of some: only those that are newer are left out.
+    return {name: plain[name] for name in names if name not in NEWER_SETTINGS or plain[name] != NEWER_SETTINGS[name]}
