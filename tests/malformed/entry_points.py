@@ -1,4 +1,4 @@
-"""Knock at a door in a fresh process that has everything imported already, and report what became of it.
+"""Run an entry point in a fresh process that has everything imported already, and report what became of it.
 
 A fork server imports torch and the jobs once; every knock is a fork of it. So a case costs a fraction of a second,
 and yet runs in a process of its own, as a user's command does.

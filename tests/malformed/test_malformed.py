@@ -17,7 +17,7 @@ from tests.malformed.star_cases import STAR
 from tests.malformed.tiny_project import Case, TinyProject
 
 FILES = [*STAR.cases, *CS.cases, *STACKS.cases]
-TRAIN_FILES = [case for case in FILES if case.door == "train"]
+TRAIN_FILES = [case for case in FILES if case.entry_point == "train"]
 LONGEST_SENTENCE = 500  # two long paths and the words around them
 ORDINARY = ("--in_parts", "particles.star")
 # Should a spoiled input be accepted after all, the run that follows must be short.
@@ -42,7 +42,7 @@ def prepare(case: Case, folder: Path) -> list[str]:
     """Spoil a project in ``folder`` and return the arguments without the output folder."""
     project = TinyProject(folder)
     arguments = case.spoil(project)
-    if not project.written and case.door == "train":
+    if not project.written and case.entry_point == "train":
         project.write()
     return list(ORDINARY if arguments is None else arguments)
 
@@ -81,7 +81,7 @@ def test_command_line_refuses(case: Case, tmp_path: Path) -> None:
     assert leftovers(tmp_path / "result") == []
 
 
-@pytest.mark.parametrize("case", [case for case in FILES if case.door == "fsc"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in FILES if case.entry_point == "fsc"], ids=lambda case: case.name)
 def test_fsc_refuses(case: Case, tmp_path: Path) -> None:
     outcome = knock("cryodrgn-ext", ["fsc", *prepare(case, tmp_path), "--o", "curve.star"], tmp_path)
     check_sentence(outcome, case.says)
@@ -104,11 +104,11 @@ def prepare_result(case: Case, trained: Path, folder: Path) -> list[str]:
     return case.spoil(TinyProject(folder)) or []
 
 
-def of_door(door: str) -> list[Case]:
-    return [case for case in RESULTS.cases if case.door == door]
+def of_entry_point(entry_point: str) -> list[Case]:
+    return [case for case in RESULTS.cases if case.entry_point == entry_point]
 
 
-@pytest.mark.parametrize("case", of_door("select"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", of_entry_point("select"), ids=lambda case: case.name)
 def test_select_wrapper_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
     arguments = prepare_result(case, trained, tmp_path)
     job = tmp_path / "External/job002"
@@ -120,7 +120,7 @@ def test_select_wrapper_refuses(case: Case, trained: Path, tmp_path: Path) -> No
     assert not (tmp_path / TRACE).exists(), "code from the input was run"
 
 
-@pytest.mark.parametrize("case", of_door("select"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", of_entry_point("select"), ids=lambda case: case.name)
 def test_select_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
     arguments = prepare_result(case, trained, tmp_path)
     outcome = knock("cryodrgn-ext", ["select", *arguments, "--o", "subset.star"], tmp_path)
@@ -129,7 +129,7 @@ def test_select_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / TRACE).exists(), "code from the input was run"
 
 
-@pytest.mark.parametrize("case", of_door("volumes"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", of_entry_point("volumes"), ids=lambda case: case.name)
 def test_volumes_refuses(case: Case, trained: Path, tmp_path: Path) -> None:
     arguments = prepare_result(case, trained, tmp_path)
     outcome = knock("cryodrgn-ext", ["volumes", *arguments, "--o", "decoded"], tmp_path)

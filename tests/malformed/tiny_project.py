@@ -141,10 +141,10 @@ Spoil = Callable[[TinyProject], "list[str] | None"]
 
 @dataclass(frozen=True)
 class Case:
-    """One malformed input: how to make it, which door to knock at, what the sentence must name."""
+    """One malformed input: how to make it, which entry point gets it, what the sentence must name."""
 
     name: str
-    door: str
+    entry_point: str
     spoil: Spoil
     says: tuple[str, ...]
 
@@ -153,17 +153,17 @@ class Table:
     """Collects cases: ``@table.case("train", "particles.star", "rlnAngleRot")`` above the function that spoils.
 
     The function gets a :class:`TinyProject` that is not yet on disk. It spoils rows, or calls ``write()`` and
-    spoils files; it returns the arguments of the door, or None for the ordinary ones.
+    spoils files; it returns the arguments of the entry point, or None for the ordinary ones.
     """
 
     def __init__(self) -> None:
         self.cases: list[Case] = []
 
-    def case(self, door: str, *says: str) -> Callable[[Spoil], Spoil]:
+    def case(self, entry_point: str, *says: str) -> Callable[[Spoil], Spoil]:
         """Register the decorated function as a case; ``says`` are regular expressions (case does not matter)."""
 
         def register(spoil: Spoil) -> Spoil:
-            self.cases.append(Case(spoil.__name__, door, spoil, says))
+            self.cases.append(Case(spoil.__name__, entry_point, spoil, says))
             return spoil
 
         return register

@@ -1,1 +1,1 @@
-"""The settings of every job, one file each; nothing heavy is imported here, so that doors open fast."""
+"""The settings of every job, one file each; nothing heavy is imported here, so that entry points start fast."""
