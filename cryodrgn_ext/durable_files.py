@@ -7,11 +7,41 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryodrgn_ext.errors import InputError
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+def make_output_directory(directory: Path) -> None:
+    """Make the directory that a job writes to, and those above it.
+
+    Raises
+    ------
+    InputError
+        When it is a file, or cannot be made or written to.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--o is {directory}, which is a file: give a directory.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"--o is {directory}, which cannot be made ({reason}): give a directory in a folder that you may write to."
+        ) from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise InputError(f"--o is {directory}, in which you may not write: give another directory.")
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise InputError when a file that a job would write is there already, unless the user says to overwrite it."""
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{there[0]} exists already: give --overwrite to replace it, or another name with --o.")
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.progress import Monitor
@@ -118,7 +119,7 @@ def run(job: Job, settings: Settings) -> JobResult:
     if not isinstance(settings, ResultSettings):
         return run_job(settings, Monitor())
     directory = settings.o
-    directory.mkdir(parents=True, exist_ok=True)
+    make_output_directory(directory)
     with directory_lock(directory), logged_run(directory, f"cryodrgn-ext {job.name}") as monitor:
         return run_job(settings, monitor)
 

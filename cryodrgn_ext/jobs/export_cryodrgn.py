@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
@@ -15,7 +16,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import chosen_rows, listed_rows
 from cryodrgn_ext.results.latent_tables import LatentTable
 from cryodrgn_ext.results.learned_result import read_result_or_particles
-from cryodrgn_ext.results.record import fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.results.record import fingerprint_particles, refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 
 
@@ -51,7 +52,8 @@ def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobRe
     chosen, output = particles.subset(rows), settings.o / "particles.star"
     if output.resolve() in {path.resolve() for path in particles.files}:
         raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
-    settings.o.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_files(settings.o)
+    make_output_directory(settings.o)
     write_poses(settings.o / "poses.pkl", chosen)
     write_ctf(settings.o / "ctf.pkl", chosen)
     if latents is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryodrgn_ext.durable_files import refuse_existing
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc as shell_correlation
 from cryodrgn_ext.fourier.fsc import resolution_A
@@ -33,6 +34,8 @@ def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
     InputError
         When a file is not a cubic map, or boxes or pixel sizes differ.
     """
+    if settings.o is not None:
+        refuse_existing([settings.o], settings.overwrite)
     first, second = read_map(settings.map1), read_map(settings.map2)
     _check_alike(settings.map1, first, settings.map2, second)
     mask_map = None if settings.mask is None else read_map(settings.mask)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.working_map import check_extent
 
@@ -49,4 +51,32 @@ def check_mask_values(mask: VolumeMap, path: Path) -> None:
         raise InputError(
             f"{path} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
             f"{low:.4g} to {high:.4g}; make one, for instance with relion_mask_create."
+        )
+
+
+def check_regions(
+    mask: VolumeMap | None, mask_path: Path | None, focus: VolumeMap | None, focus_path: Path | None, box: int
+) -> None:
+    """Hold masks against the working box, and the region of interest against the solvent mask.
+
+    Raises
+    ------
+    InputError
+        When a region has no voxel left at the working box, or lies outside of the solvent mask.
+    """
+    inside = []
+    for given, path in ((mask, mask_path), (focus, focus_path)):
+        if given is None:
+            continue
+        small = crop_map(torch.from_numpy(given.data), box).numpy() > 0.5
+        if not small.any():
+            raise InputError(
+                f"{path} has no voxel above 0.5 in a working box of {box} px: the region is too small; raise --box, or "
+                "give a larger region."
+            )
+        inside.append(small)
+    if len(inside) == 2 and not (inside[0] & inside[1]).any():
+        raise InputError(
+            f"{focus_path} (--focus_mask) lies outside of {mask_path} (--in_mask): they have no voxel in common; give "
+            "masks of one map."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryodrgn_ext.durable_files import make_output_directory, refuse_existing
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.job_outputs import picture
 from cryodrgn_ext.jobs.options.select import SelectSettings
@@ -17,7 +18,8 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.results.chosen_rows import removed_rows
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import fingerprint_particles, refuse_other_results, write_record
+from cryodrgn_ext.results.learned_result import LearnedResult
+from cryodrgn_ext.results.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     returned_name,
@@ -60,7 +62,10 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
             raise InputError(f"--o is {output}, but {layout.states} belongs to another job: write to another folder.")
     if output.parent == settings.o:
         refuse_other_results(settings.o, "select")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_existing(settings, output)
+    make_output_directory(output.parent)
+    record = partial(_record, settings, result, output, len(selected))
+    record("running")
     columns = {}
     if wants_columns(result.particles, settings.star_columns):
         columns = latent_star_columns(
@@ -69,18 +74,27 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     say_conversion(result.particles, output, monitor)
     write_particles(output, result.particles, selected, columns)
     warn_unbalanced_halves(result.particles, selected, monitor)
-    if output.parent == settings.o:
-        inputs = {
-            "in_parts": fingerprint_particles(result.particles.path, result.particles.files),
-            "images": result.found_images,
-            "result": str(result.directory),
-        }
-        write_record(settings.o, "select", "finished", settings, inputs, {"particles": len(selected)})
+    record("finished")
     groups = selection.groups()
     for name, rows in groups.items() if len(groups) > 1 else ():
         monitor.message(f"{_title(name)}: {len(rows)} of {result.particles.n} particles")
     monitor.message(f"Selected {len(selected)} of {result.particles.n} particles: {output}")
     return _result(selection, output)
+
+
+def _record(settings: SelectSettings, result: LearnedResult, output: Path, n: int, status: str) -> None:
+    """Write job.yaml, where a directory was given."""
+    if output.parent == settings.o:
+        inputs = result.record()
+        write_record(settings.o, "select", status, settings, inputs, {"particles": n})
+
+
+def _refuse_existing(settings: SelectSettings, output: Path) -> None:
+    """Refuse to replace a file; in a directory of this job its own files are made anew, as when RELION continues it."""
+    if output.parent == settings.o and read_record(settings.o) is not None:
+        return
+    outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
+    refuse_existing(outputs, settings.overwrite)
 
 
 def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.settings import ComputeSettings
-from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap
-from cryodrgn_ext.jobs.given_maps import read_mask, read_refinement_map
+from cryodrgn_ext.jobs.given_maps import check_regions, read_mask, read_refinement_map
 from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.states_run import StatesInputs
@@ -71,6 +72,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
         )
     # Options that contradict each other are refused before anything is computed.
     resolve(settings, settings.seed, particles.n)
+    _refuse_contradictions(settings)
     check_images(particles)
     record = record_particles(settings.in_parts, particles)
     native = native_box(particles)
@@ -84,6 +86,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             ("in_3dref", settings.in_3dref, read_refinement_map),
         )
     }
+    check_regions(maps["in_mask"], settings.in_mask, maps["focus_mask"], settings.focus_mask, box)
     record |= fingerprint_files(
         {"in_mask": settings.in_mask, "focus_mask": settings.focus_mask, "in_3dref": settings.in_3dref}
     )
@@ -94,6 +97,17 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
         reference=maps["in_3dref"],
         continuation=Continuation("training", begun, MASKS, (*IMAGE_SETTINGS, *ENGINE_SETTINGS)),
     )  # fmt: skip
+
+
+def _refuse_contradictions(settings: TrainSettings) -> None:
+    engine = choose_engine(settings.engine, settings)
+    if engine == "neural" and settings.focus_mask is not None:
+        raise InputError("--focus_mask works with --engine subspace only: choose that engine, or leave the mask out.")
+    if engine == "subspace" and not 1 <= settings.zdim <= MOST_COMPONENTS:
+        raise InputError(
+            f"--engine subspace takes 1 to {MOST_COMPONENTS} components, not --zdim {settings.zdim}: choose another "
+            "number, or --engine neural."
+        )
 
 
 def image_key(settings: TrainSettings, inputs: TrainInputs) -> str:

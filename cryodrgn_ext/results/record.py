@@ -17,6 +17,11 @@ from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import Settings
 
+#: Patterns of files that jobs write at the top of their result directory.
+REPLACED = (
+    "particles.star", "particles.cs", "particles.csg", "map.mrc", "half[12].mrc", "mask.mrc", "vol_*.mrc", "*.pkl",
+    "latents.npz", "states.npz", "poses.npz", "states", "volumes", "consensus", "model", "report.html",
+)  # fmt: skip
 RECORD_NAME = "job.yaml"
 RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "umap-learn", "mrcfile", "safetensors")
 
@@ -154,6 +159,21 @@ def refuse_other_results(directory: Path, job: str) -> None:
     record = read_record(directory)
     if record is not None and record["job"] != job:
         raise InputError(f"{directory} holds the results of a {record['job']} job: give another directory with --o.")
+
+
+def refuse_foreign_files(directory: Path) -> None:
+    """Raise InputError when a directory without a record has files that a job would replace: they are the user's.
+
+    A job that was killed before its first record has left a checkpoint.
+    """
+    if (directory / RECORD_NAME).exists() or (directory / "checkpoint").exists():
+        return
+    there = next((path for name in REPLACED for path in sorted(directory.glob(name))), None)
+    if there is not None:
+        raise InputError(
+            f"--o is {directory}, where {there.name} lies, which is of no job of cryodrgn-ext and could be replaced: "
+            "give a new directory, or move it away."
+        )
 
 
 def require_record(directory: Path, *jobs: str) -> dict[str, Any]:

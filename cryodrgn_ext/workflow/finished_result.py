@@ -43,13 +43,14 @@ class FinishedResult:
 def read_finished(directory: Path, record: Mapping[str, Any], settings_class: type[Settings]) -> FinishedResult:
     """Read the settings and notes in the record of a finished job.
 
-    Files that the settings name are looked for where the job ran, if they are not found from here.
+    Files that the settings name are looked for where the job ran, before they are looked for from here: the working
+    directory may be another project with files of the same names.
     """
     settings = from_plain(settings_class, record["settings"])
     home = Path(record.get("project_directory", ""))
 
     def found(path: Path) -> Path:
-        return path if path.exists() or not (home / path).exists() else home / path
+        return home / path if (home / path).exists() else path
 
     moved: dict[str, Any] = {}
     for one in describe(settings_class):

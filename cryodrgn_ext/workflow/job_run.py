@@ -37,13 +37,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import refuse_other_results, write_record
+from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.result_settings import ResultSettings
@@ -130,7 +131,8 @@ class JobRun(ABC, Generic[S, C]):
         inputs = cls.check(settings, monitor)
         if inputs.continuation is not None:
             check_continuation(settings.o, settings, inputs.record, inputs.continuation)
-        settings.o.mkdir(parents=True, exist_ok=True)
+        refuse_foreign_files(settings.o)
+        make_output_directory(settings.o)
         remove_unfinished(settings.o)
         run = cls(settings, inputs, monitor)
         results, outcome = run.work()

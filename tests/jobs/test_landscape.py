@@ -218,7 +218,7 @@ def test_its_clusters_are_states_for_other_jobs(linear: Toy) -> None:
     cluster = table()["cluster"]
     original = data_rows(Path("particles.star"))
     for given, wanted in ((Path("land"), (0, 2)), (Path("land/states/state01/particles.star"), (1,))):
-        settings = SelectSettings(in_parts=given, o=Path("some.star"), state=wanted, star_columns="no")
+        settings = SelectSettings(in_parts=given, o=Path("some.star"), overwrite=True, state=wanted, star_columns="no")
         select(settings, SilentMonitor())
         assert data_rows(Path("some.star")) == [original[i] for i in np.flatnonzero(np.isin(cluster, wanted))]
     with pytest.raises(InputError, match="belongs to another job"):

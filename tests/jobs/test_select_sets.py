@@ -125,7 +125,7 @@ def test_particles_added_to_states_are_not_lost_to_groups() -> None:
 def test_wrong_selections(options: dict[str, object], says: str) -> None:
     path = subset("stranger.star", [1, 2])
     path.write_text(path.read_text().replace(".mrcs", "_other.mrcs").replace("_rlnCoord", "_other"))
-    settings = SelectSettings(in_parts=Path("out"), o=Path("subset.star"), **options)  # type: ignore[arg-type]
+    settings = SelectSettings(in_parts=Path("out"), o=Path("subset.star"), overwrite=True, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=says):
         select(settings, SilentMonitor())
     assert not Path("subset.star").exists()

@@ -40,7 +40,7 @@ def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
 
 def selected(**options: object) -> list[int]:
     """Rows of the input that a selection returns; checks that they are the original ones."""
-    settings = SelectSettings(in_parts=Path("out"), o=Path("subset.star"), star_columns="no", **options)  # type: ignore[arg-type]
+    settings = SelectSettings(in_parts=Path("out"), o=Path("subset.star"), overwrite=True, star_columns="no", **options)  # type: ignore[arg-type]
     select(settings, SilentMonitor())
     original = data_rows(Path("particles.star"))
     place = {row[2]: i for i, row in enumerate(original)}
@@ -99,7 +99,9 @@ def test_a_state_given_as_input_stands_for_its_own_particles(trained: Path, give
     members = np.flatnonzero(labels() == 1)
     Path("rows.txt").write_text(f"{members[0]} {members[1]} {np.flatnonzero(labels() == 2)[0]}\n")
     for invert, expected in ((False, members[:2]), (True, members[2:])):
-        settings = SelectSettings(in_parts=Path(given), o=Path("s.star"), indices=Path("rows.txt"), invert=invert)
+        settings = SelectSettings(
+            in_parts=Path(given), o=Path("s.star"), overwrite=True, indices=Path("rows.txt"), invert=invert
+        )
         select(settings, SilentMonitor())
         original = data_rows(Path("particles.star"))
         assert [row[2] for row in data_rows(Path("s.star"))] == [original[i][2] for i in expected]
@@ -117,7 +119,7 @@ def without_rows(path: Path, n: int) -> set[str]:
 def test_rows_that_the_user_took_out_of_the_given_file_stay_out(trained: Path, given: str) -> None:
     before = {row[2] for row in data_rows(Path(given))}
     gone = without_rows(Path(given), 7)
-    select(SelectSettings(in_parts=Path(given), o=Path("s.star"), z_norm_max=1e9), SilentMonitor())
+    select(SelectSettings(in_parts=Path(given), o=Path("s.star"), overwrite=True, z_norm_max=1e9), SilentMonitor())
     assert {row[2] for row in data_rows(Path("s.star"))} == before - gone
     select(SelectSettings(in_parts=Path(given), o=Path("t.star"), state=(0,), invert=True), SilentMonitor())
     original = data_rows(Path("particles.star"))
@@ -136,7 +138,7 @@ def test_a_file_with_rows_of_nobody_is_refused(trained: Path) -> None:
 
 def selected_from(path: Path) -> None:
     """Select from a given file."""
-    select(SelectSettings(in_parts=path, o=Path("s.star"), state=(0,)), SilentMonitor())
+    select(SelectSettings(in_parts=path, o=Path("s.star"), overwrite=True, state=(0,)), SilentMonitor())
 
 
 def test_results_of_another_job_are_not_overwritten(trained: Path) -> None:
