@@ -150,7 +150,7 @@ SAMPLES = {"int": "64", "float": "100", "bool": "yes", "str": "z1:0:1", "path": 
 def test_every_option_reaches_the_settings(name: str, recorder: Recorder, tmp_path: Path) -> None:
     fields = describe(JOBS[name].settings_class)
     required = {field.name: "x.mrc" for field in fields if field.required}
-    given = {**required, "o": str(tmp_path / "out")}
+    given = required | ({"o": str(tmp_path / "out")} if any(field.name == "o" for field in fields) else {})
     for field in fields:
         if field.name not in given:
             given[field.name] = field.choices[-1] if field.choices else SAMPLES[field.kind]
