@@ -95,7 +95,7 @@ def test_star_is_returned_where_asked(job: Path, engine: FakeEngine) -> None:
     assert set(table["cdxState"]) == {1}
     assert {"cdxLatent1", "cdxUid", "rlnAngleRot"} <= set(table.columns)
     for one, name in (("new.cs", "new.cs"), ("new.csg", "new.cs"), ("new.star", "new.star"), ("folder", "folder/p")):
-        select(SelectSettings(in_parts=Path("out"), o=Path(one), state=(1,)), SilentMonitor())
+        select(SelectSettings(in_parts=Path("out"), o=Path(one), overwrite=True, state=(1,)), SilentMonitor())
         path = Path(name) if "." in name else Path("folder/particles.cs")
         assert np.array_equal(np.sort(read_particles(path).uid), np.sort(table["cdxUid"].to_numpy(np.uint64)))
     wanted = SelectSettings(in_parts=Path("out"), o=Path("folder2"), state=(1,), particles_format="star")
@@ -108,7 +108,7 @@ def test_selection_when_the_job_is_gone(job: Path, engine: FakeEngine) -> None:
     expected = rows("out/states/state02/particles.cs")
     shutil.move("J9", "../J9")
     for given in ("out", "out/particles.cs", "out/states/state02/particles.cs", "out/states/state02"):
-        select(SelectSettings(in_parts=Path(given), o=Path("again.cs"), state=(2,)), SilentMonitor())
+        select(SelectSettings(in_parts=Path(given), o=Path("again.cs"), overwrite=True, state=(2,)), SilentMonitor())
         assert np.array_equal(rows("again.cs"), expected)
 
 
