@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import load_json
 from cryodrgn_ext.results.record import RECORD_NAME
 from cryosparc_jobs.errors import asking
 from cryosparc_jobs.parents import find_particles
@@ -83,7 +83,7 @@ def _directory_of(cs: Any, project: str, uid: str) -> Path:
 def _origin(directory: Path, project: str) -> str | None:
     """The External job of this project that a result directory belongs to; None when there is none."""
     try:
-        origin = json.loads((directory / ORIGIN_NAME).read_text(encoding="utf-8"))
+        origin = load_json(directory / ORIGIN_NAME)
         return str(origin["job"]) if origin["project"] == project else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import write_json
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.workflow.directory_lock import directory_lock
@@ -99,8 +98,7 @@ def run_job(
     """
     directory.mkdir(parents=True, exist_ok=True)
     with directory_lock(directory):
-        origin = {"project": job.project, "job": job.uid}
-        atomic_write_text(directory / ORIGIN_NAME, json.dumps(origin))
+        write_json(directory / ORIGIN_NAME, {"project": job.project, "job": job.uid})
         title = f"cryosparc {name} {job.project}-{job.uid}"
         result, outputs = run_external_job(job, directory, title, work, POLL_S)
     return FinishedJob(job.project, job.uid, result, outputs)

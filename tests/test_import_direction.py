@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cryodrgn_ext", "relion_wrappers", "cryosparc_jobs")
 
 GROUND = "ground"
-GROUND_MODULES = frozenset({"errors", "durable_files", "progress", "setting_field", "settings", "tokens"})
+GROUND_MODULES = frozenset(
+    {"errors", "durable_files", "plain_files", "progress", "setting_field", "settings", "tokens"}
+)
 # Lowest line first. A room may import every room of the lines below its own.
 LINES: tuple[tuple[str, ...], ...] = (
     (GROUND,),

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.fourier.masks import cosine_edge
 
 FloatArray = NDArray[np.float64]
 MOVING_FRACTION = 0.1  # of the largest standard deviation over the true volumes
@@ -99,9 +100,8 @@ def moving_region(true_volumes: NDArray[np.floating]) -> NDArray[np.float32]:
     if not spread.max() > 0:
         raise InputError("the true volumes are all alike, so that there is no moving region to compare in")
     core = ndimage.binary_dilation(spread > MOVING_FRACTION * spread.max(), iterations=MOVING_DILATION_PX)
-    distance = ndimage.distance_transform_edt(~core)
-    edge = 0.5 * (1 + np.cos(np.pi * distance / MOVING_EDGE_PX))
-    return np.where(distance < MOVING_EDGE_PX, edge, 0.0).astype(np.float32)
+    distance: NDArray[np.float64] = ndimage.distance_transform_edt(~core)
+    return cosine_edge(distance, 0.0, MOVING_EDGE_PX).astype(np.float32)
 
 
 def fsc_area(curve: FloatArray) -> float:

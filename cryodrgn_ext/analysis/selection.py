@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_indices
+from cryodrgn_ext.plain_files import readable
 
 IndexArray = NDArray[np.int64]
 COMBINATIONS: dict[str, Callable[[IndexArray, IndexArray], IndexArray]] = {
@@ -125,19 +126,15 @@ def read_index_file(path: str | Path, n: int) -> IndexArray:
         When the file is missing, has another form, or an index does not exist.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a list of particle indices was expected")
-    try:
+    with readable(path, "a list of particle indices is expected, .npy, .txt or .pkl"):
         if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values: NDArray[np.generic] = np.load(path, allow_pickle=False)
         elif path.suffix == ".txt":
             values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()])
         elif path.suffix == ".pkl":
             values = read_indices(path)
         else:
             raise InputError(f"{path}: index lists end in .npy, .txt or .pkl, not in '{path.suffix}'")
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a list of particle indices ({error})") from error
     return check_indices(values, n, str(path))
 
 

@@ -7,7 +7,6 @@ folder beside ``neural`` and a line in :data:`ENGINES`. Nothing heavy is importe
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
+from cryodrgn_ext.engines.saved_model import read_description
 from cryodrgn_ext.engines.settings import EngineSettings, options_of
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=EngineSettings)
 S_contra = TypeVar("S_contra", bound=EngineSettings, contravariant=True)
-
-DESCRIPTION_FILE = "engine.json"
 
 
 class Heterogeneity(Protocol):
@@ -244,35 +242,6 @@ def get_engine(name: str) -> Engine[Any]:
     return ENGINES[key]
 
 
-def write_description(directory: Path, engine: str, description: Mapping[str, object]) -> None:
-    """Write ``engine.json``: which engine made a saved model, and what it needs to read it back."""
-    text = json.dumps({"engine": engine, **description}, indent=1, allow_nan=False)
-    (directory / DESCRIPTION_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_description(directory: Path) -> dict[str, object]:
-    """Read ``engine.json`` of a saved model.
-
-    Raises
-    ------
-    InputError
-        When the directory holds no saved model, or a damaged one.
-    """
-    path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{directory} holds no trained model ({DESCRIPTION_FILE} is missing): give the result directory of a "
-            "finished train job"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}): train again or restore it from a copy") from None
-    if not isinstance(description, dict) or not isinstance(description.get("engine"), str):
-        raise InputError(f"{path} does not name its engine: train again or restore it from a copy")
-    return description
-
-
 def load_heterogeneity(directory: Path) -> Heterogeneity:
     """Read a saved model back, whatever engine made it.
 
@@ -281,4 +250,4 @@ def load_heterogeneity(directory: Path) -> Heterogeneity:
     InputError
         When the directory holds no saved model, a damaged one, or one of an unknown engine.
     """
-    return get_engine(str(read_description(directory)["engine"])).load(directory)
+    return get_engine(read_description(directory)["engine"]).load(directory)

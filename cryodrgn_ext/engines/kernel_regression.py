@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy.spatial import KDTree
 
-from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines.base import LinearForm
+from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
@@ -29,7 +28,6 @@ from cryodrgn_ext.reconstruction.backprojection import backproject, wiener_preci
 from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask
 
 NAME = "kernel"
-MODEL_FILE = "model.safetensors"
 LATENTS_PER_BLOCK = 1 << 13
 RIDGE = 0.003  # of slopes, in units of the distance over which knots count
 FARTHER = 1.5  # than the last knot lies that distance where all knots count
@@ -92,7 +90,7 @@ class KernelRegression:
             volume: NDArray[np.float32] = np.tensordot(weight[used], self.maps[used], axes=1)
             yield volume
 
-    def linear_form(self) -> base.LinearForm:
+    def linear_form(self) -> LinearForm:
         """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
         mean: NDArray[np.float32] = self.maps.mean(axis=0)
 
@@ -100,7 +98,7 @@ class KernelRegression:
             for volume in self.maps:
                 yield volume - mean
 
-        return base.LinearForm(mean, len(self.maps), components, self.weights)
+        return LinearForm(mean, len(self.maps), components, self.weights)
 
     def save(self, directory: Path) -> None:
         """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
@@ -108,7 +106,7 @@ class KernelRegression:
         if self.z_cov is not None:
             arrays["z_cov"] = self.z_cov
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(directory / MODEL_FILE))
-        base.write_description(directory, NAME, {"pixel_size_A": self.pixel_size_A})
+        write_description(directory, NAME, {"pixel_size_A": self.pixel_size_A})
 
 
 def load(directory: Path) -> KernelRegression:
@@ -119,19 +117,13 @@ def load(directory: Path) -> KernelRegression:
     InputError
         When a file is missing or damaged.
     """
-    description: dict[str, Any] = base.read_description(directory)
-    path = directory / MODEL_FILE
-    try:
+    description = read_description(directory)
+    with opened_model(directory) as path:
         arrays = load_file(str(path))
         z, knots, maps = arrays["z"], arrays["knots"], arrays["maps"]
         if knots.shape != (len(maps), z.shape[1]) or maps.ndim != 4:
-            raise KeyError("maps of another shape")
+            raise ValueError("maps of another shape")
         return KernelRegression(z, arrays.get("z_cov"), knots, maps, float(description["pixel_size_A"]))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the result directory of a finished import job") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the model in {directory} is damaged ({reason}): import again or restore it") from None
 
 
 def regress_volumes(

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 
+Distance = TypeVar("Distance", Tensor, NDArray[np.floating])
 
-def _cosine_edge(distance: Tensor, start: float, width: float) -> Tensor:
-    """1 up to ``start``, half a cosine period down to 0 at ``start + width`` (a hard step when width is 0)."""
+
+def cosine_edge(distance: Distance, start: float, width: float) -> Distance:
+    """1 up to ``start``, half a cosine period down to 0 at ``start + width`` (a hard step when width is 0).
+
+    Parameters
+    ----------
+    distance : Tensor or ndarray
+        (...) distances from what is inside, of which the result has the shape and type.
+    start, width : float
+        In the unit of the distances.
+    """
+    if isinstance(distance, Tensor):
+        if width <= 0:
+            return (distance <= start).to(distance.dtype)
+        return 0.5 * (1.0 + torch.cos(math.pi * ((distance - start) / width).clamp(0.0, 1.0)))
     if width <= 0:
-        return (distance <= start).to(distance.dtype)
-    return 0.5 * (1.0 + torch.cos(math.pi * ((distance - start) / width).clamp(0.0, 1.0)))
+        return (distance <= start).astype(distance.dtype)
+    edge: NDArray[np.floating] = 0.5 * (1.0 + np.cos(math.pi * np.clip((distance - start) / width, 0.0, 1.0)))
+    return edge
 
 
 def _centred_radius(box_size: int, dimensions: int, device: torch.device | str | None) -> Tensor:
@@ -29,12 +46,12 @@ def _centred_radius(box_size: int, dimensions: int, device: torch.device | str |
 
 def soft_circle(box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None) -> Tensor:
     """(D, D) float32 window: 1 within ``radius_px`` of pixel D // 2, a cosine edge to 0 at radius + edge."""
-    return _cosine_edge(_centred_radius(box_size, 2, device), radius_px, edge_px)
+    return cosine_edge(_centred_radius(box_size, 2, device), radius_px, edge_px)
 
 
 def spherical_mask(box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None) -> Tensor:
     """(D, D, D) float32 mask: 1 within ``radius_px`` of voxel D // 2, a cosine edge to 0 at radius + edge."""
-    return _cosine_edge(_centred_radius(box_size, 3, device), radius_px, edge_px)
+    return cosine_edge(_centred_radius(box_size, 3, device), radius_px, edge_px)
 
 
 def default_threshold(volume: Tensor) -> float:
@@ -86,5 +103,5 @@ def threshold_mask(
             "give a lower threshold"
         )
     distance = ndimage.distance_transform_edt(~inside).astype(np.float32)
-    mask = _cosine_edge(torch.from_numpy(distance) * pixel_size_A, dilation_A, edge_A)
+    mask = cosine_edge(torch.from_numpy(distance) * pixel_size_A, dilation_A, edge_A)
     return mask.to(volume.device)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.masks import cosine_edge
 from cryodrgn_ext.fourier.shells import apply_radial_weights, half_volume_multiplicity, half_volume_norm, shell_mean
 
 GUINIER_LOW_RES_A = 10.0
@@ -144,6 +145,6 @@ def sharpen_half_maps(
     weighted = apply_radial_weights(0.5 * (half1 + half2), torch.from_numpy(np.sqrt(2 * positive / (1 + positive))))
     fit = guinier_fit(weighted, pixel_size_A, high_res_A=resolution_A)
     b = fit.b_factor_A2 if b_factor_A2 is None else b_factor_A2
-    beyond = (np.arange(d // 2 + 1) - d * pixel_size_A / resolution_A) / LOW_PASS_EDGE_SHELLS + 0.5
-    low_pass = 0.5 * (1 + np.cos(np.pi * np.clip(beyond, 0.0, 1.0)))
+    middle = d * pixel_size_A / resolution_A
+    low_pass = cosine_edge(np.arange(d // 2 + 1.0), middle - 0.5 * LOW_PASS_EDGE_SHELLS, LOW_PASS_EDGE_SHELLS)
     return apply_radial_weights(apply_b_factor(weighted, -b, pixel_size_A), torch.from_numpy(low_pass)), fit

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,51 @@ from torch import Tensor
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import ResumeError
+from cryodrgn_ext.plain_files import readable
+
+
+def write_tensors(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and plain values to describe them, replacing the former file in one step."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        memory = kept.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory.
+        plain[name] = kept.clone() if memory in seen else kept
+        seen.add(memory)
+    with atomic_path(path) as temporary:
+        save_file(plain, str(temporary), metadata={"description": json.dumps(description)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and tensors; to be called within :func:`readable_checkpoint`."""
+    with safetensors.safe_open(str(path), framework="pt") as handle:
+        description: dict[str, Any] = json.loads((handle.metadata() or {})["description"])
+        return description, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+
+
+@contextmanager
+def readable_checkpoint(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a checkpoint into a ResumeError of one sentence."""
+    also = (safetensors.SafetensorError, RuntimeError)
+    with readable(path, "remove that file to begin again", error=ResumeError, also=also):
+        yield
+
+
+def check_key(path: Path, found: object, key: str, may_differ: str = "") -> None:
+    """Refuse a checkpoint that other settings or images have made.
+
+    Raises
+    ------
+    ResumeError
+        When ``found`` is not ``key``.
+    """
+    if found != key:
+        raise ResumeError(
+            f"the checkpoint {path} was made with other settings or other particles: continue with the same ones"
+            f"{may_differ}, or start a new job"
+        )
 
 
 class CheckpointFile:
@@ -37,17 +83,7 @@ class CheckpointFile:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        description = json.dumps({"key": self.key, "numbers": dict(numbers)})
-        plain: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for tensor_name, tensor in tensors.items():
-            kept = tensor.detach().cpu().contiguous()
-            memory = kept.untyped_storage().data_ptr()
-            # safetensors refuses tensors that share memory.
-            plain[tensor_name] = kept.clone() if memory in seen else kept
-            seen.add(memory)
-        with atomic_path(self.path) as temporary:
-            save_file(plain, str(temporary), metadata={"description": description})
+        write_tensors(self.path, {"key": self.key, "numbers": dict(numbers)}, tensors)
 
     def load(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         """Numbers and tensors of the checkpoint; None when there is none.
@@ -59,18 +95,7 @@ class CheckpointFile:
         """
         if self.path is None or not self.path.exists():
             return None
-        try:
-            with safetensors.safe_open(str(self.path), framework="pt") as handle:
-                description = json.loads((handle.metadata() or {})["description"])
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
-            if description["key"] != self.key:
-                raise ResumeError(
-                    f"the checkpoint {self.path} was made with other settings or other particles: continue with the "
-                    "same ones, or start a new job"
-                )
+        with readable_checkpoint(self.path):
+            description, tensors = load_tensors(self.path)
+            check_key(self.path, description["key"], self.key)
             return dict(description["numbers"]), tensors
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise ResumeError(
-                f"the checkpoint {self.path} cannot be read ({str(error).splitlines()[0]}): remove that file to begin "
-                "again"
-            ) from None

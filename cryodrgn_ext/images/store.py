@@ -29,8 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import load_arrays, load_json, readable, write_arrays, write_json
 
 FORMAT = 1
 HEADER_NAME, IMAGES_NAME, DATA_NAME, SUMS_NAME = "store.json", "images.npz", "coefficients.bin", "sums.bin"
@@ -157,7 +157,7 @@ class StoreHeader:
     def write(self, directory: Path) -> None:
         """Write ``store.json`` atomically."""
         content = {"format": FORMAT, "key": self.key, **self.__dict__}
-        atomic_write_text(directory / HEADER_NAME, json.dumps(content, indent=1))
+        write_json(directory / HEADER_NAME, content)
 
     @classmethod
     def read(cls, directory: Path) -> StoreHeader | None:
@@ -169,13 +169,11 @@ class StoreHeader:
             When the file is there but is not a store header of this format.
         """
         path = directory / HEADER_NAME
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): delete {directory} to build it anew") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        with readable(path, f"delete {directory} to build it anew"):
+            content = load_json(path)
+        if content.get("format") != FORMAT:
             raise InputError(f"{path} was written by another version of this program: delete {directory}")
         content.pop("format")
         key = content.pop("key", None)
@@ -223,8 +221,8 @@ class StoreWriter:
                 (directory / HEADER_NAME).unlink(missing_ok=True)
                 (directory / DATA_NAME).unlink(missing_ok=True)
                 (directory / SUMS_NAME).unlink(missing_ok=True)
-                with atomic_path(directory / IMAGES_NAME) as temporary:
-                    np.savez(temporary, stack=table.stack, section=table.section, group=table.group)
+                arrays = {"stack": table.stack, "section": table.section, "group": table.group}
+                write_arrays(directory / IMAGES_NAME, arrays)
             self._fd = os.open(directory / DATA_NAME, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _reserve(self._fd, total)
@@ -402,10 +400,11 @@ def rows_in_store(
         if old != stack:
             return f"{stack['path']} has changed since"
     try:
-        with np.load(directory / IMAGES_NAME, allow_pickle=False) as arrays:
-            stored_stack, stored_section, stored_group = arrays["stack"], arrays["section"], arrays["group"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{IMAGES_NAME} is damaged ({error})"
+        with readable(directory / IMAGES_NAME, "it is built anew"):
+            arrays = load_arrays(directory / IMAGES_NAME, "stack", "section", "group")
+    except InputError as error:
+        return str(error)
+    stored_stack, stored_section, stored_group = arrays["stack"], arrays["section"], arrays["group"]
     stored = _image_code(stored_stack, stored_section)  # sorted: rows follow stack and section
     code = _image_code(number_of[table.stack], table.section)
     row = np.minimum(np.searchsorted(stored, code), len(stored) - 1)

@@ -13,6 +13,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
+from cryodrgn_ext.plain_files import load_arrays, readable
 from cryodrgn_ext.pose.origins import centred_on
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.pose_table import PoseTable
@@ -104,5 +105,7 @@ def write_found(directory: Path, placed: PlacedImages, found: FoundPoses) -> Non
 
 def read_search(directory: Path) -> tuple[list[float], NDArray[np.float64]]:
     """Log-likelihood of each random initialisation, and the FSC between the halves, that :func:`write_found` wrote."""
-    with np.load(directory / POSES_NAME, allow_pickle=False) as arrays:
+    path = directory / POSES_NAME
+    with readable(path, "delete it and continue the job"):
+        arrays = load_arrays(path, "starts", "fsc")
         return arrays["starts"].tolist(), arrays["fsc"]

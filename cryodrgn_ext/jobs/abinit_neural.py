@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural.pose_search_engine import train_abinit
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
@@ -21,6 +19,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
@@ -79,10 +78,10 @@ def find_poses_with_network(
 def _write(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:
     """Keep the poses of an explicit map, and what their search warned of."""
     rotation, shift_px = found.poses.numpy()
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, allow_pickle=False, rotation=rotation, shift_px=shift_px, log_likelihood=found.log_likelihood,
-                 map=found.map, fsc=found.fsc, starts=np.array(found.initialisations, np.float64),
-                 warnings=np.array(warnings, np.str_))  # fmt: skip
+    likelihoods = np.array(found.initialisations, np.float64)
+    write_arrays(path, {"rotation": rotation, "shift_px": shift_px, "log_likelihood": found.log_likelihood,
+                        "map": found.map, "fsc": found.fsc, "starts": likelihoods,
+                        "warnings": np.array(warnings, np.str_)})  # fmt: skip
 
 
 def _read(path: Path, monitor: Monitor) -> FoundPoses | None:
@@ -95,17 +94,13 @@ def _read(path: Path, monitor: Monitor) -> FoundPoses | None:
     """
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            poses = Poses.of(arrays["rotation"], arrays["shift_px"])
-            likelihoods = tuple(arrays["starts"].tolist())
-            for sentence in arrays["warnings"].tolist() if "warnings" in arrays.files else ():
-                monitor.warn(sentence)
-            return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise ResumeError(
-            f"{path} cannot be read ({str(error).splitlines()[0]}): remove that file to find the first poses again"
-        ) from None
+    with readable(path, "remove that file to find the first poses again", error=ResumeError):
+        arrays = load_arrays(path)
+        poses = Poses.of(arrays["rotation"], arrays["shift_px"])
+        likelihoods = tuple(arrays["starts"].tolist())
+        for sentence in arrays["warnings"].tolist() if "warnings" in arrays else ():
+            monitor.warn(sentence)
+        return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
 
 
 def _in_the_hand_of_tilts(

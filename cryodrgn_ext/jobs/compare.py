@@ -16,10 +16,11 @@ from cryodrgn_ext.analysis.replicates import RunComparison, common_to_all, compa
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.job_outputs import kept_files, picture
 from cryodrgn_ext.jobs.options.compare import CompareSettings
+from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.compare_report import write_compare_reports
 from cryodrgn_ext.report.pictures import draw_latents
-from cryodrgn_ext.results.landscape_tables import read_arrays, write_arrays
+from cryodrgn_ext.results.landscape_tables import read_arrays
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import (
     AGREEMENT_COLUMN,

@@ -38,6 +38,7 @@ from cryodrgn_ext.jobs.given_maps import check_mask_values
 from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
@@ -49,7 +50,6 @@ from cryodrgn_ext.results.landscape_tables import (
     read_gram,
     read_mapping,
     read_surface,
-    write_arrays,
     write_clusters,
     write_gram,
     write_mapping,

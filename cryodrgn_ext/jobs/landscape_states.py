@@ -13,8 +13,9 @@ from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.landscape_tables import LandscapeFiles, write_arrays
+from cryodrgn_ext.results.landscape_tables import LandscapeFiles
 from cryodrgn_ext.results.latent_tables import StateTable, write_state_table
 from cryodrgn_ext.results.returned_particles import (
     STATE_COLUMN,

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import listed_rows, removed_rows
 from cryodrgn_ext.results.learned_result import LearnedResult
@@ -45,9 +45,8 @@ class ValidatedSets:
 def write_set_table(directory: Path, sets: ValidatedSets, uid: NDArray[np.uint64]) -> None:
     """Write sets.npz into a result directory, atomically."""
     number = np.array(list(sets.names), np.int32)
-    with atomic_path(directory / TABLE_NAME) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, allow_pickle=False, uid=uid, label=sets.label, number=number,
-                 name=np.array(list(sets.names.values())))  # fmt: skip
+    name = np.array(list(sets.names.values()))
+    write_arrays(directory / TABLE_NAME, {"uid": uid, "label": sets.label, "number": number, "name": name})
 
 
 def choose_sets(settings: ValidateSettings, result: LearnedResult, monitor: Monitor) -> ValidatedSets:

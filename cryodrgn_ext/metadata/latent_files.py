@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,14 @@ from cryodrgn_ext.metadata.cryodrgn_pickle import read_latents as read_cryodrgn_
 from cryodrgn_ext.metadata.cs import CsTable, read_cs
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star_table import StarTable
+from cryodrgn_ext.plain_files import readable
 
 ARRAY_NAMES = ("z", "zs", "z_mu", "latents", "latent", "embedding", "latent_coords")
 LATENT_COLUMN = re.compile(r"cdxLatent(\d+)")
 COMPONENT = re.compile(r"components_mode_(\d+)/value")
 TEXTS = (".txt", ".csv", ".tsv", ".dat", "")
 FORMS = ".npz, .npy, .txt or .csv, cryodrgn's z.N.pkl, or a .cs with components_mode_*/value"
+EXPECTED = f"a table of numbers is expected, one row for each latent, as {FORMS}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +264,7 @@ def _read_npz(path: Path) -> LatentFile:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
     """Arrays of a .npz by name, read when they are asked for."""
-    with _readable(path), open(path, "rb") as handle:
+    with readable(path, EXPECTED), open(path, "rb") as handle:
         arrays = np.load(handle, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is no .npz file")
@@ -274,7 +275,7 @@ def _opened(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
 def _table(path: Path) -> npt.NDArray[Any]:
     """Numbers of a .npy or a text as they stand."""
     suffix = path.suffix.lower()
-    with _readable(path):
+    with readable(path, EXPECTED):
         if suffix == ".npy":
             return np.asarray(np.load(path, allow_pickle=False))
         if suffix not in TEXTS:
@@ -284,18 +285,6 @@ def _table(path: Path) -> npt.NDArray[Any]:
         if not lines:
             raise ValueError("it holds no numbers")
         return np.loadtxt(lines, ndmin=2)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """What goes wrong in reading becomes one sentence."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: latents were expected, one row each, as {FORMS}.") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:  # UnicodeDecodeError is a ValueError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a table of numbers ({reason}).") from None
 
 
 def _numbers(path: Path, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_directory
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.plain_files import load_json, readable, write_json
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps
 from cryodrgn_ext.results.fsc_tables import write_fsc_star
 
@@ -78,7 +77,7 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
             write_map(temporary / f"{name}.mrc", data, pixel_size_A)
         write_fsc_star(temporary / "fsc.star", halves.fsc, pixel_size_A, box, masked=True)
-        (temporary / DESCRIPTION_NAME).write_text(json.dumps(description), encoding="utf-8")
+        write_json(temporary / DESCRIPTION_NAME, description)
 
 
 def read_consensus(directory: Path) -> Consensus:
@@ -91,9 +90,7 @@ def read_consensus(directory: Path) -> Consensus:
     """
     volume, mask = read_map(directory / "map.mrc"), read_map(directory / "mask.mrc")
     path = directory / DESCRIPTION_NAME
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+    with readable(path, f"delete {directory} and continue the job"):
+        description = load_json(path)
         curve, resolution = np.array(description["fsc"], np.float64), float(description["resolution_A"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): delete {directory} and continue the job.") from None
     return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +11,8 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.surfaces import Maximum, Surface
 from cryodrgn_ext.analysis.volume_clusters import VolumeClusters
 from cryodrgn_ext.analysis.volume_landscape import ParticleMapping, VolumeGram
-from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 from cryodrgn_ext.results.layout import Layout
-
-
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write a .npz file atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -32,11 +23,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     InputError
         When it is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}): delete it and continue.") from None
+    with readable(path, "delete it and continue"):
+        return load_arrays(path)
 
 
 def write_gram(path: Path, found: VolumeGram) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 
 
 @dataclass(frozen=True)
@@ -68,32 +67,17 @@ def write_latent_table(path: Path, table: LatentTable, image_name: NDArray[np.st
     arrays = {"z": table.z, "image_name": image_name, "uid": table.uid, "row_id": row_id}
     if table.z_cov is not None:
         arrays["z_cov"] = table.z_cov
-    _write(path, arrays)
+    write_arrays(path, arrays)
 
 
 def write_state_table(path: Path, table: StateTable) -> None:
     """Write states.npz atomically."""
-    _write(path, {"label": table.label, "center_index": table.center_index})
+    write_arrays(path, {"label": table.label, "center_index": table.center_index})
 
 
-def _write(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
-
-
-def _read(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[np.generic]]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in needed if name not in arrays.files]
-            if missing:
-                raise InputError(f"{path} has no array '{missing[0]}': it is not what a train or abinit job wrote.")
-            return {name: arrays[name] for name in (*needed, *optional) if name in arrays.files}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: is the job finished?") from None
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}): restore it or run the job again."
-        ) from None
+def _read(path: Path, *names: str, optional: tuple[str, ...] = ()) -> dict[str, NDArray[np.generic]]:
+    with readable(path, "restore it or run the job again", missing="the job has not come so far, or was moved"):
+        return load_arrays(path, *names, optional=optional)
 
 
 def read_latent_table(path: Path) -> LatentTable:
@@ -104,7 +88,7 @@ def read_latent_table(path: Path) -> LatentTable:
     InputError
         When it is missing, damaged or of other contents.
     """
-    arrays = _read(path, ("z", "uid"), ("z_cov",))
+    arrays = _read(path, "z", "uid", optional=("z_cov",))
     z, uid = arrays["z"], arrays["uid"]
     if z.ndim != 2 or uid.shape != (len(z),) or z.dtype.kind != "f":
         raise InputError(f"{path}: z has the shape {z.shape} and uid {uid.shape}; (N, q) and (N,) were expected.")
@@ -122,7 +106,7 @@ def read_state_table(path: Path) -> StateTable:
     InputError
         When it is missing, damaged or of other contents.
     """
-    arrays = _read(path, ("label", "center_index"))
+    arrays = _read(path, "label", "center_index")
     label = arrays["label"]
     if label.ndim != 1 or label.dtype.kind not in "iu":
         raise InputError(f"{path}: label has the shape {label.shape} and type {label.dtype}; (N,) integers expected.")

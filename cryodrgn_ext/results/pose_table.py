@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.particle_images import ParticleImages, group_pixel_A
 from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 
 
@@ -65,8 +63,7 @@ class PoseTable:
             "rotation": self.rotation, "shift_A": self.shift_A, "half_set": self.half_set,
             "log_likelihood": self.log_likelihood, **more,
         }  # fmt: skip
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
+        write_arrays(path, arrays)
 
     @classmethod
     def read(cls, path: Path) -> PoseTable:
@@ -77,14 +74,8 @@ class PoseTable:
         InputError
             When it is missing or damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(*(arrays[name] for name in ("rotation", "shift_A", "half_set", "log_likelihood")))
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist: is the abinit job finished?") from None
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            what = str(error).splitlines()[0]
-            raise InputError(f"{path} is damaged ({what}): delete it and continue the job.") from None
+        with readable(path, "delete it and continue the job", missing="continue the abinit job that writes it"):
+            return cls(**load_arrays(path, "rotation", "shift_A", "half_set", "log_likelihood"))
 
 
 def _orthonormal(rotation: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.states import State
@@ -86,13 +86,13 @@ def write_state(
             write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
         columns = {MASKED: state.fsc} if curves is None else curves
         write_fsc_table(temporary / "fsc.star", columns, state.pixel_size_A, len(state.map))
-        (temporary / DESCRIPTION_NAME).write_text(json.dumps(asdict(result)), encoding="utf-8")
+        write_json(temporary / DESCRIPTION_NAME, asdict(result))
 
 
 def read_state(directory: Path) -> StateResult | None:
     """Read what :func:`write_state` wrote of a state; None when it is missing or damaged."""
     try:
-        return StateResult(**json.loads((directory / DESCRIPTION_NAME).read_text(encoding="utf-8")))
+        return StateResult(**load_json(directory / DESCRIPTION_NAME))
     except (OSError, ValueError, TypeError):
         return None
 

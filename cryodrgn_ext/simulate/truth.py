@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.projection import bead_volume
 
@@ -93,19 +91,13 @@ def ground_truth(particles: SimulatedParticles) -> GroundTruth:
 
 def save_truth(path: Path, truth: GroundTruth) -> None:
     """Write ``truth`` as an npz file of plain arrays, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        np.savez_compressed(
-            handle,
-            coordinates=truth.coordinates,
-            coordinate_names=np.array(truth.coordinate_names),
-            state=truth.state,
-            state_coordinates=truth.state_coordinates,
-            bead_position_A=truth.bead_position_A,
-            bead_weight=truth.bead_weight,
-            sigma_A=truth.sigma_A,
-            box_size=truth.box_size,
-            pixel_size_A=truth.pixel_size_A,
-        )
+    arrays = {
+        "coordinates": truth.coordinates, "coordinate_names": np.array(truth.coordinate_names), "state": truth.state,
+        "state_coordinates": truth.state_coordinates, "bead_position_A": truth.bead_position_A,
+        "bead_weight": truth.bead_weight, "sigma_A": np.array(truth.sigma_A), "box_size": np.array(truth.box_size),
+        "pixel_size_A": np.array(truth.pixel_size_A),
+    }  # fmt: skip
+    write_arrays(Path(path), arrays, compress=True)
 
 
 def load_truth(path: str | Path) -> GroundTruth:
@@ -116,20 +108,16 @@ def load_truth(path: str | Path) -> GroundTruth:
     InputError
         When the file is missing or is not a ground truth.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return GroundTruth(
-                coordinates=data["coordinates"],
-                coordinate_names=tuple(str(name) for name in data["coordinate_names"]),
-                state=data["state"],
-                state_coordinates=data["state_coordinates"],
-                bead_position_A=data["bead_position_A"],
-                bead_weight=data["bead_weight"],
-                sigma_A=float(data["sigma_A"]),
-                box_size=int(data["box_size"]),
-                pixel_size_A=float(data["pixel_size_A"]),
-            )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such ground-truth file; expected the truth.npz that simulate writes") from error
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a ground-truth file as simulate writes it ({error})") from error
+    with readable(path, "give the truth.npz that simulate writes"):
+        data = load_arrays(path)
+        return GroundTruth(
+            coordinates=data["coordinates"],
+            coordinate_names=tuple(str(name) for name in data["coordinate_names"]),
+            state=data["state"],
+            state_coordinates=data["state_coordinates"],
+            bead_position_A=data["bead_position_A"],
+            bead_weight=data["bead_weight"],
+            sigma_A=float(data["sigma_A"]),
+            box_size=int(data["box_size"]),
+            pixel_size_A=float(data["pixel_size_A"]),
+        )

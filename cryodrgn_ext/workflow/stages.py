@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.progress import Monitor
 
 STAGES_NAME = "stages.json"
@@ -28,14 +27,14 @@ class Stages:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / STAGES_NAME
-        self._finished: dict[str, dict[str, object]] = {}
         try:
-            loaded = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, UnicodeDecodeError):
+            loaded = load_json(self._path)
+        except (FileNotFoundError, ValueError):
             # Without a readable journal every stage is done again, which is slow but right.
             loaded = {}
-        if isinstance(loaded, dict):
-            self._finished = {name: entry for name, entry in loaded.items() if isinstance(entry, dict)}
+        self._finished: dict[str, dict[str, object]] = {
+            name: entry for name, entry in loaded.items() if isinstance(entry, dict)
+        }
 
     @property
     def none_finished(self) -> bool:
@@ -121,4 +120,4 @@ class Stages:
             entry["warnings"] = list(warnings)
         self._finished[name] = entry
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self._path, json.dumps(self._finished, indent=1))
+        write_json(self._path, self._finished)

@@ -159,10 +159,10 @@ def test_saved_and_read_back(fitted: KernelRegression, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.z_cov, covariance)
     assert read.pixel_size_A == pytest.approx(fitted.pixel_size_A)
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:100])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"the model in .* cannot be read"):
         load_heterogeneity(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(InputError, match=r"the model in .* does not exist"):
         load_heterogeneity(tmp_path)
 
 

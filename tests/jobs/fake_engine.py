@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import types
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines import base, saved_model
 
 MODULE = "tests.jobs.fake_engine_module"
 
@@ -38,11 +37,11 @@ class FakeResult:
 
     def save(self, directory: Path) -> None:
         np.savez(directory / "fake.npz", z=self.z, consensus=self.consensus)
-        base.write_description(directory, "neural", {"pixel": self.pixel_size_A, "loss": self.loss_history})
+        saved_model.write_description(directory, "neural", {"pixel": self.pixel_size_A, "loss": self.loss_history})
 
 
 def load(directory: Path) -> FakeResult:
-    description = json.loads((directory / base.DESCRIPTION_FILE).read_text())
+    description = saved_model.read_description(directory)
     with np.load(directory / "fake.npz") as arrays:
         return FakeResult(arrays["z"], arrays["consensus"], description["pixel"], description["loss"])
 

@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import ResumeError
+from cryodrgn_ext.images.checkpoint_file import check_key, load_tensors, readable_checkpoint, write_tensors
 
 FILE = "neural.safetensors"  # one file, so that one rename replaces a checkpoint as a whole
 MAY_GROW = frozenset({"epochs", "linear_epochs", "latent_steps"})
@@ -56,18 +53,17 @@ def save(
     table: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, replacing the former one in one step; ``table`` has one row per image."""
-    tensors: dict[str, Tensor] = {f"model.{n}": t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, tensor in state.items():
-            tensors[f"adam.{index}.{name}"] = tensor.detach().cpu().contiguous()
+            tensors[f"adam.{index}.{name}"] = tensor
     for name, tensor in (table or {}).items():
-        tensors[f"table.{name}"] = tensor.detach().cpu().contiguous()
+        tensors[f"table.{name}"] = tensor
     description = {
         "key": key, "epoch": progress.epoch, "step": progress.step, "running": progress.running,
         "history": progress.history,
     }  # fmt: skip
-    with atomic_path(directory / FILE) as temporary:
-        save_file(tensors, str(temporary), metadata={"description": json.dumps(description)})
+    write_tensors(directory / FILE, description, tensors)
 
 
 def restore(
@@ -90,15 +86,9 @@ def restore(
     if not exists(directory):
         return None
     path = directory / FILE
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as handle:
-            description = json.loads((handle.metadata() or {})["description"])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
-        if description["key"] != key:
-            raise ResumeError(
-                f"the checkpoint {path} was made with other settings or other particles: continue with the same "
-                "ones (of training, only more epochs may be asked for), or start a new job"
-            )
+    with readable_checkpoint(path):
+        description, tensors = load_tensors(path)
+        check_key(path, description["key"], key, " (of training, only more epochs may be asked for)")
         model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
@@ -110,8 +100,3 @@ def restore(
             whole = tensors[f"table.{name}"]
             own.copy_(whole if rows is None else whole[rows.start : rows.stop])
         return Progress(description["epoch"], description["step"], description["running"], description["history"])
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ResumeError(
-            f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): remove that file to train "
-            "from the beginning"
-        ) from None

@@ -7,25 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines.base import LinearForm, SpectralForm
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.separable import SeparableModel
 from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.vae import VaeModel
+from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map
 
-MODEL_FILE = "model.safetensors"
 POINTS_PER_CHUNK = 1 << 15
 BYTES_OF_VOLUMES = 1 << 28
 
@@ -111,10 +109,10 @@ class NeuralHeterogeneity:
             for volume in render_maps(grid, len(rows), spectrum, self.model.envelope.device):
                 yield (volume if base_map is None else volume + base_map).numpy()
 
-    def spectral_form(self) -> base.SpectralForm:
+    def spectral_form(self) -> SpectralForm:
         """See :class:`cryodrgn_ext.engines.base.SpectralForm`."""
         mean = np.zeros((self.box_size,) * 3, np.float32) if self.consensus is None else self.consensus
-        return base.SpectralForm(mean, self.train_radius, self._spectrum)
+        return SpectralForm(mean, self.train_radius, self._spectrum)
 
     def _spectrum(self, z: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.complex64]:
         device = self.model.envelope.device
@@ -140,7 +138,7 @@ class NeuralHeterogeneity:
             "n_encoder": self.n_encoder,
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }
-        base.write_description(directory, "neural", description)
+        write_description(directory, "neural", description)
 
 
 @dataclass(frozen=True)
@@ -149,11 +147,11 @@ class SeparableHeterogeneity(NeuralHeterogeneity):
 
     model: SeparableModel
 
-    def linear_form(self) -> base.LinearForm:
+    def linear_form(self) -> LinearForm:
         """V(z) = consensus + sum over c of u_c(z) component_c: first the real parts' maps, then the imaginary ones'."""
         d, width = self.box_size, self.model.width
         mean = np.zeros((d, d, d), np.float32) if self.consensus is None else self.consensus
-        return base.LinearForm(mean, 2 * width, self._components, self._weights)
+        return LinearForm(mean, 2 * width, self._components, self._weights)
 
     def _components(self) -> Iterator[NDArray[np.float32]]:
         """Component maps, a block of them at a time: the trunk is evaluated anew for each block."""
@@ -183,9 +181,8 @@ def load(directory: Path) -> NeuralHeterogeneity:
     InputError
         When a file is missing or damaged.
     """
-    description: dict[str, Any] = base.read_description(directory)
-    path = directory / MODEL_FILE
-    try:
+    description = read_description(directory)
+    with opened_model(directory) as path:
         tensors = load_file(str(path))
         recipe = Recipe(**description["recipe"])
         state = {name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")}
@@ -203,8 +200,3 @@ def load(directory: Path) -> NeuralHeterogeneity:
             z_cov=tensors["z_cov"].numpy() if "z_cov" in tensors else None,
             loss_history=description["loss_history"],
         )
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the result directory of a finished train job") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the model in {directory} is damaged ({reason}): train again or restore it") from None

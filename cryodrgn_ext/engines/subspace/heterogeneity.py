@@ -6,22 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cryodrgn_ext.engines import base
+from cryodrgn_ext.engines.base import LinearForm
+from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.errors import InputError
-
-MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -117,11 +114,11 @@ class SubspaceHeterogeneity:
         rows = [component.reshape(-1)[voxels] for component in self._components()]
         return voxels, np.stack(rows) if rows else np.zeros((0, len(voxels)), np.float32)
 
-    def linear_form(self) -> base.LinearForm:
+    def linear_form(self) -> LinearForm:
         """See :class:`cryodrgn_ext.engines.base.LinearForm`."""
         count = self.values.shape[2] - 1
         rare = tuple(range(self.features.count, count))
-        return base.LinearForm(self._mean, count, self._components, self.weights, rare)
+        return LinearForm(self._mean, count, self._components, self.weights, rare)
 
     def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q), within the mask of the particle.
@@ -155,7 +152,7 @@ class SubspaceHeterogeneity:
             "length": self.features.length, "spread": self.features.spread,
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }  # fmt: skip
-        base.write_description(directory, "subspace", description)
+        write_description(directory, "subspace", description)
 
 
 def load(directory: Path) -> SubspaceHeterogeneity:
@@ -166,9 +163,8 @@ def load(directory: Path) -> SubspaceHeterogeneity:
     InputError
         When a file is missing or damaged.
     """
-    description: dict[str, Any] = base.read_description(directory)
-    path = directory / MODEL_FILE
-    try:
+    description = read_description(directory)
+    with opened_model(directory) as path:
         # As they lie in the file tensors are not aligned, and products of unaligned ones round differently.
         t = {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
         nodes = Nodes(t["centres"], t["weight"])
@@ -189,10 +185,5 @@ def load(directory: Path) -> SubspaceHeterogeneity:
             rare_scale=tuple(float(scale) for scale in description.get("rare_scale", ())),
         )
         if t["values"].shape != (model.grid.n_voxels, 2, model.features.count + 1 + len(model.rare)):
-            raise KeyError("components of another shape")
+            raise ValueError("components of another shape")
         return model
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the result directory of a finished train job") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the model in {directory} is damaged ({reason}): train again or restore it") from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.em import Subspace
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.fourier.masks import cosine_edge
 
 PARTICLE_LEVEL = 0.1  # of the 99.9th percentile of the smoothed consensus
 LEAST_PIECE = 0.1  # of the largest piece's volume
@@ -20,8 +21,7 @@ OUTSTANDING_LEVEL = 0.3  # of the largest smoothed difference, in a rare state
 
 
 def _soft(inside: NDArray[np.bool_], dilation: float, edge: float) -> Tensor:
-    distance = ndimage.distance_transform_edt(~inside) - dilation
-    curve = 0.5 * (1 + np.cos(np.pi * np.clip(distance / edge, 0.0, 1.0)))
+    curve = cosine_edge(ndimage.distance_transform_edt(~inside), dilation, edge)
     return torch.from_numpy(curve.astype(np.float32))
 
 
