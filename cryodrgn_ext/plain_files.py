@@ -71,10 +71,10 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]], *, compr
 
 def load_arrays(path: str | Path, *names: str, optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
     """Arrays of a .npz file, all of them or those of these names; to be called within :func:`readable`."""
-    arrays = np.load(path, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise ValueError("it is no .npz file")
-    with arrays:
+    with open(path, "rb") as handle:  # of a damaged file that it opens itself, numpy forgets to close the handle
+        arrays = np.load(handle, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is no .npz file")
         wanted = (*names, *(name for name in optional if name in arrays.files)) if names else arrays.files
         for name in names:
             if name not in arrays.files:
