@@ -73,8 +73,8 @@ def make(name: str, directory: Path, seed: int, given: argparse.Namespace) -> tu
     euler = Rotation.from_matrix(turned.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
     other = simulate_particles(
         given.images, motion=particles.motion, box_size=given.box, pixel_size_A=particles.pixel_size_A, snr=given.snr,
-        max_shift_px=given.shift, coordinates=particles.coordinates, seed=seed + 10_000,
-    )  # fmt: skip
+        max_shift_px=given.shift, seed=seed + 10_000,
+    ).with_coordinates(particles.coordinates)  # fmt: skip
     tilted = replace(other, euler_deg=euler.round(6))  # CTF, shifts and noise of their own
     return problem, opened(directory / "second", tilted).images
 

@@ -123,8 +123,8 @@ def prepare(directory: Path, given: argparse.Namespace) -> None:
     fresh_directory(directory)
     particles = simulate_particles(
         n, motion="hinge", box_size=given.box, pixel_size_A=PIXEL_SIZE_A * ATOMS_BOX / given.box, snr=given.snr,
-        max_shift_px=8 * given.box / 128, coordinates=np.zeros((n, 1)), seed=given.seed,
-    )  # fmt: skip
+        max_shift_px=8 * given.box / 128, seed=given.seed,
+    ).with_coordinates(np.zeros((n, 1)))  # fmt: skip
     write_relion_project(directory, particles, monitor=Monitor())
     written = read_particles(directory / "particles.star", directory)
     write_poses(directory / "poses.pkl", written)

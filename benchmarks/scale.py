@@ -38,6 +38,7 @@ from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
@@ -122,7 +123,8 @@ def simulated(n: int, path: Path) -> tuple[ParticleImages, np.ndarray]:
     volume = volume * (AMPLITUDE / (2 * np.pi * 1.5**2) ** 1.5)
     bank = ParticleImages.from_tensors(
         torch.zeros(BANK, BOX, BOX), random_rotations(BANK, generator), torch.zeros(BANK, 2), PIXEL_A,
-        parameters(BANK, generator), pixel_noise_sd=1.0, radius=RADIUS,
+        parameters(BANK, generator), pixel_noise_sd=1.0,
+        geometry=WorkingGeometry.make([BOX], [PIXEL_A], None, RADIUS),
     )  # fmt: skip
     values = torch.complex(*torch.randn(2, BANK, bank.plane.n_coefficients, generator=generator)) * 0.5**0.5
     for row in range(BANK):

@@ -215,9 +215,7 @@ class ParticleImages:
         ctf_parameters: CtfParameters | None = None,
         half_set: Tensor | None = None,
         pixel_noise_sd: float | None = None,
-        working_box: int | None = None,
-        radius: int | None = None,
-        particles: ParticleSet | None = None,
+        geometry: WorkingGeometry | None = None,
     ) -> ParticleImages:
         """Particles of one optics group from real images in memory (tests, simulations); no window, no normalisation.
 
@@ -238,15 +236,11 @@ class ParticleImages:
         pixel_noise_sd : float, optional
             Standard deviation of white noise per pixel; when omitted the noise power per shell is estimated from the
             surroundings of the particles (which needs noisy images).
-        working_box : int, optional
-            Even box to crop to.
-        radius : int, optional
-            Largest |k| kept, cycles per box.
-        particles : ParticleSet, optional
-            Metadata to carry along.
+        geometry : WorkingGeometry, optional
+            Box to crop to, and largest |k| kept; the box of ``images`` and just below Nyquist when omitted.
         """
         n, box = len(images), int(images.shape[-1])
-        geometry = WorkingGeometry.make([box], [pixel_size_A], working_box, radius)
+        geometry = geometry or WorkingGeometry.make([box], [pixel_size_A], None)
         if pixel_noise_sd is None:
             estimator = NoiseEstimator(box, RELION_BACKGROUND_RADIUS * box, torch.ones(box, box))
             sample = images[:: max(1, n // 1000)].float()
@@ -261,7 +255,7 @@ class ParticleImages:
         return cls(
             source=ResidentCoefficients(torch.view_as_real(values), torch.arange(n)),
             geometry=geometry,
-            particles=particles,
+            particles=None,
             rotation=rotation.float(),
             shift_px=working_shift,
             ctf_parameters=ctf_parameters,

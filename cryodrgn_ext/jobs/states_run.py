@@ -55,7 +55,7 @@ from cryodrgn_ext.results.returned_particles import (
 from cryodrgn_ext.results.states import read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import compare_with_reference
-from cryodrgn_ext.validation.states import iterate_states
+from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
@@ -183,8 +183,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         make_missing_states(
             self.layout, range(table.n_states), key,
             lambda missing: iterate_states(
-                images, table.label, consensus, mask=consensus.mask, only=missing, seed=self.options.seed,
-                device=self.device, monitor=self.monitor,
+                images, table.label, consensus, StateMasks(consensus.mask), only=missing,
+                draws=SubsetDraws(seed=self.options.seed), device=self.device, monitor=self.monitor,
             ),
             lambda state: write_state(self.layout.state(state.label), state, key),
             self.monitor,

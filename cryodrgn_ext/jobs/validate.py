@@ -51,7 +51,7 @@ from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import solvent_mask
-from cryodrgn_ext.validation.states import State, iterate_states
+from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
@@ -233,13 +233,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         make_consensus(self.layout.consensus, self.images, self.inputs.mask, self.inputs.device, self.monitor)
 
     def _reconstruct(self, consensus: Consensus, key: str) -> None:
+        masks = StateMasks(consensus.mask, self._own_mask if self.inputs.mask is None else None)
+        draws = SubsetDraws(self.settings.random_subsets, self.settings.seed)
         make_missing_states(
             self.layout, self.inputs.sets.names, key,
             lambda missing: iterate_states(
-                self.images, self.inputs.sets.label, consensus, mask=consensus.mask, only=missing,
-                random_subsets=self.settings.random_subsets,
-                state_mask=self._own_mask if self.inputs.mask is None else None,
-                seed=self.settings.seed, device=self.inputs.device, monitor=self.monitor,
+                self.images, self.inputs.sets.label, consensus, masks, only=missing, draws=draws,
+                device=self.inputs.device, monitor=self.monitor,
             ),
             lambda state: self._write(state, key),
             self.monitor,

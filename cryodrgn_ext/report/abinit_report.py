@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,18 +43,41 @@ FILES = {
 }
 
 
-def write_abinit_reports(
-    layout: Layout,
-    settings: AbinitSettings,
-    particles: ParticleSet,
-    poses: PoseTable,
-    consensus: Consensus,
-    likelihoods: Sequence[float],
-    chosen: ChosenTransform,
-    messages: Sequence[str],
-    seconds: Mapping[str, float],
-) -> None:
-    """Write report.html and logfile.pdf; ``seconds`` is the time of each part of the job so far."""
+@dataclass(frozen=True)
+class AbinitReport:
+    """All that the report of an abinit job shows.
+
+    Attributes
+    ----------
+    settings : AbinitSettings
+    particles : ParticleSet
+        The input.
+    poses : PoseTable
+    consensus : Consensus
+        Map and half-maps at these poses.
+    likelihoods : sequence of float
+        Log-likelihood per image that each random initialisation reached.
+    chosen : ChosenTransform
+        Into the coordinate system of the result.
+    messages : sequence of str
+        Warnings.
+    seconds : mapping of str to float
+        Time of each part of the job so far.
+    """
+
+    settings: AbinitSettings
+    particles: ParticleSet
+    poses: PoseTable
+    consensus: Consensus
+    likelihoods: Sequence[float]
+    chosen: ChosenTransform
+    messages: Sequence[str]
+    seconds: Mapping[str, float]
+
+
+def write_abinit_reports(layout: Layout, report: AbinitReport) -> None:
+    """Write report.html and logfile.pdf."""
+    settings, particles, consensus = report.settings, report.particles, report.consensus
     whole, _ = draw_maps([], consensus.map)
     z = history = shown = None
     if settings.zdim > 0:
@@ -71,12 +95,12 @@ def write_abinit_reports(
         box_size=len(consensus.map),
         pixel_size_A=consensus.pixel_size_A,
         loss_history=history or {},
-        messages=messages,
+        messages=report.messages,
         files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
-        elapsed_s=sum(seconds.values()),
-        further=_figures(poses, consensus, likelihoods, chosen),
+        elapsed_s=sum(report.seconds.values()),
+        further=_figures(report),
         date=report_date(),
-        seconds=seconds,
+        seconds=report.seconds,
         consensus=consensus_summary(consensus, particles.n, whole),
         shown=shown,
     )
@@ -84,11 +108,10 @@ def write_abinit_reports(
     write_logfile_pdf(layout.logfile, content)
 
 
-def _figures(
-    poses: PoseTable, consensus: Consensus, likelihoods: Sequence[float], chosen: ChosenTransform
-) -> list[ReportFigure]:
+def _figures(report: AbinitReport) -> list[ReportFigure]:
+    poses, consensus, likelihoods = report.poses, report.consensus, report.likelihoods
     mirrored = np.roll(consensus.map[::-1], 1, axis=0)  # z inverted about voxel D // 2
-    caption = f"Central slices of the map, and of the other hand. {chosen.sentence()}"
+    caption = f"Central slices of the map, and of the other hand. {report.chosen.sentence()}"
     hands = {"map.mrc": central_slices(consensus.map), "other hand\n(not written)": central_slices(mirrored)}
     figures = [
         ReportFigure("Map", caption, map_slices(hands)),

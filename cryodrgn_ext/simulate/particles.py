@@ -7,7 +7,7 @@ not grow with the number of particles.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,8 @@ from cryodrgn_ext.simulate.projection import bead_volume, project_beads
 
 CHUNK = 128
 SIGNAL_SAMPLE = 2048
+DEFOCUS_RANGE_A = (10_000.0, 25_000.0)  # the mean of U and V is uniform in it
+MAX_ASTIGMATISM_A = 400.0  # U - V is uniform between 0 and this
 FloatArray = NDArray[np.float64]
 
 
@@ -76,6 +78,20 @@ class SimulatedParticles:
     def n(self) -> int:
         """Number of particles."""
         return len(self.state)
+
+    def with_coordinates(self, coordinates: FloatArray) -> SimulatedParticles:
+        """Return the same particles with other true coordinates (N, L) of the specimen.
+
+        Raises
+        ------
+        InputError
+            When the shape does not fit.
+        """
+        if coordinates.shape != self.coordinates.shape:
+            raise InputError(
+                f"coordinates of shape {self.coordinates.shape} expected for this motion, got {coordinates.shape}"
+            )
+        return replace(self, coordinates=coordinates, state=self.motion.state_of(coordinates))
 
     @cached_property
     def rotation(self) -> FloatArray:
@@ -173,10 +189,7 @@ def simulate_particles(
     pixel_size_A: float = 4.0,
     snr: float | None = 0.1,
     max_shift_px: float = 3.0,
-    defocus_range_A: tuple[float, float] = (10_000.0, 25_000.0),
-    max_astigmatism_A: float = 400.0,
     optics: tuple[SimulatedOptics, ...] = ONE_GROUP,
-    coordinates: FloatArray | None = None,
     seed: int = 0,
 ) -> SimulatedParticles:
     """Draw the parameters of ``n`` particles in random orientations.
@@ -194,14 +207,8 @@ def simulate_particles(
         Variance of signal over variance of white noise in the whole image; None for noiseless images.
     max_shift_px : float
         Particles are off centre by up to this in x and in y.
-    defocus_range_A : pair of float
-        Mean defocus is uniform in this range.
-    max_astigmatism_A : float
-        defocus U - V is uniform between 0 and this.
     optics : tuple of SimulatedOptics
         Particles are dealt to the groups at random.
-    coordinates : ndarray, optional
-        (n, L) true coordinates; drawn by the motion when omitted.
     seed : int
         Everything follows from it, bit for bit.
 
@@ -232,8 +239,8 @@ def simulate_particles(
         [rng.uniform(-180, 180, n), np.rad2deg(np.arccos(rng.uniform(-1, 1, n))), rng.uniform(-180, 180, n)], axis=1
     ).round(6)
     shift_px = (rng.uniform(-max_shift_px, max_shift_px, (n, 2)) * pixel_size_A).round(6) / pixel_size_A
-    mean_defocus = rng.uniform(*defocus_range_A, n)
-    astigmatism = rng.uniform(0, max_astigmatism_A, n)
+    mean_defocus = rng.uniform(*DEFOCUS_RANGE_A, n)
+    astigmatism = rng.uniform(0, MAX_ASTIGMATISM_A, n)
     defocus = Defocus(
         (mean_defocus + 0.5 * astigmatism).round(6),
         (mean_defocus - 0.5 * astigmatism).round(6),
@@ -241,13 +248,7 @@ def simulate_particles(
     )
     optics_index = rng.integers(0, len(optics), n).astype(np.int32)
     half_set = rng.permutation(np.arange(n) % 2 + 1).astype(np.int8)
-    if coordinates is None:
-        coordinates = motion.sample(n, np.random.default_rng([seed, 2]))
-    elif coordinates.shape != (n, len(motion.coordinate_names)):
-        raise InputError(
-            f"coordinates of shape {(n, len(motion.coordinate_names))} expected for this motion, "
-            f"got {coordinates.shape}"
-        )
+    coordinates = motion.sample(n, np.random.default_rng([seed, 2]))
     return SimulatedParticles(
         motion=motion,
         coordinates=coordinates,

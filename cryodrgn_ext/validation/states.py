@@ -28,6 +28,31 @@ MIN_PARTICLES_PER_HALF = 10
 MaskMaker = Callable[[NDArray[np.float32], Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class StateMasks:
+    """Where states are looked at.
+
+    Attributes
+    ----------
+    common : ndarray, optional
+        (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (thesis 4.4.4).
+    own : callable, optional
+        Makes the mask of a state from its map (D, D, D), filtered with the FSC in the common mask, and that mask: for
+        the state's FSC, map and ``mask``. The comparison uses the common mask for all states.
+    """
+
+    common: NDArray[np.floating] | None = None
+    own: MaskMaker | None = None
+
+
+@dataclass(frozen=True)
+class SubsetDraws:
+    """How many random subsets of the states' sizes to compare with, at least, and the seed that they come from."""
+
+    count: int = MIN_RANDOM_SUBSETS
+    seed: int = 0
+
+
 class Consensus(Protocol):
     """What is needed of the reconstruction of all particles."""
 
@@ -103,19 +128,20 @@ def reconstruct_states(
     monitor: Monitor | None = None,
 ) -> list[State]:
     """All states at once; see :func:`iterate_states`, which holds one state in memory at a time."""
-    return list(iterate_states(images, labels, consensus, mask=mask, seed=seed, device=device, monitor=monitor))
+    draws = SubsetDraws(seed=seed)
+    return list(
+        iterate_states(images, labels, consensus, StateMasks(mask), draws=draws, device=device, monitor=monitor)
+    )
 
 
 def iterate_states(
     images: ParticleImages,
     labels: NDArray[np.integer],
     consensus: Consensus,
+    masks: StateMasks = StateMasks(),
     *,
-    mask: NDArray[np.floating] | None = None,
     only: Collection[int] | None = None,
-    random_subsets: int = MIN_RANDOM_SUBSETS,
-    state_mask: MaskMaker | None = None,
-    seed: int = 0,
+    draws: SubsetDraws = SubsetDraws(),
     device: torch.device | str = "cpu",
     monitor: Monitor | None = None,
 ) -> Iterator[State]:
@@ -136,17 +162,10 @@ def iterate_states(
         (N,) state of each particle; negative for particles without one.
     consensus : Consensus
         Map and FSC of all particles, such as :class:`cryodrgn_ext.reconstruction.half_maps.HalfMaps`.
-    mask : ndarray, optional
-        (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (thesis 4.4.4).
+    masks : StateMasks
     only : collection of int, optional
         Yield these states only (a job that continues); the comparison is the same as for all.
-    random_subsets : int
-        How many random subsets to compare with, at least.
-    state_mask : callable, optional
-        Makes the mask of a state from its map (D, D, D), filtered with the FSC in the common mask, and that mask: for
-        the state's FSC, map and ``mask``. The comparison uses the common mask for all states.
-    seed : int
-        Of the random subsets.
+    draws : SubsetDraws
     device : torch.device or str
     monitor : Monitor, optional
 
@@ -167,7 +186,8 @@ def iterate_states(
     names = np.unique(labels[labels >= 0])
     if len(names) == 0:
         raise InputError("no particle has a state: there is nothing to reconstruct")
-    around = consensus_mask(consensus) if mask is None else torch.from_numpy(np.asarray(mask, np.float32))
+    given = masks.common
+    around = consensus_mask(consensus) if given is None else torch.from_numpy(np.asarray(given, np.float32))
     half_set = images.half_set.cpu().numpy()
     radius = comparison_radius(consensus.fsc, images.plane.radius)
     whole = [
@@ -175,9 +195,9 @@ def iterate_states(
         for half in (1, 2)
     ]
     comparison = ConsensusComparison(whole[0], whole[1], around)
-    tester = _Tester(comparison, HeldOutCoordinates(images, comparison, seed, device))
+    tester = _Tester(comparison, HeldOutCoordinates(images, comparison, draws.seed, device))
     if len(names) > 1 or (labels < 0).any():
-        tester.measure_random_subsets(images, labels, names, half_set, random_subsets, seed, device, monitor)
+        tester.measure_random_subsets(images, labels, draws, device, monitor)
     for name in names:
         if only is not None and int(name) not in only:
             continue
@@ -188,8 +208,8 @@ def iterate_states(
         ]
         maps = combine_halves(sums[0], sums[1], images.pixel_size_A, around)
         own = around
-        if state_mask is not None:
-            own = state_mask(maps.map, around)
+        if masks.own is not None:
+            own = masks.own(maps.map, around)
             maps = with_mask(maps, sums[0], sums[1], own)
         yield State(
             label=int(name),
@@ -224,16 +244,14 @@ class _Tester:
         self,
         images: ParticleImages,
         labels: NDArray[np.integer],
-        names: NDArray[np.integer],
-        half_set: NDArray[np.int8],
-        count: int,
-        seed: int,
+        draws: SubsetDraws,
         device: torch.device | str,
         monitor: Monitor,
     ) -> None:
-        """At least ``count`` random subsets of the states' sizes, by as many shuffles of the labels as it takes."""
-        rng = np.random.default_rng([seed, 5])
-        for _ in range(math.ceil(count / len(names))):
+        """Random subsets of the states' sizes, by as many shuffles of the labels as it takes."""
+        names, half_set = np.unique(labels[labels >= 0]), images.half_set.cpu().numpy()
+        rng = np.random.default_rng([draws.seed, 5])
+        for _ in range(math.ceil(draws.count / len(names))):
             shuffled = labels.copy()
             for half in (1, 2):
                 rows = np.flatnonzero(half_set == half)

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from benchmarks.comparison.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
-from benchmarks.comparison.table import add_comparison, text_table
+from comparison.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
+from comparison.table import add_comparison, text_table
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "comparison" / "measure.py"
 

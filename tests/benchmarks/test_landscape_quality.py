@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from landscape_quality import SETS, closure, coordinates, failures, open_hinge, predicted, rare_found, thirds
 
-from benchmarks.landscape_quality import SETS, closure, coordinates, failures, open_hinge, predicted, rare_found, thirds
 from cryodrgn_ext.simulate import MOTIONS, GroundTruth, RareStateMotion, simulate_particles
 from cryodrgn_ext.simulate.truth import ground_truth
 

@@ -304,7 +304,7 @@ def _add_output(
     instance.add_output(instance.job(project_uid, job_uid), name or type, spec)
 
 
-def _connect(
+def _connect(  # noqa: PLR0913 (the arguments of the master's function)
     instance: Instance, project_uid: str, source_job_uid: str, source_output: str, target_job_uid: str,
     target_input: str, slots: list[Any], title: str, desc: str,
 ) -> None:  # fmt: skip

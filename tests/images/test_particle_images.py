@@ -57,8 +57,9 @@ def simulate(n: int, box: int = BOX) -> tuple[Tensor, Tensor, Tensor, CtfParamet
 @pytest.mark.parametrize("working_box", [None, 20])
 def test_batch_obeys_the_forward_model_with_the_densities_of_the_full_size_map(working_box: int | None) -> None:
     images, rotation, shift, parameters, beads = simulate(12)
+    geometry = WorkingGeometry.make([BOX], [PIXEL_A], working_box)
     particles = ParticleImages.from_tensors(
-        images, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=0.7, working_box=working_box
+        images, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=0.7, geometry=geometry
     )
     batch = particles.batch(torch.arange(12))
     # The transform of the same densities sampled in the working box: fewer voxels, so a smaller sum.

@@ -51,7 +51,7 @@ def found_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("after_abinit") / "project"
     angle = np.where(STATES == 0, -30.0, 30.0)[:, None]
     particles = simulate_particles(N, motion=two_domain_protein(), box_size=BOX, pixel_size_A=PIXEL_SIZE_A, snr=2.0,
-                                   max_shift_px=1.0, coordinates=angle, seed=1)  # fmt: skip
+                                   max_shift_px=1.0, seed=1).with_coordinates(angle)  # fmt: skip
     write_relion_project(root, particles)
     without(root / "particles.star", root / "unposed.star", (*POSE_LABELS, "rlnRandomSubset"), {"rlnComment": "mine"})
     np.savez(root / "poses.npz", rotation=particles.rotation, shift_A=particles.shift_px * PIXEL_SIZE_A)

@@ -105,9 +105,20 @@ def test_mean_volume_is_the_mean_of_the_particles() -> None:
         ({"n": 5, "snr": 0.0}, "signal-to-noise"),
         ({"n": 5, "motion": "wobble"}, "unknown motion 'wobble'"),
         ({"n": 5, "box_size": 32}, "enlarge the box"),
-        ({"n": 5, "coordinates": np.zeros((4, 1))}, r"shape \(5, 1\)"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         simulate_particles(**wrong)  # type: ignore[arg-type]
+
+
+def test_other_coordinates_change_the_specimen_only() -> None:
+    particles = simulate_particles(30, motion="hinge")
+    other = np.linspace(-30, 30, 30)[:, None]
+    moved = particles.with_coordinates(other)
+    assert np.array_equal(moved.coordinates, other)
+    assert np.array_equal(moved.state, particles.motion.state_of(other))
+    for name in ("rotation", "shift_px", "half_set"):
+        assert np.array_equal(getattr(moved, name), getattr(particles, name))
+    with pytest.raises(InputError, match=r"shape \(30, 1\)"):
+        particles.with_coordinates(other[1:])

@@ -9,7 +9,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Verdict
-from cryodrgn_ext.validation.states import consensus_mask, iterate_states, reconstruct_states
+from cryodrgn_ext.validation.states import SubsetDraws, consensus_mask, iterate_states, reconstruct_states
 
 from .conftest import Case, N
 
@@ -89,7 +89,7 @@ def test_state_maps_are_those_of_an_ordinary_reconstruction(rigid: Case) -> None
 def test_states_can_be_made_one_by_one(hinge: Case) -> None:
     labels = hinge.particles.state // 10
     together = reconstruct_states(hinge.images, labels, hinge.consensus, seed=4)
-    (alone,) = iterate_states(hinge.images, labels, hinge.consensus, seed=4, only=[1])
+    (alone,) = iterate_states(hinge.images, labels, hinge.consensus, draws=SubsetDraws(seed=4), only=[1])
     assert alone.label == 1
     assert np.array_equal(alone.map, together[1].map)
     assert alone.evidence.halves == together[1].evidence.halves

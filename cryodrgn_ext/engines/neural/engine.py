@@ -37,7 +37,7 @@ def train(
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
-    on_latents: LatentsFunction | None = None,
+    on_latents: LatentsFunction | None = None,  # noqa: ARG001 (one signature for all engines)
 ) -> NeuralHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
 

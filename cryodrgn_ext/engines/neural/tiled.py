@@ -38,7 +38,7 @@ def decoder_parameters(decoder: nn.Sequential) -> list[Tensor]:
     return [p for m in linears if isinstance(m, nn.Linear) for p in (m.weight, m.bias)]
 
 
-def tiled_error(
+def tiled_error(  # noqa: PLR0913 (what the autograd function below takes)
     features: FourierFeatures,
     decoder: nn.Sequential,
     points: Tensor,
@@ -203,7 +203,7 @@ class _Tile:
 
 class _TiledError(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 (autograd takes tensors one by one)
         ctx: Any,
         z: Tensor,
         frequencies: Tensor,

@@ -46,7 +46,7 @@ def train(
     context: EngineContext,
     consensus_radius: int | None = None,
     regions: Regions | None = None,
-    start: Heterogeneity | None = None,
+    start: Heterogeneity | None = None,  # noqa: ARG001 (one signature for all engines)
     on_latents: LatentsFunction | None = None,
 ) -> SubspaceHeterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
@@ -173,8 +173,7 @@ class _Run:
         return states
 
     def _decode(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> SubspaceHeterogeneity:
-        images, workers = self.images, current()
-        states = self._rare_states(fit, subspace, found)
+        images, workers, states = self.images, current(), self._rare_states(fit, subspace, found)
         shard = workers.shard(images.n)
         rows = torch.arange(shard.start, shard.stop)
         known = latents(fit, subspace, rows, self.monitor, states)
