@@ -4,7 +4,8 @@ The rooms of this package import downward only (see ``tests/test_import_directio
 
     cli                                           entry points: thin
     jobs                                          one job, one file: settings in, JobResult out; knows no suite
-    workflow, report                              stages, record, lock, log, launcher | plots, pages, pictures
+    workflow                                      the skeleton of all jobs: checks, stages, record, lock, log, launcher
+    report                                        plots, pages, pictures
     results                                       files of a result directory, read and written once
     analysis, validation                          latents, landscapes, selections | states and their evidence
     engines                                       neural, subspace

@@ -54,7 +54,7 @@ from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, judge_origins, origins_px
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.report.abinit_report import AbinitReport, write_abinit_reports
+from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
 from cryodrgn_ext.results.aligned_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
@@ -305,10 +305,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         """Report, and what job.yaml says of the results."""
         likelihoods, _ = read_search(self.files.found)
         self.monitor.poll()
-        write_abinit_reports(self.layout, AbinitReport(
-            settings=self.settings, particles=self.inputs.particles, poses=poses, consensus=consensus,
-            likelihoods=likelihoods, chosen=chosen, messages=self.notes, seconds=self.stages.seconds(),
-        ))  # fmt: skip
+        write_abinit_reports(self.facts, self.inputs.particles, poses, consensus, likelihoods, chosen)
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,

@@ -114,8 +114,7 @@ class CompareRun(JobRun[CompareSettings, CompareInputs]):
             "votes": found.votes, **{name: getattr(found, name) for name in FIGURES},
         })  # fmt: skip
         groups = self._write_particles(found)
-        write_compare_reports(layout, self.settings, self._names, found, first.require_latents().z[inputs.rows[0]],
-                              self.notes)  # fmt: skip
+        write_compare_reports(self.facts, self._names, found, first.require_latents().z[inputs.rows[0]])
         results = {
             "runs": self._names,
             "common_particles": len(inputs.rows[0]),
@@ -204,12 +203,10 @@ def report_compare(finished: FinishedResult, monitor: Monitor) -> None:
     InputError
         When compare.npz, or the first of the compared results, is gone.
     """
-    layout, settings = finished.layout, finished.settings
-    assert isinstance(settings, CompareSettings)
-    arrays = read_arrays(layout.root / TABLE_NAME)
+    arrays = read_arrays(finished.layout.root / TABLE_NAME)
     figures = {name: arrays[name].astype(np.float64) for name in FIGURES}
     found = RunComparison(label=arrays["label"].astype(np.int32), **figures)
     first = read_learned_result(Path(finished.record["inputs"]["results"][0]))
     z = first.require_latents().z[arrays["row"].astype(np.int64)]
-    write_compare_reports(layout, settings, finished.record["results"]["runs"], found, z, finished.notes)
+    write_compare_reports(finished.facts, finished.record["results"]["runs"], found, z)
     monitor.poll()

@@ -138,8 +138,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
         fit, sentence = write_sharpened(folder, curve, settings.b_factor)
         self.note(f"The map was {sentence}.")
         self.monitor.poll()
-        write_consensus_reports(self.layout, settings, found, curves, fit, inputs.particles.n, self.notes,
-                                self.stages.seconds())  # fmt: skip
+        write_consensus_reports(self.facts, found, curves, fit, inputs.particles.n)
         if not settings.keep_images:
             shutil.rmtree(self.layout.checkpoint / "images", ignore_errors=True)
         results = {
@@ -183,8 +182,8 @@ def report_consensus(finished: FinishedResult, monitor: Monitor) -> None:
     assert isinstance(settings, ConsensusSettings)
     found, curves = _read_curves(layout, settings)
     sharp = sharpened(layout.consensus, curves[CORRECTED], settings.b_factor)
-    write_consensus_reports(layout, settings, found, curves, None if sharp is None else sharp[1],
-                            finished.record["results"]["particles"], finished.notes, finished.seconds)  # fmt: skip
+    n_particles = finished.record["results"]["particles"]
+    write_consensus_reports(finished.facts, found, curves, None if sharp is None else sharp[1], n_particles)
     monitor.poll()
 
 

@@ -42,6 +42,7 @@ from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.chosen_rows import chosen_rows
 from cryodrgn_ext.results.landscape_tables import (
     LandscapeFiles,
@@ -190,18 +191,14 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         closure = closure_of_particles(found.mapping.v, settings.seed)
         self._note_states(found, closure)
         self.monitor.poll()
-        surfaces = self.write_reports(self.notes, self.stages.seconds())
+        surfaces = self.write_reports(self.facts)
         return self._summary(found, surfaces, closure), self._result(found)
 
-    def write_reports(
-        self, messages: Sequence[str], seconds: Mapping[str, float]
-    ) -> list[tuple[Surface, tuple[int, ...]]]:
+    def write_reports(self, facts: RunFacts) -> list[tuple[Surface, tuple[int, ...]]]:
         """Write report.html and logfile.pdf from what the stages have left; return the densities."""
         found = self._read()
         surfaces = [read_surface(path) for path in self._densities(found)]
-        write_landscape_reports(
-            self.layout, self.settings, self.inputs.result.particles, found, surfaces, messages, seconds
-        )
+        write_landscape_reports(facts, self.inputs.result.particles, found, surfaces)
         return surfaces
 
     def _choose_sketch(self) -> None:
@@ -384,7 +381,7 @@ def report_landscape(finished: FinishedResult, monitor: Monitor) -> None:
         raise InputError(f"{layout.checkpoint} is gone, which the report of a landscape is made from: run it again.")
     given = replace(settings, in_parts=finished.learned(settings.in_parts))
     run = LandscapeRun(settings, LandscapeRun.check(given, monitor), monitor)
-    run.write_reports(finished.notes, finished.seconds)
+    run.write_reports(finished.facts)
 
 
 def _working_mask(path: Path, model: Heterogeneity, monitor: Monitor) -> NDArray[np.float32]:

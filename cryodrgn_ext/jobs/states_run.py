@@ -31,7 +31,7 @@ from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
-from cryodrgn_ext.report.train_report import StatesReport, write_reports
+from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import (
     LatentTable,
@@ -209,11 +209,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         self.monitor.poll()
         if (caution := _caution([state.verdict for state in states])) is not None:
             self.note(caution)
-        write_reports(self.layout, StatesReport(
-            job=self.name, settings=self.settings, seed=self.options.seed, particles=self.inputs.particles,
-            latents=latents, table=table, states=states, consensus=consensus, loss_history=history,
-            messages=self.notes, seconds=self.stages.seconds(),
-        ))  # fmt: skip
+        report = StatesReport(self.inputs.particles, latents, table, states, consensus, history)
+        write_states_reports(self.facts, report)
         for state in states:
             self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
         return {
@@ -252,15 +249,14 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
     InputError
         When a file of the result is gone.
     """
-    layout, settings = finished.layout, finished.settings
+    layout = finished.layout
     result = read_learned_result(layout.root)
     table = read_state_table(layout.states_table)
-    plain = settings.to_mapping()
-    write_reports(layout, StatesReport(
-        job=result.job, settings=settings, seed=plain["seed"], particles=result.particles, latents=result.latents,
-        table=table, states=read_states(layout, range(table.n_states)), consensus=read_consensus(layout.consensus),
-        loss_history=load_heterogeneity(layout.model).loss_history, messages=finished.notes, seconds=finished.seconds,
-    ))  # fmt: skip
+    states, consensus = read_states(layout, range(table.n_states)), read_consensus(layout.consensus)
+    history = load_heterogeneity(layout.model).loss_history
+    write_states_reports(
+        finished.facts, StatesReport(result.particles, result.latents, table, states, consensus, history)
+    )
     monitor.poll()
 
 

@@ -122,7 +122,7 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
         near = nearest_of_frames(inputs.z, path.z, self.settings.nearest)
         write_nearest(layout.root, inputs.result.particles, inputs.rows, near)
         write_chimerax_script(layout.root, level)
-        write_trajectory_reports(layout, self.settings, inputs.z, path.z, slices, self.notes)
+        write_trajectory_reports(self.facts, inputs.z, path.z, slices)
         self.monitor.message(f"{path.n_frames} volumes in {layout.root}; open {layout.root / SCRIPT_NAME} in ChimeraX")
         results = {
             "volumes": path.n_frames,
@@ -164,7 +164,7 @@ def report_trajectory(finished: FinishedResult, monitor: Monitor) -> None:
     inputs = TrajectoryRun.check(replace(settings, in_parts=finished.learned(settings.in_parts)), monitor)
     slices = {number: central_slices(read_map(layout.root / volume_name(number)).data)
               for number in _shown(inputs.path.n_frames)}  # fmt: skip
-    write_trajectory_reports(layout, settings, inputs.z, inputs.path.z, slices, finished.notes)
+    write_trajectory_reports(finished.facts, inputs.z, inputs.path.z, slices)
 
 
 def _shown(n: int) -> list[int]:

@@ -183,9 +183,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.monitor.message(f"{names[number]}: {state.sentence()}")
         self.monitor.poll()
         fits = self._sharpen(states)
-        elapsed_s = sum(self.stages.seconds().values())
         titles = {name: states[number] for number, name in names.items()}
-        write_validation_reports(layout, settings, titles, fits, consensus, particles.n, self.notes, elapsed_s)
+        write_validation_reports(self.facts, titles, fits, consensus, particles.n)
         if not settings.keep_images:
             shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
         results = {
@@ -290,8 +289,6 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     found = {name: sharpened(layout.state(state.number), np.array(state.fsc), settings.b_factor)
              for name, state in states.items()}  # fmt: skip
     fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
-    write_validation_reports(
-        layout, settings, states, fits, read_consensus(layout.consensus), finished.record["results"]["particles"],
-        finished.notes, sum(finished.seconds.values()),
-    )  # fmt: skip
+    n_particles = finished.record["results"]["particles"]
+    write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles)
     monitor.poll()

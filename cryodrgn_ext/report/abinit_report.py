@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.engines.base import load_heterogeneity
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform
 from cryodrgn_ext.report.map_pictures import draw_maps
+from cryodrgn_ext.report.map_summaries import consensus_summary
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
-from cryodrgn_ext.report.page_html import write_report_html
-from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import central_slices, map_slices
 from cryodrgn_ext.report.pose_plots import initialisation_likelihoods, pose_confidence, view_distribution
-from cryodrgn_ext.report.train_report import command_line, consensus_summary, report_date
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.latent_tables import read_latent_table
-from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.particle_columns import shown_particles
 from cryodrgn_ext.results.pose_table import PoseTable
-from cryodrgn_ext.results.record import versions
 
 FILES = {
     "particles.star": "all particles, with the poses and half-sets that were found",
@@ -38,80 +33,58 @@ FILES = {
     "latents.npz": "latents in the order of the input rows",
     "volumes/": "decoded volumes at centres of the latent cloud",
     "model/": "the trained model",
-    "job.yaml": "settings, versions, seed, inputs",
-    "run.log": "everything that the run said",
 }
 
 
-@dataclass(frozen=True)
-class AbinitReport:
-    """All that the report of an abinit job shows.
+def write_abinit_reports(
+    facts: RunFacts,
+    particles: ParticleSet,
+    poses: PoseTable,
+    consensus: Consensus,
+    likelihoods: Sequence[float],
+    chosen: ChosenTransform,
+) -> None:
+    """Write report.html and logfile.pdf.
 
-    Attributes
+    Parameters
     ----------
-    settings : AbinitSettings
+    facts : RunFacts
     particles : ParticleSet
-        The input.
     poses : PoseTable
+        Of all particles.
     consensus : Consensus
-        Map and half-maps at these poses.
+        At these poses.
     likelihoods : sequence of float
         Log-likelihood per image that each random initialisation reached.
     chosen : ChosenTransform
-        Into the coordinate system of the result.
-    messages : sequence of str
-        Warnings.
-    seconds : mapping of str to float
-        Time of each part of the job so far.
+        How coordinates and hand were chosen.
     """
-
-    settings: AbinitSettings
-    particles: ParticleSet
-    poses: PoseTable
-    consensus: Consensus
-    likelihoods: Sequence[float]
-    chosen: ChosenTransform
-    messages: Sequence[str]
-    seconds: Mapping[str, float]
-
-
-def write_abinit_reports(layout: Layout, report: AbinitReport) -> None:
-    """Write report.html and logfile.pdf."""
-    settings, particles, consensus = report.settings, report.particles, report.consensus
+    layout = facts.layout
     whole, _ = draw_maps([], consensus.map)
     z = history = shown = None
-    if settings.zdim > 0:
+    if layout.latents.exists():
         z = read_latent_table(layout.latents).z
         history = load_heterogeneity(layout.model).loss_history
         shown = shown_particles(particles, choose_shown(len(z)))
     content = ReportContent(
         title="Ab initio map and poses",
-        command=command_line("abinit", settings),
         z=z,
-        settings=settings.to_mapping(),
-        versions=versions(),
-        seed=settings.seed,
         n_particles=particles.n,
         box_size=len(consensus.map),
         pixel_size_A=consensus.pixel_size_A,
         loss_history=history or {},
-        messages=report.messages,
-        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
-        elapsed_s=sum(report.seconds.values()),
-        further=_figures(report),
-        date=report_date(),
-        seconds=report.seconds,
+        further=_figures(poses, consensus, likelihoods, chosen),
         consensus=consensus_summary(consensus, particles.n, whole),
         shown=shown,
     )
-    write_report_html(layout.report, content)
-    write_logfile_pdf(layout.logfile, content)
+    facts.write(content, facts.existing(FILES))
 
 
-def _figures(report: AbinitReport) -> list[ReportFigure]:
-    poses, consensus, likelihoods = report.poses, report.consensus, report.likelihoods
+def _figures(
+    poses: PoseTable, consensus: Consensus, likelihoods: Sequence[float], chosen: ChosenTransform
+) -> list[ReportFigure]:
     mirrored = np.roll(consensus.map[::-1], 1, axis=0)  # z inverted about voxel D // 2
-    caption = f"Central slices of the map, and of the other hand. {report.chosen.sentence()}"
+    caption = f"Central slices of the map, and of the other hand. {chosen.sentence()}"
     hands = {"map.mrc": central_slices(consensus.map), "other hand\n(not written)": central_slices(mirrored)}
     figures = [
         ReportFigure("Map", caption, map_slices(hands)),

@@ -11,20 +11,13 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.analysis.replicates import RunComparison
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
-from cryodrgn_ext.report.page_html import write_report_html
-from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import latent_by_value, new_figure, styled
-from cryodrgn_ext.report.train_report import command_line, report_date
-from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import versions
-from cryodrgn_ext.settings import Settings
+from cryodrgn_ext.report.run_facts import RunFacts
 
 FILES = {
     "particles.star": "the common particles, with the state of the first run and the number of runs that agree on it",
     "states/": "particles of each state on which all runs agree, numbered as in the first run",
     "compare.npz": "uid, states of all runs in the numbers of the first (label), runs that agree (votes), all figures",
-    "job.yaml": "settings, versions, inputs, figures of agreement",
-    "run.log": "everything that the run said",
 }
 CAPTIONS = {
     "adjusted_rand": "Adjusted Rand index of the states: 1 for the same partition, about 0 for unrelated ones.",
@@ -35,27 +28,21 @@ CAPTIONS = {
 
 
 def write_compare_reports(
-    layout: Layout,
-    settings: Settings,
+    facts: RunFacts,
     names: Sequence[str],
     found: RunComparison,
     z: NDArray[np.floating],
-    messages: Sequence[str],
 ) -> None:
     """Write report.html and logfile.pdf.
 
     Parameters
     ----------
-    layout : Layout
-    settings : Settings
-        Of the job.
+    facts : RunFacts
     names : sequence of str
         Of the runs.
     found : RunComparison
     z : ndarray
         (N, q) latents of the common particles in the first run.
-    messages : sequence of str
-        Shown on top.
     """
     figures = [
         ReportFigure("Agreement of states" if name in ("adjusted_rand", "percentage") else "Agreement of latents",
@@ -68,17 +55,10 @@ def write_compare_reports(
         figures.append(ReportFigure("Particles", "Latents of the first run, by the runs that agree.", drawn))
     content = ReportContent(
         title="Comparison of runs",
-        command=command_line("compare", settings),
-        settings=settings.to_mapping(),
-        versions=versions(),
         n_particles=len(z),
-        messages=messages,
-        files=FILES,
         further=figures,
-        date=report_date(),
     )
-    write_report_html(layout.report, content)
-    write_logfile_pdf(layout.logfile, content)
+    facts.write(content, FILES)
 
 
 @styled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from cryodrgn_ext.analysis.latents import Clustering
@@ -20,15 +20,11 @@ from cryodrgn_ext.report.landscape_plots import (
 )
 from cryodrgn_ext.report.map_pictures import draw_group_maps
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, StateSummary
-from cryodrgn_ext.report.page_html import write_report_html
-from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import explained_variance
-from cryodrgn_ext.report.train_report import command_line, report_date
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.landscape_tables import read_arrays
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.particle_columns import shown_particles
-from cryodrgn_ext.results.record import versions
-from cryodrgn_ext.settings import Settings
 
 SHOWN_COMPONENTS = 20
 FILES = {
@@ -41,37 +37,27 @@ FILES = {
     "sketch.npz": "the sketched volumes: particles, latents, components, states (cluster), MDS, UMAP, tree",
     "states.npz": "state of each input particle (-1: not looked at)",
     "density_pc1_pc2.npz": "density and apparent free energy over components, with standard deviations",
-    "job.yaml": "settings, versions, seed, inputs, results",
-    "run.log": "everything that the run said",
 }
 
 
 def write_landscape_reports(
-    layout: Layout,
-    settings: Settings,
+    facts: RunFacts,
     particles: ParticleSet,
     found: Landscape,
     surfaces: Sequence[tuple[Surface, tuple[int, ...]]],
-    messages: Sequence[str],
-    seconds: Mapping[str, float],
 ) -> None:
     """Write report.html and logfile.pdf.
 
     Parameters
     ----------
-    layout : Layout
-    settings : Settings
+    facts : RunFacts
     particles : ParticleSet
         All of the input; ``found.rows`` are those looked at.
     found : Landscape
     surfaces : sequence
         Densities, each with the numbers of its components.
-    messages : sequence of str
-        Shown on top.
-    seconds : mapping
-        Time of each stage.
     """
-    clusters = found.clusters
+    layout, clusters = facts.layout, found.clusters
     pictures = draw_group_maps([layout.state(number) / "map.mrc" for number in range(clusters.n_clusters)])
     states = [
         StateSummary(
@@ -84,31 +70,20 @@ def write_landscape_reports(
         for number, drawn in enumerate(pictures)
     ]
     groups = Clustering(found.label, found.center_index, found.z[found.center_index])
-    plain = settings.to_mapping()
     content = ReportContent(
         title="Landscape",
-        command=command_line("landscape", settings),
-        settings=plain,
-        versions=versions(),
-        seed=plain["seed"],
         n_particles=len(found.rows),
         box_size=found.model.box_size,
         pixel_size_A=found.model.pixel_size_A,
         states=states,
-        messages=messages,
         further=_figures(layout, found, surfaces),
-        files={name: what for name, what in FILES.items() if (layout.root / name).exists()},
-        elapsed_s=sum(seconds.values()),
-        seconds=seconds,
-        date=report_date(),
         z=found.z,
         clusters=groups,
         group_name="state",
         shown=_shown(particles, found, groups),
         planes={"volume PCs": ("volume PC 1", "volume PC 2")},
     )
-    write_report_html(layout.report, content)
-    write_logfile_pdf(layout.logfile, content)
+    facts.write(content, facts.existing(FILES))
 
 
 def _shown(particles: ParticleSet, found: Landscape, groups: Clustering) -> ShownParticles:

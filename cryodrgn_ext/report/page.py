@@ -54,7 +54,7 @@ class StateSummary:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything that a report shows; only ``title``, ``command`` and ``z`` are needed.
+    """Everything that a report shows; only ``title`` is needed.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class ReportContent:
     """
 
     title: str
-    command: str
+    command: str = ""
     z: NDArray[np.floating] | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,47 +10,35 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.report.landscape_plots import path_in_plane
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
-from cryodrgn_ext.report.page_html import write_report_html
-from cryodrgn_ext.report.page_pdf import write_logfile_pdf
 from cryodrgn_ext.report.plots import map_slices
-from cryodrgn_ext.report.train_report import command_line
-from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import versions
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.trajectory_files import NEAREST_NAME, SCRIPT_NAME
-from cryodrgn_ext.settings import Settings
 
 FILES = {
     "vol_NNN.mrc": "the volumes in order",
     "z_values.txt": "their latents",
     NEAREST_NAME: "the particles nearest to each volume",
     SCRIPT_NAME: "opens the series in ChimeraX at one contour level",
-    "job.yaml": "settings, versions, seed, inputs",
-    "run.log": "everything that the run said",
 }
 
 
 def write_trajectory_reports(
-    layout: Layout,
-    settings: Settings,
+    facts: RunFacts,
     z: NDArray[np.float32],
     path: NDArray[np.float32],
     slices: Mapping[int, NDArray[np.float32]],
-    messages: Sequence[str],
 ) -> None:
     """Write report.html and logfile.pdf.
 
     Parameters
     ----------
-    layout : Layout
-    settings : Settings
+    facts : RunFacts
     z : ndarray
         (n, q) latents of the particles.
     path : ndarray
         (P, q) latents of the volumes.
     slices : mapping
         Number of a volume to its central slices (3, D, D).
-    messages : sequence of str
-        Shown on top.
     """
     drawn = map_slices({f"volume {number:03d}": planes for number, planes in slices.items()})
     figures = [ReportFigure("Volumes", "Central slices of some of the volumes, one grey scale.", drawn)]
@@ -59,18 +47,10 @@ def write_trajectory_reports(
         line = (path - components.mean) @ components.axes[:2].T
         drawn = path_in_plane(components.projections[:, :2], line, ("PC 1", "PC 2"))
         figures.append(ReportFigure("Path", "The path among the particles; numbers are those of the volumes.", drawn))
-    plain = settings.to_mapping()
     content = ReportContent(
         title="Trajectory",
-        command=command_line("trajectory", settings),
         z=z,
-        settings=plain,
-        versions=versions(),
-        seed=plain["seed"],
         n_particles=len(z),
-        messages=messages,
         further=figures,
-        files=FILES,
     )
-    write_report_html(layout.report, content)
-    write_logfile_pdf(layout.logfile, content)
+    facts.write(content, FILES)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.settings import Settings, describe, from_plain
 
@@ -34,6 +35,11 @@ class FinishedResult:
     record: Mapping[str, Any]
     notes: Sequence[str]
     seconds: Mapping[str, float]
+
+    @property
+    def facts(self) -> RunFacts:
+        """The run as its report shows it."""
+        return RunFacts(self.layout, self.record["job"], self.settings, self.notes, self.seconds)
 
     def learned(self, given: Path) -> Path:
         """Return the result that the job went on from: as it was given, which may be a part of it, if that is there."""

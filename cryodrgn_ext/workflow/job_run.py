@@ -43,6 +43,7 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
@@ -140,6 +141,11 @@ class JobRun(ABC, Generic[S, C]):
         shown = run.layout.report if run.layout.report.exists() else settings.o
         monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {shown}")
         return outcome
+
+    @property
+    def facts(self) -> RunFacts:
+        """The run as its report shows it."""
+        return RunFacts(self.layout, self.name, self.settings, self.notes, self.stages.seconds())
 
     def stage(self, name: str, key: str, title: str, work: Callable[[], object], *products: Path) -> None:
         """Do a stage unless it is finished with this key, see :meth:`Stages.run`; its warnings become notes."""
