@@ -44,11 +44,7 @@ from cryodrgn_ext.jobs.abinit_model import TrainedModel, train_model, write_mode
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
-from cryodrgn_ext.jobs.given_particles import half_set_notes
-from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.reconstructions import make_consensus
-from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
@@ -58,6 +54,7 @@ from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
 from cryodrgn_ext.results.aligned_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
+from cryodrgn_ext.results.decoded_volumes import decode_at_centers
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.pose_choices import (
     read_judged_origins,
@@ -76,8 +73,11 @@ from cryodrgn_ext.results.returned_particles import (
     wants_columns,
 )
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.given_particles import half_set_notes
+from cryodrgn_ext.workflow.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
 from cryodrgn_ext.workflow.job_run import JobRun
+from cryodrgn_ext.workflow.reconstructions import make_consensus
 
 MAP_FILES = (MAP_NAME, "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
 

@@ -12,9 +12,7 @@ from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
-from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
-from cryodrgn_ext.jobs.working_box import native_box, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.pose.origins import Origins, usable_origins
@@ -22,7 +20,9 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.continuation import Continuation
+from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.workflow.job_run import CheckedInputs
+from cryodrgn_ext.workflow.working_box import native_box, working_box
 
 #: Poses come out to a degree or so at this box, which a refinement then improves; larger ones cost time.
 LARGEST_DEFAULT_BOX = 64

@@ -12,12 +12,12 @@ from cryodrgn_ext.engines.base import Heterogeneity, get_engine
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.reconstructions import make_consensus
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.latent_tables import LatentTable, write_latent_table
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.workflow.reconstructions import make_consensus
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.analysis.replicates import RunComparison, common_to_all, compare_runs
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.job_outputs import kept_files, picture
 from cryodrgn_ext.jobs.options.compare import CompareSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -32,6 +31,7 @@ from cryodrgn_ext.results.returned_particles import (
     write_particles,
 )
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.job_outputs import kept_files, picture
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 

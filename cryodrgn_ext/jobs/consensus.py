@@ -23,13 +23,7 @@ from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.given_maps import read_mask
-from cryodrgn_ext.jobs.given_particles import half_set_notes, read_given_particles, record_particles
-from cryodrgn_ext.jobs.job_outputs import kept_files, map_with_halves, picture
 from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
-from cryodrgn_ext.jobs.reconstructions import make_consensus
-from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
-from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
@@ -41,8 +35,14 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.given_maps import read_mask
+from cryodrgn_ext.workflow.given_particles import half_set_notes, read_given_particles, record_particles
+from cryodrgn_ext.workflow.job_outputs import kept_files, map_with_halves, picture
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
+from cryodrgn_ext.workflow.reconstructions import make_consensus
+from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
+from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A, working_box
 
 LARGEST_DEFAULT_BOX = 256
 

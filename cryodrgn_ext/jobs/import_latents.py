@@ -18,15 +18,15 @@ from cryodrgn_ext.engines.kernel_regression import regress_volumes
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.import_inputs import ImportInputs, read_import_inputs
 from cryodrgn_ext.jobs.options.import_latents import ImportCryodrgnSettings, ImportSettings
-from cryodrgn_ext.jobs.states_run import StateOptions, StatesRun
 from cryodrgn_ext.metadata.cryodrgn_run import read_run
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import describe, fingerprint
+from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun
 
 NEIGHBORS_SHARE, FEWEST_NEIGHBORS = 20, 200
 SHARED_LATENTS = (

@@ -34,8 +34,6 @@ from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.working_map import working_map
-from cryodrgn_ext.jobs.given_maps import check_mask_values
-from cryodrgn_ext.jobs.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.plain_files import write_arrays
@@ -62,6 +60,8 @@ from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.given_maps import check_mask_values
+from cryodrgn_ext.workflow.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 

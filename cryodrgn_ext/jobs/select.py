@@ -10,7 +10,6 @@ import numpy as np
 
 from cryodrgn_ext.durable_files import make_output_directory, refuse_existing
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.job_outputs import picture
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, read_selection
 from cryodrgn_ext.metadata.particles import ParticleSet
@@ -28,6 +27,7 @@ from cryodrgn_ext.results.returned_particles import (
     warn_unbalanced_halves,
     write_particles,
 )
+from cryodrgn_ext.workflow.job_outputs import picture
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput, Picture, Role
 
 

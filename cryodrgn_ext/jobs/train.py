@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.given_particles import half_set_notes
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.states_run import StateOptions, StatesRun
 from cryodrgn_ext.jobs.train_engine import learn, preprocessing
 from cryodrgn_ext.jobs.train_inputs import TrainInputs, engine_key, image_key, read_inputs
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
+from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun, report_states
+
+__all__ = ["TrainRun", "report_states", "train"]
 
 HELPER_MODULE = "cryodrgn_ext.jobs.helper_process"
 

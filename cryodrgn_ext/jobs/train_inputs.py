@@ -10,16 +10,16 @@ from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap
-from cryodrgn_ext.jobs.given_maps import check_regions, read_mask, read_refinement_map
-from cryodrgn_ext.jobs.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.states_run import StatesInputs
-from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.continuation import Continuation
+from cryodrgn_ext.workflow.given_maps import check_regions, read_mask, read_refinement_map
+from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
+from cryodrgn_ext.workflow.states_run import StatesInputs
+from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A, working_box
 
 LARGEST_DEFAULT_BOX = 128
 # What may change between a run and its Continue although the training has begun.

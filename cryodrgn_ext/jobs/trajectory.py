@@ -22,7 +22,6 @@ from cryodrgn_ext.analysis.trajectories import (
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
@@ -35,6 +34,7 @@ from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_resu
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.results.trajectory_files import SCRIPT_NAME, write_chimerax_script, write_nearest
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 

@@ -24,21 +24,8 @@ from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.given_maps import read_mask
-from cryodrgn_ext.jobs.given_particles import half_set_notes
-from cryodrgn_ext.jobs.job_outputs import (
-    group_outputs,
-    kept_files,
-    map_with_halves,
-    picture,
-    shown_maps,
-    slices_of_groups,
-)
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
-from cryodrgn_ext.jobs.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
-from cryodrgn_ext.jobs.working_box import native_box, native_pixel_A, working_box
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_fsc
@@ -53,8 +40,21 @@ from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import solvent_mask
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.given_maps import read_mask
+from cryodrgn_ext.workflow.given_particles import half_set_notes
+from cryodrgn_ext.workflow.job_outputs import (
+    group_outputs,
+    kept_files,
+    map_with_halves,
+    picture,
+    shown_maps,
+    slices_of_groups,
+)
 from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
+from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states
+from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
+from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A, working_box
 
 LARGEST_DEFAULT_BOX = 256
 CAUTION = (

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.latents import cluster_latents
-from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
-from cryodrgn_ext.jobs.job_outputs import shown_maps
 from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.metadata.latent_files import read_positions
 from cryodrgn_ext.progress import Monitor
@@ -20,6 +17,7 @@ from cryodrgn_ext.results.decoded_volumes import write_volumes
 from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.learned_result import LEARNING_JOBS
 from cryodrgn_ext.results.record import fingerprint_file, require_record
+from cryodrgn_ext.workflow.job_outputs import shown_maps
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
@@ -73,15 +71,3 @@ class VolumesRun(JobRun[VolumesSettings, VolumesInputs]):
         paths = write_volumes(self.inputs.model, self.inputs.z, self.layout.root, self.monitor)
         self.monitor.message(f"{len(paths)} volumes in {self.layout.root}")
         return {"volumes": len(paths)}, JobResult(self.layout.root, tuple(shown_maps(paths)))
-
-
-def decode_at_centers(layout: Layout, count: int, seed: int, monitor: Monitor) -> None:
-    """Write volumes/ of a result directory: its model at ``count`` centres of the latent cloud, or its only volume."""
-    model = load_heterogeneity(layout.model)
-    if model.z.shape[1] == 0:
-        z = np.zeros((1, 0), np.float32)
-    else:
-        count = min(count, len(model.z))
-        z = cluster_latents(model.z, count, seed=seed).center.astype(np.float32) if count else model.z[:0]
-    with atomic_directory(layout.volumes) as temporary:
-        write_volumes(model, z, temporary, monitor)

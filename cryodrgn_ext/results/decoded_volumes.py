@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.durable_files import atomic_directory, atomic_path
+from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
 
 
 def volume_name(number: int) -> str:
@@ -33,3 +35,15 @@ def decode_volumes(
 def write_volumes(model: Heterogeneity, z: NDArray[np.float32], directory: Path, monitor: Monitor) -> list[Path]:
     """Decode volumes at latents (P, q) into an existing directory, see :func:`decode_volumes`; return the maps."""
     return [directory / volume_name(number) for number, _ in enumerate(decode_volumes(model, z, directory, monitor))]
+
+
+def decode_at_centers(layout: Layout, count: int, seed: int, monitor: Monitor) -> None:
+    """Write volumes/ of a result directory: its model at ``count`` centres of the latent cloud, or its only volume."""
+    model = load_heterogeneity(layout.model)
+    if model.z.shape[1] == 0:
+        z = np.zeros((1, 0), np.float32)
+    else:
+        count = min(count, len(model.z))
+        z = cluster_latents(model.z, count, seed=seed).center.astype(np.float32) if count else model.z[:0]
+    with atomic_directory(layout.volumes) as temporary:
+        write_volumes(model, z, temporary, monitor)

@@ -18,21 +18,12 @@ from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.working_map import working_map
-from cryodrgn_ext.jobs.job_outputs import (
-    group_outputs,
-    kept_files,
-    map_with_halves,
-    picture,
-    shown_maps,
-    slices_of_groups,
-)
-from cryodrgn_ext.jobs.reconstructions import make_consensus, make_missing_states
-from cryodrgn_ext.jobs.volumes import decode_at_centers
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
+from cryodrgn_ext.results.decoded_volumes import decode_at_centers
 from cryodrgn_ext.results.latent_tables import (
     LatentTable,
     StateTable,
@@ -57,8 +48,17 @@ from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.consensus import compare_with_reference
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import FinishedResult
+from cryodrgn_ext.workflow.job_outputs import (
+    group_outputs,
+    kept_files,
+    map_with_halves,
+    picture,
+    shown_maps,
+    slices_of_groups,
+)
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
+from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states
 
 
 @dataclass(frozen=True)
