@@ -17,18 +17,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from scipy import ndimage
 from scipy.spatial import KDTree
+from torch import Tensor
 
 from cryodrgn_ext.engines.base import LinearForm
 from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
+from cryodrgn_ext.engines.subspace.regions import region_of_spread
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.reconstruction.backprojection import backproject, wiener_precision
+from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask
 
 NAME = "kernel"
 LATENTS_PER_BLOCK = 1 << 13
+SHARES = (40, 20, 10, 5, 3)  # of the images, among which the number for one volume is chosen
+FEWEST, MOST = 100, 20_000
+KNOTS_FOR_POWER = 8  # from which the power of differences is estimated
 RIDGE = 0.003  # of slopes, in units of the distance over which knots count
 FARTHER = 1.5  # than the last knot lies that distance where all knots count
 SMALLEST_SHARE = 1e-6  # of the nearest knot's weight, so that points at equal distances of all have a fit
@@ -130,14 +137,19 @@ def regress_volumes(
     images: ParticleImages,
     z: NDArray[np.float32],
     knots: NDArray[np.float32],
-    neighbors: int,
-    consensus_fsc: FloatArray,
+    neighbors: int | None,
+    consensus: NDArray[np.floating],
     *,
     z_cov: NDArray[np.float32] | None = None,
     device: torch.device | str = "cpu",
     monitor: Monitor,
 ) -> KernelRegression:
     """Reconstruct a volume at each knot from the images near it.
+
+    The consensus of all images is sharper than any part of them can be, so only the difference from it is estimated
+    from the images near a knot, where differences are, and with a prior of their power: what both half-sets share of
+    them, on average over some knots. (The FSCs of the knots' own halves scatter, which would look like differences of
+    structure.)
 
     Parameters
     ----------
@@ -146,11 +158,11 @@ def regress_volumes(
         (N, q) latents of the images.
     knots : ndarray
         (K, q) where to reconstruct.
-    neighbors : int
-        Images that a volume is made of, at most N; half of them from each half-set, so that both see it alike.
-    consensus_fsc : ndarray
-        (D // 2 + 1,) between the halves of all images: the ratio of signal to noise of so many fewer follows, and all
-        volumes are filtered alike. (Their own FSCs scatter, which would look like differences of structure.)
+    neighbors : int or None
+        Images that a volume is made of, at most N, half of them from each half-set; chosen by cross-validation between
+        the half-sets when None.
+    consensus : ndarray
+        (D, D, D) map of all images, filtered.
     z_cov : ndarray, optional
         (N, q, q) kept with the latents.
     device : torch.device or str
@@ -163,45 +175,135 @@ def regress_volumes(
     """
     if z.ndim != 2 or len(z) != images.n or not np.isfinite(z).all():
         raise InputError(f"{images.n} finite latents expected, one row for each image, got an array of {z.shape}")
-    members = [np.flatnonzero(images.half_set.cpu().numpy() == half) for half in (1, 2)]
-    near = [_weighted_neighbors(z[rows], knots, max(1, neighbors // 2)) for rows in members]
-    sphere = default_fsc_mask(images.box_size).numpy()
-    maps = np.empty((len(knots), *[images.box_size] * 3), np.float32)
-    means = np.empty_like(knots)
+    near = NearKnots(images, z, knots, device, monitor)
+    count = near.best_count() if neighbors is None else min(neighbors, len(z))
+    monitor.message(f"{len(knots)} volumes of {count} images each")
+    region, prior = _region_and_precision(near.difference_pairs(count), images.plane.radius)
+    maps, means = np.empty((len(knots), *consensus.shape), np.float32), np.empty_like(knots)
     for knot in monitor.track(range(len(knots)), "Reconstructing near knots", len(knots)):
-        rows = np.concatenate([rows[index[knot]] for rows, (index, _) in zip(members, near, strict=True)])
-        weight = np.concatenate([weights[knot] for _, weights in near])
-        sums = backproject(images, torch.from_numpy(rows), torch.from_numpy(weight), device=device)
-        # Near the border of the cloud the images lie to one side of the knot: the map is of where they are.
-        means[knot] = weight @ z[rows] / weight.sum()
-        share = float(weight.sum() ** 2 / (weight**2).sum()) / images.n
-        prior = wiener_precision(sums, torch.from_numpy(fsc_of_share(consensus_fsc, share)))
-        maps[knot] = sums.solve(prior).cpu().numpy() * sphere
+        sums = near.sums(knot, 0, count) + near.sums(knot, 1, count)
+        maps[knot] = consensus + (sums.without(near.reference).solve(prior).cpu() * region).numpy()
+        means[knot] = near.mean_latent(knot, count)
     return KernelRegression(z, z_cov, means, maps, images.pixel_size_A)
 
 
-def fsc_of_share(fsc: FloatArray, share: float) -> FloatArray:
-    """FSC between half-maps of a share of the images, from that of all of them (S,).
+class NearKnots:
+    """Sums over the images nearest to each knot, as many from one half-set as from the other.
 
-    The ratio of signal to noise FSC / (1 - FSC) is proportional to the number of images.
+    Attributes
+    ----------
+    reference : Tensor
+        Fourier coefficients of the consensus of all images; ``references`` of those of each half.
     """
-    bounded = np.clip(fsc, 0.0, 1.0 - 1e-6)
-    ratio = share * bounded / (1.0 - bounded)
-    return ratio / (1.0 + ratio)
+
+    def __init__(
+        self, images: ParticleImages, z: NDArray[np.float32], knots: NDArray[np.float32], device: torch.device | str,
+        monitor: Monitor,
+    ) -> None:  # fmt: skip
+        self.images, self.z, self.knots, self.device, self.monitor = images, z, knots, device, monitor
+        self.members = [np.flatnonzero(images.half_set.cpu().numpy() == half) for half in (1, 2)]
+        self.trees = [KDTree(z[rows]) for rows in self.members]
+        whole = [backproject(images, torch.from_numpy(rows), device=device, monitor=monitor) for rows in self.members]
+        self.references = [sums.ratio() for sums in whole]
+        self.reference = (whole[0] + whole[1]).ratio()
+        self.some = np.unique(np.linspace(0, len(knots) - 1, min(KNOTS_FOR_POWER, len(knots))).astype(int)).tolist()
+
+    def _weighted(self, knot: int, half: int, count: int) -> tuple[NDArray[np.int64], FloatArray]:
+        """Rows of the images near a knot, and their weights."""
+        index, weight = weighted_neighbors(self.trees[half], self.knots[knot], max(1, count // 2))
+        return self.members[half][index], weight
+
+    def sums(self, knot: int, half: int, count: int) -> BackprojectionSums:
+        """Sums over the images of a half (0 or 1) among the ``count`` near a knot."""
+        rows, weight = self._weighted(knot, half, count)
+        return backproject(self.images, torch.from_numpy(rows), torch.from_numpy(weight), device=self.device)
+
+    def mean_latent(self, knot: int, count: int) -> NDArray[np.float32]:
+        """(q,) Mean of the latents of these images: at the border of the cloud all lie to one side of the knot."""
+        parts = [self._weighted(knot, half, count) for half in (0, 1)]
+        total = sum(weight @ self.z[rows] for rows, weight in parts)
+        mean: NDArray[np.float32] = (total / sum(weight.sum() for _, weight in parts)).astype(np.float32)
+        return mean
+
+    def difference_pairs(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """Difference maps (D, D, D) of both halves from the consensus of the same half, near some of the knots."""
+        found = []
+        for knot in self.monitor.track(self.some, f"Differences of {count} images", len(self.some)):
+            a, b = (self.sums(knot, half, count).without(self.references[half]).solve().cpu() for half in (0, 1))
+            found.append((a, b))
+        return found
+
+    def best_count(self) -> int:
+        """Number of images whose estimates from one half come nearest to what the other half shows close to the knots.
+
+        The squared error of an estimate F against a truth T is |F|^2 - 2 F.T but for a constant, and a map of few
+        images of the other half is the truth but for independent noise (cross-validated bandwidth; Gilles & Singer).
+        """
+        n = len(self.z)
+        counts = sorted({min(max(n // share, FEWEST), MOST, n) for share in SHARES})
+        if len(counts) == 1:
+            return counts[0]
+        errors: list[float] = []
+        targets: list[Tensor] = []
+        sphere = default_fsc_mask(self.images.box_size)
+        for count in counts:
+            pairs = self.difference_pairs(count)
+            targets = targets or [b * sphere for _, b in pairs]
+            region, prior = _region_and_precision(pairs, self.images.plane.radius)
+            estimates = (
+                self.sums(knot, 0, count).without(self.references[0]).solve(prior).cpu() * region for knot in self.some
+            )
+            errors.append(sum(float((f * (f - 2 * t)).sum()) for f, t in zip(estimates, targets, strict=True)))
+        return counts[int(np.argmin(errors))]
 
 
-def _weighted_neighbors(
-    z: NDArray[np.float32], knots: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.int64], FloatArray]:
-    """(K, m) the nearest latents of each knot, and their weights: 1 - (distance / that of the last but one more)^2."""
-    m = min(count, len(z))
-    distance, index = KDTree(z).query(knots, k=np.arange(1, min(m + 1, len(z)) + 1))
-    reach = distance[:, -1:] if distance.shape[1] > m else 1.5 * distance[:, -1:]
-    scaled = np.divide(distance, reach, out=np.zeros_like(distance), where=reach > 0)[:, :m]
-    weight = 1.0 - scaled**2
-    flat = weight.max(axis=1) <= 0  # all at one distance
-    weight[flat] = 1.0
-    return index[:, :m].astype(np.int64), weight
+def _region_and_precision(pairs: Sequence[tuple[Tensor, Tensor]], radius: int) -> tuple[Tensor, Tensor]:
+    """Where differences are, and one over their power in each shell, from difference maps (D, D, D) of both halves.
+
+    The power is that in the region: spread over the whole box it would be small beside the noise there, and what moves
+    would be lost.
+
+    Returns
+    -------
+    Tensor
+        (D, D, D) soft mask; a sphere when nothing stands out.
+    Tensor
+        (radius + 1,) float64; infinity where the halves have no power in common.
+    """
+    box = len(pairs[0][0])
+    sphere = default_fsc_mask(box)
+    common = _common_power([(a * sphere, b * sphere) for a, b in pairs])
+    total = sum(shell_products(one * sphere, one * sphere) for pair in pairs for one in pair) / (2 * len(pairs))
+    share = torch.nan_to_num(2 * common / (common + total)).clamp(0, 1)  # of the power of the halves' mean
+    filtered = [apply_radial_weights(0.5 * (a + b) * sphere, share).numpy() for a, b in pairs]
+    region = region_of_spread(ndimage.gaussian_filter(np.std(filtered, axis=0), 1.0), radius)
+    if not region.any():
+        region = sphere
+    power = _common_power([(a * region, b * region) for a, b in pairs]) / region.square().mean()
+    precision = torch.where(power > 0, 1.0 / power, torch.inf)[: radius + 1]
+    precision[0] = torch.inf  # the mean density follows the normalisation of the background
+    return region, precision
+
+
+def _common_power(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """(D // 2 + 1,) float64 mean power that the two maps of a pair share, smooth over three shells; at least 0.
+
+    The noise of two halves is independent, and leaves their products on average.
+    """
+    power = torch.stack([shell_products(a, b) for a, b in pairs]).mean(dim=0)
+    padded = torch.nn.functional.pad(power[None, None], (1, 1), mode="replicate")
+    return torch.nn.functional.avg_pool1d(padded, 3, stride=1)[0, 0].clamp_min(0.0)
+
+
+def weighted_neighbors(tree: KDTree, point: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """(m,) the nearest points of a tree, and their weights 1 - (distance / that of the next one)^2, nearest first."""
+    m = min(count, tree.n)
+    distance, index = tree.query(point, k=np.arange(1, min(m + 1, tree.n) + 1))
+    reach = distance[-1] if len(distance) > m else FARTHER * distance[-1]
+    weight = 1.0 - (distance[:m] / reach) ** 2 if reach > 0 else np.ones(m)
+    if weight.max() <= 0:  # all at one distance
+        weight = np.ones(m)
+    return index[:m].astype(np.int64), weight
 
 
 def interpolation_weights(knots: NDArray[np.float32], z: NDArray[np.float32]) -> NDArray[np.float32]:

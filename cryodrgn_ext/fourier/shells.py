@@ -62,6 +62,15 @@ def shell_power(coefficients: Tensor, shell: Tensor, n_shells: int, multiplicity
     return shell_mean(power, shell, n_shells, multiplicity)
 
 
+def shell_products(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of Re A conj(B) per shell of two maps (D, D, D): (D // 2 + 1,) float64; their common power."""
+    d = a.shape[0]
+    shell = half_volume_norm(d, a.device).round().long()
+    multiplicity = half_volume_multiplicity(d, a.device).expand(shell.shape)
+    products = (torch.fft.rfftn(a.float()) * torch.fft.rfftn(b.float()).conj()).real
+    return shell_mean(products.flatten(), shell.flatten(), d // 2 + 1, multiplicity.flatten())
+
+
 def apply_radial_weights(volume: Tensor, weights: Tensor) -> Tensor:
     """Multiply a map's Fourier transform by a radial function given per shell.
 

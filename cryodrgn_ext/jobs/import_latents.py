@@ -28,7 +28,6 @@ from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun
 
-NEIGHBORS_SHARE, FEWEST_NEIGHBORS = 20, 200
 SHARED_LATENTS = (
     "The latents come from another program, which may have learned them from both half-sets: the maps are of "
     "independent halves, the choice of particles is not."
@@ -134,14 +133,9 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
     def _regress(self, images: ParticleImages, consensus: Consensus) -> None:
         z, settings = self.inputs.z, self.settings
         self.write_latents(z, self.inputs.z_cov)
-        neighbors = settings.neighbors
-        if neighbors is None:
-            neighbors = max(FEWEST_NEIGHBORS, len(z) // NEIGHBORS_SHARE)
-        neighbors = min(neighbors, len(z))
         knots = knots_of(z, min(settings.knots, len(z) // 2), settings.seed)
-        self.monitor.message(f"{len(knots)} volumes of {neighbors} images each")
         self.write_model(regress_volumes(
-            images, z, knots, neighbors, consensus.fsc, z_cov=self.inputs.z_cov, device=self.device,
+            images, z, knots, settings.neighbors, consensus.map, z_cov=self.inputs.z_cov, device=self.device,
             monitor=self.monitor,
         ))  # fmt: skip
 

@@ -97,6 +97,20 @@ class BackprojectionSums:
             count += torch.bincount(flat, minlength=len(total))
         return (total / count.clamp_min(1))[:-1].cpu()
 
+    def ratio(self) -> Tensor:
+        """Least-squares Fourier coefficients on the grid, 0 where there are no data; no floor under the weights.
+
+        For what is subtracted from other sums: a floor would shrink the reference, and every set would differ from it
+        alike. Where weights are small, the ratio is noisy, but the weights of a set, with which it is multiplied, are
+        smaller still.
+        """
+        tiny = torch.finfo(torch.float32).tiny
+        return torch.where(self.weight > 0, self.numerator / self.weight.clamp_min(tiny), 0)
+
+    def without(self, reference: Tensor) -> BackprojectionSums:
+        """Sums of what a reference (``grid.shape`` complex, see :meth:`ratio`) leaves of the images."""
+        return replace(self, numerator=self.numerator - self.weight * reference)
+
     def _floor(self) -> Tensor:
         """(radius + 1,) float64: least denominator as a fraction of its mean over each shell."""
         shell = torch.arange(self.grid.radius + 1, dtype=torch.float64)

@@ -69,7 +69,7 @@ class ConsensusComparison:
         small = min(given.box_size, 2 * given.radius + 2)
         self.grid = FourierGrid(small, given.radius, given.oversampling)
         self.mask = crop_map(mask, small).clamp(0, 1)
-        self._references = [_ratio(sums) for sums in (all1, all2)]
+        self._references = [sums.ratio().cpu() for sums in (all1, all2)]
         in_band = [
             replace(sums, grid=self.grid, numerator=sums.numerator.cpu(), weight=sums.weight.cpu())
             for sums in (all1, all2)
@@ -131,13 +131,3 @@ class ConsensusComparison:
     def correlation(self, difference1: Tensor, difference2: Tensor) -> float:
         """Correlation of the two halves' difference maps inside the mask; 0 when one has no difference at all."""
         return self.products(difference1, difference2).correlation
-
-
-def _ratio(sums: BackprojectionSums) -> Tensor:
-    """Least-squares Fourier coefficients on the grid, 0 where there are no data.
-
-    No floor under the weights: it would shrink the consensus, and every set would differ from it alike. Where weights
-    are small, the ratio is noisy, but the weights of a set, with which it is multiplied, are smaller still.
-    """
-    weight = sums.weight.cpu()
-    return torch.where(weight > 0, sums.numerator.cpu() / weight.clamp_min(torch.finfo(torch.float32).tiny), 0)

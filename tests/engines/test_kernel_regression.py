@@ -13,14 +13,14 @@ from cryodrgn_ext.engines import kernel_regression
 from cryodrgn_ext.engines.base import Linear, load_heterogeneity
 from cryodrgn_ext.engines.kernel_regression import (
     KernelRegression,
-    fsc_of_share,
+    NearKnots,
     interpolation_weights,
     regress_volumes,
 )
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
-from cryodrgn_ext.reconstruction.half_maps import default_fsc_mask, reconstruct_half_maps
+from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from tests.engines.linear_set import LinearSet, make_linear_set
 
 KNOTS = np.linspace(-1.8, 1.8, 9, dtype=np.float32)[:, None]
@@ -32,10 +32,14 @@ def many() -> LinearSet:
 
 
 @pytest.fixture(scope="module")
-def fitted(many: LinearSet) -> KernelRegression:
-    fsc = reconstruct_half_maps(many.images).fsc
+def consensus(many: LinearSet) -> np.ndarray:
+    return reconstruct_half_maps(many.images).map
+
+
+@pytest.fixture(scope="module")
+def fitted(many: LinearSet, consensus: np.ndarray) -> KernelRegression:
     z = many.y[:, None].astype(np.float32)
-    return regress_volumes(many.images, z, KNOTS, 300, fsc, monitor=SilentMonitor())
+    return regress_volumes(many.images, z, KNOTS, 300, consensus, monitor=SilentMonitor())
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -61,40 +65,58 @@ def test_the_linear_form_is_exact(fitted: KernelRegression) -> None:
         np.testing.assert_allclose(volume, form.mean + np.tensordot(weights, components, axes=1), atol=1e-6)
 
 
-def test_equal_weights_give_the_plain_reconstruction(many: LinearSet) -> None:
-    """All latents at one distance of the knot: every image counts the same."""
-    fsc = reconstruct_half_maps(many.images).fsc
+def test_all_images_give_the_consensus(many: LinearSet, consensus: np.ndarray) -> None:
+    """All latents at one distance of the knot: every image counts the same, and nothing is left to differ."""
     z = np.ones((many.images.n, 1), np.float32)
-    fitted = regress_volumes(many.images, z, np.ones((1, 1), np.float32), many.images.n, fsc, monitor=SilentMonitor())
-    plain = reconstruct_half_maps(many.images).map * default_fsc_mask(many.images.box_size).numpy()
+    one = np.ones((1, 1), np.float32)
+    fitted = regress_volumes(many.images, z, one, many.images.n, consensus, monitor=SilentMonitor())
     (found,) = fitted.volumes(z[:1])
-    assert correlation(found, plain) > 0.9999
-    np.testing.assert_allclose(found, plain, atol=0.02 * plain.max())
+    np.testing.assert_allclose(found, consensus, atol=1e-4 * consensus.max())
 
 
-def test_as_many_images_from_both_halves(many: LinearSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_that_mean_nothing_give_volumes_that_do_not_differ(many: LinearSet, consensus: np.ndarray) -> None:
+    z = np.random.default_rng(0).normal(size=(many.images.n, 1)).astype(np.float32)
+    random = regress_volumes(many.images, z, KNOTS, 300, consensus, monitor=SilentMonitor())
+    true = regress_volumes(many.images, many.y[:, None].astype(np.float32), KNOTS, 300, consensus,
+                           monitor=SilentMonitor())  # fmt: skip
+    assert random.maps.std(axis=0).max() < 0.3 * true.maps.std(axis=0).max()
+
+
+def test_a_volume_is_nearer_to_the_truth_than_the_consensus_is(
+    many: LinearSet, consensus: np.ndarray, fitted: KernelRegression
+) -> None:
+    for y in (-1.5, -0.7, 0.8, 1.5):
+        truth = many.base_map + y * many.mode_map
+        (found,) = fitted.volumes(np.array([[y]], np.float32))
+        assert np.square(found - truth).sum() < 0.6 * np.square(consensus - truth).sum()
+
+
+def test_more_images_are_taken_when_they_are_noisier() -> None:
+    counts = []
+    for noise in (0.02, 0.6):
+        data = make_linear_set(2400, noise, seed=5)
+        near = NearKnots(data.images, data.y[:, None].astype(np.float32), KNOTS, "cpu", SilentMonitor())
+        counts.append(near.best_count())
+    assert counts[0] < counts[1]
+
+
+def test_as_many_images_from_both_halves(
+    many: LinearSet, consensus: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A half-set whose latents lie farther away still gives half of the images."""
     half = (torch.arange(many.images.n) % 4 == 0).to(torch.int8) + 1
     images = replace(many.images, half_set=half)
     z = (many.y[:, None] + 0.1 * (half.numpy() == 2)[:, None]).astype(np.float32)
     seen: list[np.ndarray] = []
 
-    def spy(images, rows, weights, **options):  # type: ignore[no-untyped-def]
-        seen.append(rows.numpy())
+    def spy(images, rows, weights=None, **options):  # type: ignore[no-untyped-def]
+        if weights is not None:
+            seen.append(rows.numpy())
         return backproject(images, rows, weights, **options)
 
     monkeypatch.setattr(kernel_regression, "backproject", spy)
-    regress_volumes(images, z, KNOTS[4:5], 60, np.full(images.box_size // 2 + 1, 0.9), monitor=SilentMonitor())
-    assert np.bincount(half.numpy()[seen[0]])[1:].tolist() == [30, 30]
-
-
-def test_fewer_images_have_the_fsc_of_fewer_images(many: LinearSet) -> None:
-    """Against the measured FSC of a third of the images."""
-    whole = reconstruct_half_maps(many.images)
-    third = reconstruct_half_maps(many.images, torch.arange(0, many.images.n, 3))
-    predicted = fsc_of_share(whole.fsc, 1 / 3)
-    shells = slice(4, 14)
-    assert np.abs(predicted[shells] - third.fsc[shells]).mean() < 0.06
+    regress_volumes(images, z, KNOTS[4:5], 60, consensus, monitor=SilentMonitor())
+    assert np.bincount(half.numpy()[np.concatenate(seen[-2:])])[1:].tolist() == [30, 30]
 
 
 @pytest.mark.parametrize("q", [1, 2, 4])
@@ -166,10 +188,9 @@ def test_saved_and_read_back(fitted: KernelRegression, tmp_path: Path) -> None:
         load_heterogeneity(tmp_path)
 
 
-def test_latents_must_fit(fitted: KernelRegression, many: LinearSet) -> None:
-    fsc = np.full(many.images.box_size // 2 + 1, 0.5)
+def test_latents_must_fit(fitted: KernelRegression, many: LinearSet, consensus: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"2400 finite latents expected"):
-        regress_volumes(many.images, np.zeros((5, 1), np.float32), KNOTS, 10, fsc, monitor=SilentMonitor())
+        regress_volumes(many.images, np.zeros((5, 1), np.float32), KNOTS, 10, consensus, monitor=SilentMonitor())
     with pytest.raises(InputError, match=r"\(P, 1\) expected"):
         next(fitted.volumes(np.zeros((1, 2), np.float32)))
     with pytest.raises(InputError, match="row 1"):

@@ -11,6 +11,7 @@ from cryodrgn_ext.fourier.shells import (
     half_volume_norm,
     shell_mean,
     shell_power,
+    shell_products,
     shell_sum,
 )
 
@@ -61,3 +62,15 @@ def test_radial_weights_interpolate_and_hold_in_the_corners() -> None:
     np.testing.assert_allclose(found.numpy(), np.fft.ifftn(spectrum).real, atol=1e-5)
     with pytest.raises(ValueError, match="radial weights expected"):
         apply_radial_weights(volume, weights[:-1])
+
+
+def test_products_are_power_where_maps_agree_and_nothing_where_they_do_not() -> None:
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(24, 24, 24, generator=g), torch.randn(24, 24, 24, generator=g)
+    k = np.fft.fftfreq(24, 1 / 24)
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2)).astype(int)
+    products = (np.fft.fftn(a.numpy()) * np.fft.fftn(b.numpy()).conj()).real
+    expected = [products[shell == number].mean() for number in range(13)]
+    np.testing.assert_allclose(shell_products(a, b).numpy(), expected, rtol=1e-3, atol=1e-2 * 24**3)
+    np.testing.assert_allclose(shell_products(a, a).numpy()[4:], 24**3, rtol=0.1)
+    assert np.abs(shell_products(a, b).numpy()[4:]).max() < 0.1 * 24**3

@@ -193,7 +193,7 @@ class _Run:
         assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], known.contrast, nodes, known.rare)
         smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
         focus = self._focus()
-        moving = moving_region(subspace, images.box_size, focus)
+        moving = moving_region(subspace, focus)
         for k in range(len(states)):
             added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
             own = standing_out(added, subspace.grid.radius)

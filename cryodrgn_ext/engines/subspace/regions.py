@@ -41,20 +41,28 @@ def spread_of(subspace: Subspace) -> NDArray[np.float32]:
     return smooth
 
 
-def moving_region(subspace: Subspace, box: int, focus: Tensor | None) -> Tensor:
+def moving_region(subspace: Subspace, focus: Tensor | None) -> Tensor:
     """Soft mask (D, D, D) of where volumes differ: above what the surroundings show, and not next to nothing.
 
     Nothing at all when nothing stands out. Within ``focus`` where that is given.
     """
-    spread = spread_of(subspace)
+    mask = region_of_spread(spread_of(subspace), subspace.grid.radius)
+    return mask if focus is None else mask * focus
+
+
+def region_of_spread(spread: NDArray[np.floating], radius: int) -> Tensor:
+    """Soft mask (D, D, D) of where a smoothed spread of volumes (D, D, D) stands out; zeros when it does nowhere.
+
+    ``radius`` is the frequency in cycles per box up to which the volumes are known; it sets the edge.
+    """
+    box = len(spread)
     sphere = _sphere(box)
     middle = float(np.median(spread[sphere]))
     deviation = 1.4826 * float(np.median(np.abs(spread[sphere] - middle)))
     high = spread > max(MOVING_LEVEL * float(spread[sphere].max()), middle + NOISE_LEVELS * deviation)
-    mask = _soft(high & sphere, 0.0, max(EDGE_PX, 0.75 * box / subspace.grid.radius))
     if not high.any():
-        mask = torch.zeros(box, box, box)
-    return mask if focus is None else mask * focus
+        return torch.zeros(box, box, box)
+    return _soft(high & sphere, 0.0, max(EDGE_PX, 0.75 * box / radius))
 
 
 def standing_out(difference: NDArray[np.float32], radius: int) -> Tensor:

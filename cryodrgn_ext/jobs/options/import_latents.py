@@ -22,7 +22,7 @@ class _FurtherSettings(ResultSettings):
     )  # fmt: skip
     neighbors: int | None = setting(
         None, low=20, high=10_000_000,
-        help="Particles near a place that its volume is made of; a twentieth of all, at least 200, if not given",
+        help="Particles near a place that its volume is made of; chosen by cross-validation of half-sets if not given",
     )  # fmt: skip
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to show, at centres of the latent cloud")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
