@@ -20,8 +20,10 @@ class FinishedResult:
     ----------
     layout : Layout
         Of the result directory.
+    given : Settings
+        Of the run, as its user gave them.
     settings : Settings
-        Of the run.
+        The same with paths by which files are found from here.
     record : mapping
         job.yaml.
     notes : sequence of str
@@ -31,6 +33,7 @@ class FinishedResult:
     """
 
     layout: Layout
+    given: Settings
     settings: Settings
     record: Mapping[str, Any]
     notes: Sequence[str]
@@ -39,7 +42,7 @@ class FinishedResult:
     @property
     def facts(self) -> RunFacts:
         """The run as its report shows it."""
-        return RunFacts(self.layout, self.record["job"], self.settings, self.notes, self.seconds)
+        return RunFacts(self.layout, self.record["job"], self.given, self.notes, self.seconds)
 
     def learned(self, given: Path) -> Path:
         """Return the result that the job went on from: as it was given, which may be a part of it, if that is there."""
@@ -67,6 +70,6 @@ def read_finished(directory: Path, record: Mapping[str, Any], settings_class: ty
             moved[one.name] = tuple(found(path) for path in value)
     results = record["results"]
     return FinishedResult(
-        Layout(directory), replace(settings, **moved), record, list(results.get("notes", [])),
+        Layout(directory), settings, replace(settings, **moved), record, list(results.get("notes", [])),
         dict(results.get("seconds", {})),
     )  # fmt: skip
