@@ -55,7 +55,7 @@ EXTENT_A = 256.0
 SAMPLE_IMAGES = 64  # of the loops' measurement
 TRIAD_FLOATS = 1 << 25
 GEMM_SIZE = 2048
-AXPY_LANES, AXPY_ROUNDS = 512, 200_000
+AXPY_WIDTH, AXPY_ROUNDS = 512, 200_000
 RANDOM_ROWS = 1 << 20
 FAR_FROM_BOUND = 0.4
 _TRACKED = re.compile(r"(Components to .*|Latents|Volumes, pass .*): (\d+) done in .*")
@@ -112,13 +112,13 @@ def machine_rates() -> dict[str, float]:
     a, b, c = (np.ones(TRIAD_FLOATS, np.float32) for _ in range(3))
     triad = fastest(lambda: _triad(a, b, c, np.float32(2)))
     threads = numba.get_num_threads()
-    x, out = np.ones(AXPY_LANES, np.float32), np.zeros((threads, AXPY_LANES), np.float32)
+    x, out = np.ones(AXPY_WIDTH, np.float32), np.zeros((threads, AXPY_WIDTH), np.float32)
     axpy = fastest(lambda: _axpy(x, out, AXPY_ROUNDS))
     left, right = torch.randn(GEMM_SIZE, GEMM_SIZE), torch.randn(GEMM_SIZE, GEMM_SIZE)
     gemm = fastest(lambda: left @ right)
     return {
         "triad_GB_per_s": 16 * TRIAD_FLOATS / triad / 1e9,
-        "axpy_Gflop_per_s": 2.0 * AXPY_LANES * AXPY_ROUNDS * threads / axpy / 1e9,
+        "axpy_Gflop_per_s": 2.0 * AXPY_WIDTH * AXPY_ROUNDS * threads / axpy / 1e9,
         "gemm_Gflop_per_s": 2.0 * GEMM_SIZE**3 / gemm / 1e9,
     }
 
@@ -152,10 +152,10 @@ def loop_rates(
     values = torch.randn(band.grid.n_voxels, 2, width, generator=generator)
     equations = Equations.empty(band, q)
     moments = torch.eye(q).expand(count, q, q).contiguous()
-    half_set, contrast = torch.arange(count) % 2, torch.ones(count)
+    half_set, particle_scale = torch.arange(count) % 2, torch.ones(count)
     seconds = {
         "gram": fastest(lambda: band.operators.gram(values, q, chunk)),
-        "accumulate": fastest(lambda: equations.add(values, chunk, contrast, half_set, moments)),
+        "accumulate": fastest(lambda: equations.add(values, chunk, particle_scale, half_set, moments)),
     }
     # Multiplications and additions per coefficient: eight corners, then products (gram), or products and eight
     # corners again (accumulate); 60 for the consensus.

@@ -31,7 +31,7 @@ S_contra = TypeVar("S_contra", bound=EngineSettings, contravariant=True)
 
 
 class Heterogeneity(Protocol):
-    """What every engine returns: latents, and volumes at any latent.
+    """Result of every engine: latents, and volumes at any latent.
 
     Attributes
     ----------

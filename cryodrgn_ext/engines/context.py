@@ -1,4 +1,4 @@
-"""What a run of an engine needs besides images and options: device, memory, seed, checkpoints and monitor."""
+"""Surroundings of a run of an engine, besides images and options: device, memory, seed, checkpoints and monitor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that engines share, and the way from a job's settings to an engine's. No torch here: doors read it.
+"""Options that engines share, and the way from a job's settings to an engine's. No torch here: entry points read it.
 
 Every option of an engine is declared once, in its engine's settings class; a job's settings class inherits from the
 classes of the engines that it offers, and an engine gets its own back by :func:`options_of`.

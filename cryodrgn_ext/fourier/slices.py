@@ -68,7 +68,7 @@ def slice_points(kxy: Tensor, rotation: Tensor, matrix: Tensor | None = None) ->
     kxy : Tensor
         (M, 2) image frequencies (kx, ky) in cycles per box of the image.
     rotation : Tensor
-        (B, 3, 3) rotations R from the model frame to the image frame; they multiply column vectors x, y, z.
+        (B, 3, 3) rotations R from model coordinates to image coordinates; they multiply column vectors x, y, z.
     matrix : Tensor, optional
         (2, 2) or (B, 2, 2) applied to (kx, ky) first: RELION's magnification matrix times
         (physical edge of the model box) / (physical edge of the image box).
@@ -86,7 +86,7 @@ def slice_points(kxy: Tensor, rotation: Tensor, matrix: Tensor | None = None) ->
 
 
 def gridding_correction(box_size: int, oversampling: int, device: torch.device | str | None = None) -> Tensor:
-    """What trilinear interpolation in Fourier space multiplies a real-space map by: sinc^2(r / (s D)).
+    """Factor of a real-space map that trilinear interpolation in Fourier space amounts to: sinc^2(r / (s D)).
 
     Divide a map by it before slicing, and a backprojected map by it after the inverse transform. RELION uses this
     isotropic form of the product of three triangle transforms; the two agree to second order in r.

@@ -7,8 +7,8 @@ its eight children at the next level are known without the grid ever being writt
 
 The fibre coordinate needs a choice of what "psi = 0" means at each view. A single choice on the whole sphere (Euler
 angles, or the Hopf fibration with one axis) is singular somewhere, and there children lie far from their parent. Here
-every one of the twelve base faces of HEALPix has its own: the frame at its centre, carried along great circles. Cells
-touch where they should, and children stay inside their parent's cell.
+every one of the twelve base faces of HEALPix has its own: the axes at its centre, transported along great circles.
+Cells touch where they should, and children stay inside their parent's cell.
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ def _directions(theta: NDArray[np.float64], phi: NDArray[np.float64]) -> NDArray
 
 @lru_cache(maxsize=1)
 def _faces() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centres (12, 3) of the base faces, and frames (12, 3, 3) there: columns x, y, view."""
+    """Centres (12, 3) of the base faces, and axes (12, 3, 3) there: columns x, y, view."""
     theta, phi = healpix.pix2ang(1, np.arange(12), nest=True)
-    frames = Rotation.from_euler("ZYZ", np.stack([phi, theta, 0 * phi], axis=-1)).as_matrix()
-    return _directions(theta, phi), frames
+    axes = Rotation.from_euler("ZYZ", np.stack([phi, theta, 0 * phi], axis=-1)).as_matrix()
+    return _directions(theta, phi), axes
 
 
-def _frames(view: NDArray[np.float64], face: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Frames (..., 3, 3) at views (..., 3): the face's own, turned about the axis that takes its centre there."""
-    centres, frames = _faces()
+def _axes_at(view: NDArray[np.float64], face: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Axes (..., 3, 3) at views (..., 3): the face's own, rotated about the axis that takes its centre there."""
+    centres, axes = _faces()
     axis = np.cross(centres[face], view)
     cosine = (centres[face] * view).sum(-1)
     cross = np.zeros((*view.shape[:-1], 3, 3))
     cross[..., 0, 1], cross[..., 0, 2], cross[..., 1, 2] = -axis[..., 2], axis[..., 1], -axis[..., 0]
     cross -= np.swapaxes(cross, -1, -2)
     turn = np.eye(3) + cross + cross @ cross / (1.0 + cosine)[..., None, None]
-    out: NDArray[np.float64] = turn @ frames[face]
+    out: NDArray[np.float64] = turn @ axes[face]
     return out
 
 
 def rotations(level: int, index: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Rotations R (model frame to image frame) of the grid.
+    """Rotations R (model to image coordinates) of the grid.
 
     Parameters
     ----------
@@ -101,13 +101,13 @@ def rotations(level: int, index: NDArray[np.integer]) -> NDArray[np.float64]:
     pixel, step = np.divmod(index, n_psi(level))
     distinct, place = np.unique(pixel, return_inverse=True)
     theta, phi = healpix.pix2ang(2 ** (level + 1), distinct, nest=True)
-    frames = _frames(_directions(theta, phi), distinct // 4 ** (level + 1))[place.reshape(pixel.shape)]
+    axes = _axes_at(_directions(theta, phi), distinct // 4 ** (level + 1))[place.reshape(pixel.shape)]
     psi = (step + 0.5) * (2.0 * np.pi / n_psi(level))
     cosine, sine = np.cos(psi)[..., None], np.sin(psi)[..., None]
     out = np.empty((*index.shape, 3, 3))
-    out[..., 0, :] = cosine * frames[..., 0] + sine * frames[..., 1]
-    out[..., 1, :] = cosine * frames[..., 1] - sine * frames[..., 0]
-    out[..., 2, :] = frames[..., 2]
+    out[..., 0, :] = cosine * axes[..., 0] + sine * axes[..., 1]
+    out[..., 1, :] = cosine * axes[..., 1] - sine * axes[..., 0]
+    out[..., 2, :] = axes[..., 2]
     return out
 
 

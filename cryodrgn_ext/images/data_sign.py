@@ -1,11 +1,11 @@
-"""Which way round the particles are: white on black or black on white.
+"""Data sign: whether particles are white on black or black on white.
 
 In RELION a CTF that starts at +Q0 and rises belongs to particles that are white on a dark background: relion_project
 makes such images from positive density, and extraction does so when asked to "invert contrast", its default. A
 micrograph as recorded has dark protein, and then X = -CTF V̂.
 
 The data decide: correlate every centred image with CTF times a central Gaussian blob. The transform of a compact
-density is positive at low frequency whatever the orientation, so the correlation has the sign of the contrast.
+density is positive at low frequency whatever the orientation, so the correlation has the data sign.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BELIEVED = 5.0
 
 
 @dataclass(frozen=True)
-class ContrastEvidence:
-    """What the images say.
+class SignEvidence:
+    """Evidence of the images.
 
     Attributes
     ----------
@@ -43,13 +43,13 @@ class ContrastEvidence:
         return 0 if abs(self.score) < BELIEVED else (1 if self.score > 0 else -1)
 
 
-def contrast_coefficients(plane: HalfPlane) -> int:
-    """How many of the first coefficients :func:`measure_contrast` looks at."""
+def sign_coefficients(plane: HalfPlane) -> int:
+    """How many of the first coefficients :func:`measure_data_sign` looks at."""
     return plane.prefix(1.0 / BLOB_SD)
 
 
-def measure_contrast(images: ParticleImages) -> ContrastEvidence:
-    """Find the contrast of images that have not been inverted.
+def measure_data_sign(images: ParticleImages) -> SignEvidence:
+    """Find the data sign of images that have not been inverted.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def measure_contrast(images: ParticleImages) -> ContrastEvidence:
     norm = images.plane.norm
     blob = torch.exp(-2.0 * (torch.pi * BLOB_SD * norm) ** 2) * images.plane.multiplicity
     blob[0] = 0.0  # the mean of an image depends on the normalisation of its background
-    count = contrast_coefficients(images.plane)
+    count = sign_coefficients(images.plane)
     scores = []
     for rows in torch.arange(images.n).split(512):
         batch = images.batch(rows, min(count, images.source.n_coefficients))
@@ -67,6 +67,6 @@ def measure_contrast(images: ParticleImages) -> ContrastEvidence:
         scores.append((batch.coefficients.real * template).sum(1) / template.square().sum(1).sqrt().clamp_min(1e-20))
     score = torch.cat(scores).double()
     if len(score) < 2:
-        return ContrastEvidence(0.0, len(score))
+        return SignEvidence(0.0, len(score))
     error = float(score.std()) / len(score) ** 0.5
-    return ContrastEvidence(float(score.mean()) / max(error, 1e-20), len(score))
+    return SignEvidence(float(score.mean()) / max(error, 1e-20), len(score))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.measurement import decide_contrast, measure
+from cryodrgn_ext.images.measurement import decide_data_sign, measure
 from cryodrgn_ext.images.particle_images import GroupOptics, ImageBatch, ParticleImages
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED, Pipeline, assemble
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -37,7 +37,7 @@ DEFAULT_CHUNK_BYTES = 1 << 28
 
 
 def _wanted_header(pipeline: Pipeline) -> StoreHeader:
-    """What a store for these particles and settings must say."""
+    """Header that a store for these particles and settings must have."""
     settings, plane = pipeline.settings, pipeline.geometry.plane
     chosen: dict[str, Any] = {
         "box_size": plane.box_size,
@@ -46,7 +46,7 @@ def _wanted_header(pipeline: Pipeline) -> StoreHeader:
         "background_radius": settings.background_radius,
         "normalise": settings.normalise,
         "window": settings.window,
-        "contrast": settings.contrast,
+        "contrast": settings.data_sign,
         "whiten": settings.whiten,
         "storage": settings.storage,
     }
@@ -169,7 +169,7 @@ def open_images(
     else:
         if header.complete:
             monitor.message(f"Reusing the preprocessed images in {directory}.")
-        decide_contrast(
+        decide_data_sign(
             settings, header.measured["contrast_score"], header.measured["contrast_images"], monitor
         )  # said again: it belongs into the report of this run
     if not header.complete:

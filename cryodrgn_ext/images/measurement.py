@@ -1,4 +1,4 @@
-"""What a sample of the images tells before all of them are preprocessed: the noise, and the sign of the contrast."""
+"""Noise and data sign, measured on a sample of the images before all of them are preprocessed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.fourier.ctf import ctf
-from cryodrgn_ext.images.data_sign import BELIEVED, contrast_coefficients, measure_contrast
+from cryodrgn_ext.images.data_sign import BELIEVED, measure_data_sign, sign_coefficients
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from cryodrgn_ext.images.pipeline import Pipeline, assemble, ctf_parameters
@@ -18,7 +18,7 @@ from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.store import ImageTable
 from cryodrgn_ext.progress import Monitor
 
-#: Images of each optics group that the contrast is measured on.
+#: Images of each optics group that the data sign is measured on.
 SAMPLE_SIZE = 1000
 #: Pixels of them that the noise is measured on: 1000 images of 192 px, fewer of larger ones (at least 150).
 NOISE_PIXELS = 1000 * 192**2
@@ -43,7 +43,7 @@ def _mean_square_ctf(pipeline: Pipeline, particles: NDArray[np.int64], g: int) -
 
 
 def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str, Any]:
-    """Noise sigma per group and the contrast sign, from a sample of the images."""
+    """Noise sigma per group and the data sign, from a sample of the images."""
     shells = pipeline.geometry.plane.box_size // 2
     sigma = torch.ones(len(pipeline.groups), shells, dtype=torch.float64)
     window_power = torch.ones(len(pipeline.groups))
@@ -57,7 +57,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         estimator = NoiseEstimator(group.box_size, radius, group.window)
         raw = []
         every = max(1, len(rows) // max(150, NOISE_PIXELS // group.box_size**2))
-        low_band = contrast_coefficients(pipeline.geometry.plane)
+        low_band = sign_coefficients(pipeline.geometry.plane)
         for chunk in pipeline.chunks(rows, chunk_bytes):
             monitor.poll()
             for _, _, images in pipeline.read(chunk):
@@ -78,7 +78,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
             power[:] = (power * area).sum() / area.sum()
         sigma[g] = power.sqrt()
         values = torch.cat(raw) / sigma[g].float()[pipeline.geometry.plane.shell[:low_band]]
-        found = measure_contrast(_sample_images(pipeline, values, sigma, window_power, members))
+        found = measure_data_sign(_sample_images(pipeline, values, sigma, window_power, members))
         score += found.score * found.n_images**0.5
         weight += found.n_images
     total = score / max(weight, 1.0) ** 0.5
@@ -87,7 +87,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         "window_power": window_power.tolist(),
         "contrast_score": total,
         "contrast_images": int(weight),
-        "contrast_sign": decide_contrast(pipeline.settings, total, int(weight), monitor),
+        "contrast_sign": decide_data_sign(pipeline.settings, total, int(weight), monitor),
     }
 
 
@@ -111,12 +111,12 @@ def _positions(members: NDArray[np.int64], n: int) -> Tensor:
     return out
 
 
-def decide_contrast(settings: PreprocessSettings, score: float, n_images: int, monitor: Monitor) -> int:
+def decide_data_sign(settings: PreprocessSettings, score: float, n_images: int, monitor: Monitor) -> int:
     """1 when particles are white in the files, -1 when black; says what was found."""
     found = 0 if abs(score) < BELIEVED else (1 if score > 0 else -1)
     evidence = f"({abs(score):.0f} standard errors over {n_images} images)"
     look = {1: "white", -1: "black", 0: "unclear"}[found]
-    if settings.contrast == "auto":
+    if settings.data_sign == "auto":
         if found == 0:
             monitor.warn(
                 f"Contrast: the images do not tell whether particles are white or black {evidence}; taken as white, "
@@ -130,12 +130,12 @@ def decide_contrast(settings: PreprocessSettings, score: float, n_images: int, m
                 "extraction with inverted contrast); they are inverted here, so that maps come out white."
             )
         return found or 1
-    sign = 1 if settings.contrast == "white" else -1
+    sign = 1 if settings.data_sign == "white" else -1
     if found == -sign:
         monitor.warn(
-            f"Warning: contrast was set to {settings.contrast}, but the images look {look} {evidence}; "
+            f"Warning: contrast was set to {settings.data_sign}, but the images look {look} {evidence}; "
             "the setting is obeyed, and maps will come out inverted if it is wrong."
         )
     else:
-        monitor.message(f"Contrast: {settings.contrast} as set; the images look {look} {evidence}.")
+        monitor.message(f"Contrast: {settings.data_sign} as set; the images look {look} {evidence}.")
     return sign

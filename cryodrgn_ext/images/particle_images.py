@@ -4,7 +4,7 @@ In every batch, for a map V of positive density in model coordinates,
 
     coefficients ≈ ctf * V̂(points) + n,        E|n|² = ``window_power`` (<= 1)
 
-where contrast, shift, noise colour and beam tilt have been taken care of. Backprojection, likelihoods and engines
+where data sign, shift, noise colour and beam tilt have been taken care of. Backprojection, likelihoods and engines
 need no other knowledge of files, optics or conventions.
 """
 
@@ -92,7 +92,7 @@ class SubsetCoefficients:
 
 @dataclass(frozen=True)
 class GroupOptics:
-    """What all images of an optics group share beyond the particles' own CTF parameters.
+    """Optics that all images of a group share beyond the particles' own CTF parameters.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class ImageBatch:
     index : Tensor
         (B,) int64 particle rows.
     coefficients : Tensor
-        (B, M') complex64, whitened, centred, of positive contrast.
+        (B, M') complex64, whitened, centred, of positive data sign.
     ctf : Tensor
         (B, M') float32 CTF / sigma, with the sign that makes density positive; 0 where a coefficient is absent.
     points : Tensor
@@ -332,19 +332,20 @@ class ParticleImages:
         coefficients = self.source.gather(rows, count).to(device)
         coefficients = coefficients * shift_phases(kxy, -self.shift_px[rows].to(device), self.box_size)
         group_of = self.optics_index[indices.cpu()]
-        transfers = torch.empty(len(rows), count, device=device)
+        ctf_of_all = torch.empty(len(rows), count, device=device)
         points = torch.empty(len(rows), count, 3, device=device)
         for g in group_of.unique().tolist():
             members = (group_of == g).nonzero()[:, 0]
             alone = len(members) == len(rows)
-            transfer, factor, group_points = self._group_batch(g, rows if alone else rows[members.to(rows.device)], kxy)
+            own = rows if alone else rows[members.to(rows.device)]
+            ctf_values, factor, group_points = self._group_batch(g, own, kxy)
             if factor is not None:
                 coefficients[members.to(device)] *= factor
             if alone:
-                transfers, points = transfer, group_points
+                ctf_of_all, points = ctf_values, group_points
             else:
-                transfers[members.to(device)], points[members.to(device)] = transfer, group_points
-        return ImageBatch(indices.to(device), coefficients, transfers, points)
+                ctf_of_all[members.to(device)], points[members.to(device)] = ctf_values, group_points
+        return ImageBatch(indices.to(device), coefficients, ctf_of_all, points)
 
     def planes(self, rows: Tensor) -> Tensor:
         """Central sections (B, 2, 3) float32: image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1].
@@ -382,13 +383,13 @@ class ParticleImages:
             return gain.expand(len(rows), count).clone(), factor, points
         offset = None if optics.gamma_offset is None else optics.gamma_offset[:count].to(device)
         parameters = self.ctf_parameters.index(rows).to(device)
-        transfer = ctf(parameters, kxy, group.pixel_size_A, self.box_size, offset, optics.mag_matrix)
+        ctf_values = ctf(parameters, kxy, group.pixel_size_A, self.box_size, offset, optics.mag_matrix)
         if not optics.premultiplied:
-            return transfer * gain, factor, points
+            return ctf_values * gain, factor, points
         # The files hold CTF (CTF V + n). Dividing by the CTF gives back what other images hold; near its zeros, where
         # nothing was recorded, by a floor, which leaves the model exact and the noise there smaller than assumed.
-        inverse = torch.where(transfer < 0, -1.0, 1.0) / transfer.abs().clamp_min(PREMULTIPLIED_FLOOR)
-        return transfer.square() * inverse * gain, inverse if factor is None else inverse * factor, points
+        inverse = torch.where(ctf_values < 0, -1.0, 1.0) / ctf_values.abs().clamp_min(PREMULTIPLIED_FLOOR)
+        return ctf_values.square() * inverse * gain, inverse if factor is None else inverse * factor, points
 
 
 def group_pixel_A(images: ParticleImages) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ HALF_SET_SEED = 0
 
 @dataclass(frozen=True)
 class GroupPipeline:
-    """What one optics group's images go through."""
+    """Preprocessing of one optics group's images."""
 
     box_size: int
     background: Tensor

@@ -1,4 +1,4 @@
-"""What is done to an image before its Fourier coefficients are taken: background normalisation and a soft window.
+"""Preparation of an image before its Fourier coefficients are taken: background normalisation and a soft window.
 
 Both follow RELION's habits: the background is everything outside a circle of 75 % of the box, and the window is a
 disc about the box centre (pixel D // 2) with a cosine edge. They act on images at their native size; downsampling
@@ -16,7 +16,6 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import soft_circle
 
-Contrast = Literal["auto", "white", "black"]
 Storage = Literal["float16", "float32"]
 
 #: Radius of the circle outside which RELION's extraction measures the background, as a fraction of the box.
@@ -45,9 +44,9 @@ class PreprocessSettings:
         that it normalised stay as they are within the error of the estimate).
     window : bool
         Apply the soft disc. Off only for tests and for images without surroundings.
-    contrast : {"auto", "white", "black"}
+    data_sign : {"auto", "white", "black"}
         How particles look in the files: white (light on dark, RELION's convention after "invert contrast"), black,
-        or found out from the data.
+        or found out from the data. The option of the jobs is ``--contrast``.
     whiten : bool
         Whiten per shell; when False, one noise level per optics group for all shells.
     storage : {"float16", "float32"}
@@ -60,7 +59,7 @@ class PreprocessSettings:
     background_radius: float = RELION_BACKGROUND_RADIUS
     normalise: bool = True
     window: bool = True
-    contrast: Contrast = "auto"
+    data_sign: str = "auto"
     whiten: bool = True
     storage: Storage = "float16"
 
@@ -71,8 +70,8 @@ class PreprocessSettings:
             raise InputError(f"the background radius must be 0.1 to 0.49 of the box, got {self.background_radius}")
         if self.mask_diameter_A is not None and self.mask_diameter_A <= 0:
             raise InputError(f"the mask diameter must be positive (Å), got {self.mask_diameter_A}")
-        if self.contrast not in ("auto", "white", "black"):
-            raise InputError(f"contrast must be auto, white or black, got {self.contrast!r}")
+        if self.data_sign not in ("auto", "white", "black"):
+            raise InputError(f"the data sign must be auto, white or black, got {self.data_sign!r}")
         if self.storage not in ("float16", "float32"):
             raise InputError(f"storage must be float16 or float32, got {self.storage!r}")
 

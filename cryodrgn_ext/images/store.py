@@ -122,7 +122,7 @@ class StoreHeader:
         Hash of the arrays in ``images.npz``.
     n_images, n_coefficients : int
     measured : mapping
-        What was learnt from the data and applied: noise sigma per group, window power, contrast sign.
+        What was learnt from the data and applied: noise sigma per group, window power, data sign.
     complete : bool
     images_done : int
         Rows that are safely on disk.

@@ -169,7 +169,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         preprocessing = PreprocessSettings(
             box_size=self.inputs.box,
             mask_diameter_A=self.settings.mask_diameter_A,
-            contrast=self.settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+            data_sign=self.settings.contrast,
         )
         return self.open_images(particles, preprocessing, folder)
 

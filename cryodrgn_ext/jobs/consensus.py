@@ -112,7 +112,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
         preprocessing = PreprocessSettings(
             box_size=working_box(settings.box, native, LARGEST_DEFAULT_BOX),
             mask_diameter_A=settings.mask_diameter_A,
-            contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+            data_sign=settings.contrast,
         )
         return ConsensusInputs(
             record=record | fingerprint_files({"in_mask": settings.in_mask}), particles=particles,

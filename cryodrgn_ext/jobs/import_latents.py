@@ -116,7 +116,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
             self.note(sentence)
         how = PreprocessSettings(
             box_size=inputs.box, mask_diameter_A=settings.mask_diameter_A,
-            contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+            data_sign=settings.contrast,
         )  # fmt: skip
         sums = [inputs.record.get(name, {}).get("sha256") for name in ("in_parts", "latents", "poses", "ctf", "ind")]
         key = fingerprint(sums, inputs.box, settings.mask_diameter_A, settings.contrast)

@@ -24,7 +24,7 @@ def preprocessing(settings: TrainSettings, inputs: TrainInputs) -> PreprocessSet
     return PreprocessSettings(
         box_size=inputs.box,
         mask_diameter_A=settings.mask_diameter_A,
-        contrast=settings.contrast,  # type: ignore[arg-type]  # the declaration lists the same words
+        data_sign=settings.contrast,
     )
 
 

@@ -147,7 +147,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         preprocessing = PreprocessSettings(
             box_size=box,
             mask_diameter_A=learned.get("mask_diameter_A") if diameter_A is None else diameter_A,
-            contrast=learned.get("contrast", "auto"),
+            data_sign=learned.get("contrast", "auto"),
         )
         own_poses = result.job == "abinit" and (result.latents is not None or learned.get("engine") == "neural")
         return ValidateInputs(
@@ -162,7 +162,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         self._note_inputs()
         key = fingerprint(
             inputs.record["in_parts"]["sha256"], inputs.box, inputs.preprocessing.mask_diameter_A,
-            inputs.preprocessing.contrast, inputs.record.get("in_mask", {}).get("sha256"),
+            inputs.preprocessing.data_sign, inputs.record.get("in_mask", {}).get("sha256"),
         )  # fmt: skip
         self.stage("consensus", key, "Consensus by backprojection", self._consensus, layout.consensus)
         consensus = read_consensus(layout.consensus)

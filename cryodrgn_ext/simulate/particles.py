@@ -95,7 +95,7 @@ class SimulatedParticles:
 
     @cached_property
     def rotation(self) -> FloatArray:
-        """(N, 3, 3) float64, maps the model frame to the image frame."""
+        """(N, 3, 3) float64, maps model coordinates to image coordinates."""
         matrices: FloatArray = Rotation.from_euler("ZYZ", self.euler_deg, degrees=True).as_matrix()
         return np.ascontiguousarray(matrices.transpose(0, 2, 1))
 

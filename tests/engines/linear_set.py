@@ -62,12 +62,12 @@ def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     flat = ParticleImages.from_tensors(
         torch.zeros(n, BOX, BOX), rotation, shift, PIXEL_A, parameters, pixel_noise_sd=1.0
     )
-    transfer = flat.batch(torch.arange(n)).ctf * BOX  # sigma of a coefficient is BOX for unit pixel noise
+    ctf_values = flat.batch(torch.arange(n)).ctf * BOX  # sigma of a coefficient is BOX for unit pixel noise
     points = slice_points(plane.kxy, rotation)
     signal = _bead_transform(points, base, base_weight)
     signal = signal + y[:, None] * _bead_transform(points, mode, mode_weight)
     angle = -2 * math.pi * shift @ plane.kxy.float().T / BOX
-    pictures = plane.to_images(transfer * signal * torch.polar(torch.ones_like(angle), angle))
+    pictures = plane.to_images(ctf_values * signal * torch.polar(torch.ones_like(angle), angle))
     pictures = pictures + noise_sd * torch.randn(pictures.shape, generator=rng)
     images = ParticleImages.from_tensors(pictures, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=noise_sd)
     return LinearSet(images, y.numpy(), bead_map(base, base_weight), bead_map(mode, mode_weight))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def make_observation(n_latent: int = M) -> Observation:
     values = torch.complex(torch.randn(B, M, generator=rng), torch.randn(B, M, generator=rng))
     return Observation(
         values=values,
-        transfer=torch.randn(B, M, generator=rng),
+        whitened_ctf=torch.randn(B, M, generator=rng),
         points=4 * torch.randn(B, M, 3, generator=rng),
         shell=torch.zeros(M, dtype=torch.long),
         weight=torch.ones(M),
@@ -46,7 +48,7 @@ def linear_maps(model: SeparableModel, observation: Observation) -> tuple[np.nda
     torch.nn.init.zeros_(model.bend_out.bias)
     matrices, offsets = [], []
     for b in range(B):
-        spectrum = (model.spectrum(observation.points[b], units) * observation.transfer[b]).to(torch.complex128)
+        spectrum = (model.spectrum(observation.points[b], units) * observation.whitened_ctf[b]).to(torch.complex128)
         stacked = torch.cat([spectrum.real, spectrum.imag], 1).numpy()
         offsets.append(stacked[0])
         matrices.append((stacked[1:] - stacked[0]).T)
@@ -86,7 +88,7 @@ def test_latent_band_is_all_that_informs_the_latent(model: SeparableModel) -> No
     observation = make_observation(n_latent=15)
     changed = observation.values.clone()
     changed[:, 15:] += 100
-    other = Observation(changed, observation.transfer, observation.points, observation.shell, observation.weight, 15)
+    other = replace(observation, values=changed)
     assert torch.equal(model.posterior(observation)[0], model.posterior(other)[0])
 
 
@@ -100,7 +102,7 @@ def test_gauss_newton_mode_has_no_gradient(model: SeparableModel) -> None:
         for b in range(B):
             h, sign = model._components(observation.points[b], torch.ones(M))
             prediction = model._combine(h[None], sign[None], model._mixing(z[b : b + 1], False)[..., None])[0, :, 0]
-            field = torch.complex(prediction[:M], prediction[M:]) * observation.transfer[b]
+            field = torch.complex(prediction[:M], prediction[M:]) * observation.whitened_ctf[b]
             total = total + (observation.values[b] - field).abs().square().sum()
         return total
 
@@ -123,7 +125,7 @@ def test_gradient_of_the_likelihood_against_finite_differences(model: SeparableM
     model.double()
     observation = make_observation()
     double = Observation(
-        observation.values.to(torch.complex128), observation.transfer.double(), observation.points.double(),
+        observation.values.to(torch.complex128), observation.whitened_ctf.double(), observation.points.double(),
         observation.shell, observation.weight.double(), M,
     )  # fmt: skip
     weight = model.mixing.weight

@@ -139,9 +139,9 @@ def test_refinement_finds_the_latent_that_made_the_data() -> None:
     model.kl_weight = 1e-4
     truth = torch.randn(B, Q, generator=torch.Generator().manual_seed(7))
     blank = make_observation()
-    gain = 100 * blank.transfer
+    gain = 100 * blank.whitened_ctf
     clean = torch.stack([model.spectrum(p, z[None])[0] for p, z in zip(blank.points, truth, strict=True)])
-    observation = replace(blank, values=gain * clean, transfer=gain)
+    observation = replace(blank, values=gain * clean, whitened_ctf=gain)
     guess = truth + 0.2 * torch.randn(B, Q, generator=torch.Generator().manual_seed(8))
     z, covariance = refine(model, observation, guess, 30)
     torch.testing.assert_close(z, truth, atol=1e-3, rtol=0)

@@ -181,7 +181,7 @@ def _ours(
         b_factor_A2=torch.from_numpy(particles.b_factor_A2[chosen]),
         scale=torch.from_numpy(particles.scale[chosen]),
     )
-    transfer = ctf(
+    ctf_values = ctf(
         parameters,
         plane.kxy,
         lens.pixel_size_A,
@@ -192,7 +192,7 @@ def _ours(
     tilt = antisymmetric_phase(frequency, lens.odd_zernike, lens.beam_tilt_mrad, lens.cs_mm, lens.voltage_kV)
     shift_px = torch.from_numpy(-particles.origin_A[chosen] / lens.pixel_size_A)
     slices = FourierVolume.from_map(density).slice(points)
-    return plane, slices * transfer * shift_phases(plane.kxy, shift_px, lens.box_size) * phase_factor(tilt)
+    return plane, slices * ctf_values * shift_phases(plane.kxy, shift_px, lens.box_size) * phase_factor(tilt)
 
 
 def _correlations(a: torch.Tensor, b: torch.Tensor) -> NDArray[np.float64]:

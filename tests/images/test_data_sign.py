@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
-from cryodrgn_ext.images.data_sign import measure_contrast
+from cryodrgn_ext.images.data_sign import measure_data_sign
 from cryodrgn_ext.images.particle_images import ParticleImages
 
 BOX, PIXEL_A, N = 48, 4.0, 400
@@ -42,14 +42,14 @@ def noisy_images(contrast: float, defocus_A: float, noise: float, phase_shift_ra
     ("defocus_A", "phase_shift_rad"), [(5000.0, 0.0), (15000.0, 0.0), (35000.0, 0.0), (3000.0, 1.5)]
 )
 def test_sign_is_found_at_every_defocus(sign: int, defocus_A: float, phase_shift_rad: float) -> None:
-    evidence = measure_contrast(noisy_images(float(sign), defocus_A, 4.0, phase_shift_rad))
+    evidence = measure_data_sign(noisy_images(float(sign), defocus_A, 4.0, phase_shift_rad))
     assert evidence.sign == sign
     assert evidence.n_images == N
 
 
 def test_noise_alone_says_nothing() -> None:
-    assert measure_contrast(noisy_images(0.0, 15000.0, 1.0)).sign == 0
+    assert measure_data_sign(noisy_images(0.0, 15000.0, 1.0)).sign == 0
 
 
 def test_one_image_is_no_evidence() -> None:
-    assert measure_contrast(noisy_images(1.0, 15000.0, 1.0).subset(torch.tensor([0]))).sign == 0
+    assert measure_data_sign(noisy_images(1.0, 15000.0, 1.0).subset(torch.tensor([0]))).sign == 0

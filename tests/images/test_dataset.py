@@ -145,7 +145,7 @@ def test_poses_may_change_without_a_new_store(project: Path, tmp_path: Path) -> 
     ("change", "pattern"),
     [
         ({"box_size": 24}, "it was made with box_size = 32, now 24 is asked for"),
-        ({"contrast": "black"}, "contrast = auto, now black"),
+        ({"data_sign": "black"}, "contrast = auto, now black"),
     ],
 )
 def test_a_store_of_other_settings_is_refused_or_replaced(
@@ -248,7 +248,7 @@ def test_contrast_is_found_said_and_corrected(
 ) -> None:
     particles = copy_with(contrast_project, tmp_path / "copy", lambda data: -data if invert else data)
     log = io.StringIO()
-    settings = PreprocessSettings(contrast=setting)  # type: ignore[arg-type]
+    settings = PreprocessSettings(data_sign=setting)
     images = open_images(particles, tmp_path / "store", settings, Monitor(log))
     reference = open_images(particles_of(contrast_project), tmp_path / "reference")
     assert message in log.getvalue()

@@ -48,9 +48,10 @@ def simulate(n: int, box: int = BOX) -> tuple[Tensor, Tensor, Tensor, CtfParamet
     k = plane.kxy.double()
     in_model = torch.einsum("bij,mi->bmj", rotation[:, :2], k)  # R^T (kx, ky, 0)
     ramp = torch.exp(-2j * math.pi * (shift @ k.T) / box)
-    transfer = ctf(parameters, plane.kxy, PIXEL_A, box, dtype=torch.float64)
+    ctf_values = ctf(parameters, plane.kxy, PIXEL_A, box, dtype=torch.float64)
     return (
-        plane.to_images(bead_transform(beads, 1.5, in_model, box) * ramp * transfer), rotation, shift, parameters, beads
+        plane.to_images(bead_transform(beads, 1.5, in_model, box) * ramp * ctf_values),
+        rotation, shift, parameters, beads,
     )  # fmt: skip
 
 
@@ -139,8 +140,8 @@ def test_groups_of_different_extent_meet_in_model_coordinates() -> None:
 def test_premultiplied_images_fit_the_model_exactly() -> None:
     images, rotation, shift, parameters, beads = simulate(5)
     plain = ParticleImages.from_tensors(images, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=1.0)
-    transfer = ctf(parameters, plain.plane.kxy, PIXEL_A, BOX)
-    values = torch.view_as_complex(plain.source.values) * transfer  # type: ignore[attr-defined]
+    ctf_values = ctf(parameters, plain.plane.kxy, PIXEL_A, BOX)
+    values = torch.view_as_complex(plain.source.values) * ctf_values  # type: ignore[attr-defined]
     multiplied = ParticleImages(
         **{
             **plain.__dict__,
@@ -151,7 +152,7 @@ def test_premultiplied_images_fit_the_model_exactly() -> None:
     batch = multiplied.batch(torch.arange(5))
     expected = batch.ctf * bead_transform(beads, 1.5, batch.points, BOX)
     assert torch.allclose(batch.coefficients, expected.to(torch.complex64), atol=2e-4 * float(expected.abs().max()))
-    strong = transfer.abs() > 0.1  # there the division gives back what images that were not multiplied hold
+    strong = ctf_values.abs() > 0.1  # there the division gives back what images that were not multiplied hold
     assert torch.allclose(batch.ctf[strong], plain.batch(torch.arange(5)).ctf[strong], rtol=1e-4)
     assert torch.allclose(batch.coefficients[strong], plain.batch(torch.arange(5)).coefficients[strong], rtol=1e-3)
 

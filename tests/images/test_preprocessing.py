@@ -78,7 +78,7 @@ def test_a_mask_larger_than_the_box_is_refused() -> None:
         ({"box_size": 4}, "at least 8"),
         ({"background_radius": 0.6}, "0.1 to 0.49"),
         ({"mask_diameter_A": -1.0}, "positive"),
-        ({"contrast": "grey"}, "auto, white or black"),
+        ({"data_sign": "grey"}, "auto, white or black"),
         ({"storage": "int8"}, "float16 or float32"),
     ],
 )

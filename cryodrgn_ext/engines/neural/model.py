@@ -1,4 +1,4 @@
-"""What the two architectures of the neural engine have in common, as the trainer and the renderer see it."""
+"""Common side of the two architectures of the neural engine, as the trainer and the renderer see it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Observation:
     values : Tensor
         (B, M) complex64: whitened, centred coefficients, less CTF x consensus slice in residual learning. The noise
         of each has E|n|^2 = 1.
-    transfer : Tensor
-        (B, M) float32: CTF over noise, so that values ~ transfer * V(points).
+    whitened_ctf : Tensor
+        (B, M) float32: CTF over the noise's standard deviation, so that values ~ whitened_ctf * V(points).
     points : Tensor
         (B, M, 3) float32, cycles per box.
     shell : Tensor
@@ -32,7 +32,7 @@ class Observation:
     """
 
     values: Tensor
-    transfer: Tensor
+    whitened_ctf: Tensor
     points: Tensor
     shell: Tensor
     weight: Tensor
@@ -41,7 +41,7 @@ class Observation:
     def images(self, start: int, stop: int) -> Observation:
         """Some images of the batch, without copying."""
         rows = slice(start, stop)
-        return replace(self, values=self.values[rows], transfer=self.transfer[rows], points=self.points[rows])
+        return replace(self, values=self.values[rows], whitened_ctf=self.whitened_ctf[rows], points=self.points[rows])
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class VolumeModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, points: Tensor, z: Tensor) -> Tensor:
-        """What :meth:`spectrum` gives, differentiable with respect to the model's parameters."""
+        """Give the same as :meth:`spectrum`, differentiable with respect to the model's parameters."""
 
     @torch.no_grad()
     def spectrum(self, points: Tensor, z: Tensor) -> Tensor:

@@ -75,17 +75,17 @@ class ObservationSource:
     def observe(self, indices: Tensor, count: int, drawn: Tensor | None) -> Observation:
         """Images ``indices``: their first ``count`` coefficients, or of these the latent band and the ``drawn``."""
         batch = self.images.batch(indices, count, self.device)
-        values, transfer, points = batch.coefficients, batch.ctf, batch.points
+        values, whitened_ctf, points = batch.coefficients, batch.ctf, batch.points
         shell = self.images.plane.shell[:count].to(self.device)
         weight = torch.ones(count, device=self.device)
         if drawn is not None:
             columns = torch.cat([torch.arange(self.n_latent), drawn]).to(self.device)
-            values, transfer, points = values[:, columns], transfer[:, columns], points[:, columns]
+            values, whitened_ctf, points = values[:, columns], whitened_ctf[:, columns], points[:, columns]
             shell, weight = shell[columns], weight[columns]
             weight[self.n_latent :] = (count - self.n_latent) / len(drawn)
         if self.base is not None:
-            values = values - transfer * self.base.slice(points)
-        return Observation(values, transfer, points, shell, weight, self.n_latent)
+            values = values - whitened_ctf * self.base.slice(points)
+        return Observation(values, whitened_ctf, points, shell, weight, self.n_latent)
 
 
 def _sample(images: ParticleImages) -> Tensor:

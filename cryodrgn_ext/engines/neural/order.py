@@ -1,7 +1,7 @@
 """In which order a pass visits the images, and which of them each process works on.
 
-The order follows from seed and pass alone, so that a continued pass goes on in it. It takes one image in turn from
-each of ``LANES`` contiguous stretches of the rows, each in random order: every batch is then spread over all of the
+The order follows from seed and pass alone, so that a continued pass goes on in it. It takes one image at a time from
+each of ``STRETCHES`` contiguous stretches of the rows, each in random order: every batch is then spread over all of the
 file, and processes that hold a stretch each (:meth:`cryodrgn_ext.engines.distributed.Workers.shard`) all have the
 same share of every batch, while the order is the same for 1, 2, 4 or 8 of them.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LANES = 8
+STRETCHES = 8
 
 
 def visiting_order(n: int, seed: int, epoch: int, processes: int = 1) -> Tensor:
@@ -23,15 +23,15 @@ def visiting_order(n: int, seed: int, epoch: int, processes: int = 1) -> Tensor:
         Number of images.
     seed, epoch : int
     processes : int
-        Number of processes; others than divisors of ``LANES`` get as many lanes as they are, and another order.
+        Number of processes; others than divisors of ``STRETCHES`` get as many stretches as they are, and another order.
     """
-    lanes = LANES if LANES % processes == 0 else processes
+    stretches = STRETCHES if STRETCHES % processes == 0 else processes
     generator = random_generator(seed, epoch, 0, 0)
     place = torch.empty(n, dtype=torch.float64)
-    for lane in range(lanes):
-        start, stop = n * lane // lanes, n * (lane + 1) // lanes
-        turn = torch.randperm(stop - start, generator=generator).double()
-        place[start:stop] = (turn + (lane + 0.5) / lanes) / max(stop - start, 1)
+    for stretch in range(stretches):
+        start, stop = n * stretch // stretches, n * (stretch + 1) // stretches
+        order = torch.randperm(stop - start, generator=generator).double()
+        place[start:stop] = (order + (stretch + 0.5) / stretches) / max(stop - start, 1)
     return place.argsort(stable=True)
 
 

@@ -46,7 +46,7 @@ class PairVaeModel(VaeModel):
         if self.encoder is None or self.joint is None:
             raise RuntimeError("this model has no encoder: it is homogeneous, or its latents are in a table")
         n = self.n_encoder
-        flipped = observation.values[:, :n] * torch.sign(observation.transfer[:, :n])
+        flipped = observation.values[:, :n] * torch.sign(observation.whitened_ctf[:, :n])
         with self.network_arithmetic(flipped.device):
             first, second = self.encoder(torch.view_as_real(flipped).flatten(1)).chunk(2)
             output = self.joint(torch.cat([first, second], dim=1))

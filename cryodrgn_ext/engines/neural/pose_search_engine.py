@@ -124,7 +124,7 @@ def train_abinit(
 def _result(
     run: AbinitRun, images: ParticleImages, z: NDArray[np.float32], z_cov: NDArray[np.float32]
 ) -> NeuralAbInitio:
-    """What a finished run found, with the latents (N, q) and covariances (N, q, q) of its particles."""
+    """Result of a finished run, with the latents (N, q) and covariances (N, q, q) of its particles."""
     model, recipe = run.result_model()
     heterogeneity = NeuralHeterogeneity(
         model=model,

@@ -110,7 +110,7 @@ class DecoderSlices:
 
 @dataclass(frozen=True)
 class Searched:
-    """What some images are searched with.
+    """Volumes that some images are compared with.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class Searched:
 
 
 def search_models(model: VaeModel, z: Tensor, radius: float, volumes: int, seed: int) -> Iterator[Searched]:
-    """What groups of images are held against.
+    """Models that groups of images are compared with.
 
     Parameters
     ----------

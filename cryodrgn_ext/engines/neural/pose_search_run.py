@@ -160,7 +160,7 @@ class AbinitRun:
 
     @property
     def searches(self) -> dict[str, list[float]]:
-        """What was recorded of the searches, one entry per pass that searched."""
+        """Record of the searches, one entry per pass that searched."""
         found = {n: v for n, v in self.progress.history.items() if n.startswith("search_")}
         return {name.removeprefix("search_"): values for name, values in found.items()}
 
@@ -300,7 +300,7 @@ class AbinitRun:
             found = search(images, some.slices, settings, groups=groups)
             rotation, fit = found.best.rotation[:: self.views], found.log_likelihood[:: self.views, 0]
             shift_px = found.best.shift_px.reshape(-1, self.views, 2)
-            if step.polish and some.volume is not None:
+            if step.local_refinement and some.volume is not None:
                 scorers = [Scorer(images, members, step.k_max, self.device) for members in groups.rows.T]
                 field = differentiable_volume(some.volume, step.k_max)
                 rotation, shift_px, fit = refine_pairs(scorers, groups, field, rotation, shift_px)
@@ -341,7 +341,7 @@ class AbinitRun:
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def _tables(self) -> dict[str, Tensor]:
-        """What has a row for each image, in the checkpoint."""
+        """Tensors with a row for each image, in the checkpoint."""
         tables = {"rotation": self.rotation, "shift_px": self.shift_px, "log_likelihood": self.log_likelihood}
         if self.table is not None:
             tables.update({f"latent_{name}": tensor for name, tensor in self.table.tensors().items()})
@@ -368,7 +368,7 @@ def _rows(observation: Observation, rows: Tensor) -> Observation:
     return replace(
         observation,
         values=observation.values[rows],
-        transfer=observation.transfer[rows],
+        whitened_ctf=observation.whitened_ctf[rows],
         points=observation.points[rows],
     )
 
@@ -378,6 +378,6 @@ def _narrow(observation: Observation, count: int) -> Observation:
     if count == len(observation.weight):
         return observation
     return Observation(
-        observation.values[:, :count], observation.transfer[:, :count], observation.points[:, :count],
+        observation.values[:, :count], observation.whitened_ctf[:, :count], observation.points[:, :count],
         observation.shell[:count], observation.weight[:count], count,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What ab initio reconstruction with the neural decoder can be told, and the choices that follow. No torch here."""
+"""Options of ab initio reconstruction with the neural decoder, and the choices that follow. No torch here."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class NeuralAbinitSettings(EngineSettings):
 
 @dataclass(frozen=True)
 class AbinitPlan:
-    """Every choice made: what a run does, in full.
+    """Plan of a run: every choice made, in full.
 
     Attributes
     ----------
@@ -200,7 +200,7 @@ def plan_abinit(
 
 
 def _recipe(settings: NeuralAbinitSettings, seed: int, n_images: int) -> Recipe:
-    """What the network is, and how it learns."""
+    """Recipe of the network: its architecture, and how it learns."""
     passes = min(MOST_PASSES, max(FEWEST_PASSES, math.ceil(VISITS / n_images)))
     # The published 1e-4 is for about 50,000 images a pass; fewer images give fewer updates.
     rate = min(FASTEST_RATE, PUBLISHED_RATE * max(1.0, PUBLISHED_IMAGES / n_images))

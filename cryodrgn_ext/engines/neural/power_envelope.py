@@ -27,7 +27,7 @@ def power_envelope(images: ParticleImages, radius: int) -> Tensor:
     count = images.plane.prefix(radius)
     shell = images.plane.shell[:count]
     shells = radius + 1
-    excess, transfer, number = torch.zeros(3, shells, dtype=torch.float64)
+    excess, ctf_power, number = torch.zeros(3, shells, dtype=torch.float64)
     sample = torch.linspace(0, images.n - 1, min(images.n, SAMPLE_IMAGES)).round().long()
     for rows in sample.split(BATCH):
         batch = images.batch(rows, count)
@@ -35,11 +35,11 @@ def power_envelope(images: ParticleImages, radius: int) -> Tensor:
         seen = (batch.ctf != 0).double().cpu()
         power = (batch.coefficients.abs().square() - noise).double().cpu() * seen
         excess.index_add_(0, shell, power.sum(0))
-        transfer.index_add_(0, shell, batch.ctf.square().double().cpu().sum(0))
+        ctf_power.index_add_(0, shell, batch.ctf.square().double().cpu().sum(0))
         number.index_add_(0, shell, seen.sum(0))
     # The power of a complex normal coefficient scatters as much as it is large.
     allowed = excess + STANDARD_ERRORS * number.sqrt()
-    square = torch.where(transfer > 0, allowed / transfer.clamp(min=1e-30), torch.zeros_like(transfer))
+    square = torch.where(ctf_power > 0, allowed / ctf_power.clamp(min=1e-30), torch.zeros_like(ctf_power))
     magnitude = square.clamp(min=0.0).sqrt()
     if not float(magnitude.max()) > 0:  # less power than the noise should have: its level is all there is to go by
         return torch.full((shells,), float(images.noise_sigma[:, 1 : radius + 1].mean()))

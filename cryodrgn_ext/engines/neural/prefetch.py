@@ -20,7 +20,7 @@ FAULT_AROUND_BYTES = 1 << 16  # Linux maps so much of the neighbourhood of a pag
 
 
 class ReadAhead:
-    """A :class:`~cryodrgn_ext.images.particle_images.CoefficientSource` that can be told what is wanted next.
+    """A :class:`~cryodrgn_ext.images.particle_images.CoefficientSource` to which one can announce what is wanted next.
 
     Parameters
     ----------

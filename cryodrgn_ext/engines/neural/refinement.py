@@ -40,7 +40,7 @@ def refine(model: VaeModel, observation: Observation, z: Tensor, steps: int) -> 
     n = observation.n_latent
     points = observation.points[:, :n]
     half, flipped = to_half_space(points)
-    gain = observation.transfer[:, :n] * model.magnitude(points)
+    gain = observation.whitened_ctf[:, :n] * model.magnitude(points)
     gains = torch.stack([gain, torch.where(flipped, -gain, gain)], -1)
     data = torch.view_as_real(observation.values[:, :n])
     found = [

@@ -41,7 +41,7 @@ class Pass:
         Largest |k| that the network learns, cycles per box.
     block : int
         Images that are searched for with the network as it is, before it learns from them.
-    polish : bool
+    local_refinement : bool
         Whether poses that are found are improved between the points of the grid.
     decay : float
         Place in the decay of the learning rate, 0 (full) to 1.
@@ -55,7 +55,7 @@ class Pass:
     k_max: float
     radius: int
     block: int
-    polish: bool = False
+    local_refinement: bool = False
     decay: float = 0.0
 
 
@@ -89,16 +89,18 @@ def make_schedule(plan: AbinitPlan, n: int, started: bool) -> tuple[Pass, ...]:
     if plan.retrain == "r+ps":
         for epoch in range(epochs):
             search = epoch % plan.search_every == 0
-            passes.append(Pass("again", n, search, True, False, plan.k_max, plan.radius, LARGEST_BLOCK, polish=True))
+            passes.append(
+                Pass("again", n, search, True, False, plan.k_max, plan.radius, LARGEST_BLOCK, local_refinement=True)
+            )
     last = passes[-1].stage
     cooled = [p for p in passes if p.stage == last]
     for place, step in enumerate(cooled):
         index = len(passes) - len(cooled) + place
         passes[index] = replace(step, decay=place / len(cooled))
-    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius, LARGEST_BLOCK, polish=True))
+    passes.append(Pass("final", n, True, False, False, plan.k_max, plan.radius, LARGEST_BLOCK, local_refinement=True))
     return tuple(passes)
 
 
 def _band(plan: AbinitPlan, k_max: float) -> int:
-    """What the network learns while the search looks up to ``k_max``."""
+    """Band that the network learns while the search looks up to ``k_max``."""
     return min(plan.radius, math.ceil(BEYOND * k_max))

@@ -126,7 +126,7 @@ class SeparableModel(VolumeModel):
 
     def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
         """Exact marginal likelihood in the linear stage; then the evidence bound at a sample of the posterior."""
-        gain = observation.transfer * self.magnitude(observation.points)
+        gain = observation.whitened_ctf * self.magnitude(observation.points)
         h, sign = self._components(observation.points, gain)
         n = observation.n_latent
         values = observation.values
@@ -159,7 +159,7 @@ class SeparableModel(VolumeModel):
         """Mode and Laplace covariance of each image's latent."""
         n = observation.n_latent
         points = observation.points[:, :n]
-        h, sign = self._components(points, observation.transfer[:, :n] * self.magnitude(points))
+        h, sign = self._components(points, observation.whitened_ctf[:, :n] * self.magnitude(points))
         values = observation.values[:, :n]
         mean, factor = self._infer(h, sign, torch.cat([values.real, values.imag], dim=1), False)
         return mean, torch.cholesky_inverse(factor)

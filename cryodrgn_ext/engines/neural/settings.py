@@ -1,4 +1,4 @@
-"""What the neural engine can be told, and the recipes that fill in the rest. No torch here: doors read it."""
+"""Options of the neural engine, and the recipes that fill in the rest. No torch here: entry points read it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryodrgn_ext.settings import setting
 
 T = TypeVar("T")
 
-FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents have settled (measured, box 64 and 128)
+FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents have converged (measured, box 64 and 128)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class NeuralSettings(EngineSettings):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice made: what a training run does, in full. Saved with the model."""
+    """Recipe of a training run: every choice made, in full. Saved with the model."""
 
     preset: str
     architecture: str
@@ -110,7 +110,7 @@ class Recipe:
 
 
 def _given(value: T | None, fallback: T) -> T:
-    """What the user chose, or else the fallback."""
+    """Return the user's choice, or else the fallback."""
     return fallback if value is None or value == "auto" else value
 
 

@@ -47,7 +47,7 @@ def tiled_error(  # noqa: PLR0913 (what the autograd function below takes)
     values: Tensor,
     gain: Tensor,
     weight: Tensor,
-    crew: Crew,
+    workers: WorkerThreads,
 ) -> Tensor:
     """Sum over images of the weighted squared error between coefficients and a complex decoder's.
 
@@ -68,7 +68,7 @@ def tiled_error(  # noqa: PLR0913 (what the autograd function below takes)
         (B, M) what the decoder's output is multiplied by.
     weight : Tensor
         (M,) of each coefficient.
-    crew : Crew
+    workers : WorkerThreads
         Made for this decoder.
 
     Returns
@@ -77,7 +77,7 @@ def tiled_error(  # noqa: PLR0913 (what the autograd function below takes)
         () float32, differentiable with respect to ``z`` and the decoder's parameters.
     """
     total: Tensor = _TiledError.apply(  # type: ignore[no-untyped-call]
-        z, features.frequencies, points, flipped, values, gain, weight, crew, *decoder_parameters(decoder)
+        z, features.frequencies, points, flipped, values, gain, weight, workers, *decoder_parameters(decoder)
     )
     return total
 
@@ -108,7 +108,7 @@ class Workspace:
         self.inner = torch.empty(TILE_ROWS, width, dtype=dtype)
 
 
-class Crew:
+class WorkerThreads:
     """Threads that work through the images of a batch, each with its own workspace.
 
     Image i is worked on by thread i modulo their number, and their sums are added in order: the same result every time.
@@ -135,7 +135,7 @@ class Crew:
             torch.set_num_threads(self.threads)
 
     def fits(self, dtype: torch.dtype, images: int) -> bool:
-        """Whether the crew is the right one for this arithmetic and batch."""
+        """Whether the workers is the right one for this arithmetic and batch."""
         threads = torch.get_num_threads()
         return (self.dtype, self.threads, len(self.spaces)) == (dtype, threads, max(1, min(threads, images)))
 
@@ -212,7 +212,7 @@ class _TiledError(torch.autograd.Function):
         values: Tensor,
         gain: Tensor,
         weight: Tensor,
-        crew: Crew,
+        workers: WorkerThreads,
         *parameters: Tensor,
     ) -> Tensor:
         differentiate = any(ctx.needs_input_grad)
@@ -222,13 +222,13 @@ class _TiledError(torch.autograd.Function):
         count = points.shape[1]
         rows = math.ceil(count / math.ceil(count / TILE_ROWS))
         first = parameters[0][:, 2 * len(frequencies) :]
-        biases = (parameters[1] + z @ first.T).to(crew.dtype)
+        biases = (parameters[1] + z @ first.T).to(workers.dtype)
 
         @torch.no_grad()
         def work(thread: int) -> tuple[Tensor, list[Tensor]]:
-            tile = _Tile(frequencies, parameters, crew.spaces[thread])
+            tile = _Tile(frequencies, parameters, workers.spaces[thread])
             total = torch.zeros((), dtype=torch.float64)
-            for i in range(thread, len(z), len(crew.spaces)):
+            for i in range(thread, len(z), len(workers.spaces)):
                 for start in range(0, count, rows):
                     part = slice(start, start + rows)
                     error = tile.forward(points[i, part], biases[i]).mul_(gains[i, part]).sub_(data[i, part])
@@ -238,7 +238,7 @@ class _TiledError(torch.autograd.Function):
                         z_slope[i] += tile.backward(weighted.mul_(gains[i, part]).mul_(2.0), z[i])
             return total, tile.gradients
 
-        parts = crew.run(work)
+        parts = workers.run(work)
         if differentiate:
             gradients = [torch.stack(same).sum(0) for same in zip(*(part[1] for part in parts), strict=True)]
             ctx.save_for_backward(z_slope, *gradients)

@@ -286,7 +286,7 @@ def make_adam(model: VolumeModel, learning_rate: float) -> torch.optim.Adam:
 
 
 def describe_data(source: ObservationSource) -> dict[str, Any]:
-    """What identifies the images of a run, for its checkpoint."""
+    """Identity of the images of a run, for its checkpoint."""
     images = source.images
     poses = hashlib.sha256(images.rotation.cpu().numpy().tobytes())
     poses.update(images.shift_px.cpu().numpy().tobytes())

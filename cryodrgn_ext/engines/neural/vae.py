@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
 from cryodrgn_ext.engines.neural.model import LossTerms, Observation, VolumeModel
-from cryodrgn_ext.engines.neural.tiled import Crew, tiled_error
+from cryodrgn_ext.engines.neural.tiled import WorkerThreads, tiled_error
 
 
 class VaeModel(VolumeModel):
@@ -58,7 +58,7 @@ class VaeModel(VolumeModel):
         self.hartley = domain == "hartley"
         self.n_encoder = n_encoder
         self.tiled = not self.hartley  # on the CPU; switched off, the loss takes the plain path, its oracle
-        self._crew: Crew | None = None
+        self._workers: WorkerThreads | None = None
         self.features = FourierFeatures(frequencies)
         outputs = 1 if self.hartley else 2
         self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
@@ -90,7 +90,7 @@ class VaeModel(VolumeModel):
         if self.encoder is None:
             raise RuntimeError("this model has no encoder: it is homogeneous, or its latents are in a table")
         n = self.n_encoder
-        flipped = observation.values[:, :n] * torch.sign(observation.transfer[:, :n])
+        flipped = observation.values[:, :n] * torch.sign(observation.whitened_ctf[:, :n])
         with self.network_arithmetic(flipped.device):
             output = self.encoder(torch.view_as_real(flipped).flatten(1))
         mean, log_variance = output.float().chunk(2, dim=1)
@@ -111,15 +111,15 @@ class VaeModel(VolumeModel):
 
     def decoder_loss(self, observation: Observation, z: Tensor) -> LossTerms:
         """Negative log likelihood of the images at latents ``z`` (B, q), mean over images."""
-        gain = observation.transfer * self.magnitude(observation.points)
+        gain = observation.whitened_ctf * self.magnitude(observation.points)
         if self.tiled and gain.device.type == "cpu":
             half, flipped = to_half_space(observation.points)
-            if self._crew is None or not self._crew.fits(self.network_dtype, len(z)):
+            if self._workers is None or not self._workers.fits(self.network_dtype, len(z)):
                 self.release()
-                self._crew = Crew(self.decoder, self.features.width, self.network_dtype, len(z))
+                self._workers = WorkerThreads(self.decoder, self.features.width, self.network_dtype, len(z))
             reconstruction = tiled_error(
                 self.features, self.decoder, half, flipped, z, observation.values, gain, observation.weight,
-                self._crew,
+                self._workers,
             ) / len(z)  # fmt: skip
         else:
             error = observation.values - self._decode(observation.points, z[:, None], gain)
@@ -128,9 +128,9 @@ class VaeModel(VolumeModel):
 
     def release(self) -> None:
         """End the threads and give back the memory of the training."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     @torch.no_grad()
     def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ SMALLEST_SPREAD = 1e-6
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What the neural engine begins with.
+    """Volumes and latents that the neural engine begins with.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ class Assignment:
         (n, T) int32, the likeliest first.
     probability : Tensor
         (n, T) float32, adds up to 1.
-    contrast : Tensor
+    particle_scale : Tensor
         (n,) float32 of each image.
     rare : Tensor
         (n, K) float32 probabilities of rare states, which exclude each other.
@@ -37,7 +37,7 @@ class Assignment:
     rows: Tensor
     node: Tensor
     probability: Tensor
-    contrast: Tensor
+    particle_scale: Tensor
     rare: Tensor
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
 
 
 def assign(
-    rows: Tensor, x: Tensor, covariance: Tensor, contrast: Tensor, nodes: Nodes, rare: Tensor | None = None
+    rows: Tensor, x: Tensor, covariance: Tensor, particle_scale: Tensor, nodes: Nodes, rare: Tensor | None = None
 ) -> Assignment:
     """Assign images ``rows`` (n,) by the Gaussian posteriors (n, d), (n, d, d) of their latents."""
     rare = torch.zeros(len(x), 0) if rare is None else rare
@@ -68,7 +68,7 @@ def assign(
     for here in torch.arange(len(x)).split(ROWS):
         best, index = node_probabilities(x[here], covariance[here], nodes).topk(count, dim=1)
         node[here], probability[here] = index.int(), (best / best.sum(1, keepdim=True)).float()
-    return Assignment(rows, node, probability, contrast, rare)
+    return Assignment(rows, node, probability, particle_scale, rare)
 
 
 def feature_pass(
@@ -99,7 +99,7 @@ def feature_pass(
         moments[:, :q, q:] = moments[:, :q, :1] * rare[:, None, :]  # as if they were independent of the latents
         moments[:, q:, :q] = moments[:, :q, q:].mT
         moments[:, q:, q:] = torch.diag_embed(rare)
-        contrast = assigned.contrast[here].to(band.device)
-        equations.add(values, chunk, contrast, half_set[chunk.rows].to(band.device), moments.to(band.device))
+        particle_scale = assigned.particle_scale[here].to(band.device)
+        equations.add(values, chunk, particle_scale, half_set[chunk.rows].to(band.device), moments.to(band.device))
     equations.complete()
     return equations

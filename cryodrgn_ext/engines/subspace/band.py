@@ -76,5 +76,5 @@ class Band:
             if torch.equal(rows, kept.rows):
                 return kept
             here = (rows[blocks == block] - block * self.chunk_size).to(self.device)
-            pieces.append((kept.values[here], kept.transfer[here], kept.planes[here]))
+            pieces.append((kept.values[here], kept.whitened_ctf[here], kept.planes[here]))
         return Chunk(rows, *(torch.cat(part) for part in zip(*pieces, strict=True)))

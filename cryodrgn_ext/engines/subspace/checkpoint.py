@@ -17,7 +17,7 @@ FILE = "subspace.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes
     ----------

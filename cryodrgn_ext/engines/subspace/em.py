@@ -103,7 +103,7 @@ class PassResult:
     second: Tensor
     covariance: Tensor
     evidence: float
-    contrast: float
+    particle_scale: float
 
 
 class Latents(NamedTuple):
@@ -115,7 +115,7 @@ class Latents(NamedTuple):
         (n, q).
     covariance : Tensor
         (n, q, q).
-    contrast : Tensor
+    particle_scale : Tensor
         (n,).
     rare : Tensor
         (n, K) probabilities of rare states.
@@ -123,7 +123,7 @@ class Latents(NamedTuple):
 
     mean: Tensor
     covariance: Tensor
-    contrast: Tensor
+    particle_scale: Tensor
     rare: Tensor
 
 
@@ -154,15 +154,16 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
         inner, cross = band.operators.gram(values, q, chunk)
         posterior = inference(chunk.rows, inner, cross)
         moments = posterior.moments()
-        equations.add(values, chunk, posterior.contrast, half_set[chunk.rows], moments)
+        equations.add(values, chunk, posterior.particle_scale, half_set[chunk.rows], moments)
         moment += moments.double().sum(0).cpu()
         covariance += posterior.covariance.sum(0).cpu()
-        totals += torch.tensor([len(chunk.rows), float(posterior.evidence.sum()), float(posterior.contrast.sum())])
+        sums = float(posterior.evidence.sum()), float(posterior.particle_scale.sum())
+        totals += torch.tensor([len(chunk.rows), *sums])
     equations.complete()
     current().sum(moment, covariance, totals)
-    n, evidence, contrast = totals.tolist()
+    n, evidence, particle_scale = totals.tolist()
     return PassResult(
-        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence / n, contrast / n
+        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence / n, particle_scale / n
     )  # fmt: skip
 
 
@@ -261,7 +262,7 @@ class SubspaceFit:
         result = em_pass(self.band, self.values, self.zdim, rows, self._random if first else self._infer, self.monitor)
         equations = result.equations
         if self.fit_contrast and not first:
-            self.values[..., 1:] *= result.contrast  # contrasts are relative: their mean is one
+            self.values[..., 1:] *= result.particle_scale  # scales are relative: their mean is one
         raw = equations.halves(self.values)
         halves = independent_halves(self.band.grid, self.values, *raw, result.covariance)
         signal = equations.signal(halves.first, halves.second)
@@ -285,7 +286,7 @@ class SubspaceFit:
         radius = min(self.limit, round(self.band.radius * BAND_GROWTH))
         old = self.band.grid
         self.band = self.make_band(radius)
-        self.values = old.transfer(self.values.cpu(), self.band.grid).to(self.values.device)
+        self.values = old.moved_to(self.values.cpu(), self.band.grid).to(self.values.device)
         self.stage, self.done = self.stage + 1, 0
         return True
 
@@ -298,14 +299,14 @@ class SubspaceFit:
         shell = self.images.plane.shell[: self.band.count][self.band.order]
         count = torch.bincount(shell, minlength=self.band.radius + 1).double()
         power = torch.zeros(self.band.radius + 1, dtype=torch.float64)
-        power.index_add_(0, shell, sample.transfer.double().square().mean(0).cpu())
+        power.index_add_(0, shell, sample.whitened_ctf.double().square().mean(0).cpu())
         variance = (self.values[..., 1:].double().square()).sum((1, 2))
         snr = self.band.grid.shell_mean(variance).cpu() * power / count.clamp_min(1)
         information = (count * (snr / (1 + snr)).square()).cumsum(0)
         return int((information < ENOUGH_INFORMATION * information[-1]).sum())
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What :meth:`restore` needs: plain numbers, and tensors."""
+        """Return plain numbers and tensors, for :meth:`restore`."""
         numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history}
         return numbers, {"values": self.values, "power": self.power, "agreement": self.shared}
 
@@ -346,6 +347,6 @@ def latents(
         else:
             posterior = fit._infer(chunk.rows, inner, cross)
             rare = posterior.mean[:, :0]
-        found = (posterior.mean, posterior.covariance, posterior.contrast, rare)
+        found = (posterior.mean, posterior.covariance, posterior.particle_scale, rare)
         parts.append(Latents(*(tensor.float().cpu() for tensor in found)))
     return Latents(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import current
-from cryodrgn_ext.engines.subspace.assignment import assign
+from cryodrgn_ext.engines.subspace.assignment import Assignment, assign
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
 from cryodrgn_ext.engines.subspace.decoder import DecoderState, fit_decoder, restriction
@@ -173,6 +172,7 @@ class _Run:
         return states
 
     def _decode(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> SubspaceHeterogeneity:
+        """Final latents, and the volumes at them."""
         images, workers, states = self.images, current(), self._rare_states(fit, subspace, found)
         shard = workers.shard(images.n)
         rows = torch.arange(shard.start, shard.stop)
@@ -184,27 +184,51 @@ class _Run:
         z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
         if self.on_latents is not None:
             self.on_latents(z.numpy(), z_cov.numpy())
-        carried = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
+        used = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
-        nodes = Nodes.place(z[:, carried], min(count, images.n), self.context.seed)
+        nodes = Nodes.place(z[:, used], min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
-        curved = max(1, self.settings.curve_features - len(states))
-        features = Features.build(nodes, CURVE_LENGTH, curved)
-        assigned = assign(rows, x[:, carried], x_cov[:, carried][:, :, carried], known.contrast, nodes, known.rare)
-        smoothing = z_cov[:, carried][:, :, carried].double().mean(0).contiguous()
-        focus = self._focus()
+        features = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
+        assigned = assign(rows, x[:, used], x_cov[:, used][:, :, used], known.particle_scale, nodes, known.rare)
+        particle, moving = self._masks(fit, subspace, states)
+        values = self._volumes(fit, states, features, assigned, particle, moving, found)
+        return SubspaceHeterogeneity(
+            features=features,
+            columns_used=tuple(used.tolist()),
+            smoothing=z_cov[:, used][:, :, used].double().mean(0).contiguous(),
+            radius=self.limit,
+            values=values[..., : features.count + 1 + len(states)].cpu().contiguous(),
+            consensus=self.consensus,
+            particle=particle.numpy(),
+            moving=moving.numpy(),
+            pixel_size_A=images.pixel_size_A,
+            z=z.numpy(),
+            z_cov=z_cov.numpy(),
+            # Bands hold different coefficients, so that a new band begins at another level.
+            loss_history={"total": list(fit.history)},
+            rare=columns.column,
+            rare_scale=columns.scale,
+        )
+
+    def _masks(self, fit: SubspaceFit, subspace: Subspace, states: RareStates) -> tuple[Tensor, Tensor]:
+        """Soft masks (D, D, D) of the particle, and of what moves in it or belongs to a rare state."""
+        focus, given = self._focus(), self.regions.particle
         moving = moving_region(subspace, focus)
         for k in range(len(states)):
             added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
             own = standing_out(added, subspace.grid.radius)
             moving = torch.maximum(moving, own if focus is None else own * focus)
-        given = self.regions.particle
-        particle = (
-            particle_region(self.consensus, fit.band.radius, moving)
-            if given is None
-            else torch.as_tensor(np.asarray(given, dtype=np.float32))
-        )
-        moving = torch.minimum(moving, particle)
+        if given is None:
+            particle = particle_region(self.consensus, fit.band.radius, moving)
+        else:
+            particle = torch.as_tensor(np.asarray(given, dtype=np.float32))
+        return particle, torch.minimum(moving, particle)
+
+    def _volumes(
+        self, fit: SubspaceFit, states: RareStates, features: Features, assigned: Assignment, particle: Tensor,
+        moving: Tensor, found: Checkpoint | None,
+    ) -> Tensor:  # fmt: skip
+        """Components (V, 2, Q) of the volumes at all frequencies; goes on from where the checkpoint stands."""
         state = None
         if found is not None and found.stage == "decoder":
             values = found.tensors["decoder"].to(self.device)
@@ -215,27 +239,4 @@ class _Run:
                     "rare_shares": torch.stack([states.share, states.offset, states.width])}  # fmt: skip
             self._save_fit(fit, "decoder", more, done.done)
 
-        band = self._band(self.limit)
-        values = fit_decoder(band, features, assigned, particle, moving, self.monitor, state, keep)
-        return SubspaceHeterogeneity(
-            features=features,
-            carried=tuple(carried.tolist()),
-            smoothing=smoothing,
-            radius=self.limit,
-            values=values[..., : features.count + 1 + len(states)].cpu().contiguous(),
-            consensus=self.consensus,
-            particle=particle.numpy(),
-            moving=moving.numpy(),
-            pixel_size_A=images.pixel_size_A,
-            z=z.numpy(),
-            z_cov=z_cov.numpy(),
-            loss_history=_history(fit),
-            rare=columns.column,
-            rare_scale=columns.scale,
-        )
-
-
-def _history(fit: SubspaceFit) -> dict[str, list[float]]:
-    """Losses per pass; bands hold different coefficients, so that a new band begins at another level."""
-    history: dict[str, Any] = {"total": list(fit.history)}
-    return history
+        return fit_decoder(self._band(self.limit), features, assigned, particle, moving, self.monitor, state, keep)

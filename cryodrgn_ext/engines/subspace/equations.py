@@ -74,14 +74,14 @@ class Equations:
             torch.zeros(2, voxels, 2, padded(n_columns), device=device),
         )
 
-    def add(self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor) -> None:
-        """Add the images of a chunk, with contrast (B,), half-set (B,) 0 or 1, and moments (B, Q, Q) of weights."""
+    def add(self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor) -> None:
+        """Add the images of a chunk, with their scales (B,), half-sets (B,) 0 or 1, and moments (B, Q, Q)."""
         if self._bounds is None:
             self._bounds = slab_bounds(
                 self.band.grid, chunk.planes.cpu(), self.band.operators.kxy, torch.get_num_threads()
             )
         self.band.operators.accumulate(
-            components, chunk, contrast, half_set, moments, self.weight, self.right, self._bounds
+            components, chunk, particle_scale, half_set, moments, self.weight, self.right, self._bounds
         )
 
     def complete(self) -> None:

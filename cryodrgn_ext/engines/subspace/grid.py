@@ -162,7 +162,7 @@ class ComponentGrid:
         values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
         return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)
 
-    def transfer(self, values: Tensor, other: ComponentGrid) -> Tensor:
+    def moved_to(self, values: Tensor, other: ComponentGrid) -> Tensor:
         """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""
         h, o = self.half, other.half
         known = (other._coordinates.abs() <= h).all(1).nonzero()[:, 0]

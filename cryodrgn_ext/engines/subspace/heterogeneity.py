@@ -28,10 +28,10 @@ class SubspaceHeterogeneity:
     Attributes
     ----------
     features : Features
-    carried : tuple of int
-        Columns of the latents that the features depend on; the others carry nothing that half-sets agree on.
+    columns_used : tuple of int
+        Columns of the latents that the features depend on; the half-sets do not agree on the others.
     rare : tuple of int
-        Columns of the latents that tell rare states, one each: 0 without it, and with it ``rare_scale``.
+        Columns of the latents that show rare states, one each: 0 without it, and with it ``rare_scale``.
     rare_scale : tuple of float
     smoothing : Tensor
         (d, d) float64 typical covariance of those columns: how precisely an image tells its latent.
@@ -47,7 +47,7 @@ class SubspaceHeterogeneity:
     """
 
     features: Features
-    carried: tuple[int, ...]
+    columns_used: tuple[int, ...]
     smoothing: Tensor
     radius: int
     values: Tensor
@@ -89,7 +89,7 @@ class SubspaceHeterogeneity:
             row = int(np.argmin(np.isfinite(z).all(axis=1)))
             raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
         table = self.features.at_nodes()[:, 1:]
-        x = torch.from_numpy(z[:, list(self.carried)].astype(np.float64))
+        x = torch.from_numpy(z[:, list(self.columns_used)].astype(np.float64))
         parts = [node_probabilities(part, self.smoothing, self.features.nodes) @ table for part in x.split(4096)]
         features = (torch.cat(parts) if parts else table[:0]).float().numpy()
         scale = np.array(self.rare_scale, np.float32)
@@ -148,7 +148,7 @@ class SubspaceHeterogeneity:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(directory / MODEL_FILE))
         description = {
             "box_size": self.box_size, "pixel_size_A": self.pixel_size_A, "radius": self.radius,
-            "carried": list(self.carried), "rare": list(self.rare), "rare_scale": list(self.rare_scale),
+            "carried": list(self.columns_used), "rare": list(self.rare), "rare_scale": list(self.rare_scale),
             "length": self.features.length, "spread": self.features.spread,
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }  # fmt: skip
@@ -170,7 +170,7 @@ def load(directory: Path) -> SubspaceHeterogeneity:
         nodes = Nodes(t["centres"], t["weight"])
         model = SubspaceHeterogeneity(
             features=Features(nodes, float(description["length"]), float(description["spread"]), t["projection"]),
-            carried=tuple(int(column) for column in description["carried"]),
+            columns_used=tuple(int(column) for column in description["carried"]),
             smoothing=t["smoothing"],
             radius=int(description["radius"]),
             values=t["values"],

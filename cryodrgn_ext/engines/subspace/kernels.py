@@ -54,7 +54,7 @@ def consensus_at(base: Complex64, x: np.float32, y: np.float32, z: np.float32, s
 @compiled(FAST)
 def gram(
     components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, transfer: Float32, order: Int32, bits: int, start: Int64, inner: Float32, cross: Float32,
+    Complex64, whitened_ctf: Float32, order: Int32, bits: int, start: Int64, inner: Float32, cross: Float32,
 ) -> None:  # fmt: skip
     """Inner products of an image's model terms.
 
@@ -72,7 +72,7 @@ def gram(
     planes : (B, 2, 3) float32
         Points are kx planes[0] + ky planes[1].
     values : (B, M) complex64
-    transfer : (B, M) float32
+    whitened_ctf : (B, M) float32
     order : (R,) int32
         Coefficients ``i << bits | t`` that count, by cube, in each cube by image.
     bits : int
@@ -84,7 +84,7 @@ def gram(
     n, m = values.shape
     width = components.shape[2]
     mask = (1 << bits) - 1
-    flat_values, flat_transfer = values.reshape(-1), transfer.reshape(-1)
+    flat_values, flat_ctf = values.reshape(-1), whitened_ctf.reshape(-1)
     q = inner.shape[1]
     half = (table.shape[0] - 1) // 2
     one = np.float32(1.0)
@@ -103,9 +103,9 @@ def gram(
                 i, t = order[place] >> bits, order[place] & mask
                 later = order[min(place + SOON, last_of_all)]
                 look_up(flat_values, (later >> bits) * m + (later & mask))
-                look_up(flat_transfer, (later >> bits) * m + (later & mask))
+                look_up(flat_ctf, (later >> bits) * m + (later & mask))
                 x, y, z, flip = point_of(kxy, planes, i, t)
-                c = transfer[i, t]
+                c = whitened_ctf[i, t]
                 fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
                 v00, v01 = (table[z0, y0] + x0) * row, (table[z0, y0 + 1] + x0) * row
                 v10, v11 = (table[z0 + 1, y0] + x0) * row, (table[z0 + 1, y0 + 1] + x0) * row
@@ -138,12 +138,12 @@ def gram(
 @compiled(FAST)
 def accumulate(
     components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, transfer: Float32, order: Int32, bits: int, start: Int64, lowest: Int64, contrast: Float32, half_set:
-    Int64, moments: Float32, packed: Float32, weight: Float32, right: Float32, bounds: Int64,
+    Complex64, whitened_ctf: Float32, order: Int32, bits: int, start: Int64, lowest: Int64, particle_scale: Float32,
+    half_set: Int64, moments: Float32, packed: Float32, weight: Float32, right: Float32, bounds: Int64,
 ) -> None:  # fmt: skip
     """Normal equations of the components, linearised at their present values.
 
-    Each image i with contrast a has weights u of the components (u_0 = 1) of second moments E = E[u u^T]. With w the
+    Each image i of scale a has weights u of the components (u_0 = 1) of second moments E = E[u u^T]. With w the
     trilinear weight of a voxel at a coefficient, the sums over images and coefficients are
 
         weight[half, v] += w (a ctf)^2 E (upper triangle),
@@ -151,11 +151,11 @@ def accumulate(
 
     Parameters
     ----------
-    components, table, base, oversampling, kxy, planes, values, transfer, order, bits, start
+    components, table, base, oversampling, kxy, planes, values, whitened_ctf, order, bits, start
         See :func:`gram`.
     lowest : (T,) int64
         Lowest plane z of each cube.
-    contrast : (B,) float32
+    particle_scale : (B,) float32
     half_set : (B,) int64
         0 or 1.
     moments : (B, Q, Qp) float32
@@ -169,7 +169,7 @@ def accumulate(
     """
     m = values.shape[1]
     mask = (1 << bits) - 1
-    flat_values, flat_transfer = values.reshape(-1), transfer.reshape(-1)
+    flat_values, flat_ctf = values.reshape(-1), whitened_ctf.reshape(-1)
     n_voxels, _, width = components.shape
     q = moments.shape[1]
     length = packed.shape[1]
@@ -198,7 +198,7 @@ def accumulate(
                 i, t = order[place] >> bits, order[place] & mask
                 later = order[min(place + SOON, last_of_all)]
                 look_up(flat_values, (later >> bits) * m + (later & mask))
-                look_up(flat_transfer, (later >> bits) * m + (later & mask))
+                look_up(flat_ctf, (later >> bits) * m + (later & mask))
                 x, y, z, flip = point_of(kxy, planes, i, t)
                 fx, fy, fz, x0, y0, z0 = cell(x, y, z, half)
                 if z0 + 1 >= low and z0 < high:
@@ -215,7 +215,7 @@ def accumulate(
                     corner[1], corner[3], corner[5], corner[7] = v00 + 1, v01 + 1, v10 + 1, v11 + 1
                     share[0], share[2], share[4], share[6] = w00 * gx, w01 * gx, w10 * gx, w11 * gx
                     share[1], share[3], share[5], share[7] = w00 * fx, w01 * fx, w10 * fx, w11 * fx
-                    c = transfer[i, t] * contrast[i]
+                    c = whitened_ctf[i, t] * particle_scale[i]
                     cc = c * c
                     s = consensus_at(base, x, y, z, scale)
                     data_re, data_im = values[i, t].real, values[i, t].imag

@@ -1,7 +1,7 @@
 """Latents of images in closed form, from inner products of their model terms (see :mod:`.kernels`).
 
-With y = a (p_0 + sum_j z_j p_j) + n, complex noise of unit power, z ~ N(0, I) and a contrast a, the posterior of z
-is Gaussian with precision I + 2 a^2 <p, p> and mean that precision's inverse times 2 a <p, y - a p_0>.
+With y = a (p_0 + sum_j z_j p_j) + n, complex noise of unit power, z ~ N(0, I) and the particle's scale a, the posterior
+of z is Gaussian with precision I + 2 a^2 <p, p> and mean that precision's inverse times 2 a <p, y - a p_0>.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CONTRAST_SPREAD = 0.3  # standard deviation of the prior of the contrast about 1
-CONTRAST_RANGE = (0.3, 1.9)
-CONTRAST_STEPS = 65
+SCALE_SPREAD = 0.3  # standard deviation of the prior of a particle's scale about 1
+SCALE_RANGE = (0.3, 1.9)
+SCALE_STEPS = 65
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Posterior:
         (B, q) float64.
     covariance : Tensor
         (B, q, q) float64.
-    contrast : Tensor
-        (B,) float64.
+    particle_scale : Tensor
+        (B,) float64: how strongly the particle shows (less in thick ice); 1 where it is not fitted.
     evidence : Tensor
         (B,) float64: log likelihood with z integrated out, less that of the image without any model.
     """
 
     mean: Tensor
     covariance: Tensor
-    contrast: Tensor
+    particle_scale: Tensor
     evidence: Tensor
 
     def moments(self) -> Tensor:
@@ -57,11 +57,11 @@ def infer(inner: Tensor, cross: Tensor, fit_contrast: bool = False) -> Posterior
     cross : Tensor
         (B, q + 1) inner products with the image.
     fit_contrast : bool
-        Find each image's contrast (maximum of its evidence); else it is 1.
+        Find each particle's scale (maximum of its evidence); else it is 1.
     """
     inner, cross = inner.double(), cross.double()
-    contrast = _contrast(inner, cross) if fit_contrast else torch.ones_like(cross[:, 0])
-    a = contrast[:, None]
+    particle_scale = _particle_scale(inner, cross) if fit_contrast else torch.ones_like(cross[:, 0])
+    a = particle_scale[:, None]
     q = inner.shape[1] - 1
     identity = torch.eye(q, dtype=torch.float64, device=inner.device)
     precision = 2 * a[..., None] ** 2 * inner[:, 1:, 1:] + identity
@@ -73,27 +73,27 @@ def infer(inner: Tensor, cross: Tensor, fit_contrast: bool = False) -> Posterior
         factor = torch.linalg.cholesky(precision)
     mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
     evidence = 0.5 * (right * mean).sum(1) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
-    evidence = evidence + 2 * contrast * cross[:, 0] - contrast**2 * inner[:, 0, 0]
-    return Posterior(mean, torch.cholesky_inverse(factor), contrast, evidence)
+    evidence = evidence + 2 * particle_scale * cross[:, 0] - particle_scale**2 * inner[:, 0, 0]
+    return Posterior(mean, torch.cholesky_inverse(factor), particle_scale, evidence)
 
 
-def _contrast(inner: Tensor, cross: Tensor) -> Tensor:
-    """Contrast (B,) of greatest evidence times its prior, on a grid refined by a parabola.
+def _particle_scale(inner: Tensor, cross: Tensor) -> Tensor:
+    """Scale (B,) of greatest evidence times its prior, on a grid refined by a parabola.
 
-    In the eigenvectors of <p, p> the evidence of every contrast is a sum over components.
+    In the eigenvectors of <p, p> the evidence of every scale is a sum over components.
     """
     values, vectors = torch.linalg.eigh(inner[:, 1:, 1:])
     along = (vectors.mT @ cross[:, 1:, None])[..., 0]
     offset = (vectors.mT @ inner[:, 1:, :1])[..., 0]
-    low, high = CONTRAST_RANGE
-    grid = torch.linspace(low, high, CONTRAST_STEPS, dtype=torch.float64, device=inner.device)
-    scores = torch.empty(len(inner), CONTRAST_STEPS, dtype=torch.float64, device=inner.device)
+    low, high = SCALE_RANGE
+    grid = torch.linspace(low, high, SCALE_STEPS, dtype=torch.float64, device=inner.device)
+    scores = torch.empty(len(inner), SCALE_STEPS, dtype=torch.float64, device=inner.device)
     for i, a in enumerate(grid):
         precision = 1 + 2 * a * a * values.clamp_min(0)
         right = 2 * a * (along - a * offset)
         scores[:, i] = (0.5 * right.square() / precision - 0.5 * precision.log()).sum(1)
-        scores[:, i] += 2 * a * cross[:, 0] - a * a * inner[:, 0, 0] - 0.5 * ((a - 1) / CONTRAST_SPREAD) ** 2
-    best = scores.argmax(1).clamp(1, CONTRAST_STEPS - 2)
+        scores[:, i] += 2 * a * cross[:, 0] - a * a * inner[:, 0, 0] - 0.5 * ((a - 1) / SCALE_SPREAD) ** 2
+    best = scores.argmax(1).clamp(1, SCALE_STEPS - 2)
     left, here, right = (scores.gather(1, (best + s)[:, None])[:, 0] for s in (-1, 0, 1))
     bend = (left - 2 * here + right).clamp_max(-1e-12)
     step = (0.5 * (left - right) / bend).clamp(-1, 1)

@@ -158,13 +158,13 @@ def infer_mixture(
         posteriors.append(own)
         logs.append(ratio + float(states.share[k].log()))
     probability = torch.softmax(torch.stack(logs, dim=1), dim=1)
-    mean, contrast = torch.zeros_like(common.mean), torch.zeros_like(common.contrast)
+    mean, particle_scale = torch.zeros_like(common.mean), torch.zeros_like(common.particle_scale)
     evidence, covariance = torch.zeros_like(common.evidence), torch.zeros_like(common.covariance)
     for p, own in zip(probability.unbind(1), posteriors, strict=True):
         mean += p[:, None] * own.mean
-        contrast += p * own.contrast
+        particle_scale += p * own.particle_scale
         evidence += p * own.evidence
     for p, own in zip(probability.unbind(1), posteriors, strict=True):
         off = own.mean - mean
         covariance += p[:, None, None] * (own.covariance + off[:, :, None] * off[:, None, :])
-    return Posterior(mean, covariance, contrast, evidence), probability[:, 1:]
+    return Posterior(mean, covariance, particle_scale, evidence), probability[:, 1:]

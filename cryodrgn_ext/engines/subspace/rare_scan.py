@@ -91,8 +91,8 @@ def ball_transform(norm2: Tensor, width: float, box_size: int) -> Tensor:
     return torch.exp(-2 * (math.pi * width / box_size) ** 2 * norm2)
 
 
-def score_images(rest: Tensor, transfer: Tensor, kxy: Tensor, envelope: Tensor, edge: int) -> tuple[Tensor, Tensor]:
-    """Matched filter of residuals (B, M) with a ball seen through their transfer (B, M).
+def score_images(rest: Tensor, whitened_ctf: Tensor, kxy: Tensor, envelope: Tensor, edge: int) -> tuple[Tensor, Tensor]:
+    """Matched filter of residuals (B, M) with a ball seen through their whitened CTF (B, M).
 
     Returns
     -------
@@ -101,7 +101,7 @@ def score_images(rest: Tensor, transfer: Tensor, kxy: Tensor, envelope: Tensor, 
     sharpness : Tensor
         (B,) score of a ball of unit mass.
     """
-    filtered = transfer * envelope
+    filtered = whitened_ctf * envelope
     sharpness = (2 * filtered.square().sum(1)).sqrt()
     kx, ky = kxy.long().unbind(1)
     values = rest * filtered
@@ -207,7 +207,7 @@ def scan(
     def filtered(chunk: Chunk) -> Iterator[tuple[Tensor, Tensor]]:
         rest = residuals(band.operators, values, weights(chunk), chunk)
         for envelope in envelopes:
-            yield score_images(rest, chunk.transfer, kxy, envelope, edge)
+            yield score_images(rest, chunk.whitened_ctf, kxy, envelope, edge)
 
     # Where models fall short of images, or noise is underestimated, scores are larger than those of noise.
     workers = current()

@@ -1,10 +1,10 @@
 """Rare states: found where a few images hold density of their own, grown to the whole difference, and tested.
 
-From a ball at the place that :mod:`.rare_scan` has found, the images that have it are told from the others and what
-they have in common beyond their model is reconstructed, in turns (expectation maximisation of a mixture). Both
+From a ball at the place that :mod:`.rare_scan` has found, the images that have it are separated from the others and
+what they have in common beyond their model is reconstructed, alternately (expectation maximisation of a mixture). Both
 half-sets do so on their own. A state is kept only if each half's volume picks its images out of the other half, whose
 images it has never seen: better than no state, better than the same volume in varying amounts (which is a motion or a
-contrast, and belongs to the subspace), and without leaving most of them in doubt.
+scale, and belongs to the subspace), and without leaving most of them in doubt.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ class _Seen:
         (n, 2) float64 of all images, see :func:`compare`.
     mean : Tensor
         (n', zdim) float32 latents of this process' images if they have what their own half has found.
-    contrast : Tensor
+    particle_scale : Tensor
         (n',) float32.
     """
 
     score: Tensor
     sharpness: Tensor
     mean: Tensor
-    contrast: Tensor
+    particle_scale: Tensor
 
 
 @dataclass
 class _Ratios:
-    """What images say about a state: of all of them, and of each half (in lists).
+    """Evidence of images about a state: of all of them, and of each half (in lists).
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class RareSearch:
     def _weights(self, chunk: Chunk) -> Tensor:
         """(B, Q) weights of consensus and components in the images of a chunk."""
         found = infer(*self.band.operators.gram(self.fit.values, self.columns, chunk), self.fit.fit_contrast)
-        return (torch.cat([torch.ones_like(found.mean[:, :1]), found.mean], 1) * found.contrast[:, None]).float()
+        return (torch.cat([torch.ones_like(found.mean[:, :1]), found.mean], 1) * found.particle_scale[:, None]).float()
 
     def _claimed(self, states: RareStates) -> Tensor:
         """(n,) bool: images that states found so far have taken."""
@@ -180,7 +180,7 @@ class RareSearch:
         )
         n = len(self.rows)
         score, sharpness = torch.zeros(n, 2, dtype=torch.float64), torch.zeros(n, 2, dtype=torch.float64)
-        mean, contrast = torch.zeros(n, self.fit.zdim), torch.zeros(n)
+        mean, particle_scale = torch.zeros(n, self.fit.zdim), torch.zeros(n)
         start = 0
         for chunk in self.band.chunks(self.rows):
             self.monitor.poll()
@@ -196,9 +196,9 @@ class RareSearch:
                 score[here, h], sharpness[here, h] = found[0].cpu(), found[1].cpu()
                 members = own == h
                 mean[here][members] = found[2].mean.float().cpu()[members]
-                contrast[here][members] = found[2].contrast.float().cpu()[members]
+                particle_scale[here][members] = found[2].particle_scale.float().cpu()[members]
         workers = current()
-        return _Seen(workers.gather_rows(score, self.n), workers.gather_rows(sharpness, self.n), mean, contrast)
+        return _Seen(workers.gather_rows(score, self.n), workers.gather_rows(sharpness, self.n), mean, particle_scale)
 
     def _ratios(self, seen: _Seen, templates_of: Callable[[int], int], claimed: Tensor) -> _Ratios:
         """Log likelihood ratios of all images, each half by the template of the half that ``templates_of`` names."""
@@ -284,13 +284,12 @@ class RareSearch:
         for chunk in self.band.chunks(self.rows[members]):
             here = members[start : start + len(chunk.rows)]
             start += len(chunk.rows)
-            weights = torch.cat([torch.ones(len(here), 1), seen.mean[here]], 1) * seen.contrast[here, None]
+            weights = torch.cat([torch.ones(len(here), 1), seen.mean[here]], 1) * seen.particle_scale[here, None]
             rest = residuals(self.band.operators, self.fit.values, weights.to(self.band.device), chunk)
             moments = own[here].float()[:, None, None].to(self.band.device)
             equations.add(
-                self.nothing, replace(chunk, values=rest),
-                seen.contrast[here].double().to(self.band.device), self.half[self.mine][here].to(self.band.device),
-                moments,
+                self.nothing, replace(chunk, values=rest), seen.particle_scale[here].double().to(self.band.device),
+                self.half[self.mine][here].to(self.band.device), moments,
             )  # fmt: skip
         equations.complete()
         return equations

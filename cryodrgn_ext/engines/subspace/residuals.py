@@ -1,4 +1,4 @@
-"""What images hold beyond their model, and how it looks at any place of the volume; the plain forms are the oracles."""
+"""Residuals of images after their model, and scores of them at any place of the volume; plain forms are oracles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryodrgn_ext.fourier.trilinear import cell
 @compiled(FAST)
 def _subtract(
     components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, transfer: Float32, weights: Float32, limit2: np.float32, out: Complex64,
+    Complex64, whitened_ctf: Float32, weights: Float32, limit2: np.float32, out: Complex64,
 ) -> None:  # fmt: skip
     n, m = values.shape
     width = weights.shape[1]
@@ -28,7 +28,7 @@ def _subtract(
         re, im = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
         for t in range(m):
             x, y, z, flip = point_of(kxy, planes, i, t)
-            c = transfer[i, t]
+            c = whitened_ctf[i, t]
             if c == 0 or x * x + y * y + z * z > limit2:
                 out[i, t] = 0
                 continue
@@ -75,7 +75,7 @@ def residuals(operators: Operators, components: Tensor, weights: Tensor, chunk: 
         _subtract(
             components.numpy(), operators.grid.table.numpy(), operators.base.data.numpy(),
             operators.base.grid.oversampling, operators.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(),
-            chunk.transfer.numpy(), wide.numpy(), operators.limit2, out.numpy(),
+            chunk.whitened_ctf.numpy(), wide.numpy(), operators.limit2, out.numpy(),
         )  # fmt: skip
     return out
 
@@ -89,7 +89,7 @@ def residuals_torch(operators: Operators, components: Tensor, weights: Tensor, c
         terms, base, data, _, weight = operators._terms(components, part)
         model = (terms[..., : own.shape[1]] @ own[:, None, :, None])[..., 0] + base * own[:, :1, None]
         inside = (weight.sum(0) > 0)[..., None]
-        rest = (data - part.transfer[..., None] * model) * inside
+        rest = (data - part.whitened_ctf[..., None] * model) * inside
         flip = (operators.kxy.to(rest.device)[:, :, None] * part.planes[:, None]).sum(2)[..., 0] < 0
         rest = torch.stack([rest[..., 0], torch.where(flip, -rest[..., 1], rest[..., 1])], dim=-1)
         out.append(torch.view_as_complex(rest.contiguous()))

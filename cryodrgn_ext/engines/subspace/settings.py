@@ -1,4 +1,4 @@
-"""What the subspace engine can be told. No torch here: doors read it."""
+"""Options of the subspace engine. No torch here: entry points read them."""
 
 from __future__ import annotations
 

@@ -16,11 +16,13 @@ EDGE = 8
 
 
 @inlined
-def _tile(kxy: Float32, planes: Float32, transfer: Float32, i: int, t: int, radius2: np.float32, half: int) -> np.int64:
+def _tile(
+    kxy: Float32, planes: Float32, whitened_ctf: Float32, i: int, t: int, radius2: np.float32, half: int
+) -> np.int64:
     """Cube of coefficient t of image i; -1 when it does not count."""
     x, y, z = plane_point(kxy, planes, i, t)
     result = np.int64(-1)
-    if transfer[i, t] != 0 and x * x + y * y + z * z <= radius2:
+    if whitened_ctf[i, t] != 0 and x * x + y * y + z * z <= radius2:
         if x < 0:
             x, y, z = -x, -y, -z
         _, _, _, x0, y0, z0 = cell(x, y, z, half)
@@ -30,29 +32,29 @@ def _tile(kxy: Float32, planes: Float32, transfer: Float32, i: int, t: int, radi
 
 @compiled(FAST)
 def _count(
-    kxy: Float32, planes: Float32, transfer: Float32, radius2: np.float32, half: int, count: Int64,
+    kxy: Float32, planes: Float32, whitened_ctf: Float32, radius2: np.float32, half: int, count: Int64,
 ) -> None:  # fmt: skip
-    n, m = transfer.shape
+    n, m = whitened_ctf.shape
     n_blocks = count.shape[0]
     for block in prange(n_blocks):
         for i in range(block * n // n_blocks, (block + 1) * n // n_blocks):
             for t in range(m):
-                tile = _tile(kxy, planes, transfer, i, t, radius2, half)
+                tile = _tile(kxy, planes, whitened_ctf, i, t, radius2, half)
                 if tile >= 0:
                     count[block, tile] += 1
 
 
 @compiled(FAST)
 def _fill(
-    kxy: Float32, planes: Float32, transfer: Float32, radius2: np.float32, half: int, bits: int, place: Int64, order:
-    Int32,
+    kxy: Float32, planes: Float32, whitened_ctf: Float32, radius2: np.float32, half: int, bits: int, place: Int64,
+    order: Int32,
 ) -> None:  # fmt: skip
-    n, m = transfer.shape
+    n, m = whitened_ctf.shape
     n_blocks = place.shape[0]
     for block in prange(n_blocks):
         for i in range(block * n // n_blocks, (block + 1) * n // n_blocks):
             for t in range(m):
-                tile = _tile(kxy, planes, transfer, i, t, radius2, half)
+                tile = _tile(kxy, planes, whitened_ctf, i, t, radius2, half)
                 if tile >= 0:
                     order[place[block, tile]] = i << bits | t
                     place[block, tile] += 1
@@ -66,7 +68,7 @@ class Tiles:
     ----------
     order : Tensor
         (R,) int32: coefficient t of image i is ``i << bits | t``. Those that do not count (outside the sphere, or of
-        no transfer) are left out. In each cube they follow in ascending order.
+        no CTF) are left out. In each cube they follow in ascending order.
     bits : int
     start : Tensor
         (T, K + 1) int64: where in ``order`` the part of each of K blocks of images begins in each cube; the last
@@ -81,13 +83,13 @@ class Tiles:
     lowest: Tensor
 
     @classmethod
-    def sort(cls, kxy: Tensor, planes: Tensor, transfer: Tensor, radius2: float, half: int) -> Tiles:
-        """Sort the coefficients kxy (M, 2) of images with central sections (B, 2, 3) and transfer (B, M)."""
-        n, m = transfer.shape
+    def sort(cls, kxy: Tensor, planes: Tensor, whitened_ctf: Tensor, radius2: float, half: int) -> Tiles:
+        """Sort the coefficients kxy (M, 2) of images with central sections (B, 2, 3) and whitened CTF (B, M)."""
+        n, m = whitened_ctf.shape
         bits = m.bit_length()
         along, along_x = 2 * half // EDGE + 1, half // EDGE + 1
         n_tiles, n_blocks = along * along * along_x, max(1, min(torch.get_num_threads(), n))
-        arrays = (kxy.numpy(), planes.numpy(), transfer.numpy(), np.float32(radius2), half)
+        arrays = (kxy.numpy(), planes.numpy(), whitened_ctf.numpy(), np.float32(radius2), half)
         count = np.zeros((n_blocks, n_tiles), np.int64)
         with threads_of_torch():
             _count(*arrays, count)

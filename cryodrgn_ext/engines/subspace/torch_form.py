@@ -28,7 +28,7 @@ class Chunk:
         (B,) int64 particle rows, on the CPU.
     values : Tensor
         (B, M) complex64, whitened and centred.
-    transfer : Tensor
+    whitened_ctf : Tensor
         (B, M) float32 CTF over noise.
     planes : Tensor
         (B, 2, 3) float32: the point of (kx, ky) is kx planes[0] + ky planes[1].
@@ -36,7 +36,7 @@ class Chunk:
 
     rows: Tensor
     values: Tensor
-    transfer: Tensor
+    whitened_ctf: Tensor
     planes: Tensor
     _tiles: list[Tiles] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -68,7 +68,7 @@ class Operators:
         """Coefficients of a chunk by cubes of the volume; sorted once."""
         if not chunk._tiles:
             limit2 = float(self.limit2)
-            chunk._tiles.append(Tiles.sort(self.kxy, chunk.planes, chunk.transfer, limit2, self.grid.half))
+            chunk._tiles.append(Tiles.sort(self.kxy, chunk.planes, chunk.whitened_ctf, limit2, self.grid.half))
         return chunk._tiles[0]
 
     def gram(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -90,18 +90,18 @@ class Operators:
         with threads_of_torch():
             kernels.gram(
                 components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
-                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.whitened_ctf.numpy(),
                 tiles.order.numpy(), tiles.bits, tiles.start.numpy(), inner.numpy(), cross.numpy(),
             )  # fmt: skip
         return inner, cross[:, :n_columns]
 
     def accumulate(
-        self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor, weight: Tensor,
-        right: Tensor, bounds: Tensor,
+        self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor,
+        weight: Tensor, right: Tensor, bounds: Tensor,
     ) -> None:  # fmt: skip
         """Add the normal equations of a chunk to ``weight`` and ``right``; see :func:`kernels.accumulate`."""
         if components.device.type != "cpu":
-            self.accumulate_torch(components, chunk, contrast, half_set, moments, weight, right)
+            self.accumulate_torch(components, chunk, particle_scale, half_set, moments, weight, right)
             return
         q = moments.shape[1]
         rows, columns = torch.triu_indices(q, q).unbind(0)
@@ -113,9 +113,9 @@ class Operators:
         with threads_of_torch():
             kernels.accumulate(
                 components.numpy(), self.grid.table.numpy(), self.base.data.numpy(), self.base.grid.oversampling,
-                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.transfer.numpy(),
+                self.kxy.numpy(), chunk.planes.numpy(), chunk.values.numpy(), chunk.whitened_ctf.numpy(),
                 tiles.order.numpy(), tiles.bits, tiles.start.numpy(), tiles.lowest.numpy(),
-                contrast.float().numpy(), half_set.numpy(), wide.numpy(), packed.numpy(), weight.numpy(),
+                particle_scale.float().numpy(), half_set.numpy(), wide.numpy(), packed.numpy(), weight.numpy(),
                 right.numpy(), bounds.numpy(),
             )  # fmt: skip
 
@@ -125,7 +125,7 @@ class Operators:
         points = (self.kxy.to(device)[:, :, None] * chunk.planes[:, None]).sum(2)
         flip = points[..., 0] < 0
         points = torch.where(flip[..., None], -points, points)
-        inside = (points.square().sum(-1) <= float(self.limit2)) & (chunk.transfer != 0)
+        inside = (points.square().sum(-1) <= float(self.limit2)) & (chunk.whitened_ctf != 0)
         safe = points * inside[..., None]
         low, weights = corner_weights(safe)
         x, y, z = low.unbind(-1)
@@ -148,7 +148,7 @@ class Operators:
 
     def _steps(self, components: Tensor, chunk: Chunk) -> list[Chunk]:
         each = max(1, FLOATS_PER_STEP // (chunk.values.shape[1] * 4 * components.shape[2]))
-        parts = zip(*(t.split(each) for t in (chunk.rows, chunk.values, chunk.transfer, chunk.planes)), strict=True)
+        parts = zip(*(t.split(each) for t in (chunk.rows, chunk.values, chunk.whitened_ctf, chunk.planes)), strict=True)
         return [Chunk(*part) for part in parts]
 
     def gram_torch(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -157,14 +157,14 @@ class Operators:
         for part in self._steps(components, chunk):
             terms, base, data, _, _ = self._terms(components, part)
             terms[..., 0] += base
-            terms = (terms * part.transfer[..., None, None]).flatten(1, 2)[..., :n_columns]
+            terms = (terms * part.whitened_ctf[..., None, None]).flatten(1, 2)[..., :n_columns]
             inner.append(terms.mT @ terms)
             cross.append((terms.mT @ data.flatten(1, 2)[..., None])[..., 0])
         return torch.cat(inner), torch.cat(cross)
 
     def accumulate_torch(
-        self, components: Tensor, chunk: Chunk, contrast: Tensor, half_set: Tensor, moments: Tensor, weight: Tensor,
-        right: Tensor,
+        self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor,
+        weight: Tensor, right: Tensor,
     ) -> None:  # fmt: skip
         """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
         q, width = moments.shape[1], components.shape[2]
@@ -174,7 +174,7 @@ class Operators:
             here = slice(done, done + len(part.rows))
             done += len(part.rows)
             terms, base, data, voxels, weights = self._terms(components, part)
-            gain = part.transfer * contrast[here, None].float()
+            gain = part.whitened_ctf * particle_scale[here, None].float()
             moment = torch.zeros(len(part.rows), q, width, device=terms.device)
             moment[:, :, :q] = moments[here]
             rest = (gain[..., None] * (data - gain[..., None] * base))[..., None] * moment[:, None, :1]

@@ -1,4 +1,4 @@
-"""What a simulated specimen is: gaussian beads whose positions and masses depend on a few coordinates.
+"""Simulated specimens: Gaussian beads whose positions and masses depend on a few coordinates.
 
 A motion knows no images: it maps coordinates (an angle, a state number, which subunits are bound) to beads.
 Everything downstream (projection, volumes, ground truth) works for any motion.
@@ -21,7 +21,7 @@ BEAD_DISTANCE_A = 3.8  # distance of neighbouring C-alpha atoms
 
 @dataclass(frozen=True)
 class Beads:
-    """Gaussian beads of ``B`` conformations in the model frame, origin at the centre of the box.
+    """Gaussian beads of ``B`` conformations in model coordinates, origin at the centre of the box.
 
     Attributes
     ----------

@@ -129,12 +129,12 @@ def test_latents_have_unit_variance_and_follow_the_truth(
     linear_set: LinearSet, result: tuple[SubspaceFit, Subspace]
 ) -> None:
     fit, subspace = result
-    mean, covariance, contrast, rare = latents(fit, subspace, torch.arange(600), SilentMonitor())
+    mean, covariance, particle_scale, rare = latents(fit, subspace, torch.arange(600), SilentMonitor())
     assert rare.shape == (600, 0)
     spread = mean.T @ mean / 600 + covariance.mean(0)
     assert torch.allclose(spread[0, 0], torch.tensor(1.0), atol=0.2)
     assert abs(float(torch.corrcoef(torch.stack([mean[:, 0], torch.from_numpy(linear_set.y)]))[0, 1])) > 0.97
-    assert torch.equal(contrast, torch.ones(600))
+    assert torch.equal(particle_scale, torch.ones(600))
 
 
 def test_latents_of_no_images_are_empty(result: tuple[SubspaceFit, Subspace]) -> None:
@@ -212,8 +212,8 @@ def test_bands_in_memory_and_from_the_store_give_the_same_chunks(
         for one, two in zip(a, b, strict=True):
             # Vectorised functions may round their last bit by the place of a number in its array.
             assert torch.allclose(one.values, two.values, rtol=0, atol=1e-5)
-            assert torch.allclose(one.transfer, two.transfer, rtol=0, atol=1e-6)
+            assert torch.allclose(one.whitened_ctf, two.whitened_ctf, rtol=0, atol=1e-6)
             assert torch.equal(one.planes, two.planes)
             if len(chosen) == 600:
                 assert torch.equal(one.values, two.values)
-                assert torch.equal(one.transfer, two.transfer)
+                assert torch.equal(one.whitened_ctf, two.whitened_ctf)

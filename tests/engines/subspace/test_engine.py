@@ -36,7 +36,7 @@ def fitted(linear_set: LinearSet) -> SubspaceHeterogeneity:
     return fit(linear_set)
 
 
-def told_by(z: np.ndarray, y: np.ndarray) -> float:
+def explained_by(z: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation of the truth with its linear prediction from latents, on the half not fitted."""
     design = np.column_stack([z, np.ones(len(z))])
     half = len(design) // 2
@@ -58,7 +58,7 @@ def same(a: SubspaceHeterogeneity, b: SubspaceHeterogeneity) -> None:
     assert np.array_equal(a.particle, b.particle)
     assert np.array_equal(a.moving, b.moving)
     assert a.loss_history == b.loss_history
-    assert a.carried == b.carried
+    assert a.columns_used == b.columns_used
     for one, two in zip(a.volumes(a.z[:2]), b.volumes(b.z[:2]), strict=True):
         assert np.array_equal(one, two)
 
@@ -67,7 +67,7 @@ def same(a: SubspaceHeterogeneity, b: SubspaceHeterogeneity) -> None:
 
 
 def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted: SubspaceHeterogeneity) -> None:
-    assert told_by(fitted.z, linear_set.y) > 0.97
+    assert explained_by(fitted.z, linear_set.y) > 0.97
 
 
 def test_volumes_are_closer_to_the_truth_than_the_consensus(
@@ -287,13 +287,13 @@ def test_few_particles_and_few_or_many_components(linear_set: LinearSet, zdim: i
 
 
 def test_many_components_still_tell_the_truth(linear_set: LinearSet) -> None:
-    assert told_by(fit(linear_set, replace(QUICK, zdim=12)).z[:, :2], linear_set.y) > 0.95
+    assert explained_by(fit(linear_set, replace(QUICK, zdim=12)).z[:, :2], linear_set.y) > 0.95
 
 
 def test_particles_of_one_half_set_only(linear_set: LinearSet) -> None:
     images = replace(linear_set.images, half_set=torch.ones(600, dtype=torch.int8))
     result = fit(replace(linear_set, images=images))
-    assert told_by(result.z, linear_set.y) > 0.95
+    assert explained_by(result.z, linear_set.y) > 0.95
     assert np.isfinite(next(iter(result.volumes(result.z[:1])))).all()
 
 
@@ -301,7 +301,7 @@ def test_noiseless_images(linear_set: LinearSet) -> None:
     """Signal a thousand times the noise, as in simulated projections."""
     images = linear_set.images.with_noise(linear_set.images.noise_sigma * 1e-3)
     result = fit(replace(linear_set, images=images))
-    assert told_by(result.z, linear_set.y) > 0.95
+    assert explained_by(result.z, linear_set.y) > 0.95
     for volume in result.volumes(result.z[:2]):
         assert np.isfinite(volume).all()
 
@@ -361,22 +361,22 @@ def test_masks_of_nothing_and_of_everything(linear_set: LinearSet, value: float)
 # Contrast -------------------------------------------------------------------------------------------------------------
 
 
-def with_contrast(data: LinearSet, spread: float) -> tuple[LinearSet, np.ndarray]:
-    """Coefficients times a random contrast, with the noise as it was."""
+def with_scales(data: LinearSet, spread: float) -> tuple[LinearSet, np.ndarray]:
+    """Coefficients times a random particle_scale, with the noise as it was."""
     images: ParticleImages = data.images
     rows = torch.arange(images.n)
-    contrast = (1 + spread * torch.randn(images.n, generator=torch.Generator().manual_seed(4))).clamp(0.4, 1.8)
-    values = images.source.gather(rows, images.plane.n_coefficients) * contrast[:, None]
+    particle_scale = (1 + spread * torch.randn(images.n, generator=torch.Generator().manual_seed(4))).clamp(0.4, 1.8)
+    values = images.source.gather(rows, images.plane.n_coefficients) * particle_scale[:, None]
     values += torch.view_as_complex(
         torch.randn(*values.shape, 2, generator=torch.Generator().manual_seed(5)) * 0.5**0.5
     )
     source = ResidentCoefficients(torch.view_as_real(values), rows)
-    return replace(data, images=replace(images, source=source)), contrast.numpy()
+    return replace(data, images=replace(images, source=source)), particle_scale.numpy()
 
 
-def test_fitted_contrasts_keep_thick_ice_out_of_the_latents(linear_set: LinearSet) -> None:
-    data, contrast = with_contrast(linear_set, 0.3)
+def test_fitted_scales_keep_thick_ice_out_of_the_latents(linear_set: LinearSet) -> None:
+    data, particle_scale = with_scales(linear_set, 0.3)
     plain, fitted = (fit(data, replace(QUICK, zdim=3, fit_contrast=choice)) for choice in (False, True))
-    assert told_by(plain.z, contrast) > 0.6  # without it a component follows the contrast
-    assert told_by(fitted.z, contrast) < 0.3
-    assert told_by(fitted.z, data.y) > max(told_by(plain.z, data.y), 0.9)
+    assert explained_by(plain.z, particle_scale) > 0.6  # without it a component follows the particle_scale
+    assert explained_by(fitted.z, particle_scale) < 0.3
+    assert explained_by(fitted.z, data.y) > max(explained_by(plain.z, data.y), 0.9)

@@ -90,7 +90,7 @@ def test_voxels_stand_for_the_whole_sphere() -> None:
 def test_components_keep_their_values_in_another_band(low: int, high: int) -> None:
     a, b = ComponentGrid(16, low), ComponentGrid(16, high)
     values = torch.randn(a.n_voxels, 2, 16, generator=torch.Generator().manual_seed(2))
-    moved = a.transfer(values, b)
+    moved = a.moved_to(values, b)
     assert moved.shape == (b.n_voxels, 2, 16)
     where = {tuple(c): v for v, c in enumerate(a._coordinates.tolist())}
     for v, c in enumerate(b._coordinates.tolist()):
@@ -101,7 +101,7 @@ def test_components_keep_their_values_in_another_band(low: int, high: int) -> No
 def test_maps_survive_the_change_of_band() -> None:
     a, b = ComponentGrid(16, 4), ComponentGrid(16, 7)
     values = a.from_map(smooth_map(16, 4))
-    assert torch.allclose(b.to_map(a.transfer(values, b)), a.to_map(values), atol=1e-6)
+    assert torch.allclose(b.to_map(a.moved_to(values, b)), a.to_map(values), atol=1e-6)
 
 
 def test_shell_mean_is_the_mean_over_shells() -> None:

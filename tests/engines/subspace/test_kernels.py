@@ -46,9 +46,9 @@ def equations(problem: TinyProblem, form: str = "accumulate", bounds: Tensor | N
     grid, n, q = problem.operators.grid, len(problem.chunk.rows), problem.n_columns
     weight = torch.zeros(2, grid.n_voxels, padded(q * (q + 1) // 2))
     right = torch.zeros(2, grid.n_voxels, 2, padded(q))
-    contrast = torch.linspace(0.5, 1.5, n, dtype=torch.float64)
+    particle_scale = torch.linspace(0.5, 1.5, n, dtype=torch.float64)
     half_set = torch.arange(n) % 2
-    arguments = [problem.components, problem.chunk, contrast, half_set, random_moments(problem), weight, right]
+    arguments = [problem.components, problem.chunk, particle_scale, half_set, random_moments(problem), weight, right]
     if form == "accumulate":
         arguments.append(torch.tensor([0, 2 * grid.half + 1]) if bounds is None else bounds)
     getattr(problem.operators, form)(*arguments)
@@ -60,9 +60,9 @@ def test_normal_equations_equal_those_of_dense_matrices(problem: TinyProblem, fo
     """Sums over the coefficients of the whole plane, as seen from every voxel of the half-volume."""
     weight, right = equations(problem, form)
     grid, q = problem.operators.grid, problem.n_columns
-    contrast = np.linspace(0.5, 1.5, len(problem.chunk.rows))
+    particle_scale = np.linspace(0.5, 1.5, len(problem.chunk.rows))
     moments = random_moments(problem).double().numpy()
-    gain = problem.transfer * contrast[:, None]
+    gain = problem.whitened_ctf * particle_scale[:, None]
     n = len(gain)
     # A coefficient and its partner -k hold the same: both reach the voxels on their side, on x = 0 both reach all.
     n_lattice = problem.sampler.shape[2]
@@ -186,7 +186,7 @@ def test_tiles_hold_every_coefficient_that_counts_once_and_in_order(problem: Tin
     tiles = operators.tiles(chunk)
     image, coefficient = tiles.order.long() >> tiles.bits, tiles.order.long() & ((1 << tiles.bits) - 1)
     inside = (problem.points**2).sum(2) <= operators.limit2
-    expected = (torch.from_numpy(inside) & (chunk.transfer != 0)).nonzero()
+    expected = (torch.from_numpy(inside) & (chunk.whitened_ctf != 0)).nonzero()
     listed = torch.stack([image, coefficient], 1)
     assert sorted(listed.tolist()) == expected.tolist()
     assert torch.equal(tiles.start[1:, 0], tiles.start[:-1, -1])
@@ -197,7 +197,7 @@ def test_tiles_hold_every_coefficient_that_counts_once_and_in_order(problem: Tin
 def test_coefficients_lie_in_their_cubes(problem: TinyProblem) -> None:
     operators, chunk = problem.operators, problem.chunk
     radius2, half = float(operators.limit2), operators.grid.half
-    tiles = Tiles.sort(operators.kxy, chunk.planes, chunk.transfer, radius2, half)
+    tiles = Tiles.sort(operators.kxy, chunk.planes, chunk.whitened_ctf, radius2, half)
     image, coefficient = tiles.order.long() >> tiles.bits, tiles.order.long() & ((1 << tiles.bits) - 1)
     points = problem.points[image, coefficient]
     points = np.where(points[:, :1] < 0, -points, points)

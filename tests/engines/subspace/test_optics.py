@@ -18,7 +18,7 @@ from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
 from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map
-from tests.engines.subspace.test_engine import correlation, told_by
+from tests.engines.subspace.test_engine import correlation, explained_by
 
 N = 600
 
@@ -58,8 +58,8 @@ def mixed_set(premultiplied: bool = False) -> tuple[ParticleImages, np.ndarray, 
     )
     values = batch.ctf * truth + torch.view_as_complex(torch.randn(*truth.shape, 2, generator=g) * 0.5**0.5)
     if premultiplied:  # the file holds CTF (CTF V + n)
-        transfer = batch.ctf * images.noise_sigma[0, 0]
-        values = torch.where((images.optics_index == 1)[:, None], values * transfer, values)
+        ctf_values = batch.ctf * images.noise_sigma[0, 0]
+        values = torch.where((images.optics_index == 1)[:, None], values * ctf_values, values)
     angle = -2 * math.pi * images.shift_px @ images.plane.kxy.float().T / BOX
     stored = torch.view_as_real((values * torch.polar(torch.ones_like(angle), angle)).contiguous())
     images = replace(images, source=ResidentCoefficients(stored, torch.arange(N)))
@@ -80,6 +80,6 @@ def test_groups_of_different_optics_tell_one_truth(premultiplied: bool) -> None:
     images, y, base_map, mode_map = mixed_set(premultiplied)
     result = train(images, base_map, SubspaceSettings(zdim=2), context())
     for group in (0, 1):
-        assert told_by(result.z[group::2], y[group::2]) > 0.95
+        assert explained_by(result.z[group::2], y[group::2]) > 0.95
     high, low = result.volumes(np.stack([result.z[y > 1].mean(0), result.z[y < -1].mean(0)]))
     assert correlation(high - low, mode_map) > 0.85

@@ -99,7 +99,7 @@ def test_the_state_has_a_column_that_tells_its_images(rare_set: RareSet, fitted:
     assert probability.max() <= 1 + 1e-5
     assert (probability[rare_set.member] > 0.5).mean() > 0.9
     assert (probability[~rare_set.member] > 0.5).sum() <= 3
-    assert fitted.rare[0] not in fitted.carried
+    assert fitted.rare[0] not in fitted.columns_used
 
 
 def test_its_volume_has_the_density_and_no_other_does(rare_set: RareSet, fitted: SubspaceHeterogeneity) -> None:

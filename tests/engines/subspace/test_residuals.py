@@ -27,7 +27,7 @@ def test_residuals_equal_those_of_dense_matrices(problem: TinyProblem, form: obj
     weights = torch.randn(len(problem.chunk.rows), problem.n_columns, generator=generator)
     rest = form(problem.operators, problem.components, weights, problem.chunk)  # type: ignore[operator]
     expected = problem.data - np.einsum("bmq,bq->bm", problem.model(), weights.double().numpy())
-    counted = (problem.sampler.sum(2) > 0) & (problem.transfer != 0)
+    counted = (problem.sampler.sum(2) > 0) & (problem.whitened_ctf != 0)
     assert np.allclose(rest.numpy()[counted], expected[counted], atol=2e-5 * np.abs(expected).max())
     assert np.abs(rest.numpy()[~counted]).max() < 1e-5 or form is residuals_torch
 
@@ -36,12 +36,12 @@ def test_scores_are_matched_filters_of_a_ball_at_a_place(problem: TinyProblem) -
     """Score of a ball at place p: Re <ctf b exp(-2 pi i k.p / D), rest> over its standard deviation in noise."""
     chunk, kxy, width, edge = problem.chunk, problem.operators.kxy, 0.8, 64
     envelope = ball_transform(kxy.square().sum(1), width, BOX)
-    scores, sharpness = score_images(chunk.values, chunk.transfer, kxy, envelope, edge)
+    scores, sharpness = score_images(chunk.values, chunk.whitened_ctf, kxy, envelope, edge)
     step = BOX / edge
     for image, (row, column) in enumerate([(0, 0), (3, 5), (60, 2), (17, 40)]):
         position = np.array([column, row]) * step
         phase = np.exp(-2j * np.pi * kxy.double().numpy() @ position / BOX)
-        term = problem.transfer[image] * envelope.double().numpy() * phase
+        term = problem.whitened_ctf[image] * envelope.double().numpy() * phase
         norm = np.sqrt(0.5 * (np.abs(term) ** 2).sum())
         expected = (term.conj() * chunk.values[image].numpy()).real.sum() / norm
         assert float(scores[image, row, column]) == pytest.approx(expected, abs=1e-4)

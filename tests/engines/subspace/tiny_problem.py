@@ -53,14 +53,14 @@ class TinyProblem:
         return np.where(inside, self.chunk.values.numpy().astype(complex), 0)
 
     @property
-    def transfer(self) -> np.ndarray:
-        return self.chunk.transfer.numpy().astype(float)
+    def whitened_ctf(self) -> np.ndarray:
+        return self.chunk.whitened_ctf.numpy().astype(float)
 
     def model(self) -> np.ndarray:
         """(B, M, Q) ctf times (base + P_0, P_1, ...) at the coefficients."""
         terms = self.sampler @ self.lattice
         terms[..., 0] += self.base_at
-        return self.transfer[..., None] * terms
+        return self.whitened_ctf[..., None] * terms
 
 
 def friedel_components(grid: ComponentGrid, n_columns: int, generator: torch.Generator) -> Tensor:
@@ -86,8 +86,8 @@ def tiny_problem(n: int = 6, n_columns: int = 4, seed: int = 0) -> TinyProblem:
     rotation[2] = [[0, 0, -1], [0, 1, 0], [1, 0, 0]]
     planes = torch.as_tensor(rotation[:, :2], dtype=torch.float32).contiguous()
     m = plane.n_coefficients
-    transfer = torch.randn(n, m, generator=generator)
-    transfer[:, ::7] = 0
+    whitened_ctf = torch.randn(n, m, generator=generator)
+    whitened_ctf[:, ::7] = 0
     values = torch.complex(torch.randn(n, m, generator=generator), torch.randn(n, m, generator=generator))
     kxy = plane.kxy.float()
     points = torch.einsum("mc,bcx->bmx", kxy.double(), planes.double()).numpy()
@@ -102,7 +102,7 @@ def tiny_problem(n: int = 6, n_columns: int = 4, seed: int = 0) -> TinyProblem:
     ).numpy()
     lattice = whole(cube).reshape(-1, n_columns)
     return TinyProblem(
-        Operators(grid, base, kxy), components, Chunk(torch.arange(n), values, transfer, planes), n_columns, points,
+        Operators(grid, base, kxy), components, Chunk(torch.arange(n), values, whitened_ctf, planes), n_columns, points,
         sampler, base_at, lattice,
     )  # fmt: skip
 
