@@ -36,12 +36,12 @@ import torch
 import yaml
 
 from cryodrgn_ext.analysis.agreement import fsc_area
+from cryodrgn_ext.analysis.truth import agreement_with_truth
 from cryodrgn_ext.engines.base import get_engine, load_heterogeneity
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.demo import compare_with_truth
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.train_engine import preprocessing
@@ -142,7 +142,10 @@ def main() -> None:
             seconds = record["results"]["seconds"]["training"]
         model = load_heterogeneity(layout.model)
         passes = len(model.loss_history["total"])
-        figures = compare_with_truth(layout, truth) if model.z.shape[1] else homogeneous_figures(layout, truth)
+        if model.z.shape[1]:
+            figures = agreement_with_truth(model, read_map(layout.consensus / "map.mrc").data, truth)
+        else:
+            figures = homogeneous_figures(layout, truth)
         table[run.name] = {
             "seconds": round(seconds, 1),
             "images_per_s_and_pass": round(len(model.z) * passes / seconds, 1),

@@ -20,7 +20,7 @@ IQR_TO_SD = 1.349  # of a normal distribution
 REPLICATES = 60
 NARROWER = 0.7  # than Scott's rule, which is for one round cloud and blurs bands and several states
 EMPTY_COUNT = 1.0  # expected particles within a kernel below which a place counts as empty
-PEAK_COUNT = 5.0  # and below which a maximum is a few stray particles
+PEAK_COUNT = 5.0  # and below which a maximum is a few single particles
 STABLE_SHARE = 0.8  # of the replicates that must show a maximum
 
 

@@ -30,7 +30,7 @@ class VolumeClusters:
         (M,) int64 volume of each cluster with the least mean distance to the others: its on-data volume.
     n_volumes, n_particles : ndarray
         (M,) int64.
-    stray : ndarray
+    reassigned : ndarray
         (K,) bool: volumes of groups with too few particles to be a cluster of their own, put with the nearest.
     tree : ndarray
         (K - 1, 4) scipy's linkage matrix.
@@ -40,7 +40,7 @@ class VolumeClusters:
     medoid: IndexArray
     n_volumes: IndexArray
     n_particles: IndexArray
-    stray: NDArray[np.bool_]
+    reassigned: NDArray[np.bool_]
     tree: FloatArray
 
     @property
@@ -49,8 +49,8 @@ class VolumeClusters:
         return len(self.medoid)
 
     def averaging(self) -> FloatArray:
-        """(M, K) weights that average the volumes of each cluster but strays: the centroids."""
-        member = (self.label[None, :] == np.arange(self.n_clusters)[:, None]) & ~self.stray
+        """(M, K) weights that average the volumes of each cluster but those reassigned to it: the centroids."""
+        member = (self.label[None, :] == np.arange(self.n_clusters)[:, None]) & ~self.reassigned
         weights: FloatArray = member / member.sum(axis=1, keepdims=True)
         return weights
 
@@ -127,12 +127,12 @@ def cut_tree(
         if valid >= n_clusters:
             break
     populated = np.bincount(best, weights=size) >= max(min_particles, 1)
-    stray = ~populated[best]
+    reassigned = ~populated[best]
     kept = np.flatnonzero(populated)
     member = best[:, None] == kept[None, :]
     mean_distance = distances @ member / member.sum(axis=0)
-    label = np.where(stray, mean_distance.argmin(axis=1), np.searchsorted(kept, best))
-    return _numbered(label, stray, tree, distances, size)
+    label = np.where(reassigned, mean_distance.argmin(axis=1), np.searchsorted(kept, best))
+    return _numbered(label, reassigned, tree, distances, size)
 
 
 def split_off(
@@ -143,37 +143,37 @@ def split_off(
     A group that is part of one cluster is taken out of it, unless it holds nine tenths of its particles; clusters that
     lie within a group become one. A group that holds parts of several clusters is left as it is.
     """
-    label, stray = clusters.label.astype(np.int64), clusters.stray.copy()
+    label, reassigned = clusters.label.astype(np.int64), clusters.reassigned.copy()
     for group in groups:
-        inside = np.unique(label[group[~stray[group]]])
-        whole = np.isin(label, inside) & ~stray
+        inside = np.unique(label[group[~reassigned[group]]])
+        whole = np.isin(label, inside) & ~reassigned
         found = size[whole].sum() * ALREADY_FOUND <= size[group].sum()
         if found or len(inside) == 1:
             name = label.max() + 1
-            label[group], stray[group] = name, False
+            label[group], reassigned[group] = name, False
             if found:
                 label[whole] = name
     label = np.unique(label, return_inverse=True)[1]
-    return _numbered(label, stray, clusters.tree, distances, size)
+    return _numbered(label, reassigned, clusters.tree, distances, size)
 
 
 def _numbered(
-    label: IndexArray, stray: NDArray[np.bool_], tree: FloatArray, distances: FloatArray, size: NDArray[np.integer]
+    label: IndexArray, reassigned: NDArray[np.bool_], tree: FloatArray, distances: FloatArray, size: NDArray[np.integer]
 ) -> VolumeClusters:
     """Number clusters by where their volumes first appear among the leaves, and describe them."""
     leaves = leaves_list(tree)
-    label = _in_order_of_leaves(label, leaves[~stray[leaves]])
+    label = _in_order_of_leaves(label, leaves[~reassigned[leaves]])
     n_clusters = int(label.max()) + 1
     medoid = np.empty(n_clusters, np.int64)
     for number in range(n_clusters):
-        members = np.flatnonzero((label == number) & ~stray)
+        members = np.flatnonzero((label == number) & ~reassigned)
         medoid[number] = members[distances[np.ix_(members, members)].mean(axis=1).argmin()]
     return VolumeClusters(
         label=label.astype(np.int32),
         medoid=medoid,
         n_volumes=np.bincount(label, minlength=n_clusters).astype(np.int64),
         n_particles=np.bincount(label, weights=size, minlength=n_clusters).astype(np.int64),
-        stray=stray,
+        reassigned=reassigned,
         tree=tree,
     )
 

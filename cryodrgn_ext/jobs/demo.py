@@ -8,18 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from cryodrgn_ext.analysis.agreement import (
-    evaluation_particles,
-    fsc_area,
-    moving_region,
-    per_image_fsc_area,
-    predict_truth,
-)
+from cryodrgn_ext.analysis.truth import agreement_with_truth
 from cryodrgn_ext.engines.base import load_heterogeneity
-from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.options.demo import DemoSettings
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
@@ -29,11 +19,10 @@ from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import write_record
-from cryodrgn_ext.simulate import GroundTruth, load_truth
+from cryodrgn_ext.simulate import load_truth
 from cryodrgn_ext.workflow.job_result import JobResult
 
 EXTENT_A = 256.0  # of the simulated box, whatever its pixels
-EVALUATED = 50
 RESULT_NAME = "External/train"
 
 
@@ -84,7 +73,8 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
         )
     truth = load_truth(project.truth)
     layout = Layout(settings.o / RESULT_NAME)
-    figures = compare_with_truth(layout, truth)
+    model, consensus = load_heterogeneity(layout.model), read_map(layout.consensus / "map.mrc").data
+    figures = agreement_with_truth(model, consensus, truth)
     write_record(settings.o, "demo", "finished", settings, {}, figures)
     _print_summary(layout, settings, figures, time.monotonic() - begin, monitor)
     return JobResult(layout.root)
@@ -101,39 +91,6 @@ def _working_directory(directory: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def compare_with_truth(layout: Layout, truth: GroundTruth) -> dict[str, float]:
-    """Figures of agreement between a train job's result and the ground truth, by name.
-
-    ``spearman`` and ``r2`` of the true angle predicted from the latents of the 50 nearest neighbours (5-fold
-    cross-validated); the area under the FSC of 50 images' own volumes with their true volumes, in the whole box and
-    in the moving region; the same for the consensus, and its FSC with the true average.
-    """
-    model = load_heterogeneity(layout.model)
-    prediction = predict_truth(model.z, truth.coordinates[:, 0])
-    rows = evaluation_particles(truth.state, EVALUATED)
-    true_volumes = truth.volumes(model.box_size)
-    region = moving_region(true_volumes)
-    consensus = read_map(layout.consensus / "map.mrc").data
-    volumes = list(model.volumes(model.z[rows]))
-    states = truth.state[rows]
-    occupancy = np.bincount(truth.state, minlength=truth.n_states) / len(truth.state)
-    average = np.tensordot(occupancy, true_volumes, 1).astype(np.float32)
-    homogeneous = fsc(torch.from_numpy(consensus), torch.from_numpy(average))
-
-    def area(maps: list[np.ndarray], mask: np.ndarray | None) -> float:
-        return float(per_image_fsc_area(maps, true_volumes, states, mask).mean())
-
-    return {
-        "spearman": round(prediction.spearman, 4),
-        "r2": round(prediction.r2, 4),
-        "per_image_fsc_area": round(area(volumes, None), 4),
-        "per_image_fsc_area_moving_region": round(area(volumes, region), 4),
-        "consensus_per_image_fsc_area": round(area([consensus] * len(rows), None), 4),
-        "consensus_per_image_fsc_area_moving_region": round(area([consensus] * len(rows), region), 4),
-        "consensus_fsc_area_with_true_average": round(fsc_area(homogeneous), 4),
-    }
-
-
 def _print_summary(
     layout: Layout, settings: DemoSettings, figures: dict[str, float], elapsed_s: float, monitor: Monitor
 ) -> None:
@@ -147,7 +104,7 @@ def _print_summary(
         f"  volumes                {layout.volumes}/vol_NNN.mrc",
         f"  report                 {layout.report}",
         "What was recovered, against the truth:",
-        f"  turning angle from the latents   Spearman {figures['spearman']:.3f}, R² {figures['r2']:.3f}",
+        f"  hinge angle from the latents      Spearman {figures['spearman']:.3f}, R² {figures['r2']:.3f}",
         f"  per-image FSC area               {figures['per_image_fsc_area']:.3f}, moving region "
         f"{figures['per_image_fsc_area_moving_region']:.3f}",
         f"  the same for one structure       {figures['consensus_per_image_fsc_area']:.3f}, moving region "

@@ -1,4 +1,4 @@
-"""The job that turns a trained model into states and a landscape (thesis chapter 6).
+"""The job that makes states and a landscape of a trained model (thesis chapter 6).
 
 Stages, each finished on disk before the next begins: a sketch of the particles, a mask, inner products of the volumes
 within it, all particles in the space of volume components, clusters, their maps, their particles, densities, report.
@@ -282,7 +282,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         settings, index, pca, clusters = self.settings, found.sketch_index, found.pca, found.clusters
         distances = read_gram(self.files.gram).distances(settings.metric)
         arrays: dict[str, NDArray[np.generic]] = {
-            "row": found.rows[index], "z": found.z[index], "cluster": clusters.label, "stray": clusters.stray,
+            "row": found.rows[index], "z": found.z[index], "cluster": clusters.label, "stray": clusters.reassigned,
             "particles": np.bincount(found.mapping.nearest, minlength=len(index)), "tree": clusters.tree,
             "v": pca.coordinates[:, : settings.components], "variance": pca.variance,
             "explained_variance_ratio": pca.explained_variance_ratio,
@@ -301,10 +301,10 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                 f"{clusters.n_clusters} states instead of {self.settings.clusters}: small groups that are set apart "
                 "are states of their own, and groups of too few particles are none."
             )
-        if clusters.stray.any():
-            count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.stray)).sum())
+        if clusters.reassigned.any():
+            count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.reassigned)).sum())
             self.note(
-                f"{np.count_nonzero(clusters.stray)} volumes ({count} particles) lie in groups too small to be "
+                f"{np.count_nonzero(clusters.reassigned)} volumes ({count} particles) lie in groups too small to be "
                 "states and were put with the nearest one; --min_particles 0 shows them."
             )
         if not mapping.is_exact:

@@ -3,7 +3,7 @@
 The line names the settings class and the function as ``module:name`` within this package. Both may stand in one module:
 the settings are read to make commands, templates and help, so such a module imports nothing heavy at its top (torch,
 scipy, matplotlib), but in its functions. Larger jobs keep their settings in ``options/``. How a job with a result
-directory is written is told in :mod:`cryodrgn_ext.workflow.job_run`.
+directory is written: :mod:`cryodrgn_ext.workflow.job_run`.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def read_mapping(path: Path) -> ParticleMapping:
 
 def write_clusters(path: Path, clusters: VolumeClusters) -> None:
     """Write the clusters of the sketched volumes."""
-    names = ("label", "medoid", "n_volumes", "n_particles", "stray", "tree")
-    write_arrays(path, {name: getattr(clusters, name) for name in names})
+    names = ("label", "medoid", "n_volumes", "n_particles", "tree")
+    write_arrays(path, {"stray": clusters.reassigned, **{name: getattr(clusters, name) for name in names}})
 
 
 def read_clusters(path: Path) -> VolumeClusters:
@@ -75,7 +75,7 @@ def read_clusters(path: Path) -> VolumeClusters:
         medoid=arrays["medoid"].astype(np.int64),
         n_volumes=arrays["n_volumes"].astype(np.int64),
         n_particles=arrays["n_particles"].astype(np.int64),
-        stray=arrays["stray"].astype(np.bool_),
+        reassigned=arrays["stray"].astype(np.bool_),
         tree=arrays["tree"].astype(np.float64),
     )
 

@@ -40,7 +40,7 @@ class Failure:
 
 
 def explain(error: BaseException, going_on: str = RUN_AGAIN) -> Failure:
-    """Turn any exception into one line of text and an exit status.
+    """Translate any exception into one line of text and an exit status.
 
     Parameters
     ----------

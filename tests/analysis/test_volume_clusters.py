@@ -25,7 +25,7 @@ def test_clusters_are_those_of_scikit_learn(method: str, n_clusters: int) -> Non
     assert adjusted_rand_score(oracle, clusters.label) == 1.0
     assert clusters.n_clusters == n_clusters
     assert np.array_equal(clusters.n_volumes, np.bincount(clusters.label))
-    assert not clusters.stray.any()
+    assert not clusters.reassigned.any()
 
 
 @pytest.mark.parametrize("method", ["average", "complete", "ward"])
@@ -68,7 +68,7 @@ def test_outliers_do_not_use_up_the_clusters() -> None:
     assert sorted(clusters.n_volumes[[clusters.label[0], clusters.label[60]]]) == sorted(clusters.n_volumes)
     assert len(np.unique(clusters.label[:60])) == len(np.unique(clusters.label[60:64])) == 1
     assert clusters.label[0] != clusters.label[60]
-    assert np.flatnonzero(clusters.stray).tolist() == [64, 65, 66]
+    assert np.flatnonzero(clusters.reassigned).tolist() == [64, 65, 66]
     assert not np.isin(clusters.medoid, [64, 65, 66]).any()
     expected = [int(np.argmin([distances[i, :60].mean(), distances[i, 60:64].mean()])) for i in (64, 65, 66)]
     assert [[clusters.label[0], clusters.label[60]][e] for e in expected] == clusters.label[64:].tolist()

@@ -1,4 +1,4 @@
-"""Settings of the job that turns a trained model into named states and a landscape."""
+"""Settings of the job that makes named states and a landscape of a trained model."""
 
 from __future__ import annotations
 

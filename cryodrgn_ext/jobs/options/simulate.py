@@ -29,7 +29,7 @@ class SimulateSettings(ResultSettings):
         "proportions 10:15:25",
     )  # fmt: skip
     angle: float = setting(
-        60.0, low=0, high=180, unit="degrees", help="How far the domain turns; for the motion hinge only"
+        60.0, low=0, high=180, unit="degrees", help="How far the domain rotates; for the motion hinge only"
     )
     rare_fraction: float = setting(
         0.0, low=0, high=0.5, help="Fraction of the particles in a further, rare state: one more factor is bound"
