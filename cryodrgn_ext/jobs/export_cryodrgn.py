@@ -9,7 +9,7 @@ from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
-from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_latents, write_poses
+from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
@@ -21,7 +21,7 @@ from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 
 
 def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobResult:
-    """Write poses.pkl, ctf.pkl, z.pkl where there are latents, and particles.star with the same rows.
+    """Write poses.pkl, ctf.pkl, z.pkl where there are latents, particles.star, and ind.pkl: which rows these are.
 
     Parameters
     ----------
@@ -58,6 +58,8 @@ def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobRe
     write_ctf(settings.o / "ctf.pkl", chosen)
     if latents is not None:
         write_latents(settings.o / "z.pkl", latents.z[rows], _log_variance(latents, rows))
+    if len(rows) < particles.n:
+        write_indices(settings.o / "ind.pkl", rows)  # for pickles of all of them
     write_particles_star(chosen, output)
     _say_lost(chosen, monitor)
     inputs = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.latents import cluster_latents, principal_components
+from cryodrgn_ext.analysis.latents import cluster_latents, latent_outliers, principal_components
 from cryodrgn_ext.analysis.mixtures import Mixture, fit_mixture, mixture_outliers, outlier_components
 from cryodrgn_ext.analysis.selection import (
     combine,
@@ -67,8 +67,8 @@ class Selection:
         taken = [particles_in(path, particles) for path in settings.difference]
         if not (conditions or added or taken):
             raise InputError(
-                "nothing to select by: give --state, --cluster with --clusters or --mixture, --z_range, --z_norm_max, "
-                "--indices, --intersection, --union or --difference."
+                "nothing to select by: give --state, --cluster with --clusters or --mixture, --outliers, --z_range, "
+                "--z_norm_max, --indices, --intersection, --union or --difference."
             )
         nothing, everything = np.empty(0, np.int64), np.arange(particles.n)
         chosen = combine(conditions, "intersection") if conditions else nothing if added else everything
@@ -119,28 +119,31 @@ class Selection:
         """Conditions that only a mixture can tell."""
         settings = self.settings
         if settings.mixture is None:
-            for name, given in (("probability", settings.probability is not None),
-                                ("outliers", settings.outliers != "keep")):  # fmt: skip
-                if given:
-                    raise InputError(f"--{name} needs --mixture, the number of Gaussians to describe the latents by.")
+            if settings.probability is not None:
+                raise InputError("--probability needs --mixture, the number of Gaussians to describe the latents by.")
             return []
         if settings.clusters is not None:
             raise InputError("give --clusters (k-means) or --mixture (Gaussians), not both.")
-        conditions = []
-        if settings.probability is not None:
-            conditions.append(np.flatnonzero(self._mixture.probability >= settings.probability))
-        if settings.outliers != "keep":
-            far = np.isin(self._mixture.label, outlier_components(self.result.require_latents().z, self._mixture))
-            outliers = combine([np.flatnonzero(far), mixture_outliers(self._mixture)], "union")
-            only = settings.outliers == "only"
-            conditions.append(outliers if only else complement(outliers, self.result.particles.n))
-        if not conditions and not settings.cluster:
+        if not settings.cluster and settings.probability is None and settings.outliers == "keep":
             raise InputError("--mixture needs --cluster, the Gaussians to keep, --probability or --outliers.")
-        return conditions
+        if settings.probability is None:
+            return []
+        return [np.flatnonzero(self._mixture.probability >= settings.probability)]
+
+    def _outliers(self) -> IndexArray:
+        """Particles that lie apart from all others."""
+        z = self.result.require_latents().z
+        if self.settings.mixture is None:
+            return latent_outliers(z)
+        far = np.isin(self._mixture.label, outlier_components(z, self._mixture))
+        return combine([np.flatnonzero(far), mixture_outliers(self._mixture)], "union")
 
     def _latent_conditions(self) -> list[IndexArray]:
         settings = self.settings
         conditions = self._mixture_conditions()
+        if settings.outliers != "keep":
+            only = settings.outliers == "only"
+            conditions.append(self._outliers() if only else complement(self._outliers(), self.result.particles.n))
         if settings.clusters is not None and not settings.cluster:
             raise InputError("--clusters needs --cluster, the numbers of the clusters to keep.")
         if settings.cluster:

@@ -85,6 +85,7 @@ def test_a_state_and_rows_of_it(finished: FinishedProject) -> None:
         members = np.flatnonzero(arrays["label"] == 1)
     check_against_star(OUT / "particles.star")
     assert len(unpickled("z.pkl")[0]) == len(members)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(unpickled("ind.pkl")[0], members)
     Path("rows.txt").write_text(" ".join(map(str, [members[0], members[2]])))
     export("out/states/state01", indices=Path("rows.txt"))
     with np.load("out/latents.npz") as arrays:
@@ -95,6 +96,7 @@ def test_particles_without_a_result(project: Path) -> None:
     export("particles.star")
     check_against_star(Path("particles.star"))
     assert not (OUT / "z.pkl").exists()
+    assert not (OUT / "ind.pkl").exists()
 
 
 def test_what_is_refused(finished: FinishedProject) -> None:

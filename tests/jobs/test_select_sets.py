@@ -78,6 +78,16 @@ def test_outliers_are_dropped_or_returned_alone(clumps: np.ndarray) -> None:
     assert not set(selected(mixture=3, cluster=(0, 1, 2), outliers="drop")) & set(only)
 
 
+def test_outliers_without_a_mixture_are_long_latents() -> None:
+    with np.load("out/latents.npz") as arrays:
+        kept = dict(arrays)
+    z = kept["z"].copy()
+    z[[3, 50]] *= 100
+    np.savez("out/latents.npz", **(kept | {"z": z}))
+    assert selected(outliers="only") == [3, 50]
+    assert selected(outliers="drop") == [row for row in range(N) if row not in (3, 50)]
+
+
 def test_intersection_union_difference_by_particle_and_not_by_row() -> None:
     a, b, c = [3, 5, 17, 40, 41], [5, 6, 40, 90], [40, 7]
     files = [subset(name, rows) for name, rows in (("a.star", a), ("b.star", b), ("c.star", c))]
@@ -112,7 +122,6 @@ def test_particles_added_to_states_are_not_lost_to_groups() -> None:
         ({"mixture": 3}, "--mixture needs --cluster"),
         ({"mixture": 3, "clusters": 3, "cluster": (0,)}, "not both"),
         ({"probability": 0.5}, "--probability needs --mixture"),
-        ({"outliers": "drop"}, "--outliers needs --mixture"),
         ({"cluster": (0,)}, "or --mixture"),
         ({"mixture": 3, "cluster": (3,)}, "there is no cluster 3"),
         ({"mixture": 60, "cluster": (0,)}, "60 mixture components"),

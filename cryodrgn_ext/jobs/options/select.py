@@ -36,8 +36,8 @@ class SelectSettings(Settings):
     outliers: str = setting(
         "keep",
         choices=("keep", "drop", "only"),
-        help="With --mixture: what to do with particles that no Gaussian explains (one in 10,000 of a Gaussian is as "
-        "far out) and with Gaussians far from all others",
+        help="What to do with particles whose latents are far longer than usual; with --mixture, with those that no "
+        "Gaussian explains (one in 10,000 of a Gaussian is as far out) and with Gaussians far from all others",
     )
     z_range: tuple[str, ...] = setting(
         (), help="Latent intervals to keep, as column:low:high (z1:-0.5:2, pc1::0); either end may be left out"
