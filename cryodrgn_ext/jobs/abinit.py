@@ -20,6 +20,7 @@ import torch
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import read_map
@@ -45,7 +46,7 @@ from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, judge_origins, origins_px
@@ -73,6 +74,7 @@ from cryodrgn_ext.results.returned_particles import (
     wants_columns,
 )
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_outputs import kept_files, map_with_halves, picture, shown_maps
 from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
@@ -330,3 +332,27 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         outputs: tuple[Output, ...] = (particles, map_with_halves(root, title="Ab initio", picture=shown),
                    *shown_maps(sorted(layout.volumes.glob("vol_*.mrc"))))  # fmt: skip
         return JobResult(root, outputs, layout.logfile, plots, shown, kept_files(layout, POSES_NAME, "latents.npz"))
+
+
+def report_abinit(finished: FinishedResult, monitor: Monitor) -> None:
+    """Write the report of a finished job again.
+
+    Raises
+    ------
+    InputError
+        When what its stages left in checkpoint/ is gone, or no particles are found any more.
+    """
+    layout, settings = finished.layout, finished.settings
+    assert isinstance(settings, AbinitSettings)
+    files = AbinitFiles(layout)
+    if not files.maps.exists():
+        raise InputError(
+            f"{layout.checkpoint} is gone, which the report of an abinit job is made from: it cannot be written again."
+        )
+    given = settings.in_parts
+    particles = read_particles(given if given.exists() else layout.particles, require_poses=False)
+    monitor.poll()
+    write_abinit_reports(
+        finished.facts, particles, PoseTable.read(layout.root / POSES_NAME), read_consensus(files.maps),
+        read_search(files.found)[0], read_transform(files.transform),
+    )  # fmt: skip

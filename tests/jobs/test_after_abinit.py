@@ -38,6 +38,7 @@ from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
 from tests.jobs.test_abinit import POSE_LABELS, table, without
+from tests.jobs.test_report_again import check as check_report
 
 N, BOX, PIXEL_SIZE_A = 260, 24, 10.0
 #: Poses are found by a stand-in, latents by the engine that the job takes by itself.
@@ -111,6 +112,10 @@ def assert_subset_with_new_poses(path: Path, rows: np.ndarray) -> None:
         )
     assert np.median(errors.degrees) < 2.0  # as found by the stand-in, on the frame of the reference
     assert np.median(errors.shift_px) < 0.2 * PIXEL_SIZE_A  # of lengths in Å here
+
+
+def test_its_report_is_written_again(found: Path) -> None:
+    check_report(Path("out"))
 
 
 def test_select_takes_clusters_of_its_latents(found: Path) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
+from cryodrgn_ext.jobs.options.report import ReportSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.jobs.report import report
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping, from_plain
 from cryodrgn_ext.workflow.job_result import JobResult
@@ -116,3 +118,13 @@ def assert_named_as_before(job: str) -> None:
     missing = {f"{what}: {name}" for what, names in NAMES[job].items() for name in set(names) - set(found[what])}
     assert missing <= {"files: run.log"}  # that is for entry points to write
     assert [name for name in found["stages"] if name in NAMES[job]["stages"]] == NAMES[job]["stages"]
+
+
+@pytest.mark.parametrize("job", ["train", "abinit"])
+def test_reports_are_written_again(job: str, older: Path) -> None:
+    directory = Path(f"External/{job}")
+    for name in ("report.html", "logfile.pdf"):
+        (directory / name).unlink(missing_ok=True)
+    report(ReportSettings(in_result=directory), SilentMonitor())
+    assert "cryodrgn-ext" in (directory / "report.html").read_text()
+    assert (directory / "logfile.pdf").stat().st_size > 1000

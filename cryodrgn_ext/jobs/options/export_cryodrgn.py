@@ -18,9 +18,7 @@ class ExportCryodrgnSettings(ResultSettings):
         help="Result directory of a train, abinit, import or landscape job, the particles of one of its states, or any "
         "particles with poses: .star, .cs, .csg"
     )
-    o: Path = setting(
-        help="Directory for poses.pkl, ctf.pkl, z.pkl, particles.star, and ind.pkl of a subset"
-    )
+    o: Path = setting(help="Directory for poses.pkl, ctf.pkl, z.pkl, particles.star, and ind.pkl of a subset")
     project: Path | None = setting(None, help=PROJECT_HELP)
     indices: Path | None = setting(
         None, help="Take these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them"
