@@ -140,10 +140,12 @@ def simulated(n: int, path: Path) -> tuple[ParticleImages, np.ndarray]:
     data.flush()
     del data
     repeat = torch.arange(n) % BANK
+    transfer = bank.ctf_parameters
+    assert transfer is not None  # given above
     stored = np.memmap(path, np.float16, "r", shape=(n, *pairs.shape[1:]))
     particles = replace(
         bank, source=StoredCoefficients(stored, torch.arange(n)), rotation=bank.rotation[repeat],
-        shift_px=torch.zeros(n, 2), ctf_parameters=bank.ctf_parameters.index(repeat),
+        shift_px=torch.zeros(n, 2), ctf_parameters=transfer.index(repeat),
         half_set=(repeat % 2 + 1).to(torch.int8), optics_index=torch.zeros(n, dtype=torch.int64),
     )  # fmt: skip
     return particles, volume.numpy()

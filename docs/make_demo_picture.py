@@ -51,7 +51,7 @@ def draw(project: Path, target: Path) -> None:
     view = widest_view([found.data for found in maps.values()])
 
     figure = Figure(figsize=(11, 6.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
+    above, below = np.asarray(figure.subfigures(2, 1, height_ratios=(1, 1.15))).tolist()
     panels = above.subplots(1, len(numbers))
     margin = next(iter(maps.values())).box_size // 10  # nothing but background
     views = {number: maps[number].data.sum(view)[margin:-margin, margin:-margin] for number in numbers}

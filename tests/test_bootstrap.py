@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,18 +70,18 @@ def test_stamp_covers_fewer_extras_only(tmp_path: Path) -> None:
     stamp.write_text("not json")
     assert bootstrap.installed_extras(stamp, "a") is None
     stamp.write_text(json.dumps({"fingerprint": "a", "extras": ["test"]}))
-    assert bootstrap.installed_extras(stamp, "a") == {"test"}
+    assert bootstrap.installed_extras(stamp, "a") == frozenset({"test"})
     assert bootstrap.installed_extras(stamp, "b") is None, "a changed pyproject.toml must install again"
 
 
 def test_missing_programs_without_apt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: None)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
     with pytest.raises(bootstrap.BootstrapError, match=r"relion_refine.*no apt-get.*apt-get install relion"):
         bootstrap.install_test_programs()
 
 
 def test_apt_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: "/usr/bin/apt-get" if program == "apt-get" else None)
+    monkeypatch.setattr(shutil, "which", lambda program: "/usr/bin/apt-get" if program == "apt-get" else None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(bootstrap.BootstrapError, match=r"neither root nor is sudo installed.*apt-get install relion"):
         bootstrap.apt_install(["relion"], "The tests need relion_refine")
@@ -88,9 +90,14 @@ def test_apt_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("user", [0, 1000])
 def test_apt_uses_sudo_only_when_not_root(monkeypatch: pytest.MonkeyPatch, user: int) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda program: f"/usr/bin/{program}")
+
+    def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+        commands.append(list(command))
+        return 0
+
+    monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(bootstrap, "run", lambda command, environment=None: commands.append(list(command)) or 0)
+    monkeypatch.setattr(bootstrap, "run", run)
     bootstrap.apt_install(["relion"], "The tests need relion_refine")
     assert [command[0] == "sudo" for command in commands] == [user != 0] * 2
     assert commands[-1][-1] == "relion"
@@ -99,7 +106,7 @@ def test_apt_uses_sudo_only_when_not_root(monkeypatch: pytest.MonkeyPatch, user:
 def test_missing_ensurepip_is_installed_with_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     packages: list[str] = []
     monkeypatch.setattr(bootstrap, "VENV", tmp_path / "venv")
-    monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(bootstrap, "apt_install", lambda names, why: packages.extend(names))
     monkeypatch.setattr(bootstrap, "run", lambda command, environment=None: 1)
     with pytest.raises(bootstrap.BootstrapError, match="could not make a virtual environment"):

@@ -110,7 +110,7 @@ def test_shown_command_is_understood(words: list[str]) -> None:
         pytest.fail(f"a page calls {program} by hand: RELION does that")
     command: click.Command = main
     context = click.Context(main)
-    path = []
+    path: list[str] = []
     while isinstance(command, click.Group):
         path.append(next(word for word in arguments[len(path) :]))
         found = command.get_command(context, path[-1])

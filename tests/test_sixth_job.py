@@ -30,7 +30,7 @@ TO_RELION = ["--o", "External/job002/", "--in_parts", "particles.star", "--every
 @pytest.fixture
 def sixth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    monkeypatch.setitem(sys.modules, MODULE, load_module())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, MODULE, load_module())
     monkeypatch.setitem(JOBS, "thin", registry_line())
 
 

@@ -18,12 +18,13 @@ import torch.nn.functional as functional
 from cryodrgn import ctf, dataset, fft, models
 from cryodrgn.lattice import Lattice
 from cryodrgn.pose_search import PoseSearch
+from torch import Tensor
 
 
 class VoxelModel(torch.nn.Module):
     """The Hartley transform of a map (D, D, D), at points in [-0.5, 0.5]³."""
 
-    def __init__(self, volume):
+    def __init__(self, volume: Tensor) -> None:
         super().__init__()
         d = volume.shape[0]
         axis = (torch.arange(d) - d // 2) / (2 * d)
@@ -34,14 +35,14 @@ class VoxelModel(torch.nn.Module):
         grid[-1], grid[:, -1], grid[:, :, -1] = grid[0], grid[:, 0], grid[:, :, 0]
         self.grid = torch.nn.Parameter(grid[None, None], requires_grad=False)
 
-    def forward(self, points):
+    def forward(self, points: Tensor) -> Tensor:
         """Values at points (..., 3): x, y, z."""
         places = 2 * points.reshape(1, 1, 1, -1, 3)
         values = functional.grid_sample(self.grid, places, align_corners=True)
         return values.view(points.shape[:-1])
 
 
-def main():
+def main() -> None:
     """Align the images and write poses and time."""
     with open(sys.argv[1], encoding="utf-8") as handle:
         request = json.load(handle)
@@ -73,7 +74,7 @@ def main():
     )  # fmt: skip
     images = torch.stack([data[i]["y"].reshape(side, side) for i in range(len(rows))]).to(device)
 
-    def align(part):
+    def align(part: slice) -> tuple[Tensor, Tensor]:
         chosen = parameters[part]
         freqs = lattice.freqs2d.unsqueeze(0).expand(len(chosen), -1, 2) / chosen[:, 0].view(-1, 1, 1)
         transfer = ctf.compute_ctf(freqs, *torch.split(chosen[:, 1:], 1, 1)).view(len(chosen), side, side)

@@ -14,15 +14,12 @@ from cryodrgn_ext.analysis.volume_pca import VolumePca, volume_pca
 from cryodrgn_ext.engines.base import Linear, Spectral, SpectralForm
 from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
+from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.progress import SilentMonitor
 from tests.analysis.toy_engines import blob
 
 BOX, N, ZDIM, COMPONENTS = 24, 200, 3, 4
-
-
-class _Recipe:
-    zdim = ZDIM
 
 
 def network(domain: str, consensus: bool) -> NeuralHeterogeneity:
@@ -36,7 +33,8 @@ def network(domain: str, consensus: bool) -> NeuralHeterogeneity:
         )  # fmt: skip
     z = (0.8 * np.random.default_rng(0).normal(size=(N, ZDIM))).astype(np.float32)
     return NeuralHeterogeneity(
-        model=model, recipe=_Recipe(), box_size=BOX, pixel_size_A=3.0, train_radius=BOX // 2 - 1, n_encoder=0,
+        model=model, recipe=resolve(NeuralSettings(architecture="vae", zdim=ZDIM), 0, N),
+        box_size=BOX, pixel_size_A=3.0, train_radius=BOX // 2 - 1, n_encoder=0,
         consensus=4 * blob(BOX, (0, 0, 0), 4.0) if consensus else None, z=z, z_cov=None, loss_history={},
     )  # fmt: skip
 

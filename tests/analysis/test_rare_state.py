@@ -57,7 +57,7 @@ def test_a_state_of_three_in_a_thousand_particles_is_a_cluster(tmp_path: Path) -
         label = landscape_labels(z.astype(np.float32), seed, tmp_path)
         best = np.bincount(label[:60]).argmax()
         recall, precision = np.mean(label[:60] == best), np.mean(np.flatnonzero(label == best) < 60)
-        found += recall > 0.8 and precision > 0.8
+        found += bool(recall > 0.8 and precision > 0.8)
     assert found >= 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cryodrgn_ext.analysis.volume_pca import volume_pca
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.engines.neural.heterogeneity import SeparableHeterogeneity
 from cryodrgn_ext.engines.neural.separable import SeparableModel
+from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import SilentMonitor
 from tests.analysis.toy_engines import LinearToy, MovingToy, blob
@@ -38,13 +40,10 @@ def separable() -> SeparableHeterogeneity:
         torch.nn.init.normal_(model.bend_out.weight, std=0.1)
     consensus = 4 * blob(BOX, (0, 0, 0), 3.0)
     return SeparableHeterogeneity(
-        model=model, recipe=_Recipe(), box_size=BOX, pixel_size_A=3.0, train_radius=BOX // 2 - 1, n_encoder=0,
+        model=model, recipe=resolve(NeuralSettings(architecture="separable", zdim=3), 0, N),
+        box_size=BOX, pixel_size_A=3.0, train_radius=BOX // 2 - 1, n_encoder=0,
         consensus=consensus, z=latents(), z_cov=None, loss_history={},
     )  # fmt: skip
-
-
-class _Recipe:
-    zdim = 3
 
 
 def brute_force(model: Heterogeneity, index: np.ndarray, mask: np.ndarray, n: int) -> np.ndarray:
@@ -58,8 +57,9 @@ def brute_force(model: Heterogeneity, index: np.ndarray, mask: np.ndarray, n: in
 @pytest.mark.parametrize("make", [lambda: LinearToy(latents(), BOX),
                                   lambda: LinearToy(latents(), BOX, n_components=9, bend=0.3), separable],
                          ids=["linear", "bent", "neural separable"])  # fmt: skip
-def test_direct_mapping_is_that_of_brute_force(make: object, tmp_path: Path) -> None:
-    model = make()  # type: ignore[operator]
+def test_direct_mapping_is_that_of_brute_force(make: Callable[[], Heterogeneity], tmp_path: Path) -> None:
+    model = make()
+    assert isinstance(model, LinearToy | SeparableHeterogeneity)  # which are Linear
     assert isinstance(model, Linear)
     index = sketch_particles(model.z, 40).index
     mask = half_maximum_mask(model.volumes(model.z[index]))

@@ -20,7 +20,8 @@ SETTINGS = {"zdim": 2, "epochs": 1, "states": 2, "volumes": 0, "device": "cpu"}
 def main() -> int:
     """Run the session."""
     port, project, parent, what = sys.argv[1:]
-    lifecycle.END_PAUSE_S, running.POLL_S = 0.01, 0.1
+    lifecycle.END_PAUSE_S = 0.01
+    running.POLL_S = 0.1  # type: ignore[attr-defined]  # where its name is looked up
     cs = cryosparc_jobs.connect(f"http://127.0.0.1:{port}")
     here = {"project": project, "workspace": "W1"}
     errors: list[str] = []

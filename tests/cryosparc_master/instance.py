@@ -125,7 +125,7 @@ class Instance:
         job = self._new_job(project_uid, "W1", job_type, job_type, "")
         for name, output in outputs.items():
             slots = [OutputSlot(name=slot, dtype=dtype) for slot, dtype in output.slots.items()]
-            job.model.spec.outputs.root[name] = Output(type=output.type, title=name, slots=slots)  # type: ignore[arg-type]
+            job.model.spec.outputs.root[name] = Output(type=output.type, title=name, slots=slots)
             own = [slot for slot in output.slots if slot not in output.passthrough]
             self._write_results(job, name, output.dataset, own, output.slots, passthrough=False)
             if output.passthrough:
@@ -305,7 +305,7 @@ class Instance:
         return job.model
 
     def add_text(self, job: JobState, text: str, kind: str) -> TextEvent:
-        event = TextEvent(_id=self._id(), project_uid=job.model.project_uid, job_uid=job.model.uid, type=kind,  # type: ignore[arg-type]
+        event = TextEvent(_id=self._id(), project_uid=job.model.project_uid, job_uid=job.model.uid, type=kind,
                           text=text, created_at=datetime.datetime.now(datetime.UTC))  # fmt: skip
         job.events.append(event)
         return event
@@ -313,7 +313,7 @@ class Instance:
     def update_text(self, job: JobState, event_id: str, text: str, kind: str) -> TextEvent:
         for event in job.events:
             if event.id == event_id and isinstance(event, TextEvent):
-                event.text, event.type = text, kind  # type: ignore[assignment]
+                event.text, event.type = text, kind
                 return event
         raise Refusal(404, f"event {event_id} not found")
 
@@ -335,7 +335,7 @@ class Instance:
         if kind not in ASSET_CONTENT_TYPES:
             raise Refusal(422, f"unknown asset format {kind}")
         fileid = self._id()
-        file = GridFSFile(_id=fileid, filename=filename, contentType=ASSET_CONTENT_TYPES[kind], length=len(content),  # type: ignore[index]
+        file = GridFSFile(_id=fileid, filename=filename, contentType=ASSET_CONTENT_TYPES[kind], length=len(content),
                           chunkSize=2**18, project_uid=job.model.project_uid, job_uid=job.model.uid)  # fmt: skip
         self.assets[fileid] = (file, content)
         return GridFSAsset(fileid=fileid, filename=filename, filetype=kind)
@@ -409,7 +409,7 @@ class Instance:
         return project.jobs[uid]
 
     def _enter(self, job: JobState, status: str) -> None:
-        job.model.status = status  # type: ignore[assignment]
+        job.model.status = status
         job.model.status_num = STATUSES.index(status)
         job.history.append(status)
         self._dump(job)

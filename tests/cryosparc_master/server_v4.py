@@ -229,7 +229,8 @@ def _document(job: JobState) -> dict[str, Any]:
         }
         for name, one in spec.inputs.root.items()
     ]  # fmt: skip
-    groups, results = [], []
+    groups: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for name, output in spec.outputs.root.items():
         groups.append({"uid": f"{model.uid}-G{len(groups)}", "name": name, "type": output.type, "title": output.title,
                        "passthrough": output.passthrough or False, "num_items": output.num_items or 0,
@@ -299,7 +300,7 @@ def _add_output(
     passthrough: str | None, title: str | None,
 ) -> None:  # fmt: skip
     names = [_slot_name(slot) for slot in slots]
-    spec = OutputSpec(type=type, title=title or name or type, passthrough=passthrough,  # type: ignore[arg-type]
+    spec = OutputSpec(type=type, title=title or name or type, passthrough=passthrough,
                       slots=[OutputSlot(name=prefix, dtype=dtype) for prefix, dtype, _ in names])  # fmt: skip
     instance.add_output(instance.job(project_uid, job_uid), name or type, spec)
 

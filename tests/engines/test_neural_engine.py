@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +23,12 @@ from cryodrgn_ext.engines.neural.warm_start import WarmStart
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import SubsetCoefficients
 from cryodrgn_ext.images.store import StoredCoefficients
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import Monitor
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet, make_linear_set
 from tests.engines.processes import run_group
+from tests.monitors import RecordingMonitor
 
-T = TypeVar("T")
 QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32")
 
 
@@ -193,7 +192,7 @@ def test_every_batch_is_shared_evenly(n: int, batch: int) -> None:
     assert (first_half.sum(1) - batch // 2).abs().max() <= 1
 
 
-KINDS: dict[str, dict[str, str]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "separable": {"architecture": "separable"},
     "table": {"architecture": "vae", "latents": "table"},
 }
@@ -220,32 +219,17 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
             assert np.allclose(shared["loss"], alone.loss_history["total"], rtol=1e-4)
 
 
-class InterruptAfter(SilentMonitor):
-    """Aborts like a user who presses the button after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
-        for item in items:
-            self.left -= 1
-            if self.left < 0:
-                raise JobAborted("aborted")
-            yield item
-
-
 @pytest.mark.parametrize(
     "kind", [{"architecture": "separable"}, {"architecture": "vae"}, {"architecture": "vae", "latents": "table"}]
 )
 @pytest.mark.parametrize("steps", [2, 3, 5])  # a pass has 3 steps: before, at and after its end
 def test_continued_run_equals_an_uninterrupted_one(
-    linear_set: LinearSet, tmp_path: Path, kind: dict[str, str], steps: int
+    linear_set: LinearSet, tmp_path: Path, kind: dict[str, Any], steps: int
 ) -> None:
     settings = replace(QUICK, epochs=2, batch=200, enc_dim=16, dec_dim=16, **kind)
     whole = fit(linear_set, settings)
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, settings, context(tmp_path, InterruptAfter(steps)))
+        train(linear_set.images, linear_set.base_map, settings, context(tmp_path, RecordingMonitor(steps=steps)))
     resumed = fit(linear_set, settings, tmp_path)
     assert np.array_equal(resumed.z, whole.z)
     assert resumed.loss_history == whole.loss_history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from cryodrgn_ext.fourier.compilation import EXACT, compiled
 
 
 def test_compiles_where_no_cache_can_be_kept() -> None:
-    namespace: dict[str, object] = {"np": np}
+    namespace: dict[str, Any] = {"np": np}
     exec("def double(values):\n    for i in range(values.shape[0]):\n        values[i] *= 2", namespace)
-    double = compiled(EXACT)(namespace["double"])  # type: ignore[arg-type]  # code without a file has no cache
+    double = compiled(EXACT)(namespace["double"])  # code without a file has no cache
     values = np.arange(3.0)
     double(values)
     np.testing.assert_array_equal(values, [0.0, 2.0, 4.0])

@@ -80,9 +80,9 @@ def test_random_phases_keep_amplitudes_and_the_low_band() -> None:
 def test_correction_removes_the_correlation_of_a_tight_mask() -> None:
     signal = blobs(1, spread_px=3.0).density(D).float()
     signal = 10.0 * apply_radial_weights(signal, (torch.arange(D // 2 + 1) < 5).float())  # nothing beyond shell 6
-    halves = [signal + 0.3 * _noise(s) for s in (10, 11)]
+    first, second = (signal + 0.3 * _noise(s) for s in (10, 11))
     mask = spherical_mask(D, 7, 0)  # its sharp edge carries the signal to all shells of both maps
-    masked, corrected = fsc(*halves, mask), corrected_fsc(*halves, mask)
+    masked, corrected = fsc(first, second, mask), corrected_fsc(first, second, mask)
     assert masked[10:].mean() > 0.3
     assert abs(corrected[10:].mean()) < 0.1
     assert corrected[3] > 0.95

@@ -30,6 +30,7 @@ from cryodrgn_ext.simulate import (
     simulate_particles,
     write_relion_project,
 )
+from tests.monitors import RecordingMonitor
 
 BOX, PIXEL_A, N = 32, 8.0, 120
 SMALL_CHUNK = 20 * 5 * 4 * BOX**2  # twenty images
@@ -169,27 +170,13 @@ def test_an_aborted_build_continues_to_the_same_bytes(project: Path, tmp_path: P
     done = [0]
     for steps in (9, 2):  # the first time the sample is looked at as well
         with pytest.raises(JobAborted):
-            open_images(particles, tmp_path / "parts", monitor=AbortingMonitor(steps), chunk_bytes=SMALL_CHUNK)
+            open_images(particles, tmp_path / "parts", monitor=RecordingMonitor(polls=steps), chunk_bytes=SMALL_CHUNK)
         half = StoreHeader.read(tmp_path / "parts")
         assert half is not None
         done.append(half.images_done)
     assert 0 < done[1] < done[2] < N
     open_images(particles, tmp_path / "parts", chunk_bytes=SMALL_CHUNK)
     assert (tmp_path / "parts/coefficients.bin").read_bytes() == (tmp_path / "whole/coefficients.bin").read_bytes()
-
-
-class AbortingMonitor(Monitor):
-    """Aborts when it is polled once more than ``steps`` times."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(io.StringIO())
-        self.left = steps
-
-    def poll(self) -> None:
-        """Count down."""
-        if self.left == 0:
-            raise JobAborted("enough")
-        self.left -= 1
 
 
 def test_a_killed_build_continues(project: Path, tmp_path: Path) -> None:

@@ -146,18 +146,16 @@ def test_map_and_halves_are_those_of_the_returned_particles(finished: Finished) 
 
     again = reconstruct_half_maps(open_images(read_particles(OUT / "particles.star"), Path("store")))
     for name, data in (("half1.mrc", again.half1), ("half2.mrc", again.half2)):
-        ours = read_map(OUT / name)
-        assert ours.pixel_size_A == pytest.approx(PIXEL_SIZE_A)
-        assert fsc(torch.from_numpy(ours.data), torch.from_numpy(data))[1:15].min() > 0.999
+        half = read_map(OUT / name)
+        assert half.pixel_size_A == pytest.approx(PIXEL_SIZE_A)
+        assert fsc(torch.from_numpy(half.data), torch.from_numpy(data))[1:15].min() > 0.999
     ours, truth = (torch.from_numpy(read_map(path).data) for path in (OUT / "map.mrc", Path("reference.mrc")))
     mask = torch.from_numpy(read_map(OUT / "mask.mrc").data)
     assert fsc(ours, truth, mask)[1:9].min() > 0.8
     curve = np.loadtxt([line for line in (OUT / "fsc.star").read_text().splitlines() if line[:12].strip().isdigit()])
     assert curve.shape == (BOX // 2 + 1, 4)
-    np.testing.assert_allclose(
-        curve[1:15, 3], fsc(*(torch.from_numpy(read_map(OUT / f"half{i}.mrc").data) for i in (1, 2)), mask)[1:15],
-        atol=1e-5,
-    )  # fmt: skip
+    first, second = (torch.from_numpy(read_map(OUT / f"half{i}.mrc").data) for i in (1, 2))
+    np.testing.assert_allclose(curve[1:15, 3], fsc(first, second, mask)[1:15].tolist(), atol=1e-5)
 
 
 def test_what_a_job_returns(finished: Finished, search: FakeSearch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,13 +208,14 @@ def test_results_outside_the_project_still_find_the_images(
 def test_a_job_without_latents_says_what_to_do(found: Path, search: fake_poses.FakeSearch) -> None:
     abinit(replace(ABINIT, zdim=0), SilentMonitor())
     sentence = r"out has no latents: it is an abinit job without --zdim; train on out/particles\.star first"
-    for go_on in (
+    further: tuple[Callable[[], object], ...] = (
         lambda: landscape(LANDSCAPE, SilentMonitor()),
         lambda: trajectory(TrajectorySettings(in_parts=Path("out"), o=Path("path")), SilentMonitor()),
         lambda: select(
             SelectSettings(in_parts=Path("out"), o=Path("x.star"), clusters=2, cluster=(0,)), SilentMonitor()
         ),
-    ):
+    )
+    for go_on in further:
         with pytest.raises(InputError, match=sentence):
             go_on()
     with pytest.raises(InputError, match="out has no states: it is an abinit job without --zdim; train on"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +28,11 @@ def export(given: str, **options: object) -> str:
     return said.getvalue()
 
 
-def unpickled(name: str) -> list[object]:
+def unpickled(name: str) -> list[Any]:
     """All pickles of a file that these tests wrote."""
     found = []
     with open(OUT / name, "rb") as handle:
-        while handle.peek(1):  # type: ignore[attr-defined]
+        while handle.peek(1):
             found.append(pickle.load(handle))
     return found
 
@@ -55,7 +56,7 @@ def check_against_star(star: Path) -> None:
     columns += [rows["rlnOpticsGroup"].map(optics[name])
                 for name in ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")]  # fmt: skip
     np.testing.assert_allclose(ctf[:, 2:8], np.stack(columns, axis=1), rtol=1e-6)
-    np.testing.assert_allclose(ctf[:, :2], [[BOX, PIXEL_SIZE_A]] * len(rows))
+    np.testing.assert_allclose(ctf[:, :2], np.array([[BOX, PIXEL_SIZE_A]] * len(rows)))
 
 
 def test_a_result_with_its_latents(finished: FinishedProject) -> None:
@@ -84,7 +85,7 @@ def test_a_state_and_rows_of_it(finished: FinishedProject) -> None:
     with np.load("out/states.npz") as arrays:
         members = np.flatnonzero(arrays["label"] == 1)
     check_against_star(OUT / "particles.star")
-    assert len(unpickled("z.pkl")[0]) == len(members)  # type: ignore[arg-type]
+    assert len(unpickled("z.pkl")[0]) == len(members)
     np.testing.assert_array_equal(unpickled("ind.pkl")[0], members)
     Path("rows.txt").write_text(" ".join(map(str, [members[0], members[2]])))
     export("out/states/state01", indices=Path("rows.txt"))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from tests.analysis.toy_engines import LinearToy, MovingToy, Toy
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, FinishedProject, N
 from tests.jobs.fake_engine import MODULE, FakeEngine
 from tests.jobs.test_train import data_rows
+from tests.monitors import RecordingMonitor
 
 LAYOUT = Layout(Path("land"))
 TRUTH = np.arange(N) % 3
@@ -160,13 +162,8 @@ def test_report_and_record(finished: FinishedProject, engine: FakeEngine, monkey
 
 
 def test_a_killed_job_goes_on_where_it_stopped(linear: Toy) -> None:
-    class Stopped(SilentMonitor):
-        def message(self, text: str) -> None:
-            if text.startswith("Clustering"):
-                raise JobAborted("the user")
-
     with pytest.raises(JobAborted):
-        run(Stopped())
+        run(RecordingMonitor(at=lambda text: text.startswith("Clustering")))
     assert yaml.safe_load(Path("land/job.yaml").read_text())["status"] == "running"
     rendered = linear.rendered
     stream = io.StringIO()
@@ -238,7 +235,7 @@ def test_its_clusters_are_states_for_other_jobs(linear: Toy) -> None:
         ({"indices": Path("few.txt")}, "at least 10 particles"),
     ],
 )
-def test_what_is_refused(linear: Toy, options: dict[str, object], says: str) -> None:
+def test_what_is_refused(linear: Toy, options: dict[str, Any], says: str) -> None:
     np.savetxt("few.txt", np.arange(4), fmt="%d")
     with pytest.raises(InputError, match=says):
         run(**options)

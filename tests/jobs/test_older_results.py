@@ -77,7 +77,7 @@ def test_continue_finds_every_stage_done(older: Path, job: str) -> None:
     assert after["results"] == before["results"]
     assert len(notes[0]) == len(notes[1])  # sentences may be worded anew, numbers and names may not
     assert [re.findall(r"\d[\d.]*", note) for note in notes[0]] == [re.findall(r"\d[\d.]*", note) for note in notes[1]]
-    assert all(output.path.exists() for output in result.outputs)
+    assert all(output.path is not None and output.path.exists() for output in result.outputs)
     assert (older / directory / "report.html").exists()
 
 
@@ -96,8 +96,11 @@ def test_select_returns_the_particles_of_a_state(older: Path) -> None:
 def test_volumes_at_latents_of_an_older_model(older: Path, learned: str) -> None:
     where = Path("External", learned)
     run("volumes", "decoded", in_result=str(where), z=str(where / "volumes/z_values.txt"))
-    before, after = (folder / "vol_000.mrc" for folder in (where / "volumes", Path("decoded")))
-    assert np.allclose(*(np.frombuffer(path.read_bytes()[1024:], "<f4") for path in (before, after)), atol=1e-5)
+    before, after = (
+        np.frombuffer((folder / "vol_000.mrc").read_bytes()[1024:], "<f4")
+        for folder in (where / "volumes", Path("decoded"))
+    )
+    assert np.allclose(before, after, atol=1e-5)
 
 
 @pytest.mark.parametrize("job", ["train", "validate", "landscape", "trajectory"])

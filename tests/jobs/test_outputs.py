@@ -126,7 +126,7 @@ def ball(radius: float, at: tuple[int, int, int] = (0, 0, 0)) -> np.ndarray:
     return inside.astype(np.float32)
 
 
-LATE = {
+LATE: dict[str, tuple[dict[str, Any], str]] = {
     "mask of another pixel size": ({"in_mask": "other_pixel.mrc"}, "Å wide"),
     "mask of another box": ({"in_mask": "other_box.mrc"}, "box of 16 voxels"),
     "mask that is a map": ({"in_mask": "reference.mrc"}, "is not a mask"),

@@ -107,7 +107,7 @@ def test_every_method_and_its_anchors(trained: Path) -> None:
     np.testing.assert_allclose(line[1], z[[3, 50]].mean(axis=0), rtol=1e-4)
     np.savetxt("anchors.txt", [[0.0, 0.0], [1.0, 1.0]])
     line, _ = run(method="line", anchors=Path("anchors.txt"), frames=3)
-    np.testing.assert_allclose(line, [[0, 0], [0.5, 0.5], [1, 1]])
+    np.testing.assert_allclose(line, np.array([[0, 0], [0.5, 0.5], [1, 1]]))
     dense, _ = run(method="density", anchor_clusters=3)
     assert len(dense) == 10
 

@@ -34,6 +34,7 @@ from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
 from tests.jobs.test_train import data_rows
+from tests.monitors import RecordingMonitor
 
 CHECKED = Layout(Path("checked"))
 VALIDATE = ValidateSettings(in_parts=Path("out"), o=Path("checked"), device="cpu", random_subsets=12)
@@ -110,13 +111,8 @@ def test_a_second_run_does_no_work_again_and_other_sets_are_made_anew(
 def test_an_aborted_run_goes_on(finished: FinishedProject) -> None:
     settings = replace(VALIDATE, keep_images=True)
 
-    class Impatient(SilentMonitor):
-        def poll(self) -> None:
-            if CHECKED.state(0).exists():
-                raise JobAborted("stop")
-
     with pytest.raises(JobAborted):
-        validate(settings, Impatient())
+        validate(settings, RecordingMonitor(when=CHECKED.state(0).exists))
     before = (CHECKED.state(0) / "map.mrc").stat().st_mtime_ns
     text = said(settings)
     assert "Consensus by backprojection: done before" in text

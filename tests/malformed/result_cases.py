@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tests.malformed.tiny_project import Table, TinyProject
 
@@ -40,7 +41,7 @@ def _replace_in_npz(path: Path, name: str, data: bytes) -> None:
             archive.writestr(member, content)
 
 
-def _npy(values: object) -> bytes:
+def _npy(values: npt.ArrayLike) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=True)
     return buffer.getvalue()

@@ -72,7 +72,9 @@ class RandomStar:
 def read_columns(path: Path) -> dict[str, dict[str, list[str]]]:
     """Read loops without quoted values: {block: {label: values}}."""
     blocks: dict[str, dict[str, list[str]]] = {}
-    name, labels, rows = "", [], []
+    name = ""
+    labels: list[str] = []
+    rows: list[list[str]] = []
     for line in [*path.read_text().splitlines(), "data_"]:
         words = line.split()
         if words[:1] and words[0].startswith("data_") and len(words) == 1:

@@ -61,9 +61,11 @@ def test_cs_as_star_by_an_independent_reader(cs_particles: ParticleSet, tmp_path
     assert optics["rlnOpticsGroup"].tolist() == [4, 5]
     assert optics["rlnImageSize"].tolist() == [64, 64]
     np.testing.assert_allclose(optics["rlnImagePixelSize"], 1.1)
-    np.testing.assert_allclose(columns(optics, "rlnBeamTiltX", "rlnBeamTiltY"), [[0, 0], [0.2, -0.1]], atol=1e-6)
+    np.testing.assert_allclose(
+        columns(optics, "rlnBeamTiltX", "rlnBeamTiltY"), np.array([[0, 0], [0.2, -0.1]]), atol=1e-6
+    )
     matrices = columns(optics, *(f"rlnMagMat{i}{j}" for i in "01" for j in "01"))
-    np.testing.assert_allclose(matrices, [[1, 0, 0, 1], [1.01, -0.002, -0.002, 0.99]], atol=1e-6)
+    np.testing.assert_allclose(matrices, np.array([[1, 0, 0, 1], [1.01, -0.002, -0.002, 0.99]]), atol=1e-6)
 
 
 def test_cs_to_star_to_cs_gives_every_field_back(cs_particles: ParticleSet, tmp_path: Path) -> None:

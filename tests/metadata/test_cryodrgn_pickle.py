@@ -36,8 +36,8 @@ ARRAYS = [
     np.array([b"x"]),
     np.arange(3, dtype=np.uint8),
     np.zeros((0, 3)),
-    np.float16([1.5]),
-    np.complex64([1 + 2j]),
+    np.array([1.5], np.float16),
+    np.array([1 + 2j], np.complex64),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_directory_with_several_outputs(tmp_path: Path) -> None:
         ({"metafile": 3}, "names no metafile"),
     ],
 )
-def test_group_that_disagrees(changed: dict[str, object], complaint: str, tmp_path: Path) -> None:
+def test_group_that_disagrees(changed: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     path = make_job(tmp_path / "J9", **changed)
     with pytest.raises(InputError, match=complaint):
         read_particles(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,9 +41,9 @@ def star_of(tmp_path: Path, style: str = "3.1", n: int = N, **columns: list[str]
 def cs_of(tmp_path: Path, n: int = N, **fields: npt.ArrayLike) -> ParticleSet:
     """Particles of a .cs with further fields, whose names have two underscores for the slash; without positions."""
     record = particles_record(n)
-    kept = [name for name in record.dtype.names if not name.startswith(("location/", "alignments3D/split"))]
+    kept = [name for name in record.dtype.names or () if not name.startswith(("location/", "alignments3D/split"))]
     wide = {name.replace("__", "/"): np.asarray(values) for name, values in fields.items()}
-    dtype = [(name, record.dtype[name]) for name in kept if name not in wide]
+    dtype: list[Any] = [(name, record.dtype[name]) for name in kept if name not in wide]
     dtype += [(name, values.dtype, values.shape[1:]) for name, values in wide.items()]
     out = np.zeros(n, dtype)
     for name in kept:
@@ -117,7 +118,7 @@ def test_symmetry_copies_stay_together_also_with_images_of_their_own(tmp_path: P
 @pytest.mark.parametrize("label", ["rlnImageOriginalName", "rlnOriginalParticleName"])
 def test_subtracted_copies_of_relion_stay_together(tmp_path: Path, label: str) -> None:
     names = [f"{i // 5 + 1:06d}@Extract/job012/mic.mrcs" for i in range(N)]
-    assert_never_split(star_of(tmp_path, **{label: names}), np.arange(N) // 5)
+    assert_never_split(star_of(tmp_path, "3.1", N, **{label: names}), np.arange(N) // 5)
 
 
 def test_a_column_of_originals_that_names_no_images_is_no_relation(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_overlapping_boxes_stay_together(tmp_path: Path, seed: int) -> None:
 
 def test_neighbours_of_cryosparc_use_the_micrographs_pixel(tmp_path: Path) -> None:
     at, micrographs = positions(N, 6, 300.0)
-    shape = np.tile(np.uint32([3000, 4000]), (N, 1))
+    shape = np.tile(np.array([3000, 4000], np.uint32), (N, 1))
     particles = cs_of(
         tmp_path,
         location__micrograph_path=np.array(micrographs, "S8"),
@@ -193,16 +194,18 @@ def test_a_crowded_micrograph_is_still_split(tmp_path: Path) -> None:
     x = np.repeat(np.arange(N // 2) * 12.0, 2) + np.tile([0.0, 1.0], N // 2)
     particles = star_of(tmp_path, rlnMicrographName=["mic.mrc"] * N, rlnCoordinateX=[f"{v}" for v in x + 1],
                         rlnCoordinateY=["5"] * N)  # fmt: skip
-    assert find_shared_density(particles).overlapping is not None
-    assert len(np.unique(find_shared_density(particles).overlapping)) == 1
+    overlapping = find_shared_density(particles).overlapping
+    assert overlapping is not None
+    assert len(np.unique(overlapping)) == 1
     assert_never_split(particles, np.arange(N) // 2)
 
 
 def test_positions_of_zero_say_nothing(tmp_path: Path) -> None:
     zero = ["0.000000"] * N
     particles = star_of(tmp_path, rlnMicrographName=["mic.mrc"] * N, rlnCoordinateX=zero, rlnCoordinateY=zero)
-    assert find_shared_density(particles).overlapping is not None
-    assert len(np.unique(find_shared_density(particles).overlapping)) == N
+    overlapping = find_shared_density(particles).overlapping
+    assert overlapping is not None
+    assert len(np.unique(overlapping)) == N
 
 
 def test_one_filament_alone_is_split_and_said(tmp_path: Path) -> None:
@@ -370,9 +373,9 @@ def test_a_million_rows_take_bounded_memory(monkeypatch: pytest.MonkeyPatch, tmp
     at, micrographs = positions(N, 6, 10.0)
     columns = {"rlnMicrographName": micrographs, "rlnCoordinateX": [f"{v:.4f}" for v in at[:, 0] + 1],
                "rlnCoordinateY": [f"{v:.4f}" for v in at[:, 1] + 1]}  # fmt: skip
-    whole = find_shared_density(star_of(tmp_path, **columns))
+    whole = find_shared_density(star_of(tmp_path, "3.1", N, **columns))
     monkeypatch.setattr("cryodrgn_ext.metadata.shared_density.ROWS_AT_A_TIME", 13)
-    parts = find_shared_density(star_of(tmp_path, **columns))
+    parts = find_shared_density(star_of(tmp_path, "3.1", N, **columns))
     assert isinstance(whole, SharedDensity)
     assert whole.overlapping is not None
     assert parts.overlapping is not None

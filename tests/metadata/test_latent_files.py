@@ -24,7 +24,7 @@ def particles(star_builder: type[StarBuilder], tmp_path: Path) -> ParticleSet:
 
 
 def save_npz(path: Path, **arrays: np.ndarray) -> Path:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, rea
 from cryodrgn_ext.metadata.star import new_table
 from tests.metadata.conftest import StarBuilder
 
-BASE = {
+BASE: dict[str, list[Any]] = {
     "rlnOpticsGroup": ["3", "1"],
     "rlnOpticsGroupName": ["late", "early"],
     "rlnVoltage": [300.0, 200.0],
@@ -21,7 +22,7 @@ BASE = {
 }
 
 
-def read(changed: dict[str, list[object]] | None = None, without: tuple[str, ...] = ()) -> tuple[OpticsGroup, ...]:
+def read(changed: dict[str, list[Any]] | None = None, without: tuple[str, ...] = ()) -> tuple[OpticsGroup, ...]:
     columns = {label: values for label, values in (BASE | (changed or {})).items() if label not in without}
     return read_optics_table(new_table("optics", columns))
 

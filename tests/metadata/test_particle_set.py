@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
@@ -79,7 +81,7 @@ def test_subset_is_written_with_the_users_text(style: str, star_builder: type[St
     builder = star_builder(style)
     particles = read_particles(builder.write(tmp_path / "in.star"))
     rows = [6, 1, 2]
-    extra = {
+    extra: dict[str, Any] = {
         "cdxLatent1": np.array([0.1, -2.5e-9, 123456.789], np.float32),
         "cdxState": np.array([3, 1, 2]),
         "cdxLabel": ["a b", "c", "d"],
@@ -243,11 +245,13 @@ def test_images_that_are_there(with_images: Callable[[], ParticleSet]) -> None:
 def test_headers_are_read_once_per_stack(
     with_images: Callable[[], ParticleSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryodrgn_ext.metadata import image_checks
-
     seen: list[Path] = []
-    original = image_checks.read_stack_header
-    monkeypatch.setattr(image_checks, "read_stack_header", lambda path: seen.append(path) or original(path))
+
+    def counted(path: Path) -> object:
+        seen.append(path)
+        return read_stack_header(path)
+
+    monkeypatch.setattr("cryodrgn_ext.metadata.image_checks.read_stack_header", counted)
     particles = with_images()
     check_images(particles)
     assert seen == list(particles.stack_paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -52,7 +53,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with mrcfile.new(project / "ref.mrc") as handle:
         handle.set_data(volume)
         handle.voxel_size = PIXEL_SIZE_A
-    optics = {
+    optics: dict[str, Any] = {
         "rlnOpticsGroup": [1, 2],
         "rlnOpticsGroupName": ["opticsGroup1", "opticsGroup2"],
         "rlnVoltage": [300.0, 200.0],
@@ -62,7 +63,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "rlnImageSize": [BOX] * 2,
         "rlnImageDimensionality": [2, 2],
     }
-    angles = {
+    angles: dict[str, Any] = {
         "rlnAngleRot": rng.uniform(-180, 180, N),
         "rlnAngleTilt": rng.uniform(0, 180, N),
         "rlnAnglePsi": rng.uniform(-180, 180, N),
@@ -97,7 +98,7 @@ def classify(project: Path, star: str) -> Path:
     return project / "Class3D/run_it001_data.star"
 
 
-EXTRA = {
+EXTRA: dict[str, Any] = {
     "cdxLatent1": np.random.default_rng(1).normal(size=40) * 1e-3,
     "cdxLatent2": np.random.default_rng(2).normal(size=40).astype(np.float32) * 1e9,
     "cdxState": np.arange(40) % 3,

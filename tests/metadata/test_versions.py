@@ -103,7 +103,9 @@ def test_the_class_is_that_of_the_3d_alignment_not_of_an_earlier_2d_classificati
     record = with_fields(old_classes(3), {"alignments2D/class": np.full(40, 49, np.uint32)})
     best = np.argmax([record[f"alignments_class_{i}/class_posterior"] for i in range(3)], axis=0)
     particles = read_particles(save(tmp_path / "a.cs", record))
-    assert np.array_equal(particles.source.classes(), best)
+    classes = particles.source.classes()
+    assert classes is not None
+    assert np.array_equal(classes, best)
 
 
 def test_particles_of_a_2d_classification_keep_class_and_centre(tmp_path: Path) -> None:
@@ -215,10 +217,12 @@ def test_relion_extracts_filaments_with_the_same_priors(tmp_path: Path) -> None:
     with mrcfile.new(tmp_path / "mic.mrc") as handle:
         handle.set_data(np.random.default_rng(0).normal(size=(600, 800)).astype(np.float32))
         handle.voxel_size = 2.0
-    optics = {"rlnOpticsGroupName": ["og1"], "rlnOpticsGroup": [1], "rlnMicrographPixelSize": [2.0],
-              "rlnMicrographOriginalPixelSize": [2.0], "rlnVoltage": [300.0], "rlnSphericalAberration": [2.7],
-              "rlnAmplitudeContrast": [0.1]}  # fmt: skip
-    micrographs = {"rlnMicrographName": ["mic.mrc"], "rlnOpticsGroup": [1]}
+    optics: dict[str, list[Any]] = {
+        "rlnOpticsGroupName": ["og1"], "rlnOpticsGroup": [1], "rlnMicrographPixelSize": [2.0],
+        "rlnMicrographOriginalPixelSize": [2.0], "rlnVoltage": [300.0], "rlnSphericalAberration": [2.7],
+        "rlnAmplitudeContrast": [0.1],
+    }  # fmt: skip
+    micrographs: dict[str, list[Any]] = {"rlnMicrographName": ["mic.mrc"], "rlnOpticsGroup": [1]}
     write_star(tmp_path / "mics.star", new_star([new_table("optics", optics), new_table("micrographs", micrographs)]))
     points = ends.reshape(-1, 2)
     picked = new_table("", {"rlnCoordinateX": points[:, 0], "rlnCoordinateY": points[:, 1]})

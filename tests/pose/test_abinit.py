@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import Phantom, phantom
 
 SETTINGS = ReconstructSettings(initialisations=2, initialisation_particles=300, max_shift_px=2.5, seed=1)
@@ -30,7 +32,7 @@ def made() -> Phantom:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_initialisations() -> None:
+def quick_initialisations() -> Iterator[None]:
     """Few steps: the phantom has 32 pixels."""
     with pytest.MonkeyPatch.context() as patch:
         small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
@@ -38,19 +40,10 @@ def quick_initialisations() -> None:
         yield
 
 
-class Recorder(SilentMonitor):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture(scope="module")
 def found(made: Phantom, tmp_path_factory: pytest.TempPathFactory) -> tuple[AbInitio, Path, list[str]]:
     directory = tmp_path_factory.mktemp("abinit")
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     return reconstruct(made.images, SETTINGS, directory, monitor), directory, monitor.lines
 
 
@@ -90,35 +83,17 @@ def test_uncertain_images_are_known(made: Phantom, found: tuple[AbInitio, Path, 
     assert np.median(aligned.errors.degrees[worse]) > np.median(aligned.errors.degrees[~worse])
 
 
-class Impatient(Recorder):
-    """Asks to stop at the message of the second round."""
-
-    def message(self, text: str) -> None:
-        super().message(text)
-        if text.startswith("Round 2"):
-            raise JobAborted("enough")
-
-
 def test_an_interrupted_run_goes_on_where_it_was(
     made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(JobAborted):
-        reconstruct(made.images, SETTINGS, tmp_path, Impatient())
-    monitor = Recorder()
+        reconstruct(made.images, SETTINGS, tmp_path, RecordingMonitor(at=lambda text: text.startswith("Round 2")))
+    monitor = RecordingMonitor()
     resumed = reconstruct(made.images, SETTINGS, tmp_path, monitor)
     assert any("Continuing after round 1" in line for line in monitor.lines)
     assert not any(line.startswith("Random initialisation ") for line in monitor.lines)
     assert torch.equal(resumed.poses.rotation, found[0].poses.rotation)
     np.testing.assert_array_equal(resumed.map, found[0].map)
-
-
-class LeavesLate(Recorder):
-    """Asks to stop at the first round in which all particles take part."""
-
-    def message(self, text: str) -> None:
-        super().message(text)
-        if text.startswith("Round 1") and any(line.startswith("All ") for line in self.lines):
-            raise JobAborted("enough")
 
 
 def test_some_particles_are_refined_before_all(
@@ -128,7 +103,7 @@ def test_some_particles_are_refined_before_all(
     core = abinit.core_rows(made.images, settings)
     assert len(core.unique()) == 300
     assert int((made.images.half_set[core] == 1).sum()) == 150
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     result = reconstruct(made.images, settings, tmp_path / "whole", monitor)
     assert monitor.lines.index("300 of 500 particles are refined first.") < monitor.lines.index(
         "All 500 particles are aligned to the map of the first 300."
@@ -137,8 +112,11 @@ def test_some_particles_are_refined_before_all(
     assert np.mean(aligned.errors.degrees < 20) > 0.9
     assert np.median(aligned.errors.degrees) < 4.0
     assert result.log_likelihood.mean() == pytest.approx(found[0].log_likelihood.mean(), rel=0.02)
+    leaving = RecordingMonitor(
+        at=lambda text: text.startswith("Round 1") and any(line.startswith("All ") for line in leaving.lines)
+    )  # the first round in which all particles take part
     with pytest.raises(JobAborted):
-        reconstruct(made.images, settings, tmp_path / "cut", LeavesLate())
+        reconstruct(made.images, settings, tmp_path / "cut", leaving)
     resumed = reconstruct(made.images, settings, tmp_path / "cut")
     assert torch.equal(resumed.poses.rotation, result.poses.rotation)
     np.testing.assert_array_equal(resumed.half1, result.half1)
@@ -172,7 +150,7 @@ def test_another_initialisation_is_tried_when_poses_do_not_converge(
     shutil.copy(found[1] / abinit.REFINEMENT_FILES[0], tmp_path)
     monkeypatch.setattr(abinit, "UNCONVERGED_SHARE", -1.0)
     monkeypatch.setattr(abinit, "distinct_initialisations", lambda made: list(made)[:2])
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     result = reconstruct(made.images, replace(SETTINGS), tmp_path, monitor)
     assert (tmp_path / abinit.REFINEMENT_FILES[1]).exists()
     assert any("another random initialisation is refined" in line for line in monitor.lines)
@@ -190,7 +168,7 @@ def test_another_initialisation_is_tried_when_poses_do_not_converge(
         ({"core_particles": 1}, "number of particles refined first is 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(made: Phantom, change: dict[str, float], words: str) -> None:
+def test_settings_that_cannot_be_are_refused(made: Phantom, change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words.replace("(", r"\(")):
         reconstruct(made.images, replace(SETTINGS, **change))
 

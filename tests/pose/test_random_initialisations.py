@@ -19,7 +19,8 @@ from cryodrgn_ext.pose.random_initialisations import (
     warn_unless_confirmed,
 )
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import Monitor
+from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import phantom
 
 N = 200
@@ -56,15 +57,6 @@ def test_those_that_found_the_same_count_once(three: list[Initialisation]) -> No
     assert [one.seed for one in distinct_initialisations(three)] == [6, 5]
 
 
-class Recorder(SilentMonitor):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def made_from(
     monkeypatch: pytest.MonkeyPatch, supply: list[Initialisation], wanted: int, monitor: Monitor
 ) -> list[Initialisation]:
@@ -80,13 +72,13 @@ def made_from(
 def test_no_more_are_made_when_the_best_was_found_twice(
     monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]
 ) -> None:
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     assert len(made_from(monkeypatch, [*three, *three], 3, monitor)) == 3
     assert not monitor.warnings
 
 
 def test_more_are_made_while_none_agrees(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     assert len(made_from(monkeypatch, [*three, *three], 2, monitor)) == 3
     assert any("more are made" in line for line in monitor.lines)
     assert not monitor.warnings
@@ -94,14 +86,14 @@ def test_more_are_made_while_none_agrees(monkeypatch: pytest.MonkeyPatch, three:
 
 def test_those_that_never_agree_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     supply = [initialisation(i, float(i), Rotation.random(N, rng=10 + i).as_matrix()) for i in range(4)]
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     assert len(made_from(monkeypatch, supply, 2, monitor)) == 4
     assert len(monitor.warnings) == 1
     assert "may be wrong" in monitor.warnings[0]
 
 
 def test_a_single_one_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
-    monitor = Recorder()
+    monitor = RecordingMonitor()
     assert len(made_from(monkeypatch, three, 1, monitor)) == 1
     assert not monitor.warnings
 

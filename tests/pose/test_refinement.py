@@ -11,7 +11,7 @@ from cryodrgn_ext.fourier.shells import apply_radial_weights
 from cryodrgn_ext.pose import refinement
 from cryodrgn_ext.pose.half_references import JOINED_RADIUS, make_references, resolved_radius
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
-from cryodrgn_ext.pose.refinement import first_state, refine
+from cryodrgn_ext.pose.refinement import RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
@@ -53,7 +53,7 @@ def test_a_rough_map_becomes_poses_of_images_picked_off_centre() -> None:
     made = phantom(400, snr=0.5, shift_px=4.0)
     settings = ReconstructSettings(max_shift_px=3.0)  # some lie farther out: later searches look around what is known
     rough = torch.roll(low_passed(made, 5.0), 1, 0)
-    states = []
+    states: list[RefinementState] = []
     done = refine(made.images, (rough, rough), settings, first_state(made.images, 6.0), SilentMonitor(), states.append)
     state = done.state
     aligned = align_poses(state.estimates.poses, made.poses)

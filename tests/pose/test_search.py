@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_shifts_need_not_be_searched() -> None:
 
 
 @pytest.mark.parametrize(("change", "name"), [({"k_max": 40}, "k_max"), ({"keep": 0}, "keep"), ({"k_min": 0}, "k_min")])
-def test_settings_that_cannot_be_are_refused(change: dict[str, float], name: str) -> None:
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], name: str) -> None:
     with pytest.raises(InputError, match=name):
         search(phantom(2).images, phantom(2).volume, replace(SETTINGS, **change))
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -77,7 +78,7 @@ class Project:
         table = self.table("pipeline_nodes")
         return dict(zip(table["rlnPipeLineNodeName"], table["rlnPipeLineNodeType"], strict=True))
 
-    def table(self, name: str) -> dict[str, list[object]]:
+    def table(self, name: str) -> dict[str, list[Any]]:
         """One table of default_pipeline.star."""
         return {key: list(values) for key, values in
                 starfile.read(self.root / "default_pipeline.star", always_dict=True)[name].items()}  # fmt: skip

@@ -41,7 +41,7 @@ def start(tmp_path: Path, body: str, arguments: list[str] | None = None, **popen
     arguments = ["--o", "External/job001/"] if arguments is None else arguments
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     return subprocess.Popen([sys.executable, str(script), *arguments], cwd=tmp_path, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)  # type: ignore[call-overload, no-any-return]  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)  # type: ignore[call-overload]  # fmt: skip
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 20) -> tuple[int, str, str]:

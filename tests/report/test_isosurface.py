@@ -79,4 +79,4 @@ def test_pictures_are_what_a_reader_of_png_sees() -> None:
     np.testing.assert_allclose(read[..., :3][opaque] * 255, painted(lightness, (0.2, 0.5, 0.8))[opaque], atol=0.6)
     assert (np.diff(read[0, :, :3].sum(axis=1)) > 0).all()
     grey = matplotlib.image.imread(io.BytesIO(grey_png(np.array([[-1.0, 0.0], [1.0, 9.0]]), 0.0, 2.0)), format="png")
-    np.testing.assert_allclose(grey, [[0, 0], [128 / 255, 1]], atol=0.003)
+    np.testing.assert_allclose(grey, np.array([[0, 0], [128 / 255, 1]]), atol=0.003)

@@ -10,6 +10,7 @@ import starfile
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.simulate import TWO_GROUPS, simulate_particles, write_relion_project
+from cryodrgn_ext.simulate.optics import SimulatedOptics
 from cryodrgn_ext.simulate.relion_project import background_radius_px
 
 
@@ -79,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.relion
 @pytest.mark.parametrize("optics", [TWO_GROUPS[:1], TWO_GROUPS], ids=["one group", "two groups"])
-def test_relion_reconstructs_the_truth(tmp_path: Path, optics: tuple) -> None:
+def test_relion_reconstructs_the_truth(tmp_path: Path, optics: tuple[SimulatedOptics, ...]) -> None:
     particles = simulate_particles(1500, snr=1.0, optics=optics, seed=4)
     project = write_relion_project(tmp_path, particles)
     subprocess.run(

@@ -4,18 +4,19 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.fourier.slices import FourierGrid
-from cryodrgn_ext.reconstruction.backprojection import backproject
+from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.validation.differences import MAX_RADIUS, MIN_RADIUS, ConsensusComparison, comparison_radius
 from cryodrgn_ext.validation.states import consensus_mask
 
 from .conftest import Case
 
 
-def halves_of(case: Case, members: np.ndarray, radius: int) -> list:
+def halves_of(case: Case, members: np.ndarray, radius: int) -> tuple[BackprojectionSums, BackprojectionSums]:
     half_set = case.particles.half_set
     rows = [torch.from_numpy(np.flatnonzero(members & (half_set == half))) for half in (1, 2)]
     grid = FourierGrid(case.images.box_size, radius)
-    return [backproject(case.images, part, grid=grid) for part in rows]
+    first, second = (backproject(case.images, part, grid=grid) for part in rows)
+    return first, second
 
 
 def test_radius_follows_the_consensus_within_bounds() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ NULL = np.random.default_rng(0).normal(0.02, 0.05, 12)
 
 
 def verdict_on(
-    strength: float, null: Sequence[float], single_images: float, single_images_error: float, n_states: int
+    strength: float, null: Iterable[float], single_images: float, single_images_error: float, n_states: int
 ) -> Evidence:
     """Judge maps of unit noise that have these inner products, a hundred particles each."""
     random = RandomSubsets()

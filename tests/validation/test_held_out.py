@@ -32,10 +32,10 @@ def test_copies_of_an_image_count_once(rigid: Case) -> None:
     half_set = torch.as_tensor(rigid.particles.half_set)
     grid = FourierGrid(rigid.images.box_size, 8)
     sums = [backproject(rigid.images, (half_set == half).nonzero()[:, 0], grid=grid) for half in (1, 2)]
-    comparison = ConsensusComparison(*sums, consensus_mask(rigid.consensus))
+    comparison = ConsensusComparison(sums[0], sums[1], consensus_mask(rigid.consensus))
     every = torch.arange(rigid.images.n)
     expanded = rigid.images.subset(torch.cat([every, every, every]))
     named = SimpleNamespace(image_hash=np.tile(np.arange(rigid.images.n, dtype=np.uint64), 3))
-    expanded = dataclasses.replace(expanded, particles=named)
+    expanded = dataclasses.replace(expanded, particles=named)  # type: ignore[arg-type]
     found = HeldOutCoordinates(expanded, comparison, seed=0)
     assert found.standard_error == HeldOutCoordinates(rigid.images, comparison, seed=0).standard_error

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from cryodrgn_ext.errors import InputError
@@ -55,14 +59,14 @@ def test_random_states_of_a_heterogeneous_set_are_not_distinguishable(hinge: Cas
 @pytest.mark.parametrize("kind", ["random", "tilt", "defocus", "unequal", "noise"])
 def test_a_homogeneous_set_is_reported_as_such(rigid: Case, kind: str) -> None:
     rng = np.random.default_rng(1)
-    labels = {
+    draw: dict[str, Callable[[], NDArray[Any]]] = {
         "random": lambda: rng.integers(0, 4, N),
         "tilt": lambda: np.digitize(rigid.particles.euler_deg[:, 1], [60, 120]),
         "defocus": lambda: np.digitize(rigid.particles.defocus.u_A, [15_000, 20_000]),
         "unequal": lambda: (rng.uniform(size=N) < 0.1).astype(int),
         "noise": lambda: labels_from_noise(rigid),
-    }[kind]()
-    states = reconstruct_states(rigid.images, labels, rigid.consensus)
+    }
+    states = reconstruct_states(rigid.images, draw[kind](), rigid.consensus)
     assert {state.verdict for state in states} == {"not distinguishable"}
     if kind == "noise":  # the half-maps alone are deceived, which is why they are not believed alone
         assert max(state.evidence.halves_p for state in states[::2]) < 0.003

@@ -10,12 +10,11 @@ import pytest
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.neural.schedule import Pass, make_schedule
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.settings import Settings
 
 N = 50_000
 
 
-def schedule(settings: Settings, n: int = N, started: bool = False) -> tuple[Pass, ...]:
+def schedule(settings: NeuralAbinitSettings, n: int = N, started: bool = False) -> tuple[Pass, ...]:
     return make_schedule(plan_abinit(settings, 0, n, 128, 63), n, started)
 
 

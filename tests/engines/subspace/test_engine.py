@@ -17,10 +17,10 @@ from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
-from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.test_halves import homogeneous
+from tests.monitors import RecordingMonitor
 
 QUICK = SubspaceSettings(zdim=2, curve_features=6)
 
@@ -174,19 +174,6 @@ def test_latents_far_from_all_particles_give_finite_volumes(fitted: SubspaceHete
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 
-class StopAfter(SilentMonitor):
-    """Aborts at a poll, as a user who presses the button, and counts polls."""
-
-    def __init__(self, polls: int = 10**9) -> None:
-        super().__init__()
-        self.left, self.seen = polls, 0
-
-    def poll(self) -> None:
-        self.seen += 1
-        if self.seen > self.left:
-            raise JobAborted("aborted")
-
-
 @pytest.fixture
 def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks of images in a pass, as with real sets."""
@@ -198,12 +185,17 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_continued_run_equals_an_uninterrupted_one(linear_set: LinearSet, tmp_path: Path, fit_contrast: bool) -> None:
     settings = replace(QUICK, fit_contrast=fit_contrast)
     few = replace(linear_set, images=linear_set.images.subset(torch.arange(300)))
-    watch = StopAfter()
+    watch = RecordingMonitor()
     whole = train(few.images, few.base_map, settings, context(None, watch))
     for number, share in enumerate((0.02, 0.4, 0.8, 0.95, 1.0)):
         folder = tmp_path / str(number)
         with pytest.raises(JobAborted):
-            train(few.images, few.base_map, settings, context(folder, StopAfter(int(share * (watch.seen - 1)))))
+            train(
+                few.images,
+                few.base_map,
+                settings,
+                context(folder, RecordingMonitor(polls=int(share * (watch.polled - 1)))),
+            )
         same(fit(few, settings, folder), whole)
 
 
@@ -212,7 +204,9 @@ def test_a_run_may_be_continued_many_times(linear_set: LinearSet, tmp_path: Path
     whole = fit(linear_set)
     for polls in range(7, 400, 9):
         try:
-            result = train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(polls)))
+            result = train(
+                linear_set.images, linear_set.base_map, QUICK, context(tmp_path, RecordingMonitor(polls=polls))
+            )
             break
         except JobAborted:
             continue
@@ -220,15 +214,15 @@ def test_a_run_may_be_continued_many_times(linear_set: LinearSet, tmp_path: Path
 
 
 def test_a_finished_run_is_not_done_again(linear_set: LinearSet, tmp_path: Path) -> None:
-    first, watch = fit(linear_set, QUICK, tmp_path), StopAfter()
+    first, watch = fit(linear_set, QUICK, tmp_path), RecordingMonitor()
     same(train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, watch)), first)
-    assert watch.seen < 5
+    assert watch.polled < 5
 
 
 @pytest.mark.parametrize("change", [{"zdim": 3}, {"fit_contrast": True}, {"curve_features": 5}])
 def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(5)))
+        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, RecordingMonitor(polls=5)))
     with pytest.raises(ResumeError, match="other settings"):
         fit(linear_set, replace(QUICK, **change), tmp_path)
     with pytest.raises(ResumeError, match="other settings"):
@@ -237,7 +231,7 @@ def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path
 
 def test_checkpoint_of_other_particles_is_refused(linear_set: LinearSet, tmp_path: Path) -> None:
     with pytest.raises(JobAborted):
-        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, StopAfter(5)))
+        train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, RecordingMonitor(polls=5)))
     fewer = replace(linear_set, images=linear_set.images.subset(torch.arange(500)))
     with pytest.raises(ResumeError, match="other particles"):
         fit(fewer, QUICK, tmp_path)

@@ -32,7 +32,7 @@ from cryodrgn_ext.images.particle_images import ResidentCoefficients
 from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, LinearSet, make_linear_set
 from tests.engines.processes import run_group
-from tests.engines.subspace.test_engine import StopAfter
+from tests.monitors import RecordingMonitor
 
 N, MEMBERS, ZDIM = 1200, 24, 3
 SETTINGS = SubspaceSettings(zdim=ZDIM, curve_features=6)
@@ -157,10 +157,11 @@ def test_files_and_continued_runs_keep_it(
     loaded = load_heterogeneity(tmp_path / "model")
     assert isinstance(loaded, SubspaceHeterogeneity)
     assert (loaded.rare, loaded.rare_scale) == (fitted.rare, fitted.rare_scale)
-    watch = StopAfter()
+    watch = RecordingMonitor()
     train(rare_set.data.images, rare_set.data.base_map, SETTINGS, context(None, watch))
+    late = RecordingMonitor(polls=watch.polled - 1)
     with pytest.raises(JobAborted):
-        train(rare_set.data.images, rare_set.data.base_map, SETTINGS, context(tmp_path, StopAfter(watch.seen - 1)))
+        train(rare_set.data.images, rare_set.data.base_map, SETTINGS, context(tmp_path, late))
     again = fit(rare_set.data, tmp_path)
     assert np.array_equal(again.z, fitted.z)
     assert torch.equal(again.values, fitted.values)
@@ -226,11 +227,11 @@ def test_probabilities_are_bayes_and_moments_those_of_the_mixture() -> None:
     logs = torch.stack([e.evidence for e in each], 1) + torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64).log()
     expected = torch.softmax(logs, 1)
     assert torch.allclose(probability, expected[:, 1:])
-    mean = sum(expected[:, k, None] * each[k].mean for k in range(3))
-    second = sum(
+    mean = torch.stack([expected[:, k, None] * each[k].mean for k in range(3)]).sum(0)
+    second = torch.stack([
         expected[:, k, None, None] * (each[k].covariance + each[k].mean[:, :, None] * each[k].mean[:, None])
         for k in range(3)
-    )
+    ]).sum(0)  # fmt: skip
     assert torch.allclose(posterior.mean, mean)
     assert torch.allclose(posterior.covariance, second - mean[:, :, None] * mean[:, None])
 
