@@ -104,7 +104,7 @@ def subspace_model(box: int, z: np.ndarray) -> SubspaceHeterogeneity:
     features = Features.build(Nodes.place(x, 400, 0), 0.35, FEATURES)
     strength = 0.05 * float(np.abs(region).sum()) / float(values.abs().amax())
     return SubspaceHeterogeneity(
-        features=features, carried=tuple(range(ZDIM)), smoothing=0.01 * torch.eye(ZDIM, dtype=torch.float64),
+        features=features, columns_used=tuple(range(ZDIM)), smoothing=0.01 * torch.eye(ZDIM, dtype=torch.float64),
         radius=radius, values=(values * strength)[..., : features.count + 1].contiguous(), consensus=10 * region,
         particle=np.ones_like(region), moving=region, pixel_size_A=EXTENT_A / box, z=z, z_cov=None, loss_history={},
     )  # fmt: skip

@@ -216,7 +216,8 @@ def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
     """Return the groups of modules that reach one another."""
     reached: dict[str, set[str]] = {}
     for start in graph:
-        seen, waiting = set(), [start]
+        seen: set[str] = set()
+        waiting = [start]
         while waiting:
             for name in graph[waiting.pop()] - seen:
                 seen.add(name)

@@ -179,7 +179,7 @@ def test_a_state_may_be_named_by_its_particles_and_a_mask_given(finished: Finish
     [
         ({"state": (7,)}, "has no state 7; it has 0, 1, 2"),
         ({"state": (0,), "indices": ("rows.txt",)}, "not both"),
-        ({"indices": ("nowhere.txt",)}, "no such file"),
+        ({"indices": ("nowhere.txt",)}, "does not exist"),
         ({"indices": ("far.txt",)}, "indices of 120 particles"),
         ({"indices": ("none.txt",)}, "names no particles"),
         ({"indices": ("other.star",)}, "are not in this file"),
