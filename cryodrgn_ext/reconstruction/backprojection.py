@@ -53,22 +53,22 @@ class BackprojectionSums:
         ``grid.shape`` float32.
     n_particles : int
         How many particles were inserted.
-    copies : int
-        How often each of them counts: the order of the point group.
+    symmetry : PointGroup
+        Each of them counts once for each of its rotations.
     """
 
     grid: FourierGrid
     numerator: Tensor
     weight: Tensor
     n_particles: int
-    copies: int = 1
+    symmetry: PointGroup = C1
 
     def __add__(self, other: BackprojectionSums) -> BackprojectionSums:
         """Sums over both sets of particles."""
         if other.grid != self.grid:
             raise ValueError(f"cannot add sums on {other.grid} to sums on {self.grid}")
-        if other.copies != self.copies:
-            raise ValueError(f"cannot add sums of {other.copies} copies of each image to sums of {self.copies}")
+        if other.symmetry.name != self.symmetry.name:
+            raise ValueError(f"cannot add sums of symmetry {other.symmetry.name} to those of {self.symmetry.name}")
         return replace(
             self,
             numerator=self.numerator + other.numerator,
@@ -115,7 +115,7 @@ class BackprojectionSums:
         """(radius + 1,) float64: least denominator as a fraction of its mean over each shell."""
         shell = torch.arange(self.grid.radius + 1, dtype=torch.float64)
         # A ring of 2 pi k coefficients per image, over the 4 pi k^2 oversampling^3 grid points of the shell.
-        images_per_point = self.n_particles * self.copies / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
+        images_per_point = self.n_particles * self.symmetry.order / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
         return (FLOOR_IMAGES / images_per_point.clamp_min(1e-30)).clamp_max(WEIGHT_FLOOR)
 
     def solve(self, prior_precision: Tensor | None = None) -> Tensor:
@@ -203,7 +203,7 @@ def backproject(
     numerator, weight = (
         sum_over_lattice(friedel_sum(one), symmetry.lattice()) for one in (sums.numerator, sums.weight)
     )
-    return BackprojectionSums(grid, numerator, weight, len(rows), symmetry.order)
+    return BackprojectionSums(grid, numerator, weight, len(rows), symmetry)
 
 
 def _used_rows(

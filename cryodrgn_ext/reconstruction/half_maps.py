@@ -37,6 +37,8 @@ class HalfMaps:
     pixel_size_A : float
     n_half1, n_half2 : int
         Particles in each half.
+    symmetry : PointGroup
+        That was imposed.
     """
 
     half1: NDArray[np.float32]
@@ -47,6 +49,7 @@ class HalfMaps:
     pixel_size_A: float
     n_half1: int
     n_half2: int
+    symmetry: PointGroup = C1
 
 
 def combine_halves(
@@ -77,6 +80,7 @@ def combine_halves(
         pixel_size_A=pixel_size_A,
         n_half1=sums1.n_particles,
         n_half2=sums2.n_particles,
+        symmetry=sums1.symmetry,
     )
 
 

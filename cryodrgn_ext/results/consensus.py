@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_directory
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup, point_group
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.plain_files import load_json, readable, write_json
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps
@@ -31,6 +32,8 @@ class Consensus:
         (D // 2 + 1,) between the half-maps, within the mask.
     resolution_A : float
     pixel_size_A : float
+    symmetry : PointGroup
+        That was imposed.
     """
 
     map: NDArray[np.float32]
@@ -38,12 +41,14 @@ class Consensus:
     fsc: NDArray[np.float64]
     resolution_A: float
     pixel_size_A: float
+    symmetry: PointGroup = C1
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """Resolution of the map, and a warning where it shows no particle."""
         extent_A = len(self.map) * self.pixel_size_A
-        found = f"Consensus of all particles: {self.resolution_A:.2f} Å (half-maps, FSC 0.143, masked)."
+        imposed = "" if self.symmetry.order == 1 else f", symmetry {self.symmetry.name} imposed"
+        found = f"Consensus of all particles: {self.resolution_A:.2f} Å (half-maps, FSC 0.143, masked{imposed})."
         if self.resolution_A < LARGEST_SHARE_OF_BOX * extent_A:
             return (found,)
         return (
@@ -72,7 +77,9 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
         (D, D, D) float32.
     """
     pixel_size_A, box = halves.pixel_size_A, len(halves.map)
-    description = {"resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist()}
+    description = {
+        "resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist(), "symmetry": halves.symmetry.name
+    }  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
             write_map(temporary / f"{name}.mrc", data, pixel_size_A)
@@ -93,4 +100,5 @@ def read_consensus(directory: Path) -> Consensus:
     with readable(path, f"delete {directory} and continue the job"):
         description = load_json(path)
         curve, resolution = np.array(description["fsc"], np.float64), float(description["resolution_A"])
-    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A)
+        symmetry = point_group(description.get("symmetry", "C1"))
+    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A, symmetry)
