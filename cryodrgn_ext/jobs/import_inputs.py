@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.jobs.options.import_latents import ImportSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import STACKS, read_stack, with_pickled_poses
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_indices, read_poses
@@ -53,6 +54,7 @@ def read_import_inputs(settings: ImportSettings) -> ImportInputs:
     InputError
         In one sentence, for whatever is wrong with the files or does not fit together.
     """
+    point_group(settings.symmetry)  # refuses names that there are not
     particles, in_parts = _read_particles(settings)
     given = settings.latents
     latents = latents_of_particles(particles) if given is None else read_latent_file(given)

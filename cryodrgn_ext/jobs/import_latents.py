@@ -26,6 +26,7 @@ from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import describe, fingerprint
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.reconstructions import symmetry_key
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun
 
 SHARED_LATENTS = (
@@ -106,7 +107,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
         """What the settings say of states."""
         given = self.settings
         return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
-                            given.particles_format)  # fmt: skip
+                            given.particles_format, symmetry=given.symmetry)  # fmt: skip
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
@@ -123,7 +124,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
         images = self.each_time("preprocessing", key, lambda: self.open_images(inputs.particles, how))
         for sentence in (*half_set_notes(inputs.particles, aligned=True), SHARED_LATENTS):
             self.note(sentence)
-        key = fingerprint(key, inputs.record.get("in_mask", {}).get("sha256"))
+        key = fingerprint(key, inputs.record.get("in_mask", {}).get("sha256"), *symmetry_key(settings.symmetry))
         consensus = self.reconstruct_consensus(images, key)
         key = fingerprint(key, settings.knots, settings.neighbors, settings.seed)
         self.stage("volumes near latents", key, "Reconstructing volumes near the latents",

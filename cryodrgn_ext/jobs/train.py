@@ -22,6 +22,7 @@ from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
+from cryodrgn_ext.workflow.reconstructions import symmetry_key
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun, report_states
 
 __all__ = ["TrainRun", "report_states", "train"]
@@ -75,7 +76,7 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
         """What the settings say of states."""
         given = self.settings
         return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
-                            given.particles_format, homogeneous=given.zdim == 0)  # fmt: skip
+                            given.particles_format, given.zdim == 0, given.symmetry)  # fmt: skip
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
@@ -86,7 +87,8 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
                                 lambda: self.open_images(inputs.particles, how))  # fmt: skip
         for sentence in half_set_notes(inputs.particles, aligned=True):
             self.note(sentence)
-        key = fingerprint(image_key(settings, inputs), inputs.record.get("in_mask", {}).get("sha256"))
+        key = fingerprint(image_key(settings, inputs), inputs.record.get("in_mask", {}).get("sha256"),
+                          *symmetry_key(settings.symmetry))  # fmt: skip
         consensus = self.reconstruct_consensus(images, key)
         key = fingerprint(key, engine_key(settings), inputs.record.get("focus_mask", {}).get("sha256"))
         self.stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)

@@ -9,6 +9,7 @@ from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.image_checks import check_images
@@ -70,7 +71,8 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
             f"{settings.in_parts} has {particles.n} particles, too few to learn from and to cut into "
             f"{settings.states} states."
         )
-    # Options that contradict each other are refused before anything is computed.
+    # Names that there are not, and options that contradict each other, are refused before anything is computed.
+    point_group(settings.symmetry)
     resolve(settings, settings.seed, particles.n)
     _refuse_contradictions(settings)
     check_images(particles)
@@ -95,7 +97,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     return TrainInputs(
         record=record, particles=particles, native_box=native, box=box, mask=maps["in_mask"], focus=maps["focus_mask"],
         reference=maps["in_3dref"],
-        continuation=Continuation("training", begun, MASKS, (*IMAGE_SETTINGS, *ENGINE_SETTINGS)),
+        continuation=Continuation("training", begun, MASKS, (*IMAGE_SETTINGS, *ENGINE_SETTINGS, "symmetry")),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import resolution_A
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
@@ -52,7 +53,7 @@ from cryodrgn_ext.workflow.job_outputs import (
 )
 from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
-from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states
+from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states, symmetry_key
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A, working_box
 
@@ -127,6 +128,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
     @classmethod
     def check(cls, settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
         """Read the result, the sets and the mask; see :meth:`JobRun.check`."""
+        point_group(settings.symmetry)  # refuses names that there are not
         result = read_learned_result(settings.in_parts, settings.project)
         sets = choose_sets(settings, result, monitor)
         for sentence in result.particles.notes:
@@ -163,6 +165,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         key = fingerprint(
             inputs.record["in_parts"]["sha256"], inputs.box, inputs.preprocessing.mask_diameter_A,
             inputs.preprocessing.data_sign, inputs.record.get("in_mask", {}).get("sha256"),
+            *symmetry_key(settings.symmetry),
         )  # fmt: skip
         self.stage("consensus", key, "Consensus by backprojection", self._consensus, layout.consensus)
         consensus = read_consensus(layout.consensus)
@@ -189,7 +192,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
         results = {
             "particles": particles.n, "box": inputs.box, "pixel_size_A": round(consensus.pixel_size_A, 6),
-            "consensus_resolution_A": round(consensus.resolution_A, 3), "random_subsets": settings.random_subsets,
+            "consensus_resolution_A": round(consensus.resolution_A, 3), "symmetry": consensus.symmetry.name,
+            "random_subsets": settings.random_subsets,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
@@ -229,7 +233,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return returned_name(self.inputs.result.particles, self.settings.particles_format)
 
     def _consensus(self) -> None:
-        make_consensus(self.layout.consensus, self.images, self.inputs.mask, self.inputs.device, self.monitor)
+        make_consensus(self.layout.consensus, self.images, self.inputs.mask, self.inputs.device, self.monitor,
+                       point_group(self.settings.symmetry))  # fmt: skip
 
     def _reconstruct(self, consensus: Consensus, key: str) -> None:
         masks = StateMasks(consensus.mask, self._own_mask if self.inputs.mask is None else None)

@@ -115,7 +115,9 @@ class BackprojectionSums:
         """(radius + 1,) float64: least denominator as a fraction of its mean over each shell."""
         shell = torch.arange(self.grid.radius + 1, dtype=torch.float64)
         # A ring of 2 pi k coefficients per image, over the 4 pi k^2 oversampling^3 grid points of the shell.
-        images_per_point = self.n_particles * self.symmetry.order / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
+        images_per_point = (
+            self.n_particles * self.symmetry.order / (2.0 * self.grid.oversampling**3 * shell.clamp_min(1.0))
+        )
         return (FLOOR_IMAGES / images_per_point.clamp_min(1e-30)).clamp_max(WEIGHT_FLOOR)
 
     def solve(self, prior_precision: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import threshold_mask
+from cryodrgn_ext.fourier.point_groups import PointGroup
 from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor, SilentMonitor
@@ -69,6 +70,11 @@ class Consensus(Protocol):
     @property
     def pixel_size_A(self) -> float:
         """Of the map, Å."""
+        ...
+
+    @property
+    def symmetry(self) -> PointGroup:
+        """Imposed on the map, and on the states."""
         ...
 
 
@@ -161,7 +167,8 @@ def iterate_states(
     labels : ndarray
         (N,) state of each particle; negative for particles without one.
     consensus : Consensus
-        Map and FSC of all particles, such as :class:`cryodrgn_ext.reconstruction.half_maps.HalfMaps`.
+        Map and FSC of all particles, such as :class:`cryodrgn_ext.reconstruction.half_maps.HalfMaps`. Its symmetry is
+        imposed on the states and random subsets, too.
     masks : StateMasks
     only : collection of int, optional
         Yield these states only (a job that continues); the comparison is the same as for all.
@@ -190,22 +197,17 @@ def iterate_states(
     around = consensus_mask(consensus) if given is None else torch.from_numpy(np.asarray(given, np.float32))
     half_set = images.half_set.cpu().numpy()
     radius = comparison_radius(consensus.fsc, images.plane.radius)
-    whole = [
-        _sums(images, np.flatnonzero(half_set == half), radius, device, monitor, f"All particles, half {half}")
-        for half in (1, 2)
-    ]
+    sums_of = _Backprojection(images, consensus.symmetry, device, monitor)
+    whole = [sums_of(np.flatnonzero(half_set == half), f"All particles, half {half}", radius) for half in (1, 2)]
     comparison = ConsensusComparison(whole[0], whole[1], around)
     tester = _Tester(comparison, HeldOutCoordinates(images, comparison, draws.seed, device))
     if len(names) > 1 or (labels < 0).any():
-        tester.measure_random_subsets(images, labels, draws, device, monitor)
+        tester.measure_random_subsets(sums_of, labels, draws)
     for name in names:
         if only is not None and int(name) not in only:
             continue
         members = np.flatnonzero(labels == name)
-        sums = [
-            _sums(images, members[half_set[members] == half], None, device, monitor, f"State {name}, half {half}")
-            for half in (1, 2)
-        ]
+        sums = [sums_of(members[half_set[members] == half], f"State {name}, half {half}") for half in (1, 2)]
         maps = combine_halves(sums[0], sums[1], images.pixel_size_A, around)
         own = around
         if masks.own is not None:
@@ -240,16 +242,9 @@ class _Tester:
     def _differences(self, sums: list[BackprojectionSums]) -> list[Tensor]:
         return [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
 
-    def measure_random_subsets(
-        self,
-        images: ParticleImages,
-        labels: NDArray[np.integer],
-        draws: SubsetDraws,
-        device: torch.device | str,
-        monitor: Monitor,
-    ) -> None:
+    def measure_random_subsets(self, sums_of: _Backprojection, labels: NDArray[np.integer], draws: SubsetDraws) -> None:
         """Random subsets of the states' sizes, by as many shuffles of the labels as it takes."""
-        names, half_set = np.unique(labels[labels >= 0]), images.half_set.cpu().numpy()
+        names, half_set = np.unique(labels[labels >= 0]), sums_of.images.half_set.cpu().numpy()
         rng = np.random.default_rng([draws.seed, 5])
         for _ in range(math.ceil(draws.count / len(names))):
             shuffled = labels.copy()
@@ -262,7 +257,7 @@ class _Tester:
                     continue
                 what = f"Random subset {len(self.random) + 1}"
                 radius = self.comparison.grid.radius
-                sums = [_sums(images, part, radius, device, monitor, what) for part in subset]
+                sums = [sums_of(part, what, radius) for part in subset]
                 self.random.add(self.comparison.products(*self._differences(sums)), *(len(part) for part in subset))
 
     def evidence(self, sums: list[BackprojectionSums], n_states: int, is_everything: bool) -> Evidence:
@@ -285,13 +280,18 @@ class _Tester:
         )
 
 
-def _sums(
-    images: ParticleImages,
-    rows: NDArray[np.int64],
-    radius: int | None,
-    device: torch.device | str,
-    monitor: Monitor,
-    what: str,
-) -> BackprojectionSums:
-    grid = None if radius is None else FourierGrid(images.box_size, radius)
-    return backproject(images, torch.from_numpy(rows), grid=grid, device=device, monitor=monitor, description=what)
+@dataclass(frozen=True)
+class _Backprojection:
+    """Backprojection of any rows of some images."""
+
+    images: ParticleImages
+    symmetry: PointGroup
+    device: torch.device | str
+    monitor: Monitor
+
+    def __call__(self, rows: NDArray[np.int64], what: str, radius: int | None = None) -> BackprojectionSums:
+        """Sums over ``rows`` up to ``radius`` cycles per box, the images' whole band when None."""
+        grid = None if radius is None else FourierGrid(self.images.box_size, radius)
+        return backproject(
+            self.images, torch.from_numpy(rows), None, grid, self.symmetry, self.device, self.monitor, what
+        )

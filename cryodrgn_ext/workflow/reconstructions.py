@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cryodrgn_ext.fourier.point_groups import C1, PointGroup
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup, point_group
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.working_map import working_map
@@ -40,6 +40,18 @@ def make_consensus(
         mask = working_map(user_mask, images.box_size, images.pixel_size_A, "--in_mask").clamp(0, 1)
     halves, mask = reconstruct_consensus(images, mask, device, monitor, symmetry)
     write_consensus(directory, halves, mask.numpy())
+
+
+def symmetry_key(name: str) -> tuple[str, ...]:
+    """Part of a fingerprint that a point group is; nothing for C1, as before there was a choice.
+
+    Raises
+    ------
+    InputError
+        When no point group has that name.
+    """
+    group = point_group(name)
+    return () if group.order == 1 else (group.name,)
 
 
 def make_missing_states(

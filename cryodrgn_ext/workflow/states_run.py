@@ -15,6 +15,7 @@ from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.working_map import working_map
@@ -75,6 +76,8 @@ class StateOptions:
         See :func:`wants_columns` and :func:`returned_name`.
     homogeneous : bool
         Whether there are no latents.
+    symmetry : str
+        Point group that is imposed on the consensus and the states.
     """
 
     states: int
@@ -84,6 +87,7 @@ class StateOptions:
     star_columns: str
     particles_format: str
     homogeneous: bool = False
+    symmetry: str = "C1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +132,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         """Do the stage of the consensus; note its resolution, and how it agrees with the user's map."""
         layout, given = self.layout, self.inputs.reference
         self.stage("consensus", key, "Consensus by backprojection",
-                   lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor),
-                   layout.consensus)  # fmt: skip
+                   lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor,
+                                          point_group(self.options.symmetry)), layout.consensus)  # fmt: skip
         consensus = read_consensus(layout.consensus)
         for sentence in consensus.sentences:
             self.note(sentence)

@@ -95,6 +95,7 @@ def test_more_epochs_go_on_training(project: Path, engine: FakeEngine) -> None:
         ({"seed": 5}, "--seed was 0"),
         ({"box": 16}, "--box was None"),
         ({"contrast": "black"}, "--contrast was auto"),
+        ({"symmetry": "C2"}, "--symmetry was C1"),
         ({"in_mask": Path("mask.mrc")}, "--in_mask is another"),
     ],
 )
@@ -185,6 +186,15 @@ def test_the_users_mask_and_map_are_used(project: Path, engine: FakeEngine) -> N
     assert mask.sum() * (BOX / 16) ** 3 == pytest.approx(read_map("mask.mrc").data.sum(), rel=0.05)
 
 
+def test_symmetry_is_imposed_on_consensus_and_states(project: Path, engine: FakeEngine) -> None:
+    said = messages(replace(SETTINGS, symmetry="C2"))
+    assert "symmetry C2 imposed" in said
+    for folder in (LAYOUT.consensus, LAYOUT.state(0), LAYOUT.state(1)):
+        found = read_map(folder / "half1.mrc").data[1:, 1:, 1:]  # about voxel D // 2
+        assert np.allclose(np.rot90(found, 2, (1, 2)), found, atol=1e-4 * found.max())
+        assert not np.allclose(np.rot90(found, 2, (0, 1)), found, atol=0.1 * found.max())
+
+
 def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) -> None:
     data = read_map("reference.mrc").data
     write_map("mirror.mrc", np.ascontiguousarray(np.roll(data[::-1], 7, axis=1)), PIXEL_SIZE_A)
@@ -204,6 +214,7 @@ def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) ->
         ({"in_3dref": Path("particles.star")}, "particles.star"),
         ({"mask_diameter_A": 5000.0}, "5000"),
         ({"device": "cuda"}, "cuda"),
+        ({"symmetry": "C0"}, "symmetry 'C0' is not the name of a point group"),
     ],
 )
 def test_wrong_inputs_are_refused_and_leave_nothing(

@@ -15,6 +15,7 @@ import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.fourier.fsc import corrected_fsc, resolution_A
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -199,4 +200,26 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
     Path("other.star").write_text(Path("particles.star").read_text().replace("@", "9@").replace("rlnCoord", "other"))
     with pytest.raises(InputError, match=sentence):
         validate(replace(VALIDATE, **change), SilentMonitor())  # type: ignore[arg-type]
+    assert not CHECKED.root.exists()
+
+
+def test_symmetry_is_imposed_on_all_maps(finished: FinishedProject) -> None:
+    settings = replace(VALIDATE, symmetry="d2", state=(0,))
+    validate(settings, SilentMonitor())
+    images = open_images(read_particles("particles.star"), Path("store"), PreprocessSettings(box_size=BOX))
+    for folder, rows in ((CHECKED.state(0), np.flatnonzero(labels() == 0)), (CHECKED.consensus, np.arange(N))):
+        expected = reconstruct_half_maps(images, torch.from_numpy(rows), symmetry=point_group("D2")).half2
+        found = read_map(folder / "half2.mrc").data
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        assert np.allclose(np.rot90(found[1:, 1:, 1:], 2, (0, 1)), found[1:, 1:, 1:], atol=1e-4 * found.max())
+    results = yaml.safe_load((CHECKED.root / "job.yaml").read_text())["results"]
+    assert results["symmetry"] == "D2"
+    assert "symmetry D2 imposed" in " ".join(results["notes"])
+    assert "Consensus by backprojection: done before." in said(settings)
+    assert "Consensus by backprojection ..." in said(replace(settings, symmetry="C1"))
+
+
+def test_a_symmetry_that_there_is_not_is_refused(finished: FinishedProject) -> None:
+    with pytest.raises(InputError, match=r"symmetry 'X7' is not the name of a point group"):
+        validate(replace(VALIDATE, symmetry="X7"), SilentMonitor())
     assert not CHECKED.root.exists()

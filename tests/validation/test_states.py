@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Verdict
@@ -115,3 +116,18 @@ def test_labels_must_fit_the_particles(rigid: Case) -> None:
         reconstruct_states(rigid.images, np.zeros(5, int), rigid.consensus)
     with pytest.raises(InputError, match="no particle has a state"):
         reconstruct_states(rigid.images, np.full(N, -1), rigid.consensus)
+
+
+def test_the_symmetry_of_the_consensus_is_imposed_on_the_states(rigid: Case) -> None:
+    group = point_group("D2")
+    consensus = reconstruct_half_maps(rigid.images, symmetry=group)
+    labels = np.random.default_rng(0).integers(0, 2, N)
+    states = reconstruct_states(rigid.images, labels, consensus)
+    for state in states:
+        core = state.map[1:, 1:, 1:]  # about voxel D // 2
+        for axes in ((0, 1), (0, 2), (1, 2)):
+            np.testing.assert_allclose(np.rot90(core, 2, axes), core, atol=1e-4 * core.max())
+        rows, mask = torch.from_numpy(np.flatnonzero(labels == state.label)), consensus_mask(consensus)
+        expected = reconstruct_half_maps(rigid.images, rows, mask=mask, symmetry=group)
+        np.testing.assert_array_equal(state.half1, expected.half1)
+    assert {state.verdict for state in states} == {"not distinguishable"}

@@ -20,7 +20,7 @@ class ConsensusSettings(ResultSettings):
     )
     project: Path | None = setting(None, help=PROJECT_HELP)
     in_mask: Path | None = setting(None, help="Solvent mask; made from the map if not given")
-    symmetry: str = setting("C1", help="Point group by RELION's name: C1, C4, D2, T, O, I, I3, ...")
+    symmetry: str = setting("C1", help="Point group by RELION's name, as C1, C4, D2, T, O, I or I3")
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box of the maps; that of the images, at most 256, if not given"
     )

@@ -24,6 +24,9 @@ class _FurtherSettings(ResultSettings):
         None, low=20, high=10_000_000,
         help="Particles near a place that its volume is made of; chosen by cross-validation of half-sets if not given",
     )  # fmt: skip
+    symmetry: str = setting(
+        "C1", help="Point group that is imposed on consensus and states, by RELION's name, as C1, C4, D2, T, O, I or I3"
+    )
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to show, at centres of the latent cloud")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
     in_3dref: Path | None = setting(

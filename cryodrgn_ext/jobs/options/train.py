@@ -36,6 +36,10 @@ class TrainSettings(ResultSettings, NeuralSettings, SubspaceSettings, ComputeSet
         choices=("auto", "subspace", "neural"),
         help="What learns the heterogeneity: subspace (seconds to minutes), neural (a network), or auto",
     )
+    symmetry: str = setting(
+        "C1",
+        help="Point group that is imposed on consensus and states, by RELION's name, as C1, C4, D2, T, O, I or I3",
+    )
     states: int = setting(4, low=1, high=200, help="Number of states to cut the particles into (k-means)")
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box that images are Fourier-cropped to; at most 128 if not given"

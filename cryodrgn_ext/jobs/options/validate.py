@@ -29,6 +29,9 @@ class ValidateSettings(ResultSettings):
     in_mask: Path | None = setting(
         None, help="Solvent mask for all sets; each set gets one of its own, made from its map, if not given"
     )
+    symmetry: str = setting(
+        "C1", help="Point group that is imposed on all maps, by RELION's name, as C1, C4, D2, T, O, I or I3"
+    )
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box of the maps; that of the images, at most 256, if not given"
     )
