@@ -25,14 +25,6 @@ from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.abinit_files import (
-    MAP_NAME,
-    POSES_NAME,
-    AbinitFiles,
-    PlacedImages,
-    read_search,
-    write_found,
-)
 from cryodrgn_ext.jobs.abinit_inputs import (
     AbinitInputs,
     image_key,
@@ -43,19 +35,27 @@ from cryodrgn_ext.jobs.abinit_inputs import (
 )
 from cryodrgn_ext.jobs.abinit_model import TrainedModel, train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_poses import FoundPoses, find_poses, refine_poses
+from cryodrgn_ext.jobs.abinit_poses import find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
-from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, judge_origins, origins_px
+from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, PlacedImages, judge_origins, origins_px
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.abinit_report import write_abinit_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices, draw_views
 from cryodrgn_ext.results.aligned_particles import alignment_columns, write_aligned_particles
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.decoded_volumes import decode_at_centers
+from cryodrgn_ext.results.found_poses import (
+    MAP_NAME,
+    POSES_NAME,
+    AbinitFiles,
+    FoundPoses,
+    read_search,
+    write_found,
+)
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.results.pose_choices import (
     read_judged_origins,

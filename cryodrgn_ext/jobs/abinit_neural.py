@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cryodrgn_ext.engines.context import EngineContext
@@ -14,15 +13,12 @@ from cryodrgn_ext.engines.neural.pose_search_engine import train_abinit
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.engines.settings import options_of
-from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.images.poses import Poses
-from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+from cryodrgn_ext.results.found_poses import FoundPoses, read_first_poses, write_first_poses
 
 FIRST = "first_poses.npz"  # the network's checkpoint holds for these very poses
 ExplicitSearch = Callable[[ParticleImages, AbinitSettings, float, Path, Monitor], FoundPoses]
@@ -56,13 +52,13 @@ def find_poses_with_network(
     if settings.first_poses == "map":
         below = checkpoint_dir / "map"
         below.mkdir(parents=True, exist_ok=True)
-        first = _read(below / FIRST, monitor)
+        first = read_first_poses(below / FIRST, monitor)
         if first is None:
             earlier = len(monitor.warnings)
             first = explicit(images, settings, max_shift_px, below, monitor)
             if tilted is not None:
                 first = _in_the_hand_of_tilts(images, tilted, settings, max_shift_px, first, monitor)
-            _write(below / FIRST, first, monitor.warnings[earlier:])
+            write_first_poses(below / FIRST, first, monitor.warnings[earlier:])
     network = checkpoint_dir / "network"
     context = EngineContext.of(settings, network, monitor)
     options = options_of(NeuralAbinitSettings, settings)
@@ -73,34 +69,6 @@ def find_poses_with_network(
     return FoundPoses(
         result.poses, result.log_likelihood, halves.map, halves.fsc, initialisations, result.tilted_shift_px
     )
-
-
-def _write(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:
-    """Keep the poses of an explicit map, and what their search warned of."""
-    rotation, shift_px = found.poses.numpy()
-    likelihoods = np.array(found.initialisations, np.float64)
-    write_arrays(path, {"rotation": rotation, "shift_px": shift_px, "log_likelihood": found.log_likelihood,
-                        "map": found.map, "fsc": found.fsc, "starts": likelihoods,
-                        "warnings": np.array(warnings, np.str_)})  # fmt: skip
-
-
-def _read(path: Path, monitor: Monitor) -> FoundPoses | None:
-    """Read what :func:`_write` kept, and warn again; None when there is nothing.
-
-    Raises
-    ------
-    ResumeError
-        When the file is damaged.
-    """
-    if not path.exists():
-        return None
-    with readable(path, "remove that file to find the first poses again", error=ResumeError):
-        arrays = load_arrays(path)
-        poses = Poses.of(arrays["rotation"], arrays["shift_px"])
-        likelihoods = tuple(arrays["starts"].tolist())
-        for sentence in arrays["warnings"].tolist() if "warnings" in arrays else ():
-            monitor.warn(sentence)
-        return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
 
 
 def _in_the_hand_of_tilts(

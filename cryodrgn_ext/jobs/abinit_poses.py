@@ -5,50 +5,20 @@ Everything that the job knows of :mod:`cryodrgn_ext.pose.abinit` stands here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
-
-
-@dataclass(frozen=True)
-class FoundPoses:
-    """Poses of N images and the map that they go with.
-
-    Attributes
-    ----------
-    poses : Poses
-        (N,).
-    log_likelihood : ndarray
-        (N,) of each image at its pose, in nats above no signal.
-    map : ndarray
-        (D, D, D) float32 in the coordinates of the poses.
-    fsc : ndarray
-        (D // 2 + 1,) between its halves.
-    initialisations : tuple of float
-        Log-likelihood per image that each random initialisation reached; the largest was kept.
-    tilted_shift_px : ndarray or None
-        (N, 2) of the second images of tilt pairs.
-    """
-
-    poses: Poses
-    log_likelihood: NDArray[np.floating]
-    map: NDArray[np.float32]
-    fsc: NDArray[np.float64]
-    initialisations: tuple[float, ...]
-    tilted_shift_px: NDArray[np.floating] | None = None
+from cryodrgn_ext.results.found_poses import FoundPoses
 
 
 def find_poses(

@@ -181,3 +181,32 @@ def centred_on(images: ParticleImages, centre_px: Tensor | None) -> ParticleImag
         return images
     moved = images.with_poses(images.poses.moved(-centre_px.to(images.shift_px.device)))
     return recentred(moved, centre_px)
+
+
+@dataclass(frozen=True)
+class PlacedImages:
+    """Images without poses, and the places that shifts are searched around.
+
+    Attributes
+    ----------
+    images : ParticleImages
+    centre_px : Tensor or None
+        (N, 2) x, y in working pixels; None for the centres of the images.
+    """
+
+    images: ParticleImages
+    centre_px: Tensor | None
+
+    def unaligned(self) -> ParticleImages:
+        """The images centred on these places: every shift there is zero."""
+        if self.centre_px is None:
+            return self.images
+        return self.near(self.images.with_poses(Poses(self.images.rotation, self.centre_px)))
+
+    def near(self, aligned: ParticleImages) -> ParticleImages:
+        """The images with poses, centred on these places."""
+        return centred_on(aligned, self.centre_px)
+
+    def in_image(self, poses: Poses) -> Poses:
+        """Poses found for centred images, with shifts from the centres of the images as they are."""
+        return poses if self.centre_px is None else poses.moved(self.centre_px)

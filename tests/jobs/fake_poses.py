@@ -12,10 +12,10 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs import abinit
-from cryodrgn_ext.jobs.abinit_poses import FoundPoses
 from cryodrgn_ext.pose.centring import CentredCoefficients
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
+from cryodrgn_ext.results.found_poses import FoundPoses
 
 #: From the coordinates of the truth to those in which "the search" finds poses, in voxels.
 ELSEWHERE = CoordinateTransform(

@@ -1,20 +1,20 @@
-"""Files that the stages of an abinit job hand on in its checkpoint: what was found, and the chosen coordinates."""
+"""Poses that an abinit job found, and the files of its checkpoint in which its stages hand them on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cryodrgn_ext.images.dataset import ParticleImages
+from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.images.poses import Poses
-from cryodrgn_ext.jobs.abinit_poses import FoundPoses
-from cryodrgn_ext.plain_files import load_arrays, readable
-from cryodrgn_ext.pose.origins import centred_on
+from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
+from cryodrgn_ext.pose.origins import PlacedImages
+from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.pose_table import PoseTable
 
@@ -22,32 +22,31 @@ MAP_NAME, POSES_NAME = "map.mrc", "poses.npz"
 
 
 @dataclass(frozen=True)
-class PlacedImages:
-    """Images without poses, and the places that shifts are searched around.
+class FoundPoses:
+    """Poses of N images and the map that they go with.
 
     Attributes
     ----------
-    images : ParticleImages
-    centre_px : Tensor or None
-        (N, 2) x, y in working pixels; None for the centres of the images.
+    poses : Poses
+        (N,).
+    log_likelihood : ndarray
+        (N,) of each image at its pose, in nats above no signal.
+    map : ndarray
+        (D, D, D) float32 in the coordinates of the poses.
+    fsc : ndarray
+        (D // 2 + 1,) between its halves.
+    initialisations : tuple of float
+        Log-likelihood per image that each random initialisation reached; the largest was kept.
+    tilted_shift_px : ndarray or None
+        (N, 2) of the second images of tilt pairs.
     """
 
-    images: ParticleImages
-    centre_px: Tensor | None
-
-    def unaligned(self) -> ParticleImages:
-        """The images centred on these places: every shift there is zero."""
-        if self.centre_px is None:
-            return self.images
-        return self.near(self.images.with_poses(Poses(self.images.rotation, self.centre_px)))
-
-    def near(self, aligned: ParticleImages) -> ParticleImages:
-        """The images with poses, centred on these places."""
-        return centred_on(aligned, self.centre_px)
-
-    def in_image(self, poses: Poses) -> Poses:
-        """Poses found for centred images, with shifts from the centres of the images as they are."""
-        return poses if self.centre_px is None else poses.moved(self.centre_px)
+    poses: Poses
+    log_likelihood: NDArray[np.floating]
+    map: NDArray[np.float32]
+    fsc: NDArray[np.float64]
+    initialisations: tuple[float, ...]
+    tilted_shift_px: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,3 +108,31 @@ def read_search(directory: Path) -> tuple[list[float], NDArray[np.float64]]:
     with readable(path, "delete it and continue the job"):
         arrays = load_arrays(path, "starts", "fsc")
         return arrays["starts"].tolist(), arrays["fsc"]
+
+
+def write_first_poses(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:
+    """Keep the poses of an explicit map, and what their search warned of."""
+    rotation, shift_px = found.poses.numpy()
+    likelihoods = np.array(found.initialisations, np.float64)
+    write_arrays(path, {"rotation": rotation, "shift_px": shift_px, "log_likelihood": found.log_likelihood,
+                        "map": found.map, "fsc": found.fsc, "starts": likelihoods,
+                        "warnings": np.array(warnings, np.str_)})  # fmt: skip
+
+
+def read_first_poses(path: Path, monitor: Monitor) -> FoundPoses | None:
+    """Read what :func:`write_first_poses` kept, and warn again; None when there is nothing.
+
+    Raises
+    ------
+    ResumeError
+        When the file is damaged.
+    """
+    if not path.exists():
+        return None
+    with readable(path, "remove that file to find the first poses again", error=ResumeError):
+        arrays = load_arrays(path)
+        poses = Poses.of(arrays["rotation"], arrays["shift_px"])
+        likelihoods = tuple(arrays["starts"].tolist())
+        for sentence in arrays["warnings"].tolist() if "warnings" in arrays else ():
+            monitor.warn(sentence)
+        return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
