@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -74,3 +75,15 @@ def finished(finished_once: FinishedProject, tmp_path: Path, monkeypatch: pytest
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     return install(monkeypatch)
+
+
+@pytest.fixture
+def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
+    """The project with its finished job, as the working directory, where further jobs use the fake engine."""
+    return finished.root
+
+
+def latents_in(result: Path) -> np.ndarray:
+    """Latents (N, q) of a result directory."""
+    with np.load(result / "latents.npz") as arrays:
+        return arrays["z"]

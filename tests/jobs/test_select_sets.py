@@ -13,17 +13,14 @@ from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.selection_groups import read_selection
 from cryodrgn_ext.progress import SilentMonitor
-from tests.jobs.conftest import FinishedProject, N
-from tests.jobs.fake_engine import FakeEngine
-from tests.jobs.test_select_volumes_fsc import labels, latents, selected
+from tests.jobs.conftest import N, latents_in
+from tests.jobs.test_select_volumes_fsc import labels, selected
 from tests.jobs.test_train import data_rows
 
 NAME = 2  # column of the images in the simulated project
 
 
-@pytest.fixture(autouse=True)
-def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
-    return finished.root
+pytestmark = pytest.mark.usefixtures("trained")
 
 
 @pytest.fixture
@@ -64,8 +61,9 @@ def test_gaussians_are_clusters_to_choose_among(clumps: np.ndarray) -> None:
 
 
 def test_probability_is_that_of_the_mixture(clumps: np.ndarray) -> None:
-    model = GaussianMixture(2, random_state=0, n_init=5, init_params="k-means++").fit(latents().astype(float))
-    sure = np.flatnonzero(model.predict_proba(latents().astype(float)).max(axis=1) >= 0.999)
+    z = latents_in(Path("out")).astype(float)
+    model = GaussianMixture(2, random_state=0, n_init=5, init_params="k-means++").fit(z)
+    sure = np.flatnonzero(model.predict_proba(z).max(axis=1) >= 0.999)
     found = selected(mixture=2, probability=0.999)
     assert len(set(found) ^ set(sure.tolist())) <= 2
 

@@ -26,16 +26,11 @@ from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.volumes import volumes
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
-from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject, N
+from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, N, latents_in
 from tests.jobs.fake_engine import FakeEngine
 from tests.jobs.test_train import data_rows
 
 LAYOUT = Layout(Path("out"))
-
-
-@pytest.fixture
-def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
-    return finished.root
 
 
 def selected(**options: object) -> list[int]:
@@ -51,11 +46,6 @@ def selected(**options: object) -> list[int]:
     return found
 
 
-def latents() -> np.ndarray:
-    with np.load(LAYOUT.latents) as arrays:
-        return arrays["z"]
-
-
 def labels() -> np.ndarray:
     with np.load(LAYOUT.states_table) as arrays:
         return arrays["label"]
@@ -67,7 +57,7 @@ def test_states(trained: Path) -> None:
 
 
 def test_ranges_and_length(trained: Path) -> None:
-    z = latents()
+    z = latents_in(LAYOUT.root)
     inside = (z[:, 0] >= -0.5) & (z[:, 0] <= 1) & (z[:, 1] <= 0.3)
     assert selected(z_range=("z1:-0.5:1", "2::0.3")) == np.flatnonzero(inside).tolist()
     assert selected(z_norm_max=1.0) == np.flatnonzero(np.linalg.norm(z, axis=1) <= 1).tolist()

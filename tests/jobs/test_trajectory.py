@@ -19,15 +19,9 @@ from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.job_result import OutputKind
-from tests.jobs.conftest import PIXEL_SIZE_A, FinishedProject, N
-from tests.jobs.fake_engine import FakeEngine
+from tests.jobs.conftest import PIXEL_SIZE_A, N, latents_in
 
 LAYOUT = Layout(Path("out"))
-
-
-@pytest.fixture
-def trained(finished: FinishedProject, engine: FakeEngine) -> Path:
-    return finished.root
 
 
 @pytest.fixture
@@ -42,11 +36,6 @@ def run(**options: object) -> tuple[np.ndarray, str]:
     settings = TrajectorySettings(**{"in_parts": Path("out"), "o": Path("path"), **options})  # type: ignore[arg-type]
     trajectory(settings, Monitor(stream))
     return np.loadtxt("path/z_values.txt", ndmin=2), stream.getvalue()
-
-
-def latents() -> np.ndarray:
-    with np.load(LAYOUT.latents) as arrays:
-        return arrays["z"]
 
 
 def test_everything_is_written(trained: Path) -> None:
@@ -73,7 +62,7 @@ def test_nearest_particles_are_the_users_own(trained: Path) -> None:
     z, _ = run(frames=5, nearest=7)
     table = starfile.read("path/nearest_particles.star")
     original = starfile.read("particles.star")["particles"]
-    distance = np.linalg.norm(latents()[None] - z[:, None], axis=2)
+    distance = np.linalg.norm(latents_in(LAYOUT.root)[None] - z[:, None], axis=2)
     assert len(table) == 5 * 7
     for frame, part in table.groupby("cdxFrame"):
         expected = distance[int(str(frame))].argsort()[:7]
@@ -98,7 +87,7 @@ def test_the_script_opens_all_volumes_at_one_level(trained: Path) -> None:
 
 @pytest.mark.usefixtures("no_report")
 def test_every_method_and_its_anchors(trained: Path) -> None:
-    z = latents()
+    z = latents_in(LAYOUT.root)
     graph, _ = run(method="graph", anchor_particles=(3, 50, 90), mean_neighbors=6.0, max_neighbors=20)
     assert KDTree(z).query(graph)[0].max() < 1e-5
     assert np.abs(graph - z[50]).sum(axis=1).min() < 1e-5
@@ -129,7 +118,7 @@ def test_particles_may_be_restricted(trained: Path) -> None:
 
 
 def test_a_jump_is_warned_of(trained: Path) -> None:
-    z = latents()
+    z = latents_in(LAYOUT.root)
     lonely = int(np.linalg.norm(z, axis=1).argmax())
     close = np.linalg.norm(z, axis=1).argsort()[:2].tolist()
     _, said = run(method="graph", anchor_particles=(*close, lonely), mean_neighbors=3.0, max_neighbors=8)
