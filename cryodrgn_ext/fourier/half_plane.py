@@ -1,4 +1,4 @@
-"""The half of the Fourier plane that carries all the information of a real image, as a list sorted by |k|.
+"""The half of the Fourier plane that holds all the information of a real image, as a list sorted by |k|.
 
 Because the list is sorted by |k|, every lower band is a prefix: ``coefficients[:, :plane.prefix(r)]``.
 """

@@ -9,7 +9,7 @@ Dn     n-fold axis along z, two-fold along x
 T      three-fold axis along z, two-fold in the plane x = 0
 O      four-fold axes along x, y and z
 I, I2  two-fold axes along x, y and z, five-fold (next to z) in the plane y = 0
-I1     the same turned by 90° about y: five-fold in the plane y = 0 at the negative angle
+I1     the same rotated by 90° about z: five-fold in the plane y = 0 at the negative angle
 I3     five-fold axis along z, two-fold (next to z) in the plane y = 0 towards -x
 I4     the same towards +x
 ====== =============================================================================================
@@ -62,7 +62,7 @@ class PointGroup:
 
     @property
     def order(self) -> int:
-        """How many rotations there are, S."""
+        """Number S of rotations."""
         return len(self.rotations)
 
     def lattice(self) -> NDArray[np.int64]:

@@ -74,8 +74,8 @@ def _axes_at(view: NDArray[np.float64], face: NDArray[np.int64]) -> NDArray[np.f
     cross = np.zeros((*view.shape[:-1], 3, 3))
     cross[..., 0, 1], cross[..., 0, 2], cross[..., 1, 2] = -axis[..., 2], axis[..., 1], -axis[..., 0]
     cross -= np.swapaxes(cross, -1, -2)
-    turn = np.eye(3) + cross + cross @ cross / (1.0 + cosine)[..., None, None]
-    out: NDArray[np.float64] = turn @ axes[face]
+    transport = np.eye(3) + cross + cross @ cross / (1.0 + cosine)[..., None, None]
+    out: NDArray[np.float64] = transport @ axes[face]
     return out
 
 
@@ -138,7 +138,7 @@ def _quads(level: int) -> NDArray[np.int64]:
 def quads(level: int) -> NDArray[np.int64]:
     """Rotations whose central sections are made of the same values, in fours.
 
-    Views come in opposite pairs, and in-plane angles in pairs half a turn apart. With R the first of four, the second
+    Views come in opposite pairs, and in-plane angles in pairs 180° apart. With R the first of four, the second
     is diag(-1, -1, 1) R, which sees the model at -k (the complex conjugate), the third is diag(1, -1, -1) R, which sees
     it from behind, at (kx, -ky), and the fourth is diag(-1, 1, -1) R.
 
@@ -174,9 +174,9 @@ def nearest(level: int, rotation: NDArray[np.floating]) -> NDArray[np.int64]:
     flat = rotation.reshape(-1, 3, 3)
     # The nearest one is at the view's own pixel or at one beside it: look around the view at two distances.
     reach = np.deg2rad(spacing_deg(level))
-    turn = np.linspace(0.0, 2.0 * np.pi, 12, endpoint=False)
+    azimuth = np.linspace(0.0, 2.0 * np.pi, 12, endpoint=False)
     looks = [np.array([[0.0, 0.0, 1.0]])]
-    looks += [_directions(np.full(12, reach * part), turn + part) for part in (0.5, 0.9)]
+    looks += [_directions(np.full(12, reach * part), azimuth + part) for part in (0.5, 0.9)]
     views = np.einsum("lj,njk->nlk", np.concatenate(looks), flat)
     pixels = healpix.vec2pix(2 ** (level + 1), *np.moveaxis(views, -1, 0), nest=True)
     count = n_psi(level)

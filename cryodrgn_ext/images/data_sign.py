@@ -44,7 +44,7 @@ class SignEvidence:
 
 
 def sign_coefficients(plane: HalfPlane) -> int:
-    """How many of the first coefficients :func:`measure_data_sign` looks at."""
+    """Number of leading coefficients that :func:`measure_data_sign` looks at."""
     return plane.prefix(1.0 / BLOB_SD)
 
 

@@ -1,4 +1,4 @@
-"""How the images of each optics group fit into one working geometry, and the Fourier crop that takes them there.
+"""The one working geometry that the images of all optics groups fit into, and the Fourier crop that takes them there.
 
 Every group keeps the integer frequencies of its own box: coefficient (kx, ky) means the same number of cycles per
 box in all groups. Their physical lengths differ when the boxes differ in Å; ``frequency_scale`` converts cycles per

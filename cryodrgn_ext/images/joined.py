@@ -31,7 +31,7 @@ class JoinedCoefficients:
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are available."""
+        """Number of coefficients of each image that are available."""
         return min(self.first.n_coefficients, self.second.n_coefficients)
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:

@@ -39,7 +39,7 @@ class CoefficientSource(Protocol):
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are available."""
+        """Number of coefficients of each image that are available."""
         ...
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
@@ -64,7 +64,7 @@ class ResidentCoefficients:
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are held."""
+        """Number of coefficients of each image that are held."""
         return int(self.values.shape[1])
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
@@ -82,7 +82,7 @@ class SubsetCoefficients:
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are available."""
+        """Number of coefficients of each image that are available."""
         return self.source.n_coefficients
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:

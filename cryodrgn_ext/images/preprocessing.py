@@ -26,7 +26,7 @@ DEFAULT_WINDOW = (0.85, 0.99)
 
 @dataclass(frozen=True)
 class PreprocessSettings:
-    """How images become whitened Fourier coefficients.
+    """Settings by which images become whitened Fourier coefficients.
 
     Attributes
     ----------

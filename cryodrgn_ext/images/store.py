@@ -345,7 +345,7 @@ class StoredCoefficients:
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are stored."""
+        """Number of coefficients of each image that are stored."""
         return int(self.data.shape[1])
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:

@@ -149,7 +149,7 @@ def image_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
 
 
 def pose_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
-    """Fingerprint of all that decides the poses before their frame is chosen."""
+    """Fingerprint of all that decides the poses before their coordinates are chosen."""
     tilted = inputs.record.get("tilted_parts", {}).get("sha256")
     return fingerprint(image_key(settings, inputs), _some(settings, _pose_settings(settings)), tilted)
 

@@ -242,7 +242,7 @@ class CryodrgnPoses:
     Attributes
     ----------
     rotation : (N, 3, 3) float64
-        R, from the model frame to the image frame.
+        R, from model to image coordinates.
     shift_fraction : (N, 2) float64 or None
         Displacement of the particle from the box centre (x, y) in fractions of the box; None when not given.
     """

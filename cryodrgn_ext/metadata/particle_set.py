@@ -139,7 +139,7 @@ class ParticleSet:
 
     @cached_property
     def rotation(self) -> Float64Array:
-        """(N, 3, 3) float64: rotations R from the model frame to the image frame (computed on first use)."""
+        """(N, 3, 3) float64: rotations R from model to image coordinates (computed on first use)."""
         if not self.has_poses:
             raise InputError(
                 f"{self.path}: has no orientations (_rlnAngleRot, _rlnAngleTilt, _rlnAnglePsi, or alignments3D/pose)"

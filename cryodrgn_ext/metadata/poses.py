@@ -1,6 +1,6 @@
 """RELION's Euler angles and CryoSPARC's rotation vectors to rotation matrices and back, and origins to shifts.
 
-Conventions (the same everywhere in this package): the rotation R maps the model frame to the image frame, a model
+Conventions (the same everywhere in this package): the rotation R maps model to image coordinates, a model
 point p lands on the image at ``(R p)[:2]``; the shift t (x, y) is the displacement of the particle from the box
 centre, so RELION's origin is -t. R is RELION's matrix A(rot, tilt, psi) of ``Euler_angles2matrix``:
 ``[Rz(rot) Ry(tilt) Rz(psi)]^T`` with active rotations.

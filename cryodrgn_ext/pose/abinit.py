@@ -56,7 +56,7 @@ STATE_KEYS = {"converged": "settled"}
 
 @dataclass(frozen=True)
 class AbInitio:
-    """What was found.
+    """Result of :func:`reconstruct`.
 
     Attributes
     ----------

@@ -41,7 +41,7 @@ MOST_IMAGES_AT_ONCE, BYTES_PER_COEFFICIENT = 4096, 48
 
 @dataclass(frozen=True)
 class Alignment:
-    """How images are aligned.
+    """A way to align images.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Reference:
-    """What images are held against.
+    """Map, or maps with weights of each image, that images are aligned to.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Reference:
 
 
 def search_settings(images: ParticleImages, settings: ReconstructSettings, radius: float) -> SearchSettings:
-    """How all orientations are searched when images are aligned up to ``radius`` cycles per box."""
+    """Settings of a search over all orientations when images are aligned up to ``radius`` cycles per box."""
     d = images.box_size
     extent, base = settings.shift_extent(d), min(BASE_RADIUS, radius)
     return SearchSettings(

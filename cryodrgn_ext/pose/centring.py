@@ -81,7 +81,7 @@ class CentredCoefficients:
 
     @property
     def n_coefficients(self) -> int:
-        """How many coefficients of each image are available."""
+        """Number of coefficients of each image that are available."""
         return self.source.n_coefficients
 
     def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:

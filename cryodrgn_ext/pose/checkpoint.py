@@ -1,4 +1,4 @@
-"""What the checkpoints of an ab initio run must share with the run that goes on from them."""
+"""Key of the checkpoints of an ab initio run: it must be that of the run that goes on from them."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ class GroupScorer:
         """
         total, offsets = torch.zeros(()), []
         for member, scorer in enumerate(self.scorers):
-            turned = self.groups.rotations(rotation, member)
-            best = scorer.own(model, turned, shift_px[:, :, member], offset_px, radius).max(2)
+            seen = self.groups.rotations(rotation, member)
+            best = scorer.own(model, seen, shift_px[:, :, member], offset_px, radius).max(2)
             total = total.to(best.values.device) + best.values
             offsets.append(best.indices)
         return total, torch.stack(offsets, dim=2)

@@ -1,6 +1,6 @@
-"""What each half of the particles is aligned to: its own map, Wiener-filtered by the FSC between the halves.
+"""References that each half of the particles is aligned to: its own map, Wiener-filtered by the FSC between the halves.
 
-The halves are independent but for the lowest frequencies, which they share so that their frames do not drift apart,
+The halves are independent but for the lowest frequencies, shared so that their coordinates do not drift apart,
 and which say nothing of resolution (RELION's ``--low_resol_join_halves``).
 """
 

@@ -46,7 +46,7 @@ SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a random initialisation is made.
+    """Steps in which a random initialisation is made.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ COEFFICIENTS_PER_BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """How far a pose may move in one iteration."""
+    """Bounds of the movement of a pose in one iteration."""
 
     rotation_deg: float
     shift_px: float

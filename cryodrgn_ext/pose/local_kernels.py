@@ -21,7 +21,7 @@ PARAMETERS = 5  # three angles, two shifts
 @compiled(FAST)
 def _normal_equations(
     data: Float32, power: Float32, rows: Int64, planes: Float32, shift: Float32, kxy: Float32, fields: Float32, weights:
-    Float32, scale: np.float32, limit2: np.float32, turn: np.float32, value: Float64, gradient: Float64, hessian:
+    Float32, scale: np.float32, limit2: np.float32, phase_step: np.float32, value: Float64, gradient: Float64, hessian:
     Float64,
 ) -> None:  # fmt: skip
     half = fields.shape[2] - 1
@@ -73,9 +73,9 @@ def _normal_equations(
             real[1], imaginary[1] = found[4], sign * found[5]
             real[2], imaginary[2] = found[6], sign * found[7]
             # The particle displaced by t: d exp(2 pi i k.t / D) is held against P, whose derivative is -2 pi i k / D P.
-            real[3], imaginary[3] = turn * kx * p_im, -turn * kx * p_re
-            real[4], imaginary[4] = turn * ky * p_im, -turn * ky * p_re
-            angle = turn * (kx * shift[i, 0] + ky * shift[i, 1])
+            real[3], imaginary[3] = phase_step * kx * p_im, -phase_step * kx * p_re
+            real[4], imaginary[4] = phase_step * ky * p_im, -phase_step * ky * p_re
+            angle = phase_step * (kx * shift[i, 0] + ky * shift[i, 1])
             cosine, sine = np.cos(angle), np.sin(angle)
             a, b = data[row, m, 0], data[row, m, 1]
             d_re, d_im = a * cosine - b * sine, a * sine + b * cosine
@@ -115,7 +115,7 @@ def normal_equations_cpu(
     kxy : Tensor
         (M', 2) frequencies, M' <= M.
     fields : Tensor
-        (Z, Y, X, C, 4) complex64: of each component the volume and its turns.
+        (Z, Y, X, C, 4) complex64: of each component the volume and its derivatives by rotations.
     weights : Tensor
         (B, C) of each image's volume.
     oversampling, limit, box_size
@@ -125,13 +125,13 @@ def normal_equations_cpu(
     value = np.empty(count)
     gradient = np.empty((count, PARAMETERS))
     hessian = np.empty((count, PARAMETERS, PARAMETERS))
-    turn = np.float32(2.0 * np.pi / box_size)
+    phase_step = np.float32(2.0 * np.pi / box_size)
     scale, limit2 = np.float32(oversampling), np.float32((limit * oversampling) ** 2)
     with threads_of_torch():
         _normal_equations(
             torch.view_as_real(data).numpy(), power.numpy(), rows.numpy(), planes.float().contiguous().numpy(),
             shift_px.float().contiguous().numpy(), kxy.float().numpy(),
             torch.view_as_real(fields).flatten(-2).numpy(), weights.float().contiguous().numpy(),
-            scale, limit2, turn, value, gradient, hessian,
+            scale, limit2, phase_step, value, gradient, hessian,
         )  # fmt: skip
     return torch.from_numpy(value), torch.from_numpy(gradient), torch.from_numpy(hessian)

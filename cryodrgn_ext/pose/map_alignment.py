@@ -39,7 +39,7 @@ LARGEST_DEFAULT_RADIUS = 32
 
 @dataclass(frozen=True)
 class MapAlignment:
-    """How a map is brought onto another.
+    """Transform that brings a map onto another.
 
     Attributes
     ----------
@@ -275,7 +275,7 @@ class _Pair:
 
     def _norms(self, moved: Tensor, target: Tensor) -> Tensor:
         """(B,) what a perfect agreement would sum to."""
-        # Both sides carry the root of the weight, which stands whole in the target.
+        # Both sides have the root of the weight, which stands whole in the target.
         counts = self.counts[: len(target)]
         power = (moved.abs().square() * counts).sum(1)
         ours = (target.abs().square() / counts.clamp_min(1e-12)).sum()

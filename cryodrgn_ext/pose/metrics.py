@@ -1,4 +1,4 @@
-"""How far two sets of poses are apart, once the coordinates of their models have been brought together.
+"""Errors of poses against a reference, once the coordinates of their models have been brought together.
 
 Ab initio poses refer to coordinates of their own: rotated, shifted and perhaps mirrored against any other. The global
 alignment finds the :class:`~cryodrgn_ext.pose.coordinate_transform.CoordinateTransform` between two sets of poses, and

@@ -1,13 +1,13 @@
 """Four rotations for the price of one: central sections that hold the same values in other places.
 
-Half a turn in the plane conjugates a section, P(-k) = conj(P(k)), and the view from behind is the section at (kx, -ky).
+A rotation by 180° in the plane conjugates a section, P(-k) = conj(P(k)); the view from behind is the one at (kx, -ky).
 Split the products of a section with an image into four sums,
 
     a: real parts,       even in ky        b: imaginary parts, even in ky
     c: real parts,       odd in ky         d: imaginary parts, odd in ky
 
 (values at kx = 0 have no partner among the half plane's coefficients, and go where their signs say). Then the products
-of the section, of its half turn, of the view from behind and of that one's half turn are
+of the section, of it rotated by 180°, of the view from behind and of that one rotated by 180° are
 
     a + b + c + d,    a - b + c - d,    a + b - c - d,    a - b - c + d.
 
@@ -30,7 +30,7 @@ from cryodrgn_ext.fourier import so3_grid
 
 @dataclass(frozen=True)
 class Mirrors:
-    """How coefficients of a half plane are paired.
+    """Pairs of coefficients of a half plane.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What poses are scored against: anything that can give central slices, for all images alike or for each its own.
+"""Models that poses are scored against: anything that can give central slices, shared by all images or one each.
 
 A model is asked for slices on central planes. A plane (2, 3) says where an image frequency lies in the model's Fourier
 space: (kx, ky) at kx plane[0] + ky plane[1], in cycles per box, so plane = (frequency matrix) R[:2] (see
@@ -76,7 +76,7 @@ class CombinedSlices:
 
 @dataclass(frozen=True)
 class _Voxels:
-    """What models made of volumes have in common."""
+    """Base of models made of volumes."""
 
     _packed: list[Packed] = field(default_factory=list, init=False, repr=False, compare=False)
 

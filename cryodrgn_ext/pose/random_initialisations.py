@@ -61,7 +61,7 @@ class Initialisation:
 
 @dataclass(frozen=True)
 class InitialisationReport:
-    """How far an initialisation agrees with the best one.
+    """Agreement of an initialisation with the best one.
 
     Attributes
     ----------

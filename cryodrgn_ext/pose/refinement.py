@@ -103,7 +103,7 @@ class RefinementState:
 
 @dataclass(frozen=True)
 class Refined:
-    """What a refinement ends with: the last state, the sums over each half at its poses, what they were aligned to."""
+    """End of a refinement: the last state, the sums over each half at its poses, what they were aligned to."""
 
     state: RefinementState
     sums1: BackprojectionSums

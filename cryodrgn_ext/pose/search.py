@@ -35,7 +35,7 @@ BYTES_PER_COEFFICIENT = 32  # of an image that is held, with what loading it tak
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search; the defaults are cryoDRGN2's, where they do not depend on the box.
+    """Settings of a search; the defaults are cryoDRGN2's, where they do not depend on the box.
 
     Attributes
     ----------

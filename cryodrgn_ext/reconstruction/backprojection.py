@@ -199,8 +199,8 @@ def backproject(
         sums.insert(batch.points, values, squares)
         for rotation in others:
             x, y, z = batch.points.unbind(-1)
-            turned = [row[0] * x + row[1] * y + row[2] * z for row in rotation]  # no matmul: exact also with TF32
-            sums.insert(torch.stack(turned, -1), values, squares)
+            rotated = [row[0] * x + row[1] * y + row[2] * z for row in rotation]  # no matmul: exact also with TF32
+            sums.insert(torch.stack(rotated, -1), values, squares)
         done += len(chunk)
     numerator, weight = (
         sum_over_lattice(friedel_sum(one), symmetry.lattice()) for one in (sums.numerator, sums.weight)
