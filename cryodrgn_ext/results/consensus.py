@@ -31,6 +31,8 @@ class Consensus:
         (D // 2 + 1,) between the half-maps, within the mask.
     resolution_A : float
     pixel_size_A : float
+    data_sign : int
+        -1 when the particles are dark in their images, while this map is white.
     """
 
     map: NDArray[np.float32]
@@ -38,6 +40,7 @@ class Consensus:
     fsc: NDArray[np.float64]
     resolution_A: float
     pixel_size_A: float
+    data_sign: int = 1
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -60,7 +63,7 @@ class Consensus:
         return int(np.clip(round(box * self.pixel_size_A / self.resolution_A), 2, box // 2))
 
 
-def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]) -> None:
+def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32], data_sign: int = 1) -> None:
     """Write map.mrc, half1.mrc, half2.mrc, mask.mrc and fsc.star, atomically.
 
     Parameters
@@ -70,9 +73,11 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
         With the FSC and resolution in the mask.
     mask : ndarray
         (D, D, D) float32.
+    data_sign : int
+        Of the particles in their images.
     """
     pixel_size_A, box = halves.pixel_size_A, len(halves.map)
-    description = {"resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist()}
+    description = {"resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist(), "data_sign": data_sign}
     with atomic_directory(directory) as temporary:
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
             write_map(temporary / f"{name}.mrc", data, pixel_size_A)
@@ -93,4 +98,5 @@ def read_consensus(directory: Path) -> Consensus:
     with readable(path, f"delete {directory} and continue the job"):
         description = load_json(path)
         curve, resolution = np.array(description["fsc"], np.float64), float(description["resolution_A"])
-    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A)
+        sign = int(description.get("data_sign", 1))
+    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A, sign)
