@@ -180,6 +180,7 @@ def open_images(
     power = torch.tensor(header.measured["window_power"])
     groups = [_stored_group(header, group) for group in wanted.groups]
     images = assemble(pipeline, source, sigma[groups], power[groups])
+    images = replace(images, data_sign=int(header.measured["contrast_sign"]))
     sums = read_check_sums(directory, header)
     return images if sums is None else _with_copies_together(images, sums[row_of_particle], row_of_particle, monitor)
 

@@ -88,4 +88,5 @@ def join_images(first: ParticleImages, second: ParticleImages) -> ParticleImages
         noise_sigma=torch.cat([first.noise_sigma, second.noise_sigma]),
         window_power=torch.cat([first.window_power, second.window_power]),
         stored_sigma=stored,
+        data_sign=first.data_sign,
     )

@@ -160,6 +160,8 @@ class ParticleImages:
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
     stored_sigma : Tensor, optional
         What the stored coefficients were divided by, when that is not ``noise_sigma`` (see :meth:`with_noise`).
+    data_sign : int
+        1 when particles are white in their files, -1 when they are dark there and were inverted.
     """
 
     source: CoefficientSource
@@ -174,6 +176,7 @@ class ParticleImages:
     noise_sigma: Tensor
     window_power: Tensor
     stored_sigma: Tensor | None = None
+    data_sign: int = 1
 
     def __post_init__(self) -> None:
         n = len(self.rotation)

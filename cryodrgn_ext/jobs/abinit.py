@@ -57,6 +57,7 @@ from cryodrgn_ext.results.found_poses import (
     write_found,
 )
 from cryodrgn_ext.results.latent_tables import read_latent_table
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
 from cryodrgn_ext.results.pose_choices import (
     read_judged_origins,
     read_transform,
@@ -118,6 +119,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
     def __init__(self, settings: AbinitSettings, inputs: AbinitInputs, monitor: Monitor) -> None:
         super().__init__(settings, inputs, monitor)
         self.device = choose_device(settings.device)
+        self.particles = inputs.particles
         self.returned = returned_name(inputs.particles, settings.particles_format)
         self.files = AbinitFiles(self.layout)
 
@@ -152,8 +154,12 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             self._learn(aligned, consensus, key)
         else:
             self._remove_model()
+        self.particles = with_measured_sign(self.particles, consensus.data_sign)
         self.stage("particles", fingerprint(key, settings.star_columns, self.returned), "Writing particles",
                    lambda: self._write_particles(poses), *self._returned_files)  # fmt: skip
+        write_maps_for_relion([self.layout.root], consensus.data_sign, self.returned)
+        for sentence in sign_sentences(self.particles, consensus.data_sign, self.returned):
+            self.note(sentence)
         return self._finish(images, poses, consensus, chosen), self._result(poses, consensus)
 
     def _note_inputs(self) -> None:
@@ -287,7 +293,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         return tuple(self.layout.root / name for name in names)
 
     def _write_particles(self, poses: PoseTable) -> None:
-        particles, root = self.inputs.particles, self.layout.root
+        particles, root = self.particles, self.layout.root
         columns = {}
         if self.settings.zdim > 0 and wants_columns(particles, self.settings.star_columns):
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, None)
@@ -313,6 +319,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             "box": images.box_size,
             "pixel_size_A": round(images.pixel_size_A, 6),
             "resolution_A": round(consensus.resolution_A, 3),
+            "data_sign": consensus.data_sign,
             "log_likelihood_of_starts": [round(one, 4) for one in likelihoods],
             "mirrored": chosen.transform.mirrored,
             "correlation_with_reference": chosen.correlation,

@@ -32,6 +32,7 @@ from cryodrgn_ext.report.pictures import draw_fsc, draw_slices
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.finished_result import FinishedResult
@@ -135,6 +136,10 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
         resolution = float(resolution_A(curve, found.pixel_size_A, len(found.map)))
         self.note(f"Resolution of all particles: {resolution:.2f} Å (FSC 0.143 between half-maps, corrected for the "
                   "mask).")  # fmt: skip
+        name = f"particles.{inputs.particles.source.format}"
+        write_maps_for_relion([folder], found.data_sign, name)
+        for one in sign_sentences(inputs.particles, found.data_sign, name):
+            self.note(one)
         fit, sentence = write_sharpened(folder, curve, settings.b_factor)
         self.note(f"The map was {sentence}.")
         self.monitor.poll()

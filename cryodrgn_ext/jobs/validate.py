@@ -34,6 +34,7 @@ from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, write_state
@@ -144,12 +145,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         record = result.record() | fingerprint_files({"in_mask": settings.in_mask})
         if settings.indices:
             record["indices"] = [fingerprint_file(Path(name)) for name in settings.indices]
-        learned = require_record(result.directory, result.job)["settings"]
+        record_of_result = require_record(result.directory, result.job)
+        learned = record_of_result["settings"]
         diameter_A = settings.mask_diameter_A
         preprocessing = PreprocessSettings(
             box_size=box,
             mask_diameter_A=learned.get("mask_diameter_A") if diameter_A is None else diameter_A,
-            data_sign=learned.get("contrast", "auto"),
+            data_sign=_data_sign(record_of_result),
         )
         own_poses = result.job == "abinit" and (result.latents is not None or learned.get("engine") == "neural")
         return ValidateInputs(
@@ -175,8 +177,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         self.stage("sets", fingerprint(key, sorted(names)), "Reconstructing the sets",
                    lambda: self._reconstruct(consensus, key), *(layout.state(number) for number in names))  # fmt: skip
         rows = {number: np.flatnonzero(label == number) for number in names}
+        particles = with_measured_sign(particles, consensus.data_sign)
         write_groups(layout, self._particles_name, particles, rows, {})
         write_set_table(layout.root, inputs.sets, particles.uid)
+        folders = (layout.consensus, *(layout.state(number) for number in names))
+        write_maps_for_relion(folders, consensus.data_sign, self._particles_name)
+        for sentence in sign_sentences(particles, consensus.data_sign, self._particles_name):
+            self.note(sentence)
         if inputs.result.states is not None and not settings.indices:
             self.note(CAUTION)
         if inputs.own_poses:
@@ -193,6 +200,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         results = {
             "particles": particles.n, "box": inputs.box, "pixel_size_A": round(consensus.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3), "symmetry": consensus.symmetry.name,
+            "data_sign": consensus.data_sign,
             "random_subsets": settings.random_subsets,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
@@ -277,6 +285,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
         )
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))
+
+
+def _data_sign(record: Mapping[str, Any]) -> str:
+    """The sign that the job took the images for: it decided by other sizes, and its maps are compared with these."""
+    sign = record.get("results", {}).get("data_sign")
+    found: str = record["settings"].get("contrast", "auto") if sign is None else "black" if sign < 0 else "white"
+    return found
 
 
 def report_validate(finished: FinishedResult, monitor: Monitor) -> None:

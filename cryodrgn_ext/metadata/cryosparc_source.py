@@ -96,6 +96,10 @@ class CryosparcSource(ParticleSource):
         return int(np.count_nonzero(self.cs_table.columns["blob/sign"][rows] < 0))
 
     @override
+    def known_dark(self) -> CryosparcSource:
+        return self
+
+    @override
     def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:
         for name, values in self.cs_table.columns.items():
             if values.dtype.kind not in "fiu" or name == "uid" or values.ndim > 2:

@@ -117,6 +117,10 @@ class ParticleSource(ABC):
         """Count the rows whose particles are said to be dark on light."""
 
     @abstractmethod
+    def known_dark(self) -> ParticleSource:
+        """Return the same source, of which its images say that particles are dark on light; a .cs says so itself."""
+
+    @abstractmethod
     def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:
         """Yield (name, (n,) values) of every column of numbers, named as in the file, NaN included."""
 

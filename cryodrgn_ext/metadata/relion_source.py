@@ -26,6 +26,8 @@ COPIES = (*ORIGINAL_IMAGES, "cdxUid", "cdxCs.sym_expand.src_uid.u8")
 FILAMENTS = ("rlnHelicalTubeID", "cdxCs.filament.filament_uid.u8")
 MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize")
 _UNKNOWN = (b"", b"0", b"-1", b"None", b"none", b"?")
+#: The column in which particles of a .cs carry blob/sign.
+CARRIED_SIGN = "cdxCs.blob.sign.f4"
 # The column in which particles of a .cs carry their uid through RELION.
 UID_COLUMN = "cdxUid"
 
@@ -43,12 +45,15 @@ class RelionSource(ParticleSource):
         Whether the identifiers are made from image names.
     reading_notes : tuple of str
         What a user should know about how the file was understood.
+    dark : bool
+        Whether the images themselves say that particles are dark on light, which a STAR file cannot.
     """
 
     star_file: StarFile
     table_name: str
     own_uids: bool = True
     reading_notes: tuple[str, ...] = ()
+    dark: bool = False
 
     @property
     @override
@@ -105,7 +110,15 @@ class RelionSource(ParticleSource):
 
     @override
     def dark_on_light(self, rows: Rows) -> int:
-        return 0
+        if self.dark:
+            return len(rows)
+        if CARRIED_SIGN not in self.table:
+            return 0
+        return int(np.count_nonzero(self.table.floats(CARRIED_SIGN)[rows] < 0))
+
+    @override
+    def known_dark(self) -> RelionSource:
+        return replace(self, dark=True)
 
     @override
     def numeric_columns(self, rows: Rows) -> Iterator[tuple[str, Float64Array]]:

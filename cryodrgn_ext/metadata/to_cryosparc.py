@@ -87,6 +87,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     if particles.source.format == "cs":
         raise InputError(f"{particles.path}: is a .cs file already")
     n, notes = particles.n, []
+    dark = dark or particles.source.dark_on_light(particles.row_id) == n
     columns: dict[str, AnyArray] = {"uid": particles.uid}
     columns |= _blob(particles, dark)
     carried = fields_of_columns(particles.table, particles.row_id)

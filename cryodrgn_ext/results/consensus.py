@@ -34,6 +34,8 @@ class Consensus:
     pixel_size_A : float
     symmetry : PointGroup
         That was imposed.
+    data_sign : int
+        -1 when the particles are dark in their images, while this map is white.
     """
 
     map: NDArray[np.float32]
@@ -42,6 +44,7 @@ class Consensus:
     resolution_A: float
     pixel_size_A: float
     symmetry: PointGroup = C1
+    data_sign: int = 1
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ class Consensus:
         return int(np.clip(round(box * self.pixel_size_A / self.resolution_A), 2, box // 2))
 
 
-def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]) -> None:
+def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32], data_sign: int = 1) -> None:
     """Write map.mrc, half1.mrc, half2.mrc, mask.mrc and fsc.star, atomically.
 
     Parameters
@@ -75,10 +78,13 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
         With the FSC and resolution in the mask.
     mask : ndarray
         (D, D, D) float32.
+    data_sign : int
+        Of the particles in their images.
     """
     pixel_size_A, box = halves.pixel_size_A, len(halves.map)
     description = {
-        "resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist(), "symmetry": halves.symmetry.name
+        "resolution_A": halves.resolution_A, "fsc": halves.fsc.tolist(), "symmetry": halves.symmetry.name,
+        "data_sign": data_sign,
     }  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
@@ -101,4 +107,5 @@ def read_consensus(directory: Path) -> Consensus:
         description = load_json(path)
         curve, resolution = np.array(description["fsc"], np.float64), float(description["resolution_A"])
         symmetry = point_group(description.get("symmetry", "C1"))
-    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A, symmetry)
+        sign = int(description.get("data_sign", 1))
+    return Consensus(volume.data, mask.data, curve, resolution, volume.pixel_size_A, symmetry, sign)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.report.pictures import draw_slices
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.maps_for_relion import MAP_FOR_RELION
 from cryodrgn_ext.results.record import RECORD_NAME
 from cryodrgn_ext.workflow.job_result import MapOutput, Output, ParticleOutput, Picture, Role
 
@@ -53,11 +54,12 @@ def map_with_halves(
 ) -> MapOutput:
     """The map.mrc of a folder, with its half1.mrc, half2.mrc and mask.mrc if they are there."""
     halves = [folder / half for half in HALF_MAPS]
-    mask = folder / "mask.mrc"
+    mask, dark = folder / "mask.mrc", folder / MAP_FOR_RELION
     return MapOutput(
         path=folder / "map.mrc", name=name, title=title, picture=picture, role=role,
         half_maps=(halves[0], halves[1]) if all(half.exists() for half in halves) else (),
         mask=mask if mask.exists() else None,
+        reference=dark if dark.exists() else None,
     )  # fmt: skip
 
 

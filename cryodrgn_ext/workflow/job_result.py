@@ -123,6 +123,8 @@ class MapOutput:
     half_maps : tuple of Path
         Two unfiltered half-maps, or none.
     mask : Path or None
+    reference : Path or None
+        The map in the sign of the particles in their images, where that is another; for suites that know no sign.
     picture : Picture or None
     role : Role
     """
@@ -132,13 +134,14 @@ class MapOutput:
     title: str = "Map"
     half_maps: tuple[Path, Path] | tuple[()] = ()
     mask: Path | None = None
+    reference: Path | None = None
     picture: Picture | None = None
     role: Role = Role.RESULT
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
-        """The map, one half-map (suites find the other by its name), and the mask."""
-        files = [OutputFile(self.path, OutputKind.MAP)]
+        """The map in the sign of the particles, one half-map (suites find the other by its name), and the mask."""
+        files = [OutputFile(self.path if self.reference is None else self.reference, OutputKind.MAP)]
         files += [OutputFile(path, OutputKind.HALF_MAP) for path in self.half_maps[:1]]
         if self.mask is not None:
             files.append(OutputFile(self.mask, OutputKind.MASK))

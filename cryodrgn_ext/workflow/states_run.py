@@ -34,6 +34,7 @@ from cryodrgn_ext.results.latent_tables import (
     write_state_table,
 )
 from cryodrgn_ext.results.learned_result import read_learned_result
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     remove_other_formats,
@@ -121,6 +122,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
     def __init__(self, settings: S, inputs: I, monitor: Monitor) -> None:
         super().__init__(settings, inputs, monitor)
         self.device = choose_device(self.options.device)
+        self.particles = inputs.particles
         self.returned = returned_name(inputs.particles, self.options.particles_format)
 
     @property
@@ -170,8 +172,12 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         files = [where / name for where in (layout.root, *folders) for name in returned_names(self.returned)]
         self.stage("state maps", cut, "Reconstructing the states",
                    lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
+        self.particles = with_measured_sign(self.particles, consensus.data_sign)
         self.stage("particles", fingerprint(cut, options.star_columns, self.returned), "Writing particles",
                    lambda: self._write_particles(table), *files)  # fmt: skip
+        write_maps_for_relion((layout.consensus, *folders), consensus.data_sign, self.returned)
+        for sentence in sign_sentences(self.particles, consensus.data_sign, self.returned):
+            self.note(sentence)
         return self._finish(images, table, consensus), self._result(table)
 
     def _cut(self) -> None:
@@ -195,7 +201,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         )  # fmt: skip
 
     def _write_particles(self, table: StateTable) -> None:
-        particles, name = self.inputs.particles, self.returned
+        particles, name = self.particles, self.returned
         columns = {}
         if wants_columns(particles, self.options.star_columns) and not self.options.homogeneous:
             columns = latent_star_columns(read_latent_table(self.layout.latents).z, table.label)
@@ -222,6 +228,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
             "box": images.box_size,
             "pixel_size_A": round(images.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3),
+            "data_sign": consensus.data_sign,
             "states": [state.summary() for state in states],
         }
 
