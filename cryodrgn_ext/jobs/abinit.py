@@ -280,7 +280,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
                    layout.volumes)  # fmt: skip
 
     def _remove_model(self) -> None:
-        """What an earlier run with --zdim left in the directory speaks of other poses."""
+        """Remove what an earlier run with --zdim left in the directory: it belongs to other poses."""
         self.layout.latents.unlink(missing_ok=True)
         for folder in (self.layout.model, self.layout.volumes):
             shutil.rmtree(folder, ignore_errors=True)

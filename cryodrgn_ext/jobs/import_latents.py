@@ -104,7 +104,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
 
     @property
     def options(self) -> StateOptions:
-        """What the settings say of states."""
+        """Options of the settings that concern states."""
         given = self.settings
         return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
                             given.particles_format, symmetry=given.symmetry)  # fmt: skip

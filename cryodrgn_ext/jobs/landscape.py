@@ -255,7 +255,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         return mask
 
     def _read(self) -> Landscape:
-        """What the stages up to the clusters have left."""
+        """Read what the stages up to the clusters have left."""
         inputs, files = self.inputs, self.files
         return Landscape(
             inputs.model, inputs.z, inputs.rows, self._sketch().index, read_gram(files.gram).pca(),
@@ -316,7 +316,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
     def _summary(
         self, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]], closure: Closure | None
     ) -> dict[str, Any]:
-        """What job.yaml says of the results."""
+        """Results for job.yaml."""
         clusters, mapping, shares = found.clusters, found.mapping, found.pca.explained_variance_ratio
         return {
             "particles": len(found.rows),

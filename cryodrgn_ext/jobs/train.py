@@ -73,7 +73,7 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
 
     @property
     def options(self) -> StateOptions:
-        """What the settings say of states."""
+        """Options of the settings that concern states."""
         given = self.settings
         return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
                             given.particles_format, given.zdim == 0, given.symmetry)  # fmt: skip

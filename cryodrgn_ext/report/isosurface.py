@@ -26,14 +26,14 @@ HOLLOW_PX, HOLLOW_DARKENING = 6.0, 0.35
 FOG = 0.18  # how much darker the far side is
 SPECKS_PERCENT = 0.1
 DENSE_SHARE = 0.3  # of a voxel's neighbourhood of 27, for it to count as part of the particle
-FRAME_MARGIN = 1.15
+VIEW_MARGIN = 1.15
 EDGE = 0.12  # share of the level over which an outline fades
 # (axis towards the viewer, axis up, axis right) of (z, y, x): what is looked along, as in the slices.
 VIEWS = ((0, 1, 2), (1, 0, 2), (2, 0, 1))
 
 
 @dataclass(frozen=True)
-class Frame:
+class ViewBox:
     """The part of the box that pictures show: a cube, so that all maps and views have one scale.
 
     Attributes
@@ -53,8 +53,8 @@ def contour_level(volume: NDArray[np.floating]) -> float:
     return LEVEL_SHARE * float(np.percentile(_reduced(np.asarray(volume, np.float32)), LEVEL_PERCENTILE))
 
 
-def common_frame(maps: Iterable[NDArray[np.floating]], level: float) -> Frame:
-    """The frame around what lies above ``level`` in maps (D, D, D) of one extent, but for scattered specks."""
+def common_view_box(maps: Iterable[NDArray[np.floating]], level: float) -> ViewBox:
+    """Cube around what lies above ``level`` in maps (D, D, D) of one extent, but for scattered specks."""
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for volume in maps:
         small = _reduced(np.asarray(volume, np.float32))
@@ -64,13 +64,13 @@ def common_frame(maps: Iterable[NDArray[np.floating]], level: float) -> Frame:
             ends = np.percentile((inside + 0.5) / len(small), (SPECKS_PERCENT, 100 - SPECKS_PERCENT), axis=0)
             low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])
     if not (high > low).any():
-        return Frame()
+        return ViewBox()
     z, y, x = ((low + high) / 2).tolist()
-    return Frame((z, y, x), min(0.5, FRAME_MARGIN * float((high - low).max()) / 2))
+    return ViewBox((z, y, x), min(0.5, VIEW_MARGIN * float((high - low).max()) / 2))
 
 
 def surface_views(
-    volume: NDArray[np.floating], level: float, frame: Frame | None = None, size_px: int = SIZE_PX
+    volume: NDArray[np.floating], level: float, view_box: ViewBox | None = None, size_px: int = SIZE_PX
 ) -> FloatArray:
     """Draw a map from three sides.
 
@@ -80,7 +80,7 @@ def surface_views(
         (D, D, D), axes z, y, x.
     level : float
         Contour level, in units of the map. Nothing is drawn where nothing lies above it.
-    frame : Frame, optional
+    view_box : ViewBox, optional
         What part to draw; the whole box when omitted.
     size_px : int
         Edge P of the pictures.
@@ -93,7 +93,7 @@ def surface_views(
     """
     if not np.isfinite(level) or level <= 0:
         return np.full((3, size_px, size_px), np.nan, np.float32)
-    fine = _refined(_reduced(np.asarray(volume, np.float32)), size_px, frame or Frame())
+    fine = _refined(_reduced(np.asarray(volume, np.float32)), size_px, view_box or ViewBox())
     return np.stack([_lit(fine.transpose(view), level) for view in VIEWS])
 
 
@@ -108,10 +108,10 @@ def _reduced(volume: FloatArray) -> FloatArray:
     return averaged
 
 
-def _refined(volume: FloatArray, size: int, frame: Frame) -> FloatArray:
-    """Interpolate the frame onto a grid (size, size, size) by Catmull-Rom splines along each axis; zero outside."""
-    for center in frame.center:  # each product takes the first axis and puts it last
-        matrix = _interpolation(len(volume), size, center, frame.half_edge)
+def _refined(volume: FloatArray, size: int, view_box: ViewBox) -> FloatArray:
+    """Interpolate the view box onto a grid (size, size, size) by Catmull-Rom splines along each axis; zero outside."""
+    for center in view_box.center:  # each product takes the first axis and puts it last
+        matrix = _interpolation(len(volume), size, center, view_box.half_edge)
         volume = np.tensordot(volume, matrix, axes=(0, 1)).astype(np.float32, copy=False)
     return volume
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.report.isosurface import Frame, common_frame, contour_level, surface_views
+from cryodrgn_ext.report.isosurface import ViewBox, common_view_box, contour_level, surface_views
 from cryodrgn_ext.report.plots import central_slices
 
 
@@ -56,8 +56,8 @@ def draw_maps(paths: Sequence[Path], whole: NDArray[np.floating]) -> tuple[MapPi
         When a map cannot be read.
     """
     level = contour_level(whole)
-    frame = common_frame(chain((whole,), _maps(paths)), level)
-    return _drawn(whole, level, frame), [_drawn(volume, level, frame) for volume in _maps(paths)]
+    view_box = common_view_box(chain((whole,), _maps(paths)), level)
+    return _drawn(whole, level, view_box), [_drawn(volume, level, view_box) for volume in _maps(paths)]
 
 
 def draw_group_maps(paths: Sequence[Path]) -> list[MapPictures]:
@@ -69,8 +69,8 @@ def draw_group_maps(paths: Sequence[Path]) -> list[MapPictures]:
         When a map cannot be read.
     """
     level = float(np.median([contour_level(volume) for volume in _maps(paths)])) if paths else 0.0
-    frame = common_frame(_maps(paths), level)
-    return [_drawn(volume, level, frame) for volume in _maps(paths)]
+    view_box = common_view_box(_maps(paths), level)
+    return [_drawn(volume, level, view_box) for volume in _maps(paths)]
 
 
 def _maps(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
@@ -78,5 +78,5 @@ def _maps(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
     return (read_map(path).data for path in paths)
 
 
-def _drawn(volume: NDArray[np.floating], level: float, frame: Frame) -> MapPictures:
-    return MapPictures(central_slices(volume), surface_views(volume, level, frame))
+def _drawn(volume: NDArray[np.floating], level: float, view_box: ViewBox) -> MapPictures:
+    return MapPictures(central_slices(volume), surface_views(volume, level, view_box))

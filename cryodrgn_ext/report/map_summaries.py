@@ -11,14 +11,14 @@ from cryodrgn_ext.results.states import StateResult
 
 
 def state_summary(label: str, state: StateResult, drawn: MapPictures) -> StateSummary:
-    """What a report shows of a state."""
+    """Line of a report about a state."""
     return StateSummary(
         label, state.particles, state.resolution_A, np.array(state.fsc), drawn.slices, state.evidence, drawn.views
     )
 
 
 def consensus_summary(consensus: Consensus, n_particles: int, drawn: MapPictures) -> StateSummary:
-    """What a report shows of all particles together."""
+    """Line of a report about all particles together."""
     return StateSummary(
         "consensus", n_particles, consensus.resolution_A, consensus.fsc, drawn.slices, "All particles.", drawn.views
     )

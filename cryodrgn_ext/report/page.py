@@ -1,4 +1,4 @@
-"""What a report says, free of its form: the content, and the figures that follow from it.
+"""Content of a report, free of its form, and the figures that follow from it.
 
 :mod:`report_html` and :mod:`report_pdf` lay the same content out as a web page and as the PDF that RELION shows.
 """

@@ -1,4 +1,4 @@
-"""What the script of a report's page works on, as JSON that is safe inside HTML.
+"""Data of the script of a report's page, as JSON that is safe inside HTML.
 
 Columns of particles are whole numbers of 16 bits over the range of the column, in base64: two bytes a value, finer
 than a screen can show. The budget for them bounds the size of the page, whatever the number of particles.

@@ -128,7 +128,7 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _explorer(content: ReportContent) -> str:
-    """What only the script fills: the plot of the particles, and the maps of what is selected beside it."""
+    """Parts that only the script fills: the plot of the particles, and the maps of what is selected beside it."""
     if content.z is None and not content.states:
         return ""
     selected = '<div class="panel" id="selected"></div>'

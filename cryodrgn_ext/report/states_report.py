@@ -32,7 +32,7 @@ FILES = {
 
 @dataclass(frozen=True)
 class StatesReport:
-    """What a job that ends in states has to show.
+    """Content of the report of a job that ends in states.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
 
 
 def _files(facts: RunFacts, with_latents: bool) -> dict[str, str]:
-    """What lies in the result directory; a homogeneous model has no latents."""
+    """Files in the result directory; a homogeneous model has no latents."""
     found = facts.existing(FILES)
     if not with_latents:
         found |= {name: "all particles" for name in ("particles.star",) if name in found}

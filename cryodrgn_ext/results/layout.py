@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def checkpoint(self) -> Path:
-        """What a Continue needs; may be deleted when the job is finished."""
+        """Files that a Continue needs; may be deleted when the job is finished."""
         return self.root / "checkpoint"
 
     @property

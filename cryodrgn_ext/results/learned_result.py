@@ -1,4 +1,4 @@
-"""What a train or an abinit job learned, as the jobs that go on from it need it: particles, latents, states, model."""
+"""Result of a train or an abinit job, as the jobs that go on from it need it: particles, latents, states, model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLES = (".star", ".cs", ".csg")
 
 @dataclass(frozen=True)
 class LearnedResult:
-    """What there is in the result directory of a train or an abinit job.
+    """Contents of the result directory of a train or an abinit job.
 
     Attributes
     ----------

@@ -54,7 +54,7 @@ class StateResult:
         return f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}"
 
     def summary(self) -> dict[str, Any]:
-        """What job.yaml keeps."""
+        """Values for job.yaml."""
         return {
             "state": self.number,
             "particles": self.particles,

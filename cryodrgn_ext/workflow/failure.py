@@ -33,7 +33,7 @@ CONTINUE = "Continue resumes it from its last checkpoint"
 
 @dataclass(frozen=True)
 class Failure:
-    """What to tell the user, and the exit status of the process."""
+    """Sentence for the user, and the exit status of the process."""
 
     sentence: str
     exit_code: int

@@ -128,7 +128,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
     @property
     @abstractmethod
     def options(self) -> StateOptions:
-        """What the settings say of states."""
+        """Options of the settings that concern states."""
 
     def reconstruct_consensus(self, images: ParticleImages, key: str) -> Consensus:
         """Do the stage of the consensus; note its resolution, and how it agrees with the user's map."""
@@ -272,7 +272,7 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
 
 
 def _caution(verdicts: Collection[str]) -> str | None:
-    """What the user has to know when no state is proven to differ from the others."""
+    """Sentence for the user when no state is proven to differ from the others."""
     if len(verdicts) < 2 or "distinct" in verdicts:
         return None
     if set(verdicts) == {"not tested"}:

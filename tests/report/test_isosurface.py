@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cryodrgn_ext.report.isosurface import Frame, common_frame, contour_level, surface_views
+from cryodrgn_ext.report.isosurface import ViewBox, common_view_box, contour_level, surface_views
 from cryodrgn_ext.report.png import grey_png, painted, shaded_png
 
 
@@ -48,13 +48,13 @@ def test_light_comes_from_above_left() -> None:
     assert np.nanmean(view[:64, :64]) > np.nanmean(view[64:, 64:]) + 0.05
 
 
-def test_a_frame_fits_all_maps_but_not_specks() -> None:
+def test_a_view_box_fits_all_maps_but_not_specks() -> None:
     low, high = ball(40, (12.0, 20.0, 20.0), 5.0), ball(40, (28.0, 20.0, 20.0), 5.0)
     low[38, 38, 38] = 5.0
-    frame = common_frame([low, high], 0.5)
-    np.testing.assert_allclose(frame.center, (20.5 / 40, 20.5 / 40, 20.5 / 40), atol=0.02)
-    assert frame.half_edge * 40 == pytest.approx(1.15 * 13, rel=0.1)
-    whole, close = (np.isfinite(surface_views(high, 0.5, f, 96)[1]).sum() for f in (Frame(), frame))
+    view_box = common_view_box([low, high], 0.5)
+    np.testing.assert_allclose(view_box.center, (20.5 / 40, 20.5 / 40, 20.5 / 40), atol=0.02)
+    assert view_box.half_edge * 40 == pytest.approx(1.15 * 13, rel=0.1)
+    whole, close = (np.isfinite(surface_views(high, 0.5, f, 96)[1]).sum() for f in (ViewBox(), view_box))
     assert close > 1.5 * whole
 
 
@@ -62,7 +62,7 @@ def test_an_empty_map_gives_an_empty_picture() -> None:
     empty = np.zeros((16, 16, 16), np.float32)
     assert np.isnan(surface_views(empty, contour_level(empty))).all()
     assert np.isnan(surface_views(empty, 1.0)).all()
-    assert common_frame([empty], 1.0) == Frame()
+    assert common_view_box([empty], 1.0) == ViewBox()
 
 
 def test_large_maps_are_drawn_as_their_averages() -> None:

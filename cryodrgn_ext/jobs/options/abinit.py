@@ -15,7 +15,7 @@ from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 @dataclass(frozen=True)
 class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
-    """Settings of ``abinit``: inputs, how to search, the frame of the result, and options of the engine."""
+    """Settings of ``abinit``: inputs, how to search, the coordinates of the result, and options of the engine."""
 
     in_parts: Path = setting(
         connects="particles",
