@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -37,11 +38,57 @@ def make_output_directory(directory: Path) -> None:
         raise InputError(f"--o is {directory}, in which you may not write: give another directory.")
 
 
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise InputError when a file that a job would write is there already, unless the user says to overwrite it."""
-    there = [path for path in paths if path.exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]} exists already: give --overwrite to replace it, or another name with --o.")
+def keep_existing(paths: Iterable[Path], overwrite: bool) -> tuple[str, ...]:
+    """Keep files that a job is about to replace under numbered names (``x.star.1~``), unless the user says not to.
+
+    The file stays in its place until the new one takes it. Call it when nothing but the writing is left.
+
+    Returns
+    -------
+    tuple of str
+        What to tell the user, one sentence for each file that was there.
+
+    Raises
+    ------
+    InputError
+        When a path is a directory, or a file cannot be kept.
+    """
+    sentences = []
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory, but a file is to be written there: give another name with --o.")
+        if overwrite or not path.exists():
+            continue
+        sentences.append(f"{path} was there already: what was in it is kept as {_kept_copy(path)}.")
+    return tuple(sentences)
+
+
+def _kept_copy(path: Path) -> Path:
+    """Copy a file to the first numbered name that is free, and return that name."""
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.name}.{number}~")
+        try:
+            # Made only where nothing is: two runs at once cannot take each other's name.
+            os.close(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_keep(path, kept, error) from None
+        try:
+            with atomic_path(kept) as temporary:
+                shutil.copyfile(path, temporary)
+        except OSError as error:
+            kept.unlink(missing_ok=True)
+            raise _cannot_keep(path, kept, error) from None
+        return kept
+    raise AssertionError("unreachable")
+
+
+def _cannot_keep(path: Path, kept: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} exists already and cannot be kept as {kept} ({(error.strerror or str(error)).lower()}): give "
+        "--overwrite to replace it, or another name with --o."
+    )
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryodrgn_ext.durable_files import refuse_existing
+from cryodrgn_ext.durable_files import keep_existing
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
@@ -51,12 +51,13 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     particles = read_particles(settings.in_parts, settings.project, require_poses=False,
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
-    refuse_existing(outputs, settings.overwrite)
     for note in (*particles.notes, *own_half_set_warnings(particles)):
         monitor.message(f"Note: {note}")
     restored = None if settings.reference is None else _restored(settings, particles, monitor)
     if restored is not None:
         particles = restored.particles
+    for sentence in keep_existing(outputs, settings.overwrite):
+        monitor.message(f"Note: {sentence}")
     if suffix == ".star":
         _write_star(settings, particles, restored, monitor)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryodrgn_ext.durable_files import refuse_existing
+from cryodrgn_ext.durable_files import keep_existing
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc as shell_correlation
 from cryodrgn_ext.fourier.fsc import resolution_A
@@ -34,8 +34,6 @@ def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
     InputError
         When a file is not a cubic map, or boxes or pixel sizes differ.
     """
-    if settings.o is not None:
-        refuse_existing([settings.o], settings.overwrite)
     first, second = read_map(settings.map1), read_map(settings.map2)
     _check_alike(settings.map1, first, settings.map2, second)
     mask_map = None if settings.mask is None else read_map(settings.mask)
@@ -51,6 +49,8 @@ def fsc(settings: FscSettings, monitor: Monitor) -> JobResult:
         raise InputError(f"{settings.map1} and {settings.map2} have no pixel size in their headers: set it first.")
     curve = shell_correlation(torch.from_numpy(first.data), torch.from_numpy(second.data), mask)
     if settings.o is not None:
+        for sentence in keep_existing([settings.o], settings.overwrite):
+            monitor.message(f"Note: {sentence}")
         write_fsc_star(settings.o, curve, pixel_size_A, first.box_size, mask is not None)
     for shell in range(1, len(curve)):
         monitor.message(f"{shell:5d}  {first.box_size * pixel_size_A / shell:9.3f} A  {curve[shell]:8.5f}")

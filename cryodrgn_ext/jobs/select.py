@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryodrgn_ext.durable_files import make_output_directory, refuse_existing
+from cryodrgn_ext.durable_files import keep_existing, make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, read_selection
@@ -62,8 +62,9 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
             raise InputError(f"--o is {output}, but {layout.states} belongs to another job: write to another folder.")
     if output.parent == settings.o:
         refuse_other_results(settings.o, "select")
-    _refuse_existing(settings, output)
     make_output_directory(output.parent)
+    # In a directory of this job its own files are made anew, as when RELION continues it.
+    continued = output.parent == settings.o and read_record(settings.o) is not None
     record = partial(_record, settings, result, output, len(selected))
     record("running")
     columns = {}
@@ -72,6 +73,10 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
             None if result.latents is None else result.latents.z, None if result.states is None else result.states.label
         )
     say_conversion(result.particles, output, monitor)
+    if not continued:
+        outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
+        for sentence in keep_existing(outputs, settings.overwrite):
+            monitor.message(f"Note: {sentence}")
     write_particles(output, result.particles, selected, columns)
     warn_unbalanced_halves(result.particles, selected, monitor)
     record("finished")
@@ -87,14 +92,6 @@ def _record(settings: SelectSettings, result: LearnedResult, output: Path, n: in
     if output.parent == settings.o:
         inputs = result.record()
         write_record(settings.o, "select", status, settings, inputs, {"particles": n})
-
-
-def _refuse_existing(settings: SelectSettings, output: Path) -> None:
-    """Refuse to replace a file; in a directory of this job its own files are made anew, as when RELION continues it."""
-    if output.parent == settings.o and read_record(settings.o) is not None:
-        return
-    outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
-    refuse_existing(outputs, settings.overwrite)
 
 
 def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:

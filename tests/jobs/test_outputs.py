@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,27 +39,62 @@ PRECIOUS = b"not yours\n"
 
 
 @pytest.mark.parametrize("name", ["x.star", "x.cs", "x.csg"])
-def test_convert_does_not_replace_a_file(project: Path, name: str) -> None:
+def test_convert_keeps_the_file_that_it_replaces_and_says_so(project: Path, name: str) -> None:
     there = Path(name).with_suffix(".csg" if name == "x.cs" else Path(name).suffix)
     there.write_bytes(PRECIOUS)
     settings = ConvertSettings(in_parts=Path("particles.star"), o=Path(name))
-    with pytest.raises(InputError, match=rf"{there.name} exists already: give --overwrite"):
-        convert(settings, SilentMonitor())
-    assert there.read_bytes() == PRECIOUS
-    convert(replace(settings, overwrite=True), SilentMonitor())
+    said = io.StringIO()
+    convert(settings, Monitor(said))
+    kept = there.with_name(f"{there.name}.1~")
+    assert kept.read_bytes() == PRECIOUS
     assert there.read_bytes() != PRECIOUS
+    assert f"kept as {kept}" in said.getvalue()
+    convert(replace(settings, overwrite=True), SilentMonitor())
+    assert kept.read_bytes() == PRECIOUS
+    assert not there.with_name(f"{there.name}.2~").exists()
 
 
-def test_select_does_not_replace_a_file_but_its_own_directory(finished: FinishedProject) -> None:
+def test_no_kept_file_is_ever_replaced(project: Path) -> None:
+    contents = [b"first\n", b"second\n", b"third\n"]
+    for content in contents:
+        Path("x.star").write_bytes(content)
+        convert(ConvertSettings(in_parts=Path("particles.star"), o=Path("x.star")), SilentMonitor())
+    assert [Path(f"x.star.{number}~").read_bytes() for number in (1, 2, 3)] == contents
+
+
+def test_a_conversion_that_fails_changes_nothing(project: Path) -> None:
+    Path("x.star").write_bytes(PRECIOUS)
+    Path("empty.star").write_text("data_\n")
+    before = sorted(path.name for path in Path().iterdir())
+    with pytest.raises(InputError):
+        convert(ConvertSettings(in_parts=Path("empty.star"), o=Path("x.star")), SilentMonitor())
+    assert Path("x.star").read_bytes() == PRECIOUS
+    assert sorted(path.name for path in Path().iterdir()) == before
+
+
+def test_a_file_that_cannot_be_kept_stays_and_the_way_out_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path("x.star").write_bytes(PRECIOUS)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match=r"cannot be kept as x\.star\.1~ \(no space left.*--overwrite"):
+        convert(ConvertSettings(in_parts=Path("particles.star"), o=Path("x.star")), SilentMonitor())
+    assert Path("x.star").read_bytes() == PRECIOUS
+    assert not Path("x.star.1~").exists()
+
+
+def test_select_keeps_a_file_of_others_and_renews_its_own(finished: FinishedProject) -> None:
     Path("mine.star").write_bytes(PRECIOUS)
     settings = SelectSettings(in_parts=Path("out"), o=Path("mine.star"), state=(1,))
-    with pytest.raises(InputError, match=r"mine\.star exists already: give --overwrite"):
-        select(settings, SilentMonitor())
-    assert Path("mine.star").read_bytes() == PRECIOUS
+    select(settings, SilentMonitor())
+    assert Path("mine.star.1~").read_bytes() == PRECIOUS
     Path("folder").mkdir()
     Path("folder/particles.star").write_bytes(PRECIOUS)
-    with pytest.raises(InputError, match="exists already"):
-        select(replace(settings, o=Path("folder")), SilentMonitor())
+    select(replace(settings, o=Path("folder")), SilentMonitor())
+    assert Path("folder/particles.star.1~").read_bytes() == PRECIOUS
     # A directory of RELION that holds nothing of ours yet, and the same job continued with another state.
     Path("External/job004").mkdir(parents=True)
     Path("External/job004/job.star").write_text("data_job\n")
@@ -65,14 +102,14 @@ def test_select_does_not_replace_a_file_but_its_own_directory(finished: Finished
     first = Path("External/job004/particles.star").read_bytes()
     select(replace(settings, o=Path("External/job004"), state=(2,)), SilentMonitor())
     assert Path("External/job004/particles.star").read_bytes() != first
+    assert not list(Path("External/job004").glob("*~"))
 
 
-def test_fsc_does_not_replace_a_file(project: Path) -> None:
+def test_fsc_keeps_the_file_that_it_replaces(project: Path) -> None:
     Path("curve.star").write_bytes(PRECIOUS)
     settings = FscSettings(map1=Path("reference.mrc"), map2=Path("reference.mrc"), o=Path("curve.star"))
-    with pytest.raises(InputError, match=r"curve\.star exists already: give --overwrite"):
-        fsc(settings, SilentMonitor())
-    fsc(replace(settings, overwrite=True), SilentMonitor())
+    fsc(settings, SilentMonitor())
+    assert Path("curve.star.1~").read_bytes() == PRECIOUS
     assert Path("curve.star").read_bytes() != PRECIOUS
 
 

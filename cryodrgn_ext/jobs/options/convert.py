@@ -30,4 +30,4 @@ class ConvertSettings(Settings):
         True, help="Count y on micrographs from the other edge, as CryoSPARC and RELION do; no where a program in "
         "between has turned the micrographs already"
     )  # fmt: skip
-    overwrite: bool = setting(False, help="Replace an output file that is there already")
+    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")

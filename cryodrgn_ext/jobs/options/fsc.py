@@ -16,4 +16,4 @@ class FscSettings(Settings):
     map2: Path = setting(help="Second map (.mrc)")
     mask: Path | None = setting(None, help="Mask that both maps are multiplied by")
     o: Path | None = setting(None, help="STAR file for the curve; printed only if not given")
-    overwrite: bool = setting(False, help="Replace an output file that is there already")
+    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")

@@ -62,4 +62,4 @@ class SelectSettings(Settings):
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the clustering")
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
-    overwrite: bool = setting(False, help="Replace an output file that is there already")
+    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")
