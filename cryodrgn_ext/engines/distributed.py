@@ -10,6 +10,7 @@ Rows are shared out in contiguous shards, so that each process reads its own str
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -185,6 +186,9 @@ def join() -> Iterator[Workers]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
+    # Its functions take the group that exists when it is imported as a default, and optimisers import it: imported
+    # later, it would keep this group beyond its end, and the group's threads abort a process that exits before them.
+    importlib.import_module("torch.distributed.nn.functional")
     with _peers():
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=WAIT)
     _here = Workers(rank, size)

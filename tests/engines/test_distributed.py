@@ -86,3 +86,21 @@ def fail_in_the_second() -> None:
 def test_the_others_learn_that_a_process_has_failed() -> None:
     ends = run_group(f"{HERE}:fail_in_the_second", 2)
     assert [end.returncode for end in ends] == [4, 3], ends
+
+
+def train_and_count_threads(folder: str) -> None:
+    with join() as group:
+        weight = torch.nn.Parameter(torch.ones(2))
+        weight.sum().backward()
+        assert weight.grad is not None
+        group.sum(weight.grad)
+        torch.optim.Adam([weight]).step()
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(folder, f"{group.rank}.txt").write_text("".join(name for name in names if "gloo" in name))
+
+
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    # One that does takes the process down with SIGABRT, now and then, when it exits.
+    ends = run_group(f"{HERE}:train_and_count_threads", 2, str(tmp_path))
+    assert [end.returncode for end in ends] == [0, 0], ends
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["", ""]
