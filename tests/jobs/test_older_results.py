@@ -120,7 +120,9 @@ def assert_named_as_before(job: str) -> None:
     found = names_of(Path("again", job))
     missing = {f"{what}: {name}" for what, names in NAMES[job].items() for name in set(names) - set(found[what])}
     # Whether so small a set has a maximum of the density that lasts is decided by last bits; an empty list is named.
-    nothing_in = [f"keys: results.{name}." for name, value in record_of(f"again/{job}")["results"].items() if value == []]
+    nothing_in = [
+        f"keys: results.{name}." for name, value in record_of(f"again/{job}")["results"].items() if value == []
+    ]
     missing = {name for name in missing if not name.startswith(tuple(nothing_in))}
     assert missing <= {"files: run.log"}  # that is for entry points to write
     assert [name for name in found["stages"] if name in NAMES[job]["stages"]] == NAMES[job]["stages"]
