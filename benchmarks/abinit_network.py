@@ -10,13 +10,13 @@ Sets, each a RELION project on disk, read without its poses: CTF, noise, shifts:
     rigid   simulated protein, one structure
     hinge   the same with an arm that turns by 60 degrees, --zdim latents: Spearman of the true angle predicted from the
             latents of 50 neighbours, 5-fold cross-validated
-    pairs   the rigid one, of every particle a second image after a tilt of the stage (thesis 3.7.2): the first images
-            alone, then both, which tell the hand
+    pairs   the rigid one, of every particle a second image after a tilt of the stage (Zhong 2022, 3.7.2): the
+            first images alone, then both, which tell the hand
 
 ``--first map`` starts from the poses of an explicit map, as the job does by default, ``random`` from random
 orientations, as published. --options are those of ``abinit`` for the network. Prints one line each: seconds of the
 explicit map and of the network, and of the processor for the latter; median and mean angle, mean and median squared
-Frobenius norm of the rotations' error after a global alignment of either hand (thesis 5.6.4), median error of the
+Frobenius norm of the rotations' error after a global alignment of either hand (Zhong 2022, 5.6.4), median error of the
 shift, FSC 0.5 with the true map and FSC 0.143 between half-maps as fractions of Nyquist, from the first images at the
 poses found. With --directory all figures are kept in DIR/abinit_network.json, and a run that was stopped goes on from
 its checkpoint there; its seconds are then those since it went on.

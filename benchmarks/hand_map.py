@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The thesis' "hand" as a map, from the hundred noiseless projections that are public.
+"""The "hand" of Zhong 2022 as a map, from the hundred noiseless projections that are public.
 
     python benchmarks/hand_map.py hand.mrcs hand.mrc [--starts 8] [--threads 2]
 
-The hand of the thesis' table 5.2 is public as 100 projections of 64 px (``testing/data/hand.mrcs`` in the history of
+The hand of Zhong 2022, table 5.2, is public as 100 projections of 64 px (``testing/data/hand.mrcs`` in the history of
 the repository ml-struct-bio/cryodrgn). The map beside them there, ``hand-vol.mrc``, is not a hand but a speckled blob
 that changes sign, and the poses beside them explain the images to a correlation of 0.96 only, in any sign, order and
 transposition of their axes. So the map is found ab initio: random initialisations, the likeliest of them refined to all

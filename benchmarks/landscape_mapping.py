@@ -10,7 +10,7 @@ falls off as that of a molecule. Latents have 8 dimensions. For each box and mod
 
     basis s       masked rows of the basis and their inner products; for the network, the sketched volumes rendered
     direct s      all particles: by the Gram matrix (subspace), or from the coefficients that are needed (neural)
-    phi s         the volumes that phi learns from, rendered, and learning (thesis 6.4.2); subspace only
+    phi s         the volumes that phi learns from, rendered, and learning (Zhong 2022, 6.4.2); subspace only
     rendering s   all particles, one volume each
     error         of the direct route, and of phi, against rendering, on --rendered particles: the root mean square
                   difference over the spread of the coordinates

@@ -5,7 +5,7 @@
                                      [--rows base legacy ...] [--peer none|map|network|both] [--peer-images 100]
                                      [--peer-epochs 10] [--peer-python PATH] [--threads N] [--quick]
 
-The thesis' tables 5.1 and 5.5 at a size for a CPU: held-out images of a simulated RELION project (CTF, noise, shifts)
+Tables 5.1 and 5.5 of Zhong 2022 at a size for a CPU: held-out images of a simulated RELION project (CTF, noise, shifts)
 are aligned to a map that was reconstructed from other images of it with their true poses. One row varies one setting of
 the base row: base grid, M refinements, K kept rotations, band, shifts. ``legacy`` is near the older algorithm's
 defaults in the newer search, ``bnb`` that algorithm itself (branch and bound). For every row: seconds, images per
@@ -61,7 +61,7 @@ Row = tuple[SearchSettings, Callable[..., ScoredPoses]]
 
 
 def table_rows(box: int) -> dict[str, Row]:
-    """Settings by name; bands and shifts are those of the thesis (box 128), k_max and shifts scaled to the box."""
+    """Settings by name; bands and shifts are those of Zhong 2022 (box 128), k_max and shifts scaled to the box."""
     base = SearchSettings(
         base_level=1, refinements=4, keep=8, k_min=12, k_max=min(48, 3 * box // 8), shift_extent_px=10 * box / 128,
         shift_count=7,

@@ -1,4 +1,4 @@
-"""Graphs of nearest neighbours among latents, and shortest paths through them (thesis 4.4.12)."""
+"""Graphs of nearest neighbours among latents, and shortest paths through them (Zhong 2022, 4.4.12)."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def shortest_path(graph: LatentGraph, anchors: Sequence[int], power: float = 1.0
     anchors : sequence of int
         Particles, at least two.
     power : float
-        The cost of an edge is its length to this power: 1 is thesis 4.4.12; above 1 many short steps are cheaper
+        The cost of an edge is its length to this power: 1 is Zhong 2022, 4.4.12; above 1 many short steps are cheaper
         than a long one, so that paths keep to where particles are dense (Fermat distance; Hwang et al. 2016).
 
     Raises

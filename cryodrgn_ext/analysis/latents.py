@@ -80,7 +80,7 @@ class Clustering:
     label : ndarray
         (N,) int32 cluster of each particle.
     center_index : ndarray
-        (K,) int64 particle nearest to the mean of each cluster (the "on-data" centre, thesis 4.4.6).
+        (K,) int64 particle nearest to the mean of each cluster (the "on-data" centre, Zhong 2022, 4.4.6).
     center : ndarray
         (K, q) float32 its latents.
     """
@@ -185,7 +185,7 @@ def umap_embedding(
 
 
 def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) -> Clustering:
-    """k-means of latents (N, q), clusters ordered by hierarchical clustering of their centres (thesis 4.4.9).
+    """k-means of latents (N, q), clusters ordered by hierarchical clustering of their centres (Zhong 2022, 4.4.9).
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def nearest_particles(z: NDArray[np.floating], points: NDArray[np.floating]) -> 
 
 
 def latent_outliers(z: NDArray[np.floating], threshold_sd: float = 5.0) -> IndexArray:
-    """Particles whose latents are far longer than usual (thesis 4.4.10), as indices in increasing order.
+    """Particles whose latents are far longer than usual (Zhong 2022, 4.4.10), as indices in increasing order.
 
     Those with ``|z - median(z)|`` more than ``threshold_sd`` robust standard deviations (1.4826 times the median
     absolute deviation) above its median.

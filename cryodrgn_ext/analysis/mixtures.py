@@ -1,4 +1,4 @@
-"""Gaussian mixtures of latents, and the outliers that they show (thesis 4.4.10)."""
+"""Gaussian mixtures of latents, and the outliers that they show (Zhong 2022, 4.4.10)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fit_mixture(z: NDArray[np.floating], n_components: int = 5, *, seed: int = 0
     z : ndarray
         (N, q).
     n_components : int
-        Number K of components; the thesis used 5.
+        Number K of components; 5 in Zhong 2022, 4.4.10.
     seed : int
 
     Raises
@@ -121,7 +121,7 @@ def _assign(
 
 
 def outlier_components(z: NDArray[np.floating], mixture: Mixture, threshold_sd: float = 3.0) -> IndexArray:
-    """Components whose latents are unusually long, increasing (the "outlier cluster" of thesis 4.4.10).
+    """Components whose latents are unusually long, increasing (the "outlier cluster" of Zhong 2022, 4.4.10).
 
     Those whose median ``|z - median(z)|`` lies more than ``threshold_sd`` robust standard deviations above that of
     all particles, and that hold less than half of the particles. Use :func:`select_labels` for their particles.

@@ -1,4 +1,4 @@
-"""Replicate runs on the same particles: do latents and clusterings agree (thesis 4.4.10)."""
+"""Replicate runs on the same particles: do latents and clusterings agree (Zhong 2022, 4.4.10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metric multidimensional scaling of volumes: a plane whose distances are those of the volumes (thesis 6.2.5)."""
+"""Metric multidimensional scaling of volumes: a plane whose distances are those of the volumes (Zhong 2022, 6.2.5)."""
 
 from __future__ import annotations
 

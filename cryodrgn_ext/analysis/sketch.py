@@ -1,4 +1,4 @@
-"""A sketch of the particles: a few hundred that stand for all of them, rare states included (thesis 6.2.3)."""
+"""A sketch of the particles: a few hundred that stand for all of them, rare states included (Zhong 2022, 6.2.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trajectories through latent space: where to decode a series of volumes (thesis 4.4.11, 4.4.12).
+"""Trajectories through latent space: where to decode a series of volumes (Zhong 2022, 4.4.11, 4.4.12).
 
 Every function returns the latents of the frames and how far along the path they are; all are deterministic.
 """
@@ -70,7 +70,7 @@ def along_component(
 ) -> Trajectory:
     """Equally spaced points along a principal component, from one percentile of the particles to another.
 
-    The other components stay at their mean (thesis 4.4.11 used five points from the 5th to the 95th percentile).
+    The other components stay at their mean (Zhong 2022, 4.4.11: five points from the 5th to the 95th percentile).
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def through_graph(
     seed: int = 0,
     workers: int = 1,
 ) -> Trajectory:
-    """Shortest path through the graph of nearest neighbours, led through anchors (thesis 4.4.12).
+    """Shortest path through the graph of nearest neighbours, led through anchors (Zhong 2022, 4.4.12).
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def volume_basis(model: Heterogeneity, sketch_z: NDArray[np.float32]) -> VolumeB
 
 
 def half_maximum_mask(volumes: Iterable[Map], level: float = 0.5) -> NDArray[np.bool_]:
-    """Union of the voxels above ``level`` times each volume's own maximum (thesis 6.2.4), one volume at a time.
+    """Union of the voxels above ``level`` times each volume's own maximum (Zhong 2022, 6.2.4), one volume at a time.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Agglomerative clustering of sketched volumes into conformational states (thesis 6.2.6)."""
+"""Agglomerative clustering of sketched volumes into conformational states (Zhong 2022, 6.2.6)."""
 
 from __future__ import annotations
 

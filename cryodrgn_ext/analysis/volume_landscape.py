@@ -135,7 +135,7 @@ def sketch_by_volumes(
 def comparison_mask(
     model: Heterogeneity, sketch_z: NDArray[np.float32], level: float, monitor: Monitor
 ) -> NDArray[np.bool_]:
-    """Voxels (D, D, D) to compare volumes in: those of thesis 6.2.4, and where rare states have density of their own.
+    """Voxels (D, D, D) to compare volumes in: those of Zhong 2022, 6.2.4, and those of rare states' own density.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""All particles in the space of volume components: exactly, by rendering, or by a learned map (thesis 6.2.5, 6.4.2)."""
+"""Particles in the space of volume components: exactly, by rendering, or by a learned map (Zhong 2022, 6.2.5, 6.4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 FloatArray = NDArray[np.float64]
-TRAIN_SHARE = 0.75  # 3:1 (thesis 6.4.2)
+TRAIN_SHARE = 0.75  # 3:1 (Zhong 2022, 6.4.2)
 EPOCHS = 50
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
@@ -122,7 +122,7 @@ def learn_mapping(
     z: NDArray[np.float32], v: NDArray[np.floating], *, seed: int = 0, epochs: int = EPOCHS,
     monitor: Monitor | None = None,
 ) -> LearnedMapping:  # fmt: skip
-    """Train φ on pairs of latents (T, q) and coordinates (T, L), a quarter of them held out (thesis 6.4.2).
+    """Train φ on pairs of latents (T, q) and coordinates (T, L), a quarter of them held out (Zhong 2022, 6.4.2).
 
     Coordinates are scaled together, so that the loss weighs components by their variance.
 

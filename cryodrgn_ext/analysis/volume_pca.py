@@ -1,4 +1,4 @@
-"""Principal components and distances of volumes, from inner products alone (thesis 6.2.5).
+"""Principal components and distances of volumes, from inner products alone (Zhong 2022, 6.2.5).
 
 Volumes are rows of weights W over R maps whose Gram matrix within the mask is G, see :mod:`.volume_basis`. With the
 mean taken off, the inner products of K volumes are W G Wᵀ; its eigenvectors are the coordinates of the volumes along

@@ -55,7 +55,7 @@ def spherical_mask(box_size: int, radius_px: float, edge_px: float, device: torc
 
 
 def default_threshold(volume: Tensor) -> float:
-    """Half of the 99.99th percentile of the density (thesis 4.4.4)."""
+    """Half of the 99.99th percentile of the density (Zhong 2022, 4.4.4)."""
     return 0.5 * float(np.percentile(volume.detach().cpu().numpy(), 99.99))
 
 
@@ -66,7 +66,7 @@ def threshold_mask(
     dilation_A: float = 25.0,
     edge_A: float = 15.0,
 ) -> Tensor:
-    """Soft mask around the density of a map (thesis 4.4.4): threshold, dilate, cosine edge.
+    """Soft mask around the density of a map (Zhong 2022, 4.4.4): threshold, dilate, cosine edge.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Central slices of an oversampled Fourier volume by trilinear interpolation, and their adjoint.
 
-``X = slice(V)`` is the projection operator of the image formation model (thesis eq. 5.1) and ``insert`` is its
+``X = slice(V)`` is the projection operator of the image formation model (Zhong 2022, eq. 5.1) and ``insert`` is its
 transpose, the backprojection. Both work on a centred half-volume: axes z, y, x with x >= 0, spacing
 ``1 / oversampling`` cycles per box, the other half following from Friedel symmetry, F(-k) = conj(F(k)).
 

@@ -1,9 +1,9 @@
 """Uniform grids on SO(3) that subdivide exactly: HEALPix on the sphere of views times a circle of in-plane angles.
 
 Level l has 12 nside² views with nside = 2^(l + 1), and 12 · 2^l in-plane angles: 576 rotations 30° apart at level 0,
-4,608 (15°) at level 1, 36,864 (7.5°) at level 2, and so on (thesis 5.6.1; Yershova et al. 2010). All cells of a level
-have the same volume. A rotation is known by its index ``view * n_psi + psi``, views in HEALPix's nested order, so that
-its eight children at the next level are known without the grid ever being written down.
+4,608 (15°) at level 1, 36,864 (7.5°) at level 2, and so on (Zhong 2022, 5.6.1; Yershova et al. 2010). All cells of a
+level have the same volume. A rotation is known by its index ``view * n_psi + psi``, views in HEALPix's nested order, so
+that its eight children at the next level are known without the grid ever being written down.
 
 The fibre coordinate needs a choice of what "psi = 0" means at each view. A single choice on the whole sphere (Euler
 angles, or the Hopf fibration with one axis) is singular somewhere, and there children lie far from their parent. Here

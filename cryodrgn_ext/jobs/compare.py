@@ -1,4 +1,4 @@
-"""The job that compares replicate runs: do latents and states agree, and for which particles (thesis 4.4.10)."""
+"""The job that compares replicate runs: do latents and states agree, and for which particles (Zhong 2022, 4.4.10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that makes states and a landscape of a trained model (thesis chapter 6).
+"""The job that makes states and a landscape of a trained model (Zhong 2022, chapter 6).
 
 Stages, each finished on disk before the next begins: a sketch of the particles, a mask, inner products of the volumes
 within it, all particles in the space of volume components, clusters, their maps, their particles, densities, report.

@@ -1,4 +1,4 @@
-"""Search over all orientations by either algorithm of the thesis.
+"""Search over all orientations by either algorithm of Zhong 2022.
 
 ``exhaustive`` (Algorithm 2, cryoDRGN2) scores the whole base grid and refines the best rotations, each with its best
 shift. ``branch_and_bound`` (Algorithm 1, cryoDRGN and CryoSPARC) subdivides poses, rotations with shifts, and drops

@@ -1,4 +1,4 @@
-"""Branch and bound over rotations and shifts: Algorithm 1 of the thesis (3.4.1), the older search.
+"""Branch and bound over rotations and shifts: Algorithm 1 of Zhong 2022 (3.4.1), the older search.
 
 Every pose (a rotation with a shift) of a base grid is scored at a low band. The residual there bounds that of the whole
 band from below, because every further coefficient can only add to it; the residual over the whole band of the best
@@ -25,9 +25,6 @@ from cryodrgn_ext.pose.model import SliceModel, as_model
 from cryodrgn_ext.pose.search import SearchSettings, apart_places, sweep
 from cryodrgn_ext.pose.shift_grid import shift_grid
 from cryodrgn_ext.progress import Monitor
-
-#: What the published results of this algorithm were made with (3.4.1), at box 128.
-THESIS = SearchSettings(base_level=0, refinements=5, keep=24, k_min=12.0, shift_extent_px=20.0, shift_count=7)
 
 
 def branch_and_bound(

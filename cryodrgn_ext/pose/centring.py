@@ -1,4 +1,4 @@
-"""Where the particle lies in its box, and how poses follow when it is brought to the centre (thesis 5.4.2)."""
+"""Where the particle lies in its box, and how poses follow when it is brought to the centre (Zhong 2022, 5.4.2)."""
 
 from __future__ import annotations
 

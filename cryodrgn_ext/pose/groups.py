@@ -1,4 +1,4 @@
-"""Images that share a particle, such as tilt pairs: one unknown rotation for all of them (thesis 3.7.2).
+"""Images that share a particle, such as tilt pairs: one unknown rotation for all of them (Zhong 2022, 3.7.2).
 
 Image s of a particle with rotation R is seen under Q_s R, where the relative rotations Q_s are known from the tilting
 of the stage. Its displacement in the box is its own, since every image was boxed by itself. Log-likelihoods add up.

@@ -2,7 +2,8 @@
 
 Poses found with one consensus blame its motion on the particle's orientation: an arm that swings out looks like a
 rotation of the whole. Once a heterogeneity has been learned with those poses, each image can be held against its own
-volume, and learning and alignment alternate (thesis 5.3.3). The learning is not done here; what comes in are arrays.
+volume, and learning and alignment alternate (Zhong 2022, 5.3.3). The learning is not done here; what comes in are
+arrays.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Ab initio poses refer to coordinates of their own: rotated, shifted and perhaps mirrored against any other. The global
 alignment finds the :class:`~cryodrgn_ext.pose.coordinate_transform.CoordinateTransform` between two sets of poses, and
-errors are measured after it (thesis 5.6.4).
+errors are measured after it (Zhong 2022, 5.6.4).
 """
 
 from __future__ import annotations

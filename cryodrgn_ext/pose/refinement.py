@@ -1,11 +1,11 @@
 """From a rough map to the poses of all particles: rounds of search, local refinement and reconstruction.
 
 The two half-sets never see each other's maps but for the lowest frequencies (see :mod:`.half_references`). The band in
-which images are aligned grows with the FSC between the halves. A round searches all orientations (thesis, Algorithm 2)
-or refines the poses at hand by Gauss-Newton steps. After every search come local rounds until the resolution stands
+which images are aligned grows with the FSC between the halves. A round searches all orientations (Zhong 2022, Algorithm
+2) or refines the poses at hand by Gauss-Newton steps. After every search come local rounds until the resolution stands
 still; then a search begins again, with a better map, until it moves next to nothing. Between rounds the particle is
 brought back to the centre of the box, and searches look around the shifts that each image has by then, so that
-particles picked off centre are found step by step (thesis 5.4.2).
+particles picked off centre are found step by step (Zhong 2022, 5.4.2).
 
 Where noise leaves poses so uncertain that it shows in the map, maps are made from poses drawn about the best ones, as
 uncertain as they are (the maximisation of a Monte Carlo EM): at its best pose every image shows its own noise as well,

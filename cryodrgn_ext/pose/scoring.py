@@ -1,6 +1,6 @@
 """Log-likelihoods of poses, for candidates that images share and for candidates of their own.
 
-With whitened coefficients y, c = CTF / sigma, a slice P of the model and the phases of a shift t (thesis eq. 5.1),
+With whitened coefficients y, c = CTF / sigma, a slice P of the model and the phases of a shift t (Zhong 2022, eq. 5.1),
 
     y = c exp(-2 pi i k.t / D) P + n,    E|n|² = 1,
 
@@ -9,7 +9,7 @@ the log-likelihood of a pose, in nats and relative to an image without any parti
     sum_k m_k (Re <exp(-2 pi i k.t / D) P, c y> - |c P|² / 2),    m = 2, and 1 at k = 0 (the half plane's partners).
 
 The first term is linear in the slice and in the shifted image, the second knows nothing of the image but its CTF: for
-a set of rotations and shifts that all images share, both are matrix products (thesis 5.3.2).
+a set of rotations and shifts that all images share, both are matrix products (Zhong 2022, 5.3.2).
 """
 
 from __future__ import annotations

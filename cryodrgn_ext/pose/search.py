@@ -1,6 +1,6 @@
 """Search for poses: a whole grid at a low band, then the best candidates refined as the band grows.
 
-Algorithm 2 of the thesis (5.3.2, 5.6.1). Every image is held against all rotations of a base grid, each with its best
+Algorithm 2 of Zhong 2022 (5.3.2, 5.6.1). Every image is held against all rotations of a base grid, each with its best
 shift; the K best rotations go on, each divided into eight, with shifts on a grid of half the extent about its best
 one; M times, while the band grows linearly from k_min to k_max.
 """

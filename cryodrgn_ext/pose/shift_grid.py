@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def shift_grid(extent_px: float, count: int) -> Tensor:
-    """Centres of count x count equal cells that tile the square [-extent, extent]² (thesis 5.6.1).
+    """Centres of count x count equal cells that tile the square [-extent, extent]² (Zhong 2022, 5.6.1).
 
     Parameters
     ----------

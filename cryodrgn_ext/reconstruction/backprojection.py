@@ -5,8 +5,8 @@ For images X_i = ctf_i V̂(points_i) + n_i with unit noise, the least-squares ma
     V̂ = Σ w ctf X / (Σ w ctf² + 1/τ²)
 
 with trilinear spreading of both sums (the transpose of slicing) on a grid oversampled twice, weights w per particle,
-and an optional prior precision 1/τ² per shell (thesis ch. 2; the Wiener filter of Scheres 2012, J. Mol. Biol. 415).
-The interpolation is undone in real space by division by its transform.
+and an optional prior precision 1/τ² per shell (Zhong 2022, ch. 2; the Wiener filter of Scheres 2012, J. Mol. Biol.
+415). The interpolation is undone in real space by division by its transform.
 """
 
 from __future__ import annotations

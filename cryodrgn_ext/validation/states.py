@@ -36,7 +36,7 @@ class StateMasks:
     Attributes
     ----------
     common : ndarray, optional
-        (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (thesis 4.4.4).
+        (D, D, D) soft mask for FSC and comparison; from the consensus when omitted (Zhong 2022, 4.4.4).
     own : callable, optional
         Makes the mask of a state from its map (D, D, D), filtered with the FSC in the common mask, and that mask: for
         the state's FSC, map and ``mask``. The comparison uses the common mask for all states.
@@ -228,7 +228,7 @@ def iterate_states(
 
 
 def consensus_mask(consensus: Consensus) -> Tensor:
-    """(D, D, D) float32 soft mask around the density of the consensus (thesis 4.4.4)."""
+    """(D, D, D) float32 soft mask around the density of the consensus (Zhong 2022, 4.4.4)."""
     return threshold_mask(torch.from_numpy(consensus.map), consensus.pixel_size_A)
 
 

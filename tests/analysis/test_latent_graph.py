@@ -46,7 +46,7 @@ def test_mean_and_largest_number_of_neighbours(mean: float, most: int) -> None:
     assert graph.degree.mean() == pytest.approx(mean, abs=0.01)
 
 
-def test_defaults_are_those_of_the_thesis() -> None:
+def test_defaults_are_those_published() -> None:
     degree = neighbor_graph(cloud(3000, 8)).degree
     assert degree.mean() == pytest.approx(5.0, abs=0.01)
     assert degree.max() == 10
@@ -72,7 +72,7 @@ def test_paths_are_the_shortest(seed: int, power: float) -> None:
     assert path.breaks == ()
 
 
-def test_paths_in_the_graph_of_the_thesis() -> None:
+def test_paths_in_the_published_graph() -> None:
     z = cloud(800, 2, seed=3)
     graph = neighbor_graph(z)
     truth = oracle(graph)

@@ -19,7 +19,7 @@ def test_features_of_a_seed_are_repeatable_and_finite(kind: str) -> None:
 
 
 def test_geometric_wavelengths_span_nyquist_to_the_box() -> None:
-    # Thesis eq. 3.3: gamma runs from D pi to 2 pi for k in cycles per voxel, wavelengths 2 / D to 1.
+    # Zhong 2022, eq. 3.3: gamma runs from D pi to 2 pi for k in cycles per voxel, wavelengths 2 / D to 1.
     d = 64
     frequencies = feature_frequencies("geometric", d, 0.5, torch.Generator())
     gamma = frequencies.abs().amax(1) * d

@@ -300,7 +300,7 @@ def test_bad_latents_are_refused(fitted: NeuralHeterogeneity, z: np.ndarray, wor
 
 
 def test_published_recipe_is_the_published_one() -> None:
-    # Thesis 4.4.5: Adam at 1e-4, minibatches of 8; 6.4.1: 1024 x 3 networks.
+    # Zhong 2022, 4.4.5: Adam at 1e-4, minibatches of 8; 6.4.1: 1024 x 3 networks.
     recipe = resolve(NeuralSettings(preset="cryodrgn", zdim=8), 0, 100_000)
     assert (recipe.learning_rate, recipe.batch, recipe.enc_dim, recipe.dec_dim) == (1e-4, 8, 1024, 1024)
     assert recipe.final_learning_rate == recipe.learning_rate

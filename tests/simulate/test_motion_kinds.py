@@ -1,4 +1,4 @@
-"""The motions of the thesis (3.7.1, 4.4.1) and the planted rare state: geometry, proportions and labels."""
+"""The motions of Zhong 2022 (3.7.1, 4.4.1) and the planted rare state: geometry, proportions and labels."""
 
 from __future__ import annotations
 

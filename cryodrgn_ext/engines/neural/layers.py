@@ -22,9 +22,9 @@ def feature_frequencies(kind: str, box_size: int, sigma: float, generator: torch
     ----------
     kind : str
         ``support``: positions uniform in a sphere of radius ``SUPPORT_RADIUS`` boxes. ``gaussian``: frequencies
-        from a normal distribution as in Tancik et al. (thesis 3.1.1), ``sigma`` / 2 radians per cycle per box.
-        ``geometric``: the axis-aligned series of thesis eq. 3.3, wavelengths from 2 / D to 1.
-        ``geometric_lowpass``: the same with wavelengths scaled by 2 pi, for noisy images (thesis 5.6.1).
+        from a normal distribution as in Tancik et al. (Zhong 2022, 3.1.1), ``sigma`` / 2 radians per cycle per box.
+        ``geometric``: the axis-aligned series of Zhong 2022, eq. 3.3, wavelengths from 2 / D to 1.
+        ``geometric_lowpass``: the same with wavelengths scaled by 2 pi, for noisy images (Zhong 2022, 5.6.1).
     box_size : int
         D, voxels.
     sigma : float

@@ -1,4 +1,4 @@
-"""The published architecture for tilt pairs: one latent from two images of a particle (thesis 3.7.2).
+"""The published architecture for tilt pairs: one latent from two images of a particle (Zhong 2022, 3.7.2).
 
 The encoder is in two parts: the first makes an intermediate code of each image, with the same weights for both, the
 second the latent from the two codes. That the same volume was seen from two sides urges the latent not to depend on

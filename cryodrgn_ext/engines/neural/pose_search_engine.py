@@ -1,4 +1,4 @@
-"""Ab initio reconstruction with the neural decoder (cryoDRGN2, thesis chapter 5): poses, volumes and latents.
+"""Ab initio reconstruction with the neural decoder (cryoDRGN2, Zhong 2022, chapter 5): poses, volumes and latents.
 
 Passes over the images follow a schedule (:mod:`.schedule`). In a pass that searches, a block of images is held
 against the decoder as it is (:mod:`.pose_search_model`, :mod:`cryodrgn_ext.pose.search`), then the decoder learns from

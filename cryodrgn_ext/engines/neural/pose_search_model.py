@@ -2,7 +2,7 @@
 
 A search holds every image against thousands of slices, while a decoder is slow and a grid is fast to interpolate. Where
 images share a volume, it is rendered once: at the integer frequencies of the band, as a map, which is then transformed
-with oversampling for slicing (the thesis interpolates in-plane rotations only, 5.3.2; here all of the exhaustive
+with oversampling for slicing (Zhong 2022, 5.3.2, interpolates in-plane rotations only; here all of the exhaustive
 step). A map in a box of its own, just large enough for the band, has the same extent as the box of the images and is
 quick to transform.
 

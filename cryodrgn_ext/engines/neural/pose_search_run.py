@@ -185,7 +185,7 @@ class AbinitRun:
         return model.to(self.device).train()
 
     def _restart(self, epoch: int) -> None:
-        """A new network and optimiser; poses, and latents that are a table, stay (thesis 5.3.3)."""
+        """A new network and optimiser; poses, and latents that are a table, stay (Zhong 2022, 5.3.3)."""
         self.model.release()
         self.model = self._new_model(epoch)
         self.optimizer = make_adam(self.model, self.recipe.learning_rate)

@@ -13,10 +13,10 @@ from cryodrgn_ext.settings import setting
 
 GRID_LEVELS = {"30": 0, "15": 1, "7.5": 2}
 VISITS = 60_000  # of images in a stage, at least: a small set needs more passes for as many updates
-FEWEST_PASSES, MOST_PASSES = 30, 200  # thesis 5.6.3: 30
+FEWEST_PASSES, MOST_PASSES = 30, 200  # Zhong 2022, 5.6.3: 30
 RANDOM_IMAGES = 10_000
 PUBLISHED_RATE, PUBLISHED_IMAGES, FASTEST_RATE = 1e-4, 50_000, 1e-3
-SHIFT_EXTENT = 20 / 128  # of the box: thesis 5.6.1
+SHIFT_EXTENT = 20 / 128  # of the box: Zhong 2022, 5.6.1
 BLOCKS_PER_PASS = 20
 SMALLEST_BLOCK, LARGEST_BLOCK = 64, 512
 MOST_ENCODED = 4096  # coefficients that the image encoder sees

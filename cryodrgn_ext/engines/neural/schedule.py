@@ -1,10 +1,10 @@
 """Which passes of an ab initio reconstruction search for poses, and which only train at the last ones.
 
-Thesis 5.3.3 and 5.6.3. First some images are learned at random orientations, so that the network finds the extent of
-the particle. Then comes the first stage: passes of which every n-th searches for poses, as a search costs about ten
-times as much as an update, while the band of the search grows from k_min to k_max. The network has by then learned
-that its high frequencies are constant, and unlearns it badly: it starts anew at the poses found (cryoDRGN2+r), and
-goes on searching with what it learns then (+r+ps). Poses from elsewhere take the place of the first stage.
+Zhong 2022, 5.3.3 and 5.6.3. First some images are learned at random orientations, so that the network finds the extent
+of the particle. Then comes the first stage: passes of which every n-th searches for poses, as a search costs about ten
+times as much as an update, while the band of the search grows from k_min to k_max. The network has by then learned that
+its high frequencies are constant, and unlearns it badly: it starts anew at the poses found (cryoDRGN2+r), and goes on
+searching with what it learns then (+r+ps). Poses from elsewhere take the place of the first stage.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def resolve(settings: NeuralSettings, seed: int, n_images: int) -> Recipe:
     Returns
     -------
     Recipe
-        ``cryodrgn``: the published recipe (thesis 4.4.5: Adam at 1e-4, minibatches of 8, image encoder and
+        ``cryodrgn``: the published recipe (Zhong 2022, 4.4.5: Adam at 1e-4, minibatches of 8, image encoder and
         coordinate decoder of 1024 x 3, Gaussian features (3.1.1), beta = 1 / zdim). ``fast``: residual to the
         consensus, closed-form latents.
 

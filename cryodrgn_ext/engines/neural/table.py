@@ -2,7 +2,7 @@
 
 Each image appears once in a pass, so the table is updated sparsely: Adam with moments and a step count of its own for
 every row (Kingma & Ba 2015, with the bias correction of the row's own count). An encoder shares what it learns
-between images, a table does not; but a table has no poses to learn away, and no amortisation gap (thesis 3.6.2
+between images, a table does not; but a table has no poses to learn away, and no amortisation gap (Zhong 2022, 3.6.2
 discusses the encoder; Cremer et al. 2018 the gap).
 """
 

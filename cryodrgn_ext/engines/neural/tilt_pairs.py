@@ -1,4 +1,4 @@
-"""Tilt pairs: two images of each particle with a known rotation between them (thesis 3.7.2).
+"""Tilt pairs: two images of each particle with a known rotation between them (Zhong 2022, 3.7.2).
 
 After an image is taken, the stage is tilted by a known angle and another one is taken of the same particle. If R is
 the rotation of the first, that of the second is T R, with the same T for all particles. Both have the particle's

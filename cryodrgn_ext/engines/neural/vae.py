@@ -1,8 +1,9 @@
 r"""The published architecture: an image encoder and a coordinate decoder, trained as a variational autoencoder.
 
 The encoder q(z | X) is a perceptron with residual layers over the centred, phase-flipped Fourier coefficients of the
-image (thesis 3.6), with a diagonal Gaussian as its output; the decoder is one over Fourier features of a coordinate
-and the latent (3.1.1, 4.2.1). The loss is the evidence lower bound (eq. 3.5) with whitened noise. Poses are given.
+image (Zhong 2022, 3.6), with a diagonal Gaussian as its output; the decoder is one over Fourier features of a
+coordinate and the latent (3.1.1, 4.2.1). The loss is the evidence lower bound (eq. 3.5) with whitened noise. Poses are
+given.
 
 Advantages: any manifold of volumes; papers can be reproduced. Limitations: every coefficient of every image costs a
 pass through the decoder, and the encoder has to learn to be invariant to pose, which takes many epochs.
@@ -97,7 +98,7 @@ class VaeModel(VolumeModel):
         return mean, log_variance
 
     def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
-        """Evidence lower bound with one sample per image (thesis eq. 3.5)."""
+        """Evidence lower bound with one sample per image (Zhong 2022, eq. 3.5)."""
         if not self.zdim:
             return self.decoder_loss(observation, noise)
         mean, log_variance = self.encode(observation)

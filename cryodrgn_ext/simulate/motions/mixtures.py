@@ -7,7 +7,7 @@ import numpy as np
 from cryodrgn_ext.simulate.motions.base import FloatArray
 from cryodrgn_ext.simulate.motions.hinge import HingeMotion
 
-# Thesis 4.4.1: 50 maps, 0.03 rad apart; three gaussians around the 10th, 25th and 40th of them.
+# Zhong 2022, 4.4.1: 50 maps, 0.03 rad apart; three gaussians around the 10th, 25th and 40th of them.
 N_STATES, STEP_RAD = 50, 0.03
 CENTERS = (9, 24, 39)
 COOPERATIVE_RAD, NONCONTIGUOUS_RAD = 0.09, 0.03

@@ -1,4 +1,4 @@
-"""Compositional heterogeneity as in thesis 4.4.1: small subunit, large subunit and both, 10 : 15 : 25."""
+"""Compositional heterogeneity as in Zhong 2022, 4.4.1: small subunit, large subunit and both, 10 : 15 : 25."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ N_BODY, N_ARM = 300, 140
 class TwoHingesMotion(Motion):
     """A body with two arms on opposite sides, which turn about hinges of their own, each in a plane of its own.
 
-    As in thesis 3.7.1 one coordinate moves while the other stays at its start, so conformations lie on two lines that
-    meet.
+    As in Zhong 2022, 3.7.1, one coordinate moves while the other stays at its start, so conformations lie on two lines
+    that meet.
 
     Parameters
     ----------
