@@ -186,7 +186,7 @@ def measure(trial: Trial) -> dict[str, Any]:
 
 
 def faults(figures: dict[str, Any]) -> list[str]:
-    """What is not as it must be."""
+    """Deviations from what must be."""
     found, drift, poses = [], figures["drift"], figures["poses"]
     if figures["reconstruct"]["least_fsc_to_half_nyquist"] <= LEAST_FSC:
         found.append("relion_reconstruct does not give the map that was returned")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What the engines learn of a simulated set with known truth, and how fast, for several recipes.
+"""Heterogeneity that the engines learn of a simulated set with known truth, and how fast, for several recipes.
 
     python benchmarks/engine_quality.py [--directory DIR] [--images 5000] [--published-epochs 5] [--seed S]
                                         [--runs NAME ...]

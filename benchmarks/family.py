@@ -35,7 +35,7 @@ LEAST_IMAGES_TIMES_SNR = 40  # below, the limit itself tells nothing
 
 @dataclass(frozen=True)
 class SetParameters:
-    """What is drawn of a set; set.json holds these."""
+    """Random properties of a set; set.json holds these."""
 
     kind: str
     mass_kDa: float

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What landscapes find in simulated sets whose truth is known, by one command.
+"""Findings of landscapes in simulated sets whose truth is known, by one command.
 
     python benchmarks/landscape_quality.py [--sets discrete ribosome ...] [--particles 5000] [--rare-particles 20000]
                                            [--seeds 0] [--directory DIR] [--threads N]
@@ -173,7 +173,7 @@ def run(name: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def failures(table: list[dict[str, Any]]) -> list[str]:
-    """What was promised and does not hold."""
+    """Promises that do not hold."""
     wrong = [f"{line['set']}, seed {line['seed']}: {words}" for line in table for words in _broken(line)]
     for name in sorted({line["set"] for line in table if "recall" in line}):
         lines = [line for line in table if line["set"] == name]

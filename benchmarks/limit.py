@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What the data of simulated sets allow, and an engine's figures as a share of it.
+"""Bounds that the data of simulated sets set, and an engine's figures as a share of it.
 
     python benchmarks/limit.py SET [SET ...] [--result RESULT] [--train [OPTION=VALUE ...]] [--box D] [--images 800]
 

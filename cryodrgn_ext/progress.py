@@ -29,7 +29,7 @@ def _duration(seconds: float) -> str:
 
 
 class Monitor:
-    """What long work reports to.
+    """Receiver of the messages, progress and warnings of long work.
 
     Parameters
     ----------

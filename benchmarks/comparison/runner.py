@@ -17,12 +17,12 @@ LAST_LINES = 15
 
 
 class BenchmarkError(Exception):
-    """What stops the comparison, in words for the user."""
+    """Reason to stop the comparison, in words for the user."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one command took.
+    """Cost of one command.
 
     Attributes
     ----------

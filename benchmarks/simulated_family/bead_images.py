@@ -44,7 +44,7 @@ class Optics:
 
 @dataclass(frozen=True)
 class ParticleTruth:
-    """What is true of n particles.
+    """Truth of n particles.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What every column of RELION and every field of CryoSPARC depends on, and what becomes of it.
+"""Dependencies of every column of RELION and every field of CryoSPARC, and their fate when those change.
 
 One table for all writers, and for the page of the documentation that is made from it (``docs/make_columns_page.py``).
 When poses, pixel sizes or defocus change, columns that describe the old ones are renewed, dropped, or named to the
@@ -15,7 +15,7 @@ from enum import Enum
 
 
 class Treatment(Enum):
-    """What a writer does with a column when something that it depends on has changed."""
+    """Action of a writer on a column when something that it depends on has changed."""
 
     KEPT = "kept"
     RENEWED = "renewed"
@@ -243,7 +243,7 @@ CRYOSPARC_FIELDS: tuple[CryosparcField, ...] = (
     CryosparcField("sym_expand/src_uid", counterpart=False, note="tells copies apart"),
     CryosparcField("sym_expand/idx", counterpart=False, note="tells copies apart"),
     CryosparcField("sym_expand/*", counterpart=False),
-    CryosparcField("components_mode_*/*", counterpart=False, pose=_N, note="latents in the frame of the old poses"),
+    CryosparcField("components_mode_*/*", counterpart=False, pose=_N, note="latents of the old poses"),
     CryosparcField("motion/*", counterpart=False),
     CryosparcField("pick_stats/*", counterpart=False),
     CryosparcField("*", counterpart=False, note="any other field"),
@@ -267,7 +267,7 @@ def cryosparc_field(name: str) -> CryosparcField:
 
 @dataclass(frozen=True)
 class PoseColumns:
-    """What becomes of a file's columns when its poses are written anew.
+    """Fate of a file's columns when its poses are written anew.
 
     Attributes
     ----------

@@ -115,7 +115,7 @@ def with_pickled_poses(particles: ParticleSet, path: Path) -> ParticleSet:
 
 
 def lost_by_cryodrgn(particles: ParticleSet) -> tuple[str, ...]:
-    """What the pickles have no place for, or the public program reads otherwise than it is meant."""
+    """Properties that the pickles have no place for, or that the public program reads otherwise than they are meant."""
     optics, ctf = particles.optics, particles.ctf
     lost = {
         "beam tilt": any(any(group.beam_tilt_mrad) for group in optics),

@@ -56,7 +56,7 @@ class _Refused(Exception):
 
 
 class _DtypeRecord:
-    """What a pickle says about the type of an array."""
+    """Type of an array as a pickle describes it."""
 
     def __init__(self, code: object = None, _align: object = False, _copy: object = False) -> None:
         if isinstance(code, bytes):
@@ -77,7 +77,7 @@ class _DtypeRecord:
 
 
 class _ArrayRecord:
-    """What a pickle says about an array."""
+    """Array as a pickle describes it."""
 
     def __init__(self) -> None:
         self.array: npt.NDArray[Any] | None = None
@@ -88,7 +88,7 @@ class _ArrayRecord:
 
 
 class _Name:
-    """What a name in a pickle leads to: it can be called, and a pickle can do nothing else to it."""
+    """Function behind a name in a pickle: it can be called, and a pickle can do nothing else to it."""
 
     __slots__ = ("_function",)
     _function: Callable[..., object]

@@ -120,7 +120,7 @@ class ParticleSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the file was understood, one sentence each."""
+        """Remarks for the user on how the file was understood, one sentence each."""
         return self.source.notes
 
     @property

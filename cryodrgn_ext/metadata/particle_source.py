@@ -74,7 +74,7 @@ class ParticleSource(ABC):
     @property
     @abstractmethod
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the file was understood, one sentence each."""
+        """Remarks for the user on how the file was understood, one sentence each."""
 
     @property
     @abstractmethod

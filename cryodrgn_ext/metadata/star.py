@@ -64,7 +64,7 @@ class StarFile:
 
 @dataclass(frozen=True, eq=False)
 class TableEdit:
-    """What to write instead of a table as it was read.
+    """Changes to a table as it was read, for writing.
 
     Attributes
     ----------

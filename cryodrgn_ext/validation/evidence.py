@@ -16,7 +16,7 @@ SIGNIFICANCE = 0.01  # chance of any false "distinct" among all states of a job
 
 
 class Verdict(Enum):
-    """What the comparison with random subsets says about a state."""
+    """Verdict on a state from its comparison with random subsets."""
 
     DISTINCT = "distinct"
     NOT_DISTINGUISHABLE = "not distinguishable"
@@ -25,7 +25,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for a state. Values are nan when it was not tested.
+    """Evidence for a state. Values are nan when it was not tested.
 
     Attributes
     ----------

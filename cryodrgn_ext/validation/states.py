@@ -55,7 +55,7 @@ class SubsetDraws:
 
 
 class Consensus(Protocol):
-    """What is needed of the reconstruction of all particles."""
+    """Properties of the reconstruction of all particles that states need."""
 
     @property
     def map(self) -> NDArray[np.float32]:

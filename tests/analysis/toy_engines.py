@@ -21,7 +21,7 @@ def blob(box: int, centre: tuple[float, float, float], width: float = 2.0) -> np
 
 @dataclass
 class Toy:
-    """What both engines share; counts the volumes that it renders."""
+    """Common base of both engines; counts the volumes that it renders."""
 
     z: np.ndarray
     box_size: int

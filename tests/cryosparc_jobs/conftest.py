@@ -70,7 +70,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 @pytest.fixture(scope="session")
 def finished_once(refinement: Path, tmp_path_factory: pytest.TempPathFactory) -> JobResult:
-    """What the real job leaves, once."""
+    """Files that the real job leaves, once."""
     folder = tmp_path_factory.mktemp("finished")
     settings = TrainSettings(in_parts=refinement / "particles.cs", o=folder / "result", **SETTINGS)
     with pytest.MonkeyPatch.context() as patch:

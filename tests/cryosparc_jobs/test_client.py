@@ -192,7 +192,7 @@ def test_master_that_is_gone_is_one_sentence(lab: Lab, job: ExternalJob) -> None
 
 
 class ControllerOf47:
-    """What cryosparc-tools 4.7 offers, as its source has it: methods for what 5 has as properties, other keywords."""
+    """Interface of cryosparc-tools 4.7, as its source has it: methods for what 5 has as properties, other keywords."""
 
     def __init__(self) -> None:
         self.project_uid, self.uid = "P1", "J7"

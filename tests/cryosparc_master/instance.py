@@ -1,4 +1,4 @@
-"""What the imitation knows: projects on disk, jobs as the client's own models, and the rules of External jobs."""
+"""State of the imitation: projects on disk, jobs as the client's own models, and the rules of External jobs."""
 
 from __future__ import annotations
 

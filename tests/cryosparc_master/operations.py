@@ -55,7 +55,7 @@ class Operation:
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """What a request's path must match."""
+        """Pattern that a request's path must match."""
         return re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", self.path))
 
     def schema(self) -> Schema:

@@ -1,4 +1,4 @@
-"""What is there is not replaced in silence, and what cannot work is said before the first image is read."""
+"""Files that are there are not replaced in silence, and what cannot work is said before the first image is read."""
 
 from __future__ import annotations
 

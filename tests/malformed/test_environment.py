@@ -70,7 +70,7 @@ def full_disk(project: TinyProject, request: pytest.FixtureRequest) -> Iterator[
 
 
 def results(job: Path) -> list[str]:
-    """What a user would take for results: everything but the record and the finished stages that Continue uses."""
+    """Files that a user may take for results: everything but the record and the finished stages that Continue uses."""
     return [name for name in leftovers(job) if name != "job.yaml" and not name.startswith("checkpoint/")]
 
 

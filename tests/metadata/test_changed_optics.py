@@ -1,4 +1,4 @@
-"""What a Global CTF refinement changes goes back to the reference's optics; starfile and numpy are the judges."""
+"""Changes of a Global CTF refinement go back to the reference's optics; starfile and numpy are the judges."""
 
 from __future__ import annotations
 

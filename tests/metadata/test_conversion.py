@@ -253,7 +253,7 @@ def test_aberrations_without_counterpart_come_back_and_are_named(tmp_path: Path)
 
 
 def several_classes(k: int, n: int = 40) -> NDArray[Any]:
-    """What an ab initio job of K classes returns for all particles."""
+    """Output of an ab initio job of K classes for all particles."""
     rng, base = np.random.default_rng(k), only(particles_record(n), "blob", "ctf", "location")
     fields = [("split", "<u4", ()), ("class", "<u4", (k,)), ("pose", "<f4", (k, 3)), ("shift", "<f4", (k, 2)),
               ("psize_A", "<f4", ()), ("error", "<f4", (k,)), ("class_posterior", "<f4", (k,))]  # fmt: skip

@@ -116,7 +116,7 @@ def test_expanded_particles_are_no_rows_of_the_unexpanded_file(tmp_path: Path) -
 
 
 def expanded_record(n: int = 5, copies: int = 3) -> Record:
-    """What CryoSPARC's Symmetry Expansion writes: new uids, and whose copies they are."""
+    """Fields of CryoSPARC's Symmetry Expansion: new uids, and whose copies they are."""
     base = np.repeat(particles_record(n), copies)
     record = np.empty(len(base), [*base.dtype.descr, ("sym_expand/src_uid", "<u8"), ("sym_expand/idx", "<u4")])
     for name in base.dtype.names or ():

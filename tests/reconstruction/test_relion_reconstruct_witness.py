@@ -182,7 +182,7 @@ def test_star_files_that_we_wrote_reconstruct_as_the_originals(project: Path) ->
 
 
 def test_premultiplied_images_give_the_same_map(project: Path, tmp_path: Path) -> None:
-    """What relion_project makes with --ctf2 is what premultiplication by the CTF makes of noiseless images."""
+    """Images of relion_project --ctf2 are noiseless images premultiplied by the CTF."""
     n = 600
     (project / "pre.star").write_text(star_text("pre.mrcs", n, premultiplied=True))
     project_images(project, "pre.star", "pre", 0.02, "--ctf2")

@@ -77,7 +77,7 @@ def artefacts(tmp_path: Path) -> Path:
 
 
 def tip(browser: Browser) -> str:
-    """What stands beside the mouse; empty when nothing does."""
+    """Text beside the mouse; empty when nothing does."""
     shown: str = browser.value("(e => e.hidden ? '' : e.innerText)(document.getElementById('tip'))")
     return shown
 

@@ -119,7 +119,7 @@ def test_the_other_jobs_too(project: Path) -> None:
 
 
 def test_validation_takes_the_sign_of_the_training(project: Path) -> None:
-    """What the user set for training counts, also where the images look otherwise."""
+    """The sign that the user set for training counts, also where the images look otherwise."""
     run(replace(SETTINGS, contrast="black"))
     said = io.StringIO()
     validate(ValidateSettings(in_parts=Path("out"), o=Path("v"), device="cpu", random_subsets=12), Monitor(said))

@@ -15,7 +15,7 @@ class SubspaceSettings(EngineSettings):
     """Options of the subspace engine; a job's settings inherit them."""
 
     fit_contrast: bool = setting(
-        False, help="Fit a contrast to every image, so that thick ice is not taken for heterogeneity (subspace)"
+        False, help="Fit a scale to every particle, so that thick ice is not taken for heterogeneity (subspace)"
     )
     curve_features: int = setting(
         15, low=1, high=63,

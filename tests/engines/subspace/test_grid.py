@@ -34,7 +34,7 @@ def test_map_and_component_are_inverse_within_the_band(box: int, radius: int) ->
 
 
 def test_interpolated_component_is_the_transform_of_its_map() -> None:
-    """What slices of the component show is the map that ``to_map`` returns: bead by bead, off the grid points."""
+    """Slices of the component show the map that ``to_map`` returns: bead by bead, off the grid points."""
     box, radius = 24, 9
     grid = ComponentGrid(box, radius)
     axis = torch.arange(box, dtype=torch.float64) - box // 2

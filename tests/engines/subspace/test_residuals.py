@@ -1,4 +1,4 @@
-"""What images hold beyond their model, and scores of it at places of the volume: kernels, plain forms, brute force."""
+"""Signal of images beyond their model, and scores of it at places of the volume: kernels, plain forms, brute force."""
 
 from __future__ import annotations
 
