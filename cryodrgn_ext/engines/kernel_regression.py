@@ -2,9 +2,9 @@
 
 For latents that another program found there is no network that turns them into volumes, but the images are there. At
 knots spread over the latents a volume is reconstructed from the images nearest in latent space, with weights that fall
-to nothing with the distance (local-constant regression; Nadaraya 1964, Watson 1964; for cryo-EM: Gilles & Singer, PNAS
-122 (2025) e2419140122). Between knots a volume is a sum of those around it (local linear regression; Cleveland 1979),
-so that everything that is linear in volumes is exact.
+to nothing with the distance (local-constant regression; Nadaraya 1964; for cryo-EM Gilles and Singer 2024). Between
+knots a volume is a sum of those around it (local linear regression; Cleveland 1979), so that everything that is linear
+in volumes is exact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.base import LinearForm
 from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
-from cryodrgn_ext.engines.subspace.regions import region_of_spread
+from cryodrgn_ext.engines.subspace.regions import particle_region, region_of_spread
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -139,8 +139,8 @@ def regress_volumes(
     knots: NDArray[np.float32],
     neighbors: int | None,
     consensus: NDArray[np.floating],
+    consensus_radius: int,
     *,
-    z_cov: NDArray[np.float32] | None = None,
     device: torch.device | str = "cpu",
     monitor: Monitor,
 ) -> KernelRegression:
@@ -149,7 +149,7 @@ def regress_volumes(
     The consensus of all images is sharper than any part of them can be, so only the difference from it is estimated
     from the images near a knot, where differences are, and with a prior of their power: what both half-sets share of
     them, on average over some knots. (The FSCs of the knots' own halves scatter, which would look like differences of
-    structure.)
+    structure.) Volumes are shown within the particle, wherever that is in any of its states.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ def regress_volumes(
         the half-sets when None.
     consensus : ndarray
         (D, D, D) map of all images, filtered.
-    z_cov : ndarray, optional
-        (N, q, q) kept with the latents.
+    consensus_radius : int
+        Shell (cycles per box) of its resolution.
     device : torch.device or str
     monitor : Monitor
 
@@ -179,12 +179,14 @@ def regress_volumes(
     count = near.best_count() if neighbors is None else min(neighbors, len(z))
     monitor.message(f"{len(knots)} volumes of {count} images each")
     region, prior = _region_and_precision(near.difference_pairs(count), images.plane.radius)
+    particle = particle_region(consensus.astype(np.float32), consensus_radius, region).numpy()
     maps, means = np.empty((len(knots), *consensus.shape), np.float32), np.empty_like(knots)
     for knot in monitor.track(range(len(knots)), "Reconstructing near knots", len(knots)):
         sums = near.sums(knot, 0, count) + near.sums(knot, 1, count)
-        maps[knot] = consensus + (sums.without(near.reference).solve(prior).cpu() * region).numpy()
+        difference = (sums.without(near.reference).solve(prior).cpu() * region).numpy()
+        maps[knot] = (consensus + difference) * particle
         means[knot] = near.mean_latent(knot, count)
-    return KernelRegression(z, z_cov, means, maps, images.pixel_size_A)
+    return KernelRegression(z, None, means, maps, images.pixel_size_A)
 
 
 class NearKnots:
@@ -237,7 +239,7 @@ class NearKnots:
         """Number of images whose estimates from one half come nearest to what the other half shows close to the knots.
 
         The squared error of an estimate F against a truth T is |F|^2 - 2 F.T but for a constant, and a map of few
-        images of the other half is the truth but for independent noise (cross-validated bandwidth; Gilles & Singer).
+        images of the other half is the truth but for independent noise (as Gilles and Singer 2024 choose bandwidths).
         """
         n = len(self.z)
         counts = sorted({min(max(n // share, FEWEST), MOST, n) for share in SHARES})

@@ -7,6 +7,7 @@ their evidence, the report and everything that goes on from a result are those o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,11 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
         z, settings = self.inputs.z, self.settings
         self.write_latents(z, self.inputs.z_cov)
         knots = knots_of(z, min(settings.knots, len(z) // 2), settings.seed)
-        self.write_model(regress_volumes(
-            images, z, knots, settings.neighbors, consensus.map, z_cov=self.inputs.z_cov, device=self.device,
+        model = regress_volumes(
+            images, z, knots, settings.neighbors, consensus.map, consensus.radius, device=self.device,
             monitor=self.monitor,
-        ))  # fmt: skip
+        )  # fmt: skip
+        self.write_model(replace(model, z_cov=self.inputs.z_cov))
 
 
 def knots_of(z: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
