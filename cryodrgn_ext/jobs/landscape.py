@@ -56,6 +56,7 @@ from cryodrgn_ext.results.landscape_tables import (
 )
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
@@ -184,6 +185,10 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                    lambda: write_state_particles(files, found, inputs.result.particles, name, settings.star_columns,
                                                  self.monitor),
                    files.particle_table, *(folder / name for folder in (layout.root, *folders)))  # fmt: skip
+        sign = inputs.result.data_sign
+        write_maps_for_relion(folders, sign, name)
+        for sentence in sign_sentences(inputs.result.particles, sign, name):
+            self.note(sentence)
         densities = self._densities(found)
         self.stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
                    lambda: self._write_densities(found), *densities)  # fmt: skip

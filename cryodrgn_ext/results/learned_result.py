@@ -19,6 +19,7 @@ from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.latent_tables import LatentTable, StateTable, read_latent_table, read_state_table
 from cryodrgn_ext.results.layout import Layout, find_result_directory
+from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.record import fingerprint_particles, is_unchanged, read_record, require_record
 
 #: Jobs that leave a model with latents, or say that there is none.
@@ -50,6 +51,8 @@ class LearnedResult:
         (n,) int64, increasing: the rows that the given file of particles still has, where rows were taken out of it.
     images : mapping
         Where the images were when the result was made, and their fingerprint; empty in results of earlier versions.
+    data_sign : int
+        -1 when the particles are dark in their images, while maps are white.
     """
 
     job: str
@@ -61,6 +64,7 @@ class LearnedResult:
     states_directory: Path | None = None
     listed: NDArray[np.int64] | None = None
     images: Mapping[str, Any] = field(default_factory=dict)
+    data_sign: int = 1
 
     @property
     def found_images(self) -> dict[str, Any]:
@@ -161,6 +165,8 @@ def _read_result(given: Path, project: Path | None) -> LearnedResult:
         particles = read_of_result(Path(original["absolute_path"]), record, project)
     else:
         particles = read_of_result(layout.particles, record, project)
+    sign = int(record["results"].get("data_sign", 1))
+    particles = with_measured_sign(particles, sign)
     homogeneous = record["settings"].get("zdim") == 0
     latents = None if homogeneous else read_latent_table(layout.latents)
     states = None if homogeneous or job == "abinit" else read_state_table(layout.states_table)
@@ -176,7 +182,8 @@ def _read_result(given: Path, project: Path | None) -> LearnedResult:
         row = int(np.argmin(latents.uid == particles.uid))
         raise InputError(f"{layout.latents} and {particles.path} name different images from row {row + 1} on.")
     return LearnedResult(job, directory, particles, latents, states, _state_given(given, layout, states),
-                         images=record["inputs"].get("images", {}))  # fmt: skip
+                         images=record["inputs"].get("images", {}),
+                         data_sign=sign)  # fmt: skip
 
 
 def read_result_or_particles(given: Path, project: Path | None = None) -> LearnedResult | ParticleSet:

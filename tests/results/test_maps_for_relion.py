@@ -18,10 +18,14 @@ from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.consensus import consensus
 from cryodrgn_ext.jobs.convert import convert
+from cryodrgn_ext.jobs.landscape import landscape
 from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
 from cryodrgn_ext.jobs.options.convert import ConvertSettings
+from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
+from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
@@ -113,9 +117,14 @@ def test_the_other_jobs_too(project: Path) -> None:
     validate(ValidateSettings(in_parts=Path("out"), o=Path("v"), device="cpu", random_subsets=12),
              Monitor(io.StringIO()))  # fmt: skip
     consensus(ConsensusSettings(in_parts=Path("particles.star"), o=Path("c"), device="cpu"), Monitor(io.StringIO()))
-    for folder in (Path("v/consensus"), Path("v/states/state00"), Path("c/consensus")):
-        assert sign_of(folder / "map.mrc") == 1
-        assert (folder / MAP_FOR_RELION).exists() == dark
+    settings = LandscapeSettings(in_parts=Path("out"), o=Path("l"), clusters=2, sketch=20, bootstrap=2)
+    landscape(settings, Monitor(io.StringIO()))
+    for folder in ("v/consensus", "v/states/state00", "c/consensus", "l/states/state00"):
+        assert sign_of(Path(folder) / "map.mrc") == 1
+        assert (Path(folder) / MAP_FOR_RELION).exists() == dark
+    select(SelectSettings(in_parts=Path("out"), o=Path("some.cs"), state=(0,)), Monitor(io.StringIO()))
+    sign = np.load("some.cs", allow_pickle=False)["blob/sign"]
+    assert set(sign.tolist()) == {-1.0 if dark else 1.0}
 
 
 def test_validation_takes_the_sign_of_the_training(project: Path) -> None:
