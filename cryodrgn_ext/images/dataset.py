@@ -169,9 +169,7 @@ def open_images(
     else:
         if header.complete:
             monitor.message(f"Reusing the preprocessed images in {directory}.")
-        decide_data_sign(
-            settings, header.measured["contrast_score"], header.measured["contrast_images"], monitor
-        )  # said again: it belongs into the report of this run
+        decide_data_sign(settings, header.measured, monitor)  # said again: it belongs into the report of this run
     if not header.complete:
         header = _build(pipeline, header, directory, chunk_bytes, monitor)
     row_of_particle = rows[pipeline.table.row_of_particle]

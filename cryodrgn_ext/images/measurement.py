@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.fourier.ctf import ctf
-from cryodrgn_ext.images.data_sign import BELIEVED, measure_data_sign, sign_coefficients
+from cryodrgn_ext.images.data_sign import BELIEVED, PURE, MapSign, measure_data_sign, sign_coefficients
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from cryodrgn_ext.images.pipeline import Pipeline, assemble, ctf_parameters
@@ -48,6 +49,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
     sigma = torch.ones(len(pipeline.groups), shells, dtype=torch.float64)
     window_power = torch.ones(len(pipeline.groups))
     score = weight = 0.0
+    volume = MapSign(pipeline.geometry.plane.radius)
     for g, group in enumerate(pipeline.groups):
         rows = _sample(pipeline.table, g)
         if not len(rows):
@@ -78,17 +80,19 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
             power[:] = (power * area).sum() / area.sum()
         sigma[g] = power.sqrt()
         values = torch.cat(raw) / sigma[g].float()[pipeline.geometry.plane.shell[:low_band]]
-        found = measure_data_sign(_sample_images(pipeline, values, sigma, window_power, members))
+        sampled = _sample_images(pipeline, values, sigma, window_power, members)
+        found = measure_data_sign(sampled)
+        volume.add(sampled)
         score += found.score * found.n_images**0.5
         weight += found.n_images
-    total = score / max(weight, 1.0) ** 0.5
-    return {
+    measured = {
         "noise_sigma": sigma.tolist(),
         "window_power": window_power.tolist(),
-        "contrast_score": total,
+        "contrast_score": score / max(weight, 1.0) ** 0.5,
+        "contrast_purity": volume.purity,
         "contrast_images": int(weight),
-        "contrast_sign": decide_data_sign(pipeline.settings, total, int(weight), monitor),
     }
+    return measured | {"contrast_sign": decide_data_sign(pipeline.settings, measured, monitor)}
 
 
 def _sample_images(
@@ -111,10 +115,18 @@ def _positions(members: NDArray[np.int64], n: int) -> Tensor:
     return out
 
 
-def decide_data_sign(settings: PreprocessSettings, score: float, n_images: int, monitor: Monitor) -> int:
-    """1 when particles are white in the files, -1 when black; says what was found."""
-    found = 0 if abs(score) < BELIEVED else (1 if score > 0 else -1)
+def decide_data_sign(settings: PreprocessSettings, measured: Mapping[str, Any], monitor: Monitor) -> int:
+    """1 when particles are white in the files, -1 when black; says what was found.
+
+    ``measured`` is what :func:`measure` returned, without ``contrast_purity`` in stores of earlier versions.
+    """
+    score, n_images = measured["contrast_score"], measured["contrast_images"]
+    purity = measured.get("contrast_purity", 0.0)
     evidence = f"({abs(score):.0f} standard errors over {n_images} images)"
+    found = 0 if abs(score) < BELIEVED else (1 if score > 0 else -1)
+    if purity != 0.0:
+        evidence = f"(of density in a map of {n_images} images, purity of sign {abs(purity):.2f})"
+        found = 0 if abs(purity) < PURE else (1 if purity > 0 else -1)
     look = {1: "white", -1: "black", 0: "unclear"}[found]
     if settings.data_sign == "auto":
         if found == 0:
