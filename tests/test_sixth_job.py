@@ -16,7 +16,7 @@ import cryosparc_jobs
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.metadata.particles import read_particles
-from cryodrgn_ext.simulate import EMPTY_PIPELINE
+from cryodrgn_ext.simulate import empty_pipeline
 from cryosparc_jobs import commands
 from relion_wrappers.console_scripts import console_scripts
 from tests.cryosparc_jobs.imitated_project import project_with, saved_outputs, simulate_refinement
@@ -38,7 +38,7 @@ def sixth(monkeypatch: pytest.MonkeyPatch) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     simulate_refinement(folder, N, box_size=BOX, pixel_size_A=12.0, snr=1.0)
-    (folder / "default_pipeline.star").write_text(EMPTY_PIPELINE)
+    (folder / "default_pipeline.star").write_text(empty_pipeline())
     return folder
 
 

@@ -10,11 +10,11 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.record import read_record, refuse_other_results, write_record
 from cryodrgn_ext.simulate import (
-    EMPTY_PIPELINE,
     MOTIONS,
     Motion,
     RareStateMotion,
     RelionProject,
+    empty_pipeline,
     simulate_particles,
     two_domain_protein,
     write_relion_project,
@@ -60,7 +60,7 @@ def refuse_project_in_use(directory: Path, job: str) -> None:
     """Raise InputError when a simulation would replace files of another job, or of somebody's RELION project."""
     refuse_other_results(directory, job)
     pipeline = directory / "default_pipeline.star"
-    if read_record(directory) is None and pipeline.exists() and pipeline.read_bytes() != EMPTY_PIPELINE.encode():
+    if read_record(directory) is None and pipeline.exists() and pipeline.read_bytes() != empty_pipeline().encode():
         raise InputError(f"{directory} is a RELION project with jobs, whose files a simulation could replace: give a "
                          "new directory with --o.")  # fmt: skip
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 OLD_VERSION, NEW_VERSION = "30001", "50001"
 
 
@@ -17,7 +19,8 @@ def own_star_text(tables: Mapping[str, Mapping[str, Any]], version: str = OLD_VE
     Parameters
     ----------
     tables : mapping
-        Name to table. Labels (without ``_``) with lists of values make a loop, with single values a list of pairs.
+        Name to table. Labels (without ``_``) with lists or arrays (N,) of values make a loop, with single values a list
+        of pairs. Floats in loops get six decimals, as RELION writes them.
     version : str
         Of RELION's format, as the comment on top says it.
 
@@ -30,9 +33,10 @@ def own_star_text(tables: Mapping[str, Mapping[str, Any]], version: str = OLD_VE
     import starfile
 
     blocks = {name: pandas.DataFrame(dict(table)) if _is_loop(table) else dict(table) for name, table in tables.items()}
-    lines = starfile.to_string(blocks).splitlines()
-    return f"\n# version {version}\n\n" + "\n".join(line for line in lines if not line.startswith("#")).strip() + "\n\n"
+    text = starfile.to_string(blocks, na_rep="nan")
+    _, _, text = text.partition("\n")  # starfile's comment
+    return f"\n# version {version}\n\n{text.strip()}\n\n"
 
 
 def _is_loop(table: Mapping[str, Any]) -> bool:
-    return any(isinstance(values, Sequence) and not isinstance(values, str) for values in table.values())
+    return any(isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) for values in table.values())

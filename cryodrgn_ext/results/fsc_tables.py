@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.metadata.own_tables import own_star_text
 
 CORRECTED = "rlnFourierShellCorrelationCorrected"
 UNMASKED = "rlnFourierShellCorrelationUnmaskedMaps"
@@ -47,12 +48,11 @@ def write_fsc_table(path: Path, curves: Mapping[str, NDArray[np.floating]], pixe
     box_size : int
         Of the maps, in voxels.
     """
-    lines = ["", "# version 30001", "", "data_fsc", "", "loop_", "_rlnSpectralIndex #1", "_rlnResolution #2",
-             "_rlnAngstromResolution #3"]  # fmt: skip
-    lines += [f"_{label} #{column}" for column, label in enumerate(curves, start=4)]
-    for shell, values in enumerate(zip(*(curve.tolist() for curve in curves.values()), strict=True)):
-        per_A = shell / (box_size * pixel_size_A)
-        angstrom = 999.0 if shell == 0 else 1 / per_A
-        numbers = " ".join(f"{value:12.6f}" for value in values)
-        lines.append(f"{shell:12d} {per_A:12.6f} {angstrom:12.6f} {numbers}")
-    atomic_write_text(path, "\n".join(lines) + "\n\n")
+    shell = np.arange(len(next(iter(curves.values()))))
+    per_A = shell / (box_size * pixel_size_A)
+    columns = {
+        "rlnSpectralIndex": shell,
+        "rlnResolution": per_A,
+        "rlnAngstromResolution": np.where(shell == 0, 999.0, 1 / np.where(shell == 0, 1.0, per_A)),
+    }
+    atomic_write_text(path, own_star_text({"fsc": columns | dict(curves)}))

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.trajectories import FrameParticles
 from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.metadata.particles import ParticleSet
 
 NEAREST_NAME = "nearest_particles.star"
-NEAREST_COLUMNS = ("cdxFrame", "cdxRow", "cdxUid", "rlnImageName", "cdxLatentDistance")
 SCRIPT_NAME = "trajectory.cxc"
 
 
@@ -28,14 +28,16 @@ def write_nearest(directory: Path, particles: ParticleSet, rows: NDArray[np.int6
         (n,) rows of the particles that ``near`` counts.
     near : FrameParticles
     """
-    lines = ["", "# version 30001", "", "data_nearest_particles", "", "loop_"]
-    lines += [f"_{name} #{number}" for number, name in enumerate(NEAREST_COLUMNS, 1)]
-    for frame, (members, distances) in enumerate(zip(rows[near.index], near.distance, strict=True)):
-        lines += [
-            f"{frame} {row} {particles.uid[row]} {particles.image_name[row]} {distance:.6g}"
-            for row, distance in zip(members, distances, strict=True)
-        ]
-    atomic_write_text(directory / NEAREST_NAME, "\n".join(lines) + "\n\n")
+    frames, each = near.index.shape
+    row = rows[near.index].ravel()
+    columns = {
+        "cdxFrame": np.repeat(np.arange(frames), each),
+        "cdxRow": row,
+        "cdxUid": particles.uid[row],
+        "rlnImageName": particles.image_name[row],
+        "cdxLatentDistance": [f"{distance:.6g}" for distance in near.distance.ravel()],
+    }
+    atomic_write_text(directory / NEAREST_NAME, own_star_text({"nearest_particles": columns}))
 
 
 def write_chimerax_script(directory: Path, level: float) -> None:

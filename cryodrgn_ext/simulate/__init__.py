@@ -5,11 +5,10 @@ from __future__ import annotations
 from cryodrgn_ext.simulate.motions import MOTIONS, Motion, RareStateMotion, two_domain_protein
 from cryodrgn_ext.simulate.optics import ONE_GROUP, TWO_GROUPS, SimulatedOptics
 from cryodrgn_ext.simulate.particles import SimulatedParticles, simulate_particles
-from cryodrgn_ext.simulate.relion_project import EMPTY_PIPELINE, RelionProject, write_relion_project
+from cryodrgn_ext.simulate.relion_project import RelionProject, empty_pipeline, write_relion_project
 from cryodrgn_ext.simulate.truth import GroundTruth, load_truth
 
 __all__ = [
-    "EMPTY_PIPELINE",
     "MOTIONS",
     "ONE_GROUP",
     "TWO_GROUPS",
@@ -19,6 +18,7 @@ __all__ = [
     "RelionProject",
     "SimulatedOptics",
     "SimulatedParticles",
+    "empty_pipeline",
     "load_truth",
     "simulate_particles",
     "two_domain_protein",

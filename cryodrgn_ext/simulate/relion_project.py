@@ -16,6 +16,7 @@ from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import threshold_mask
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.truth import ground_truth, save_truth
@@ -25,8 +26,6 @@ MICROGRAPH_PX = 4096
 MASK_THRESHOLD = 0.05  # of the maximum
 MASK_DILATION_A = 8.0
 MASK_EDGE_A = 16.0
-# The blank line with one space closes the table, as RELION writes it.
-EMPTY_PIPELINE = "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter                       1\n \n"
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,15 @@ def write_relion_project(
         write_map(project.mask, specimen_mask(particles), particles.pixel_size_A)
         save_truth(project.truth, ground_truth(particles))
         if not (root / "default_pipeline.star").exists():
-            atomic_write_text(root / "default_pipeline.star", EMPTY_PIPELINE)
+            atomic_write_text(root / "default_pipeline.star", empty_pipeline())
     except OSError as error:
         raise InputError(f"the simulated project cannot be written to {root}: {error.strerror or error}") from error
     return project
+
+
+def empty_pipeline() -> str:
+    """Return the text of ``default_pipeline.star`` of a project without jobs."""
+    return own_star_text({"pipeline_general": {"rlnPipeLineJobCounter": 1}})
 
 
 def background_radius_px(particles: SimulatedParticles) -> float:
@@ -135,42 +139,35 @@ def specimen_mask(particles: SimulatedParticles) -> NDArray[np.float32]:
 
 def star_text(particles: SimulatedParticles, stack_name: str) -> str:
     """STAR file (RELION 3.1: data_optics and data_particles) of particles whose images are in ``stack_name``."""
-    optics_rows = [
-        f"{group.name} {number} {group.voltage_kV:.6f} {group.cs_mm:.6f} {group.amplitude_contrast:.6f} "
-        f"{particles.pixel_size_A:.6f} {particles.box_size} 2"
-        for number, group in enumerate(particles.optics, 1)
-    ]
-    n = particles.n
+    n, groups = particles.n, particles.optics
     micrograph = np.arange(n) // PARTICLES_PER_MICROGRAPH + 1
     coordinates = np.random.default_rng([particles.seed, 4]).uniform(0, MICROGRAPH_PX, (n, 2))
-    phase_shift = np.array([group.phase_shift_deg for group in particles.optics])[particles.optics_index]
     origin_A = -particles.shift_px * particles.pixel_size_A
-    columns: dict[str, tuple[str, NDArray[np.generic]]] = {
-        "rlnCoordinateX": ("%12.6f", coordinates[:, 0]),
-        "rlnCoordinateY": ("%12.6f", coordinates[:, 1]),
-        "rlnImageName": ("%s", np.array([f"{i:06d}@{stack_name}" for i in range(1, n + 1)])),
-        "rlnMicrographName": ("%s", np.array([f"MotionCorr/mic{i:05d}.mrc" for i in micrograph])),
-        "rlnOpticsGroup": ("%4d", particles.optics_index + 1),
-        "rlnDefocusU": ("%13.6f", particles.defocus.u_A),
-        "rlnDefocusV": ("%13.6f", particles.defocus.v_A),
-        "rlnDefocusAngle": ("%11.6f", particles.defocus.angle_deg),
-        "rlnPhaseShift": ("%11.6f", phase_shift),
-        "rlnAngleRot": ("%11.6f", particles.euler_deg[:, 0]),
-        "rlnAngleTilt": ("%11.6f", particles.euler_deg[:, 1]),
-        "rlnAnglePsi": ("%11.6f", particles.euler_deg[:, 2]),
-        "rlnOriginXAngst": ("%11.6f", origin_A[:, 0]),
-        "rlnOriginYAngst": ("%11.6f", origin_A[:, 1]),
-        "rlnRandomSubset": ("%4d", particles.half_set),
+    optics = {
+        "rlnOpticsGroupName": [group.name for group in groups],
+        "rlnOpticsGroup": np.arange(1, len(groups) + 1),
+        "rlnVoltage": [group.voltage_kV for group in groups],
+        "rlnSphericalAberration": [group.cs_mm for group in groups],
+        "rlnAmplitudeContrast": [group.amplitude_contrast for group in groups],
+        "rlnImagePixelSize": [particles.pixel_size_A] * len(groups),
+        "rlnImageSize": [particles.box_size] * len(groups),
+        "rlnImageDimensionality": [2] * len(groups),
     }
-    row_format = " ".join(pattern for pattern, _ in columns.values())
-    rows = [row_format % row for row in zip(*(values.tolist() for _, values in columns.values()), strict=True)]
-    optics_names = (
-        "rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-        "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality",
-    )  # fmt: skip
-    return "\n".join([*_table("optics", optics_names, optics_rows), *_table("particles", tuple(columns), rows), ""])
-
-
-def _table(name: str, columns: tuple[str, ...], rows: list[str]) -> list[str]:
-    header = ["", "# version 30001", "", f"data_{name}", "", "loop_"]
-    return [*header, *(f"_{column} #{i}" for i, column in enumerate(columns, 1)), *rows, ""]
+    rows = {
+        "rlnCoordinateX": coordinates[:, 0],
+        "rlnCoordinateY": coordinates[:, 1],
+        "rlnImageName": [f"{i:06d}@{stack_name}" for i in range(1, n + 1)],
+        "rlnMicrographName": [f"MotionCorr/mic{i:05d}.mrc" for i in micrograph],
+        "rlnOpticsGroup": particles.optics_index + 1,
+        "rlnDefocusU": particles.defocus.u_A,
+        "rlnDefocusV": particles.defocus.v_A,
+        "rlnDefocusAngle": particles.defocus.angle_deg,
+        "rlnPhaseShift": np.array([group.phase_shift_deg for group in groups])[particles.optics_index],
+        "rlnAngleRot": particles.euler_deg[:, 0],
+        "rlnAngleTilt": particles.euler_deg[:, 1],
+        "rlnAnglePsi": particles.euler_deg[:, 2],
+        "rlnOriginXAngst": origin_A[:, 0],
+        "rlnOriginYAngst": origin_A[:, 1],
+        "rlnRandomSubset": particles.half_set,
+    }
+    return own_star_text({"optics": optics, "particles": rows})

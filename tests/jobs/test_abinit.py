@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import starfile
 import torch
 import yaml
 
@@ -152,7 +153,7 @@ def test_map_and_halves_are_those_of_the_returned_particles(finished: Finished) 
     ours, truth = (torch.from_numpy(read_map(path).data) for path in (OUT / "map.mrc", Path("reference.mrc")))
     mask = torch.from_numpy(read_map(OUT / "mask.mrc").data)
     assert fsc(ours, truth, mask)[1:9].min() > 0.8
-    curve = np.loadtxt([line for line in (OUT / "fsc.star").read_text().splitlines() if line[:12].strip().isdigit()])
+    curve = starfile.read(OUT / "fsc.star").to_numpy()
     assert curve.shape == (BOX // 2 + 1, 4)
     first, second = (torch.from_numpy(read_map(OUT / f"half{i}.mrc").data) for i in (1, 2))
     np.testing.assert_allclose(curve[1:15, 3], fsc(first, second, mask)[1:15].tolist(), atol=1e-5)

@@ -17,7 +17,8 @@ import mrcfile
 import numpy as np
 import starfile
 
-EMPTY_PIPELINE = "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter                       1\n \n"
+from cryodrgn_ext.simulate import empty_pipeline
+
 BOX = 32
 PIXEL_SIZE_A = 6.0
 PER_STATE = 120
@@ -101,7 +102,7 @@ def environment() -> dict[str, str]:
 def make_project(root: Path) -> Project:
     """Make a project whose particles relion_project simulated from two conformations."""
     project = Project(root)
-    (root / "default_pipeline.star").write_text(EMPTY_PIPELINE)
+    (root / "default_pipeline.star").write_text(empty_pipeline())
     (root / "Sim").mkdir()
     rng = np.random.default_rng(0)
     rows: list[list[str]] = []

@@ -13,10 +13,9 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.simulate import empty_pipeline
 from relion_wrappers.arguments import parse_arguments
 from relion_wrappers.templates import Queue, job_star, write_template
-
-EMPTY_PIPELINE = "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter                       1\n \n"
 
 
 def options(text: str, tmp_path: Path) -> dict[str, str]:
@@ -87,7 +86,7 @@ def test_the_project_must_exist(tmp_path: Path) -> None:
 def test_the_real_pipeliner_builds_a_command_that_the_wrapper_understands(
     tmp_path: Path, name: str, given: dict[str, str]
 ) -> None:
-    (tmp_path / "default_pipeline.star").write_text(EMPTY_PIPELINE)
+    (tmp_path / "default_pipeline.star").write_text(empty_pipeline())
     (tmp_path / "p.star").write_text("data_\n")
     program = tmp_path / "echo_arguments"
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > arguments.txt\ntouch "$2/RELION_JOB_EXIT_SUCCESS"\n')
