@@ -22,7 +22,8 @@ from cryodrgn_ext.simulate.particles import SimulatedParticles
 from cryodrgn_ext.simulate.truth import ground_truth, save_truth
 
 PARTICLES_PER_MICROGRAPH = 100
-MICROGRAPH_PX = 4096
+CELLS_PER_SIDE = 16  # of a micrograph; a particle has a cell of its own
+CELL_PX = 256  # at least: micrographs of 4,096 px
 MASK_THRESHOLD = 0.05  # of the maximum
 MASK_DILATION_A = 8.0
 MASK_EDGE_A = 16.0
@@ -112,6 +113,20 @@ def normalise_images(images: NDArray[np.float32], radius_px: float) -> NDArray[n
     return normalised
 
 
+def picked_places(particles: SimulatedParticles) -> NDArray[np.float64]:
+    """(N, 2) x, y in pixels of particles on their micrographs, none nearer to another than its diameter or half a box.
+
+    Every particle lies in a cell of its own of a square grid, anywhere in it but near the right and the lower edge.
+    """
+    rng, n = np.random.default_rng([particles.seed, 4]), particles.n
+    apart_px = max(2 * particles.motion.radius_A / particles.pixel_size_A, particles.box_size / 2)
+    cell_px = max(CELL_PX, 1.5 * apart_px)
+    micrographs = -(-n // PARTICLES_PER_MICROGRAPH)
+    cell = rng.random((micrographs, CELLS_PER_SIDE**2)).argsort(axis=1)[:, :PARTICLES_PER_MICROGRAPH].ravel()[:n]
+    corner = np.stack([cell % CELLS_PER_SIDE, cell // CELLS_PER_SIDE], axis=1)
+    return corner * cell_px + apart_px / 2 + rng.uniform(0, cell_px - apart_px, (n, 2))
+
+
 def _write_stack(path: Path, particles: SimulatedParticles, normalise: bool, monitor: Monitor) -> None:
     box = particles.box_size
     radius_px = background_radius_px(particles)
@@ -141,7 +156,7 @@ def star_text(particles: SimulatedParticles, stack_name: str) -> str:
     """STAR file (RELION 3.1: data_optics and data_particles) of particles whose images are in ``stack_name``."""
     n, groups = particles.n, particles.optics
     micrograph = np.arange(n) // PARTICLES_PER_MICROGRAPH + 1
-    coordinates = np.random.default_rng([particles.seed, 4]).uniform(0, MICROGRAPH_PX, (n, 2))
+    coordinates = picked_places(particles)
     origin_A = -particles.shift_px * particles.pixel_size_A
     optics = {
         "rlnOpticsGroupName": [group.name for group in groups],

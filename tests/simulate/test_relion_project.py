@@ -7,11 +7,14 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+from scipy.spatial.distance import pdist
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
+from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.simulate import TWO_GROUPS, simulate_particles, write_relion_project
 from cryodrgn_ext.simulate.optics import SimulatedOptics
-from cryodrgn_ext.simulate.relion_project import background_radius_px
+from cryodrgn_ext.simulate.relion_project import background_radius_px, picked_places
 
 
 def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -58,6 +61,22 @@ def test_files_say_the_same_as_the_particles(tmp_path: Path) -> None:
         assert mask.data.max() == 1
         assert inside.mean() < 0.25
     assert not list(project.directory.rglob(".*partial*"))
+
+
+@pytest.mark.parametrize(("n", "box_size", "pixel_size_A"), [(1, 64, 4.0), (250, 64, 4.0), (101, 512, 0.5)])
+def test_particles_do_not_overlap_on_micrographs(n: int, box_size: int, pixel_size_A: float) -> None:
+    particles = simulate_particles(n, box_size=box_size, pixel_size_A=pixel_size_A, seed=3)
+    place = picked_places(particles)
+    assert np.array_equal(place, picked_places(particles))
+    assert place.min() > 0
+    diameter_px = 2 * particles.motion.radius_A / pixel_size_A
+    for first in range(0, n, 100):
+        assert pdist(place[first : first + 100]).min(initial=np.inf) >= max(diameter_px, box_size / 4)
+
+
+def test_the_half_sets_are_independent(tmp_path: Path) -> None:
+    project = write_relion_project(tmp_path, simulate_particles(1000, box_size=32, pixel_size_A=8.0))
+    assert choose_half_sets(read_particles(project.particles_star), 0).notes == ()
 
 
 def test_images_can_be_left_unnormalised(tmp_path: Path) -> None:
