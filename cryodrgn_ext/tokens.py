@@ -131,7 +131,7 @@ def in_one_form(
     Raises
     ------
     InputError
-        For an option that there is not, with a suggestion, or one that is given twice.
+        For an option that there is not, with a suggestion, one that is given twice, or without words that it needs.
     """
     hidden = set(without)
     fields = {field.name: field for field in describe(cls) if field.name not in hidden}
@@ -144,6 +144,8 @@ def in_one_form(
             raise unknown_option(cls, option.option, plain, hidden)
         if option.name in given and not (option.name in fields and fields[option.name].many):
             raise InputError(f"--{option.name} is given twice: keep one of them.")
+        if option.name in plain and not option.words:
+            raise InputError(f"--{option.name} is given without a value.")
         bare = ("yes",) if option.name in fields and fields[option.name].kind == "bool" else ("",)
         given.setdefault(option.name, []).extend(option.words or bare)
     for name, values in given.items():

@@ -23,10 +23,10 @@ LOGIN: list[click.Parameter] = [
     click.Option(["--url"], help="Address of the CryoSPARC web page [default: CRYOSPARC_BASE_URL, or that of the "
                                  "saved login if there is only one]."),
     click.Option(["--email"], help="Which of several saved logins to use."),
-    click.Option(["--project"], required=True, metavar="P#", help="Project."),
+    click.Option(["--project"], required=True, metavar="P#", help="Project, as P3."),
 ]  # fmt: skip
 WHERE: list[click.Parameter] = [
-    click.Option(["--workspace"], required=True, metavar="W#", help="Workspace for the new job."),
+    click.Option(["--workspace"], required=True, metavar="W#", help="Workspace for the new job, as W1."),
     click.Option(["--directory"], type=click.Path(path_type=Path),
                  help="Result directory on this machine [default: P#_J#]; that of an interrupted run continues it."),
 ]  # fmt: skip

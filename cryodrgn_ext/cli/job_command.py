@@ -38,7 +38,7 @@ class JobCommand(click.Command):
         try:
             return super().parse_args(ctx, in_one_form(self.job.settings_class, args))
         except InputError as error:
-            _leave(ctx, str(error), EXIT_INPUT_ERROR)
+            leave(ctx, str(error), EXIT_INPUT_ERROR)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the job; whatever happens becomes one sentence on standard error and an exit status."""
@@ -49,13 +49,25 @@ class JobCommand(click.Command):
                 failure = explain(error)
                 if not isinstance(error, (CryodrgnExtError, OSError, MemoryError, KeyboardInterrupt, SystemExit)):
                     traceback.print_exc()
-                _leave(ctx, failure.sentence, failure.exit_code)
+                leave(ctx, failure.sentence, failure.exit_code)
 
 
-def _leave(ctx: click.Context, sentence: str, exit_code: int) -> NoReturn:
+def leave(ctx: click.Context, sentence: str, exit_code: int) -> NoReturn:
     """Print one sentence, no usage text, and end with an exit status."""
     click.echo(f"ERROR: {sentence}", err=True)
     ctx.exit(exit_code)
+
+
+def leave_misused(ctx: click.Context, error: click.UsageError) -> NoReturn:
+    """Say in one sentence what click found wrong with a command line, and end; its help for no words at all stays."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        raise error
+    if isinstance(error, click.MissingParameter) and isinstance(error.param, click.Option):
+        sentence = f"{error.param.opts[0]} is required: {error.param.help}"
+    else:
+        sentence = error.format_message().rstrip(".")
+        sentence += f"; {error.ctx.command_path} --help says what there is." if error.ctx else "."
+    leave(ctx, sentence, EXIT_INPUT_ERROR)
 
 
 def job_command(job: Job) -> click.Command:

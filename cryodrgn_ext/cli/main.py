@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import Any, cast
 
 import click
 
 from cryodrgn_ext import __version__
-from cryodrgn_ext.cli.job_command import job_command
+from cryodrgn_ext.cli.job_command import job_command, leave_misused
 from cryodrgn_ext.jobs.registry import JOBS
 
 # The suites' sub-commands are named here and imported when they are used, so that this room knows none of them.
@@ -19,7 +19,24 @@ SUITE_COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a sub-command only when it runs or shows its own help."""
+    """A group that imports a sub-command only when it runs or shows its own help.
+
+    A wrong command line of any sub-command ends in one sentence.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the options before the sub-command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            leave_misused(ctx, error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the sub-command."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            leave_misused(ctx, error)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all sub-commands, in the order of the registry."""

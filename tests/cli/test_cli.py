@@ -95,6 +95,11 @@ def test_errors_are_one_sentence(recorder: Recorder, tmp_path: Path, error: Exce
         (["simulate", "--o", "x", "--snr", "0"], "--snr must be at least"),
         (["relion", "template", "train", "--zdmi", "3"], "did you mean --zdim?"),
         (["relion", "template", "train", "--project", "nowhere"], "does not exist"),
+        (["nosuch"], "No such command 'nosuch'"),
+        (["--nosuch"], "No such option"),
+        (["relion", "nosuch"], "relion --help"),
+        (["relion", "template"], "Missing argument 'JOB'"),
+        (["cryosparc", "nosuch"], "No such command 'nosuch'"),
         (["relion", "template", "train", "stray"], "'stray' is not understood"),
     ],
 )

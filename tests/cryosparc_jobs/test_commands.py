@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -15,6 +16,7 @@ from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs import commands
+from cryosparc_jobs.commands import cryosparc
 from cryosparc_jobs.job_kinds import JobKind, job_kinds
 from cryosparc_jobs.running import FinishedJob
 
@@ -103,6 +105,22 @@ def test_wrong_value_and_failed_login_are_one_sentence(
     shown = CliRunner().invoke(main, WORDS)
     assert shown.output == "ERROR: CryoSPARC cannot be asked: no login.\n"
     assert calls == []
+
+
+@pytest.mark.parametrize("name", [*job_kinds(), "fetch"])
+def test_what_is_required_and_missing_is_one_sentence(calls: list[dict[str, Any]], name: str) -> None:
+    command = cryosparc.get_command(click.Context(cryosparc), name)
+    assert command is not None
+    required = {param.opts[0]: param.nargs for param in command.params if param.required}
+    assert "--project" in required
+    for missing in required:
+        words = [word for option, n in required.items() if option != missing for word in (option, *["x"] * n)]
+        for bare in ([], [missing]):
+            shown = CliRunner().invoke(main, ["cryosparc", name, *words, *bare])
+            assert (shown.exit_code, calls, shown.stdout) == (2, [], "")
+            assert shown.stderr.startswith("ERROR: ")
+            assert missing in shown.stderr
+            assert len(shown.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
