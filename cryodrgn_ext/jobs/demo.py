@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cryodrgn_ext.analysis.truth import agreement_with_truth
 from cryodrgn_ext.engines.base import load_heterogeneity
@@ -18,9 +17,9 @@ from cryodrgn_ext.jobs.simulate import make_project, refuse_project_in_use
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import write_record
 from cryodrgn_ext.simulate import load_truth
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 EXTENT_A = 256.0  # of the simulated box, whatever its pixels
 RESULT_NAME = "External/train"
@@ -44,59 +43,46 @@ def demo(settings: DemoSettings, monitor: Monitor) -> JobResult:
     InputError
         When the project cannot be made.
     """
-    begin = time.monotonic()
-    refuse_project_in_use(settings.o, "demo")
-    monitor.message(f"Simulating {settings.particles} particles of a protein with a moving domain in {settings.o}")
-    project = make_project(
-        SimulateSettings(
-            o=settings.o,
-            particles=settings.particles,
-            box=settings.box,
-            pixel_size_A=EXTENT_A / settings.box,
-            snr=settings.snr,
-            seed=settings.seed,
-        ),
-        monitor,
-    )
-    with _working_directory(settings.o):
-        train(
-            TrainSettings(
-                in_parts=Path(project.particles_star.name),
-                o=Path(RESULT_NAME),
-                zdim=settings.zdim,
-                epochs=settings.epochs,
-                states=settings.states,
-                seed=settings.seed,
-                j=settings.j,
-            ),
-            monitor,
-        )
-    truth = load_truth(project.truth)
-    layout = Layout(settings.o / RESULT_NAME)
-    model, consensus = load_heterogeneity(layout.model), read_map(layout.consensus / "map.mrc").data
-    figures = agreement_with_truth(model, consensus, truth)
-    write_record(settings.o, "demo", "finished", settings, {}, figures)
-    _print_summary(layout, settings, figures, time.monotonic() - begin, monitor)
-    return JobResult(layout.root)
+    return DemoRun.start(settings, monitor)
 
 
-@contextlib.contextmanager
-def _working_directory(directory: Path) -> Iterator[None]:
-    """Work as RELION does: in the project directory, with paths relative to it."""
-    before = Path.cwd()
-    os.chdir(directory)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+class DemoRun(JobRun[DemoSettings, CheckedInputs]):
+    """One run of the job: the simulation, a train job inside the project, and the comparison."""
+
+    name = "demo"
+
+    @classmethod
+    def check(cls, settings: DemoSettings, monitor: Monitor) -> CheckedInputs:
+        """Look at the directory; see :meth:`JobRun.check`."""
+        refuse_project_in_use(settings.o)
+        return CheckedInputs(record={})
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """Simulate, train and compare."""
+        given, monitor = self.settings, self.monitor
+        monitor.message(f"Simulating {given.particles} particles of a protein with a moving domain in {given.o}")
+        simulated = SimulateSettings(
+            o=given.o, particles=given.particles, box=given.box, pixel_size_A=EXTENT_A / given.box, snr=given.snr,
+            seed=given.seed,
+        )  # fmt: skip
+        project = make_project(simulated, monitor)
+        training = TrainSettings(
+            in_parts=Path(project.particles_star.name), o=Path(RESULT_NAME), zdim=given.zdim, epochs=given.epochs,
+            states=given.states, seed=given.seed, j=given.j,
+        )  # fmt: skip
+        with contextlib.chdir(given.o):  # as RELION works: in the project directory, with paths relative to it
+            train(training, monitor)
+        layout = Layout(given.o / RESULT_NAME)
+        model, consensus = load_heterogeneity(layout.model), read_map(layout.consensus / "map.mrc").data
+        figures = agreement_with_truth(model, consensus, load_truth(project.truth))
+        _print_summary(layout, given, figures, monitor)
+        return figures, JobResult(layout.root)
 
 
-def _print_summary(
-    layout: Layout, settings: DemoSettings, figures: dict[str, float], elapsed_s: float, monitor: Monitor
-) -> None:
+def _print_summary(layout: Layout, settings: DemoSettings, figures: Mapping[str, float], monitor: Monitor) -> None:
     lines = [
         "",
-        f"Demo finished in {elapsed_s:.0f} s. Where things are:",
+        "Where things are:",
         f"  RELION project         {settings.o}",
         f"  particles (all)        {layout.particles}",
         f"  particles of states    {layout.states}/stateNN/particles.star",

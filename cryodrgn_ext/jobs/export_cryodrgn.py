@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
@@ -16,8 +19,11 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import chosen_rows, listed_rows
 from cryodrgn_ext.results.latent_tables import LatentTable
 from cryodrgn_ext.results.learned_result import read_result_or_particles
-from cryodrgn_ext.results.record import fingerprint_particles, refuse_foreign_files, refuse_other_results, write_record
+from cryodrgn_ext.results.record import fingerprint_particles
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
+
+PARTICLES_NAME = "particles.star"
 
 
 def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobResult:
@@ -38,38 +44,61 @@ def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobRe
     InputError
         When the input cannot be read, has no poses, or does not know the size of its images.
     """
-    given = read_result_or_particles(settings.in_parts, settings.project)
-    latents: LatentTable | None = None
-    if isinstance(given, ParticleSet):
-        particles, rows = given, np.arange(given.n)
-        if settings.indices is not None:
-            rows = listed_rows(settings.indices, particles)
-    else:
-        particles, rows, latents = given.particles, chosen_rows(given, settings.indices), given.latents
-    if len(rows) == 0:
-        raise InputError(f"{settings.indices} names no particles: nothing was written.")
-    refuse_other_results(settings.o, "export-cryodrgn")
-    chosen, output = particles.subset(rows), settings.o / "particles.star"
-    if output.resolve() in {path.resolve() for path in particles.files}:
-        raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
-    refuse_foreign_files(settings.o)
-    make_output_directory(settings.o)
-    write_poses(settings.o / "poses.pkl", chosen)
-    write_ctf(settings.o / "ctf.pkl", chosen)
-    if latents is not None:
-        write_latents(settings.o / "z.pkl", latents.z[rows], _log_variance(latents, rows))
-    if len(rows) < particles.n:
-        write_indices(settings.o / "ind.pkl", rows)  # for pickles of all of them
-    write_particles_star(chosen, output)
-    _say_lost(chosen, monitor)
-    inputs = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}
-    write_record(settings.o, "export-cryodrgn", "finished", settings, inputs, {"particles": len(rows)})
-    written = "poses.pkl, ctf.pkl" + ("" if latents is None else ", z.pkl")
-    monitor.message(
-        f"{len(rows)} particles in {settings.o}: {written}; their images by {output} with --datadir "
-        f"{particles.project_dir}"
-    )
-    return JobResult(settings.o, (ParticleOutput(uid=chosen.uid, path=output, title="Exported particles"),))
+    return ExportRun.start(settings, monitor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportInputs(CheckedInputs):
+    """The particles, which rows of them are written, and their latents, if they have any."""
+
+    particles: ParticleSet
+    rows: NDArray[np.int64]
+    latents: LatentTable | None
+
+
+class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
+    """One run of the job."""
+
+    name = "export-cryodrgn"
+
+    @classmethod
+    def check(cls, settings: ExportCryodrgnSettings, monitor: Monitor) -> ExportInputs:
+        """Read the result or the particles; see :meth:`JobRun.check`."""
+        given = read_result_or_particles(settings.in_parts, settings.project)
+        latents: LatentTable | None = None
+        if isinstance(given, ParticleSet):
+            particles, rows = given, np.arange(given.n)
+            if settings.indices is not None:
+                rows = listed_rows(settings.indices, particles)
+        else:
+            particles, rows, latents = given.particles, chosen_rows(given, settings.indices), given.latents
+        if len(rows) == 0:
+            raise InputError(f"{settings.indices} names no particles: nothing was written.")
+        if (settings.o / PARTICLES_NAME).resolve() in {path.resolve() for path in particles.files}:
+            raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
+        record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}
+        return ExportInputs(record=record, particles=particles, rows=rows, latents=latents)
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """Write the files."""
+        particles, rows, latents = self.inputs.particles, self.inputs.rows, self.inputs.latents
+        chosen, directory = particles.subset(rows), self.settings.o
+        output = directory / PARTICLES_NAME
+        write_poses(directory / "poses.pkl", chosen)
+        write_ctf(directory / "ctf.pkl", chosen)
+        if latents is not None:
+            write_latents(directory / "z.pkl", latents.z[rows], _log_variance(latents, rows))
+        if len(rows) < particles.n:
+            write_indices(directory / "ind.pkl", rows)  # for pickles of all of them
+        write_particles_star(chosen, output)
+        _say_lost(chosen, self.monitor)
+        written = "poses.pkl, ctf.pkl" + ("" if latents is None else ", z.pkl")
+        self.monitor.message(
+            f"{len(rows)} particles in {directory}: {written}; their images by {output} with --datadir "
+            f"{particles.project_dir}"
+        )
+        outputs = (ParticleOutput(uid=chosen.uid, path=output, title="Exported particles"),)
+        return {"particles": len(rows)}, JobResult(directory, outputs)
 
 
 def _say_lost(particles: ParticleSet, monitor: Monitor) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.record import read_record, refuse_other_results, write_record
+from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.simulate import (
     MOTIONS,
     Motion,
@@ -20,7 +22,7 @@ from cryodrgn_ext.simulate import (
     write_relion_project,
 )
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, ParticleOutput
-from cryodrgn_ext.workflow.threads import use_threads
+from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 
 def choose_motion(settings: SimulateSettings) -> Motion:
@@ -56,9 +58,8 @@ def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
     return write_relion_project(settings.o, particles, monitor=monitor)
 
 
-def refuse_project_in_use(directory: Path, job: str) -> None:
-    """Raise InputError when a simulation would replace files of another job, or of somebody's RELION project."""
-    refuse_other_results(directory, job)
+def refuse_project_in_use(directory: Path) -> None:
+    """Raise InputError when a simulation would replace files of somebody's RELION project."""
     pipeline = directory / "default_pipeline.star"
     if read_record(directory) is None and pipeline.exists() and pipeline.read_bytes() != empty_pipeline().encode():
         raise InputError(f"{directory} is a RELION project with jobs, whose files a simulation could replace: give a "
@@ -83,17 +84,29 @@ def simulate(settings: SimulateSettings, monitor: Monitor) -> JobResult:
     InputError
         When the box is too small for the specimen, or the project cannot be written.
     """
-    use_threads(settings.j)
-    refuse_project_in_use(settings.o, "simulate")
-    project = make_project(settings, monitor)
-    write_record(settings.o, "simulate", "finished", settings, {}, {"particles": settings.particles})
-    monitor.message(f"Project: {project.directory}")
-    monitor.message(f"  particles  {project.particles_star}")
-    monitor.message(f"  reference  {project.reference}, mask {project.mask}, truth {project.truth}")
-    return JobResult(
-        settings.o,
-        (
+    return SimulateRun.start(settings, monitor)
+
+
+class SimulateRun(JobRun[SimulateSettings, CheckedInputs]):
+    """One run of the job."""
+
+    name = "simulate"
+
+    @classmethod
+    def check(cls, settings: SimulateSettings, monitor: Monitor) -> CheckedInputs:
+        """Look at the directory and the motion; see :meth:`JobRun.check`."""
+        refuse_project_in_use(settings.o)
+        choose_motion(settings)
+        return CheckedInputs(record={})
+
+    def work(self) -> tuple[Mapping[str, Any], JobResult]:
+        """Make the project."""
+        project = make_project(self.settings, self.monitor)
+        self.monitor.message(f"Project: {project.directory}")
+        self.monitor.message(f"  particles  {project.particles_star}")
+        self.monitor.message(f"  reference  {project.reference}, mask {project.mask}, truth {project.truth}")
+        outputs = (
             ParticleOutput(path=project.particles_star, uid=read_particles(project.particles_star).uid),
             MapOutput(path=project.reference, mask=project.mask),
-        ),
-    )
+        )
+        return {"particles": self.settings.particles}, JobResult(self.settings.o, outputs)

@@ -1,4 +1,4 @@
-"""Consensus and import as RELION runs them: markers, nodes, and the same map as relion_reconstruct."""
+"""Consensus, import, and what follows as RELION runs them: markers, nodes, and the same map as relion_reconstruct."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def program(project: Path, job: str, output: str, *words: str) -> Path:
+def program(project: Path, job: str, output: str, *words: str, given: str = "particles.star") -> Path:
     """Run a program as RELION calls it, in the project's directory, with the folder made before."""
     (project / output).mkdir(parents=True)
-    command = [sys.executable, "-m", "relion_wrappers", job, "--o", output, "--in_parts", "particles.star", *words]
+    inputs = ["--in_parts", given] if given else []
+    command = [sys.executable, "-m", "relion_wrappers", job, "--o", output, *inputs, *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,6 +65,14 @@ def test_import_declares_particles_and_maps_of_states(project: Path) -> None:
         found
     )
     assert starfile.read(directory / "particles.star")["particles"]["cdxLatent1"].nunique() > 10
+
+    path = program(project, "trajectory", "External/job005/", "--frames", "3", given="External/job003/particles.star")
+    assert nodes(path) == {f"vol_00{n}.mrc": "DensityMap.mrc" for n in range(3)} | {"logfile.pdf": "LogFile.pdf.relion"}
+
+    runs = ("--in_results", "External/job003/", "External/job003/")
+    agreed = nodes(program(project, "compare", "External/job006/", *runs, given=""))
+    assert agreed["particles.star"] == "ParticleGroupMetadata.star.relion"
+    assert "states/state01/particles.star" in agreed
 
 
 @pytest.mark.relion

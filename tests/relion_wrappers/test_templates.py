@@ -81,6 +81,16 @@ def test_the_project_must_exist(tmp_path: Path) -> None:
         write_template(tmp_path / "nowhere" / "job.star", "x")
 
 
+@pytest.mark.parametrize("name", [name for name, job in JOBS.items() if job.relion_program])
+def test_every_job_has_its_fields(name: str, tmp_path: Path) -> None:
+    job = JOBS[name]
+    found = options(job_star(job, {}, executable="/x"), tmp_path)
+    labels = [found[f"param{number}_label"] for number in range(1, 11) if f"param{number}_label" in found]
+    assert labels
+    assert len(set(labels)) == len(labels)
+    assert set(job.shown) <= set(labels)
+
+
 @pytest.mark.relion
 @pytest.mark.parametrize(("name", "given"), [("train", {"zdim": "3", "beta": "0.5"}), ("select", {"state": "1,2"})])
 def test_the_real_pipeliner_builds_a_command_that_the_wrapper_understands(
