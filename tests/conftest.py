@@ -9,6 +9,10 @@ from collections.abc import Set
 import matplotlib
 import pytest
 
+from tests import shape_checks
+
+shape_checks.install()  # before anything of the package is imported
+
 matplotlib.use("Agg")
 # RELION and the processes that tests start read this as well.
 os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))

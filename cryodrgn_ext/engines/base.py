@@ -30,6 +30,7 @@ S = TypeVar("S", bound=EngineSettings)
 S_contra = TypeVar("S_contra", bound=EngineSettings, contravariant=True)
 
 
+@runtime_checkable
 class Heterogeneity(Protocol):
     """Result of every engine: latents, and volumes at any latent.
 
@@ -156,6 +157,7 @@ LatentsFunction = Callable[[NDArray[np.float32], NDArray[np.float32] | None], No
 """Takes final latents (N, q) and, where defined, their covariances (N, q, q)."""
 
 
+@runtime_checkable
 class TrainFunction(Protocol[S_contra]):
     """Signature of an engine's ``train``."""
 

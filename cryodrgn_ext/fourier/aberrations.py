@@ -12,22 +12,25 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Complex64, Float, Float64, Real
 from torch import Tensor
 
 
-def electron_wavelength_A(voltage_kV: Tensor) -> Tensor:
+def electron_wavelength_A(voltage_kV: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Relativistic wavelength in Å, with RELION's constants: 12.2643247 / sqrt(V (1 + 0.978466e-6 V))."""
     volts = voltage_kV * 1e3
     return 12.2643247 / (volts * (1.0 + volts * 0.978466e-6)).sqrt()
 
 
-def frequencies_per_A(kxy: Tensor, pixel_size_A: float, box_size: int, mag_matrix: Tensor | None = None) -> Tensor:
+def frequencies_per_A(
+    kxy: Real[Tensor, "M 2"], pixel_size_A: float, box_size: int, mag_matrix: Float[Tensor, "2 2"] | None = None
+) -> Float64[Tensor, "M 2"]:
     """Frequencies (M, 2) in 1/Å, float64, after the magnification matrix (2, 2): M (kx, ky) / (D * pixel size)."""
     k = kxy.double() / (box_size * pixel_size_A)
     return k if mag_matrix is None else k @ mag_matrix.double().to(k.device).T
 
 
-def zernike(order: int, degree: int, frequency: Tensor) -> Tensor:
+def zernike(order: int, degree: int, frequency: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """Zernike polynomial Z_n^m at Cartesian points, R_n^|m|(r) cos(m phi), or sin(|m| phi) for m < 0.
 
     Parameters
@@ -74,7 +77,7 @@ def odd_zernike_index(index: int) -> tuple[int, int]:
     return 2 * (index - k * (k + 1)) - n, n
 
 
-def even_zernike_phase(coefficients: Sequence[float], frequency: Tensor) -> Tensor:
+def even_zernike_phase(coefficients: Sequence[float], frequency: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """Offset of gamma in radians from rlnEvenZernike at frequencies (..., 2) in 1/Å (see :func:`frequencies_per_A`)."""
     phase = torch.zeros(frequency.shape[:-1], dtype=frequency.dtype, device=frequency.device)
     for index, coefficient in enumerate(coefficients):
@@ -83,7 +86,7 @@ def even_zernike_phase(coefficients: Sequence[float], frequency: Tensor) -> Tens
     return phase
 
 
-def odd_zernike_phase(coefficients: Sequence[float], frequency: Tensor) -> Tensor:
+def odd_zernike_phase(coefficients: Sequence[float], frequency: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """Antisymmetric phase in radians from rlnOddZernike at frequencies (..., 2) in 1/Å."""
     phase = torch.zeros(frequency.shape[:-1], dtype=frequency.dtype, device=frequency.device)
     for index, coefficient in enumerate(coefficients):
@@ -92,7 +95,9 @@ def odd_zernike_phase(coefficients: Sequence[float], frequency: Tensor) -> Tenso
     return phase
 
 
-def beam_tilt_phase(beam_tilt_mrad: Sequence[float], cs_mm: float, voltage_kV: float, frequency: Tensor) -> Tensor:
+def beam_tilt_phase(
+    beam_tilt_mrad: Sequence[float], cs_mm: float, voltage_kV: float, frequency: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*batch"]:
     """Antisymmetric phase in radians of axial coma: -2 pi Cs lambda^2 |k|^2 (k . tilt).
 
     RELION turns rlnBeamTiltX/Y (mrad) into odd Zernike terms of degree 3 with this value.
@@ -112,12 +117,12 @@ def beam_tilt_phase(beam_tilt_mrad: Sequence[float], cs_mm: float, voltage_kV: f
 
 
 def antisymmetric_phase(
-    frequency: Tensor,
+    frequency: Float[Tensor, "*batch 2"],
     odd_zernike: Sequence[float] = (),
     beam_tilt_mrad: Sequence[float] = (0.0, 0.0),
     cs_mm: float = 0.0,
     voltage_kV: float = 300.0,
-) -> Tensor:
+) -> Float[Tensor, "*batch"]:
     """Total odd phase in radians as RELION combines beam tilt and rlnOddZernike.
 
     Where both are given, RELION lets the beam tilt REPLACE the Zernike terms of degree 3 and order -1 and +1
@@ -132,6 +137,6 @@ def antisymmetric_phase(
     return phase + beam_tilt_phase(beam_tilt_mrad, cs_mm, voltage_kV, frequency)
 
 
-def phase_factor(phase: Tensor) -> Tensor:
+def phase_factor(phase: Float[Tensor, "*batch"]) -> Complex64[Tensor, "*batch"]:
     """exp(i phase) as complex64: multiply predictions by it; multiply images by its conjugate to demodulate them."""
     return torch.complex(phase.cos(), phase.sin()).to(torch.complex64)

@@ -17,11 +17,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Contiguous arrays that kernels take.
-Float32: TypeAlias = NDArray[np.float32]
-Float64: TypeAlias = NDArray[np.float64]
-Complex64: TypeAlias = NDArray[np.complex64]
-Int32: TypeAlias = NDArray[np.int32]
-Int64: TypeAlias = NDArray[np.int64]
+Float32Array: TypeAlias = NDArray[np.float32]
+Float64Array: TypeAlias = NDArray[np.float64]
+Complex64Array: TypeAlias = NDArray[np.complex64]
+Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
 
 #: Sums in the order in which they are written.
 EXACT: frozenset[str] = frozenset()

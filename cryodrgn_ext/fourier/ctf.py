@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
+from jaxtyping import Bool, Float, Integer, Real
 from torch import Tensor
 
 from cryodrgn_ext.fourier.aberrations import electron_wavelength_A
@@ -45,15 +46,15 @@ class CtfParameters:
         rlnCtfScalefactor.
     """
 
-    defocus_u_A: Tensor
-    defocus_v_A: Tensor
-    defocus_angle_rad: Tensor
-    voltage_kV: Tensor
-    cs_mm: Tensor
-    amplitude_contrast: Tensor
-    phase_shift_rad: Tensor
-    b_factor_A2: Tensor
-    scale: Tensor
+    defocus_u_A: Float[Tensor, " _"]
+    defocus_v_A: Float[Tensor, " _"]
+    defocus_angle_rad: Float[Tensor, " _"]
+    voltage_kV: Float[Tensor, " _"]
+    cs_mm: Float[Tensor, " _"]
+    amplitude_contrast: Float[Tensor, " _"]
+    phase_shift_rad: Float[Tensor, " _"]
+    b_factor_A2: Float[Tensor, " _"]
+    scale: Float[Tensor, " _"]
 
     def __post_init__(self) -> None:
         shapes = {field.name: tuple(getattr(self, field.name).shape) for field in fields(self)}
@@ -63,7 +64,7 @@ class CtfParameters:
     def __len__(self) -> int:
         return len(self.scale)
 
-    def index(self, indices: Tensor) -> CtfParameters:
+    def index(self, indices: Integer[Tensor, " b"] | Bool[Tensor, " b"]) -> CtfParameters:
         """Parameters of the images in ``indices`` (LongTensor or boolean mask)."""
         return CtfParameters(*(getattr(self, field.name)[indices] for field in fields(self)))
 
@@ -74,13 +75,13 @@ class CtfParameters:
 
 def ctf(
     params: CtfParameters,
-    kxy: Tensor,
-    pixel_size_A: Tensor | float,
-    box_size: Tensor | int,
-    gamma_offset: Tensor | None = None,
-    mag_matrix: Tensor | None = None,
+    kxy: Real[Tensor, "M 2"],
+    pixel_size_A: Float[Tensor, " B"] | float,
+    box_size: Integer[Tensor, " B"] | int,
+    gamma_offset: Float[Tensor, "*#B M"] | None = None,
+    mag_matrix: Float[Tensor, "*#B 2 2"] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Tensor:
+) -> Float[Tensor, "B M"]:
     """CTF of every image at every frequency of the list.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +27,9 @@ def _check_shapes(a: Tensor, b: Tensor, mask: Tensor | None) -> int:
     return d
 
 
-def fsc(a: Tensor, b: Tensor, mask: Tensor | None = None) -> NDArray[np.float64]:
+def fsc(
+    a: Float[Tensor, "_ _ _"], b: Float[Tensor, "_ _ _"], mask: Float[Tensor, "_ _ _"] | None = None
+) -> NDArray[np.float64]:
     """Fourier shell correlation of two maps.
 
     ``FSC(s) = Re sum A conj(B) / sqrt(sum |A|^2 sum |B|^2)`` over the coefficients with |k| nearest to s.
@@ -92,7 +95,7 @@ def resolution_A(curve: NDArray[np.float64], pixel_size_A: float, box_size: int,
     return box_size * pixel_size_A / crossing if crossing > 0 else float("inf")
 
 
-def phase_randomised(volume: Tensor, from_shell: int, seed: int) -> Tensor:
+def phase_randomised(volume: Float[Tensor, "D D D"], from_shell: int, seed: int) -> Float[Tensor, "D D D"]:
     """The map with random phases at |k| >= ``from_shell`` and unchanged amplitudes.
 
     The phases are those of a map of Gaussian noise, so the result is real.
@@ -107,7 +110,9 @@ def phase_randomised(volume: Tensor, from_shell: int, seed: int) -> Tensor:
     return out
 
 
-def corrected_fsc(half1: Tensor, half2: Tensor, mask: Tensor, seed: int = 0) -> NDArray[np.float64]:
+def corrected_fsc(
+    half1: Float[Tensor, "D D D"], half2: Float[Tensor, "D D D"], mask: Float[Tensor, "D D D"], seed: int = 0
+) -> NDArray[np.float64]:
     """FSC of masked half-maps, corrected for the correlation that the mask itself brings (Chen et al. 2013).
 
     Beyond the shell where the unmasked FSC falls below 0.8, phases are randomised and the FSC of the masked,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Complex, Float, Float32, Int64
 from torch import Tensor
 
 
@@ -38,7 +39,7 @@ class HalfPlane:
             raise ValueError(f"radius must lie in 1..{self.box_size // 2 - 1}, got {self.radius}")
 
     @cached_property
-    def kxy(self) -> Tensor:
+    def kxy(self) -> Int64[Tensor, "M 2"]:
         """(M, 2) int64: (kx, ky) in cycles per box, sorted by |k|, ties by ky then kx."""
         r = self.radius
         ky, kx = torch.meshgrid(torch.arange(-r, r + 1), torch.arange(0, r + 1), indexing="ij")
@@ -53,30 +54,30 @@ class HalfPlane:
         return len(self.kxy)
 
     @cached_property
-    def norm(self) -> Tensor:
+    def norm(self) -> Float32[Tensor, " M"]:
         """(M,) float32: |k| in cycles per box."""
         return (self.kxy.double() ** 2).sum(1).sqrt().float()
 
     @cached_property
-    def shell(self) -> Tensor:
+    def shell(self) -> Int64[Tensor, " M"]:
         """(M,) int64: nearest-integer shell, 0..radius."""
         return torch.round(self.norm.double()).long()
 
     @cached_property
-    def multiplicity(self) -> Tensor:
+    def multiplicity(self) -> Float32[Tensor, " M"]:
         """(M,) float32: how many coefficients of the full plane each entry stands for (1 at k = 0, else 2)."""
         weight = torch.full((self.n_coefficients,), 2.0)
         weight[0] = 1.0
         return weight
 
     @cached_property
-    def rfft_index(self) -> Tensor:
+    def rfft_index(self) -> Int64[Tensor, " M"]:
         """(M,) int64: flat index of each coefficient in an ``rfft2`` array of shape (D, D // 2 + 1)."""
         kx, ky = self.kxy.unbind(1)
         return (ky % self.box_size) * (self.box_size // 2 + 1) + kx
 
     @cached_property
-    def origin_sign(self) -> Tensor:
+    def origin_sign(self) -> Float32[Tensor, " M"]:
         """(M,) float32: (-1)^(kx+ky); moves the phase origin from pixel 0 to pixel D // 2."""
         return 1.0 - 2.0 * (self.kxy.sum(1) % 2).float()
 
@@ -84,7 +85,7 @@ class HalfPlane:
         """Number of leading coefficients with |k| <= ``radius`` (cycles per box)."""
         return int(torch.searchsorted(self.norm.double(), torch.tensor(float(radius) + 1e-6, dtype=torch.float64)))
 
-    def from_images(self, images: Tensor) -> Tensor:
+    def from_images(self, images: Float[Tensor, "*batch D D"]) -> Complex[Tensor, "*batch M"]:
         """Fourier coefficients of real images, phase origin at pixel D // 2.
 
         Parameters
@@ -104,7 +105,7 @@ class HalfPlane:
         values: Tensor = spectrum[..., index] * self.origin_sign.to(device=images.device, dtype=images.dtype)
         return values
 
-    def to_images(self, coefficients: Tensor) -> Tensor:
+    def to_images(self, coefficients: Complex[Tensor, "*batch M"]) -> Float[Tensor, "*batch D D"]:
         """Real images (B, D, D) from coefficients (B, M' <= M), inverse of :meth:`from_images` in the band."""
         count = coefficients.shape[-1]
         d = self.box_size

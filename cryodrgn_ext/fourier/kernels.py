@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Complex, Complex64, Float
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.fourier.compilation import EXACT, Complex64, Float32, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.compilation import EXACT, Complex64Array, Float32Array, Int64Array, compiled, threads_of_torch
 from cryodrgn_ext.fourier.trilinear import cell, interpolate_half_volume
 
 
 @compiled(EXACT)
 def _slice(
-    data: Complex64, points: Float32, scale: np.float32, limit2: np.float32, out: Complex64,
+    data: Complex64Array, points: Float32Array, scale: np.float32, limit2: np.float32, out: Complex64Array,
 ) -> None:  # fmt: skip
     block = 2048
     blocks = (points.shape[0] + block - 1) // block
@@ -39,8 +40,8 @@ def _slice(
 
 @compiled(EXACT)
 def _insert(
-    numerator: Float32, weight: Float32, points: Float32, values: Complex64, weights: Float32, scale: np.float32,
-    limit2: np.float32, bounds: Int64,
+    numerator: Float32Array, weight: Float32Array, points: Float32Array, values: Complex64Array, weights: Float32Array,
+    scale: np.float32, limit2: np.float32, bounds: Int64Array,
 ) -> None:  # fmt: skip
     half = weight.shape[2] - 1
     one = np.float32(1.0)
@@ -83,7 +84,9 @@ def _insert(
                     weight[zi, yi, x0 + 1] += b * w
 
 
-def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: float) -> Tensor:
+def slice_cpu(
+    half_volume: Complex[Tensor, "Z Z X"], points: Float[Tensor, "*batch 3"], oversampling: int, limit: float
+) -> Complex64[Tensor, "*batch"]:
     """Trilinear values (...) of a half-volume (Z, Y, X) complex64 at points (..., 3) in cycles per box.
 
     Points farther than ``limit`` cycles per box from the origin give 0.
@@ -97,7 +100,7 @@ def slice_cpu(half_volume: Tensor, points: Tensor, oversampling: int, limit: flo
     return out.reshape(points.shape[:-1])
 
 
-def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Int64:
+def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Int64Array:
     """Boundaries (count + 1,) of z slabs that hold about equally many of the points, judged by a sample of them."""
     sample = points[:: max(1, len(points) // 65536)]
     z = torch.where(sample[:, 0] < 0, -sample[:, 2], sample[:, 2]).nan_to_num(0.0) * oversampling
@@ -108,7 +111,13 @@ def _slabs(points: Tensor, oversampling: int, planes: int, count: int) -> Int64:
 
 
 def insert_cpu(
-    numerator: Tensor, weight: Tensor, points: Tensor, values: Tensor, weights: Tensor, oversampling: int, limit: float
+    numerator: Complex[Tensor, "Z Z X"],
+    weight: Float[Tensor, "Z Z X"],
+    points: Float[Tensor, "*batch 3"],
+    values: Complex[Tensor, "*batch"],
+    weights: Float[Tensor, "*batch"],
+    oversampling: int,
+    limit: float,
 ) -> None:
     """Add ``values`` and ``weights`` (...) at ``points`` (..., 3) to the sums, in place, deterministically."""
     flat = points.detach().reshape(-1, 3).to(torch.float32).contiguous()

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -44,28 +45,32 @@ def _centred_radius(box_size: int, dimensions: int, device: torch.device | str |
     return squares.sqrt()
 
 
-def soft_circle(box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None) -> Tensor:
+def soft_circle(
+    box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None
+) -> Float32[Tensor, "D D"]:
     """(D, D) float32 window: 1 within ``radius_px`` of pixel D // 2, a cosine edge to 0 at radius + edge."""
     return cosine_edge(_centred_radius(box_size, 2, device), radius_px, edge_px)
 
 
-def spherical_mask(box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None) -> Tensor:
+def spherical_mask(
+    box_size: int, radius_px: float, edge_px: float, device: torch.device | str | None = None
+) -> Float32[Tensor, "D D D"]:
     """(D, D, D) float32 mask: 1 within ``radius_px`` of voxel D // 2, a cosine edge to 0 at radius + edge."""
     return cosine_edge(_centred_radius(box_size, 3, device), radius_px, edge_px)
 
 
-def default_threshold(volume: Tensor) -> float:
+def default_threshold(volume: Float[Tensor, "D D D"]) -> float:
     """Half of the 99.99th percentile of the density (Zhong 2022, 4.4.4)."""
     return 0.5 * float(np.percentile(volume.detach().cpu().numpy(), 99.99))
 
 
 def threshold_mask(
-    volume: Tensor,
+    volume: Float[Tensor, "D D D"],
     pixel_size_A: float,
     threshold: float | None = None,
     dilation_A: float = 25.0,
     edge_A: float = 15.0,
-) -> Tensor:
+) -> Float32[Tensor, "D D D"]:
     """Soft mask around the density of a map (Zhong 2022, 4.4.4): threshold, dilate, cosine edge.
 
     Parameters

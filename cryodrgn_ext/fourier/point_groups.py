@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Inexact
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -128,7 +129,7 @@ def _generate(generators: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 C1 = point_group("C1")
 
 
-def sum_over_lattice(half_volume: Tensor, rotations: NDArray[np.int64]) -> Tensor:
+def sum_over_lattice(half_volume: Inexact[Tensor, "Z Z X"], rotations: NDArray[np.int64]) -> Inexact[Tensor, "Z Z X"]:
     """Sum of the copies of a Friedel-symmetric half-volume under rotations that take grid points to grid points.
 
     Parameters

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def crop_map(volume: Tensor, box_size: int) -> Tensor:
+def crop_map(volume: Float[Tensor, "D D D"], box_size: int) -> Float[Tensor, "d d d"]:
     """The same map in a smaller box of the same extent in Å; densities keep their values.
 
     Parameters

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +18,7 @@ GUINIER_LOW_RES_A = 10.0
 LOW_PASS_EDGE_SHELLS = 2.0
 
 
-def apply_b_factor(volume: Tensor, b_A2: float, pixel_size_A: float) -> Tensor:
+def apply_b_factor(volume: Float[Tensor, "D D D"], b_A2: float, pixel_size_A: float) -> Float[Tensor, "D D D"]:
     """Multiply a map's Fourier transform by exp(-B k^2 / 4), k in 1/Å.
 
     Parameters
@@ -66,7 +67,10 @@ class GuinierFit:
 
 
 def guinier_fit(
-    volume: Tensor, pixel_size_A: float, low_res_A: float = GUINIER_LOW_RES_A, high_res_A: float | None = None
+    volume: Float[Tensor, "D D D"],
+    pixel_size_A: float,
+    low_res_A: float = GUINIER_LOW_RES_A,
+    high_res_A: float | None = None,
 ) -> GuinierFit:
     """Fit ``ln(mean |F| in a shell) = c - (B / 4) k^2`` between two resolutions.
 
@@ -107,13 +111,13 @@ def guinier_fit(
 
 
 def sharpen_half_maps(
-    half1: Tensor,
-    half2: Tensor,
+    half1: Float[Tensor, "D D D"],
+    half2: Float[Tensor, "D D D"],
     fsc: NDArray[np.floating],
     pixel_size_A: float,
     resolution_A: float,
     b_factor_A2: float | None = None,
-) -> tuple[Tensor, GuinierFit]:
+) -> tuple[Float[Tensor, "D D D"], GuinierFit]:
     """Average two half-maps, weight them by their FSC, sharpen, and cut at the resolution, as RELION's postprocessing.
 
     The weight is sqrt(2 FSC / (1 + FSC)), the correlation of the average with the truth (Rosenthal & Henderson 2003).

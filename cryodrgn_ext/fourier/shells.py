@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex, Float, Float32, Float64, Integer, Real
 from torch import Tensor
 
 
-def half_volume_norm(box_size: int, device: torch.device | str | None = None) -> Tensor:
+def half_volume_norm(box_size: int, device: torch.device | str | None = None) -> Float32[Tensor, "D D X"]:
     """|k| in cycles per box for each element of an ``rfftn`` of a cube: (D, D, D // 2 + 1) float32."""
     full = torch.fft.fftfreq(box_size, 1.0 / box_size, device=device)
     half = torch.fft.rfftfreq(box_size, 1.0 / box_size, device=device)
@@ -14,14 +15,16 @@ def half_volume_norm(box_size: int, device: torch.device | str | None = None) ->
     return norm
 
 
-def half_volume_multiplicity(box_size: int, device: torch.device | str | None = None) -> Tensor:
+def half_volume_multiplicity(box_size: int, device: torch.device | str | None = None) -> Float64[Tensor, " X"]:
     """(D // 2 + 1,) float64: how many elements of the full transform each column of an ``rfftn`` stands for."""
     weight = torch.full((box_size // 2 + 1,), 2.0, dtype=torch.float64, device=device)
     weight[0] = weight[-1] = 1.0
     return weight
 
 
-def shell_sum(values: Tensor, shell: Tensor, n_shells: int) -> Tensor:
+def shell_sum(
+    values: Real[Tensor, "*batch M"], shell: Integer[Tensor, " M"], n_shells: int
+) -> Float64[Tensor, "*batch S"]:
     """Sums of real values over shells, in float64.
 
     Parameters
@@ -44,7 +47,12 @@ def shell_sum(values: Tensor, shell: Tensor, n_shells: int) -> Tensor:
     return out[..., :n_shells]
 
 
-def shell_mean(values: Tensor, shell: Tensor, n_shells: int, multiplicity: Tensor | None = None) -> Tensor:
+def shell_mean(
+    values: Real[Tensor, "*batch M"],
+    shell: Integer[Tensor, " M"],
+    n_shells: int,
+    multiplicity: Float[Tensor, " M"] | None = None,
+) -> Float64[Tensor, "*batch S"]:
     """Means of real values (..., M) over shells (M,), in float64; 0 where a shell is empty.
 
     ``multiplicity`` (M,) counts how many coefficients of the full plane or volume each value stands for.
@@ -56,13 +64,18 @@ def shell_mean(values: Tensor, shell: Tensor, n_shells: int, multiplicity: Tenso
     return shell_sum(values.double() * weight, shell, n_shells) / counts.clamp(min=1e-300)
 
 
-def shell_power(coefficients: Tensor, shell: Tensor, n_shells: int, multiplicity: Tensor | None = None) -> Tensor:
+def shell_power(
+    coefficients: Complex[Tensor, "*batch M"],
+    shell: Integer[Tensor, " M"],
+    n_shells: int,
+    multiplicity: Float[Tensor, " M"] | None = None,
+) -> Float64[Tensor, "*batch S"]:
     """Mean |F|^2 per shell of coefficients (..., M): (..., S) float64. White noise of variance v has power v D^d."""
     power = coefficients.real.double() ** 2 + coefficients.imag.double() ** 2
     return shell_mean(power, shell, n_shells, multiplicity)
 
 
-def shell_products(a: Tensor, b: Tensor) -> Tensor:
+def shell_products(a: Float[Tensor, "D D D"], b: Float[Tensor, "D D D"]) -> Float64[Tensor, " S"]:
     """Mean of Re A conj(B) per shell of two maps (D, D, D): (D // 2 + 1,) float64; their common power."""
     d = a.shape[0]
     shell = half_volume_norm(d, a.device).round().long()
@@ -71,7 +84,7 @@ def shell_products(a: Tensor, b: Tensor) -> Tensor:
     return shell_mean(products.flatten(), shell.flatten(), d // 2 + 1, multiplicity.flatten())
 
 
-def apply_radial_weights(volume: Tensor, weights: Tensor) -> Tensor:
+def apply_radial_weights(volume: Float[Tensor, "D D D"], weights: Real[Tensor, " S"]) -> Float32[Tensor, "D D D"]:
     """Multiply a map's Fourier transform by a radial function given per shell.
 
     Parameters

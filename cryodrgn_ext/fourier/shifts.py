@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Complex, Float, Real
 from torch import Tensor
 
 
-def shift_phases(kxy: Tensor, shift_px: Tensor, box_size: int) -> Tensor:
+def shift_phases(
+    kxy: Real[Tensor, "M 2"], shift_px: Float[Tensor, "*batch 2"], box_size: int
+) -> Complex[Tensor, "*batch M"]:
     """Factors that displace a centred particle by ``shift_px``: exp(-2 pi i k.t / D).
 
     Multiply a centred particle's coefficients by them to move it to +t; multiply an image's coefficients by the

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Complex, Float, Float32, Inexact, Real
 from torch import Tensor
 
 from cryodrgn_ext.fourier import kernels
@@ -60,7 +61,9 @@ class FourierGrid:
         return 2 * self.half + 1, 2 * self.half + 1, self.half + 1
 
 
-def slice_points(kxy: Tensor, rotation: Tensor, matrix: Tensor | None = None) -> Tensor:
+def slice_points(
+    kxy: Real[Tensor, "M 2"], rotation: Float[Tensor, "B 3 3"], matrix: Float[Tensor, "*#B 2 2"] | None = None
+) -> Float[Tensor, "B M 3"]:
     """Where the image frequencies lie in the model's Fourier space: R^T (kx, ky, 0).
 
     Parameters
@@ -85,7 +88,9 @@ def slice_points(kxy: Tensor, rotation: Tensor, matrix: Tensor | None = None) ->
     return kx * plane[:, None, 0] + ky * plane[:, None, 1]  # no matmul: exact also where TF32 is on
 
 
-def gridding_correction(box_size: int, oversampling: int, device: torch.device | str | None = None) -> Tensor:
+def gridding_correction(
+    box_size: int, oversampling: int, device: torch.device | str | None = None
+) -> Float32[Tensor, "D D D"]:
     """Factor of a real-space map that trilinear interpolation in Fourier space amounts to: sinc^2(r / (s D)).
 
     Divide a map by it before slicing, and a backprojected map by it after the inverse transform. RELION uses this
@@ -101,7 +106,7 @@ def gridding_correction(box_size: int, oversampling: int, device: torch.device |
     return torch.sinc(r) ** 2
 
 
-def map_to_grid(volume: Tensor, grid: FourierGrid) -> Tensor:
+def map_to_grid(volume: Float[Tensor, "_ _ _"], grid: FourierGrid) -> Complex[Tensor, "Z Z X"]:
     """Fourier transform of a real map on ``grid``: sum_x V(x) exp(-2 pi i k.(x - D//2) / D), unnormalised.
 
     One axis is padded, transformed and cropped at a time, so the padded cube never exists.
@@ -137,7 +142,7 @@ def map_to_grid(volume: Tensor, grid: FourierGrid) -> Tensor:
     return out
 
 
-def grid_to_map(half_volume: Tensor, grid: FourierGrid) -> Tensor:
+def grid_to_map(half_volume: Complex[Tensor, "_ _ _"], grid: FourierGrid) -> Float[Tensor, "D D D"]:
     """Real map of a Friedel-symmetric half-volume, the inverse of :func:`map_to_grid` within the band.
 
     Values outside the sphere of ``grid.radius`` are left out. The plane x = 0 must already hold both members of
@@ -177,7 +182,7 @@ def grid_to_map(half_volume: Tensor, grid: FourierGrid) -> Tensor:
     return real
 
 
-def friedel_sum(half_volume: Tensor) -> Tensor:
+def friedel_sum(half_volume: Inexact[Tensor, "Z Z X"]) -> Inexact[Tensor, "Z Z X"]:
     """Add to the plane x = 0 the Friedel partners of its values: F(k) + conj(F(-k)). Returns a new tensor.
 
     Backprojection inserts each point once, on the side x >= 0. Off the plane x = 0 that is one half of a symmetric
@@ -204,7 +209,9 @@ def _corners(grid: FourierGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return torch.stack([corner + step for step in steps]), weights, flip
 
 
-def slice_torch(half_volume: Tensor, grid: FourierGrid, points: Tensor) -> Tensor:
+def slice_torch(
+    half_volume: Complex[Tensor, "Z Z X"], grid: FourierGrid, points: Float[Tensor, "*batch 3"]
+) -> Complex[Tensor, "*batch"]:
     """Torch form of :meth:`FourierVolume.slice`, differentiable with respect to ``half_volume``."""
     flat = half_volume.reshape(-1)
     parts = []
@@ -216,7 +223,12 @@ def slice_torch(half_volume: Tensor, grid: FourierGrid, points: Tensor) -> Tenso
 
 
 def insert_torch(
-    numerator: Tensor, weight: Tensor, grid: FourierGrid, points: Tensor, values: Tensor, weights: Tensor
+    numerator: Complex[Tensor, "Z Z X"],
+    weight: Float[Tensor, "Z Z X"],
+    grid: FourierGrid,
+    points: Float[Tensor, "*batch 3"],
+    values: Complex[Tensor, "*batch"],
+    weights: Float[Tensor, "*batch"],
 ) -> None:
     """Torch form of :meth:`FourierAccumulator.insert`; on a GPU the order of additions is not fixed."""
     flat_numerator, flat_weight = numerator.view(-1), weight.view(-1)
@@ -246,14 +258,16 @@ class FourierVolume:
     """
 
     grid: FourierGrid
-    data: Tensor
+    data: Complex[Tensor, "Z Z X"]
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
             raise ValueError(f"a half-volume of shape {self.grid.shape} expected, got {tuple(self.data.shape)}")
 
     @classmethod
-    def from_map(cls, volume: Tensor, oversampling: int = 2, radius: int | None = None) -> FourierVolume:
+    def from_map(
+        cls, volume: Float[Tensor, "D D D"], oversampling: int = 2, radius: int | None = None
+    ) -> FourierVolume:
         """Transform a real map, corrected for the interpolation that slicing will do.
 
         Parameters
@@ -270,7 +284,7 @@ class FourierVolume:
         real = volume.float()
         return cls(grid, map_to_grid(real / gridding_correction(box_size, oversampling, real.device), grid))
 
-    def slice(self, points: Tensor) -> Tensor:
+    def slice(self, points: Float[Tensor, "*batch 3"]) -> Complex[Tensor, "*batch"]:
         """Values at arbitrary points by trilinear interpolation; 0 outside the sphere of ``grid.radius``.
 
         Parameters
@@ -315,7 +329,9 @@ class FourierAccumulator:
         self.weight = torch.zeros(grid.shape, dtype=dtype, device=device)
         self.numerator = torch.zeros(grid.shape, dtype=torch.promote_types(dtype, torch.cfloat), device=device)
 
-    def insert(self, points: Tensor, values: Tensor, weights: Tensor) -> None:
+    def insert(
+        self, points: Float[Tensor, "... 3"], values: Complex[Tensor, " ..."], weights: Float[Tensor, " ..."]
+    ) -> None:
         """Add values and weights at points, spread over the eight surrounding voxels.
 
         Parameters

@@ -10,16 +10,17 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cryodrgn_ext.fourier.compilation import Complex64, Float32, inlined
+from cryodrgn_ext.fourier.compilation import Complex64Array, Float32Array, inlined
 
 Cell: TypeAlias = tuple[np.float32, np.float32, np.float32, np.int64, np.int64, np.int64]
 
 
 @inlined
 def plane_point(
-    kxy: Float32, planes: Float32, i: int | np.int32, t: int | np.int32
+    kxy: Float32Array, planes: Float32Array, i: int | np.int32, t: int | np.int32
 ) -> tuple[np.float32, np.float32, np.float32]:
     """Where frequency t of (M, 2) lies on central plane i of (B, 2, 3): kx planes[i, 0] + ky planes[i, 1]."""
     kx, ky = kxy[t, 0], kxy[t, 1]
@@ -41,7 +42,7 @@ def cell(x: np.float32, y: np.float32, z: np.float32, half: int) -> Cell:
 
 
 @inlined
-def interpolate_half_volume(data: Complex64, x: np.float32, y: np.float32, z: np.float32) -> np.complex64:
+def interpolate_half_volume(data: Complex64Array, x: np.float32, y: np.float32, z: np.float32) -> np.complex64:
     """Value of a half-volume (Z, Y, X) at a point with x >= 0, in grid points from the origin."""
     one = np.float32(1.0)
     fx, fy, fz, x0, y0, z0 = cell(x, y, z, data.shape[2] - 1)
@@ -54,7 +55,7 @@ def interpolate_half_volume(data: Complex64, x: np.float32, y: np.float32, z: np
     return value
 
 
-def corner_weights(points: Tensor) -> tuple[Tensor, Tensor]:
+def corner_weights(points: Float[Tensor, "*batch 3"]) -> tuple[Int64[Tensor, "*batch 3"], Float[Tensor, "8 ..."]]:
     """Cells and weights of points (..., 3), in grid points.
 
     Returns

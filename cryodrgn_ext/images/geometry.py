@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
@@ -123,7 +124,7 @@ class WorkingGeometry:
         return cls(plane, model_pixel, tuple(groups))
 
 
-def crop_index(plane: HalfPlane, native_box: int) -> tuple[Tensor, Tensor]:
+def crop_index(plane: HalfPlane, native_box: int) -> tuple[Int64[Tensor, " M"], Float[Tensor, " M"]]:
     """Where the working coefficients lie in the ``rfft2`` of native images.
 
     Returns
@@ -137,7 +138,7 @@ def crop_index(plane: HalfPlane, native_box: int) -> tuple[Tensor, Tensor]:
     return torch.where(present, index, 0), plane.origin_sign * present
 
 
-def crop_transform(images: Tensor, index: Tensor, sign: Tensor) -> Tensor:
+def crop_transform(images: Float[Tensor, "B D D"], index: Int64[Tensor, " M"], sign: Tensor) -> Complex[Tensor, "B M"]:
     """Working coefficients (B, M) complex64 of native images (B, D, D), unnormalised native DFT; see crop_index."""
     spectrum: Tensor = torch.fft.rfft2(images)
     return spectrum.flatten(-2)[:, index] * sign

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Complex64, Integer
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
@@ -34,7 +35,7 @@ class JoinedCoefficients:
         """Number of coefficients of each image that are available."""
         return min(self.first.n_coefficients, self.second.n_coefficients)
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
         """See :class:`cryodrgn_ext.images.particle_images.CoefficientSource`."""
         late = rows >= self.split
         if not bool(late.any()):

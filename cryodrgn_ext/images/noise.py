@@ -14,6 +14,7 @@ that was gained). Whitened coefficients of windowed images therefore have noise 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cryodrgn_ext.images.preprocessing import radius_grid
@@ -46,14 +47,14 @@ class NoiseEstimator:
         self._window = window.double()
         self._power = torch.zeros(2 * box_size, box_size + 1, dtype=torch.float64)
 
-    def add(self, images: Tensor) -> None:
+    def add(self, images: Float[Tensor, "B D D"]) -> None:
         """Add (B, D, D) images whose background mean has been removed."""
         region = self._region.to(images.dtype)
         for part in images.split(max(1, 2**24 // self.box_size**2 // 4)):
             self._power += _padded_power(part * region).sum(0).double()
         self.n_images += len(images)
 
-    def autocorrelation(self) -> Tensor:
+    def autocorrelation(self) -> Float64[Tensor, "L L"]:
         """(2D, 2D) float64 noise autocorrelation r(τ), lag 0 at index (0, 0), periodic indices."""
         d2 = 2 * self.box_size
         overlap = torch.fft.irfft2(_padded_power(self._region), s=(d2, d2))
@@ -68,7 +69,7 @@ class NoiseEstimator:
         offset = (r * overlap)[far].sum() / overlap[far].sum()
         return torch.where(enough, r - offset, torch.zeros(()).double())
 
-    def shell_power(self) -> Tensor:
+    def shell_power(self) -> Float64[Tensor, " S"]:
         """(D // 2,) float64: noise power E|n(k)|² of a native coefficient (unnormalised DFT), per nearest shell.
 
         Shell 0 repeats shell 1: the background mean is gone and nothing can be learnt about it.
@@ -81,7 +82,7 @@ class NoiseEstimator:
         return ring_mean(torch.fft.fft2(folded).real)
 
 
-def ring_mean(power: Tensor) -> Tensor:
+def ring_mean(power: Float[Tensor, "D D"]) -> Float64[Tensor, " S"]:
     """(D // 2,) mean of a (D, D) spectrum (FFT order) over nearest-integer shells; clipped to be positive.
 
     Shell 0 repeats shell 1. Values below a ten-thousandth of the median are raised to it: an estimate of next to

@@ -11,10 +11,11 @@ need no other knowledge of files, optics or conventions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Complex64, Float, Float32, Int64, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PREMULTIPLIED_FLOOR = 0.1
 
 
+@runtime_checkable
 class CoefficientSource(Protocol):
     """Where whitened coefficients lie: on disk or in memory."""
 
@@ -42,7 +44,7 @@ class CoefficientSource(Protocol):
         """Number of coefficients of each image that are available."""
         ...
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
         """(B, n_coefficients) complex64 of particles ``rows`` (B,) int64, on the device of the source."""
         ...
 
@@ -59,15 +61,15 @@ class ResidentCoefficients:
         (N,) int64: stored image of each particle (symmetry-expanded sets share images).
     """
 
-    values: Tensor
-    row_of_particle: Tensor
+    values: Float[Tensor, "U M 2"]
+    row_of_particle: Int64[Tensor, " N"]
 
     @property
     def n_coefficients(self) -> int:
         """Number of coefficients of each image that are held."""
         return int(self.values.shape[1])
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
         """See :class:`CoefficientSource`."""
         stored = self.row_of_particle[rows.to(self.row_of_particle.device)]
         return torch.view_as_complex(self.values[stored, :n_coefficients].float())
@@ -78,14 +80,14 @@ class SubsetCoefficients:
     """Some rows of another source."""
 
     source: CoefficientSource
-    rows: Tensor
+    rows: Integer[Tensor, " N"]
 
     @property
     def n_coefficients(self) -> int:
         """Number of coefficients of each image that are available."""
         return self.source.n_coefficients
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
         """See :class:`CoefficientSource`."""
         return self.source.gather(self.rows[rows.to(self.rows.device)], n_coefficients)
 
@@ -104,8 +106,8 @@ class GroupOptics:
         The images were multiplied by their CTF.
     """
 
-    gamma_offset: Tensor | None = None
-    mag_matrix: Tensor | None = None
+    gamma_offset: Float[Tensor, " M"] | None = None
+    mag_matrix: Float[Tensor, "2 2"] | None = None
     premultiplied: bool = False
 
 
@@ -125,10 +127,10 @@ class ImageBatch:
         (B, M', 3) float32 x, y, z in cycles per box of the model.
     """
 
-    index: Tensor
-    coefficients: Tensor
-    ctf: Tensor
-    points: Tensor
+    index: Int64[Tensor, " B"]
+    coefficients: Complex64[Tensor, "B M"]
+    ctf: Float32[Tensor, "B M"]
+    points: Float32[Tensor, "B M 3"]
 
 
 @dataclass(frozen=True)
@@ -167,15 +169,15 @@ class ParticleImages:
     source: CoefficientSource
     geometry: WorkingGeometry
     particles: ParticleSet | None
-    rotation: Tensor
-    shift_px: Tensor
+    rotation: Float32[Tensor, "N 3 3"]
+    shift_px: Float32[Tensor, "_ 2"]
     ctf_parameters: CtfParameters | None
     optics: tuple[GroupOptics, ...]
-    half_set: Tensor
-    optics_index: Tensor
-    noise_sigma: Tensor
-    window_power: Tensor
-    stored_sigma: Tensor | None = None
+    half_set: Integer[Tensor, " N"]
+    optics_index: Int64[Tensor, " N"]
+    noise_sigma: Float32[Tensor, "G S"]
+    window_power: Float32[Tensor, " G"]
+    stored_sigma: Float32[Tensor, "G S"] | None = None
     data_sign: int = 1
 
     def __post_init__(self) -> None:
@@ -211,12 +213,12 @@ class ParticleImages:
     @classmethod
     def from_tensors(
         cls,
-        images: Tensor,
-        rotation: Tensor,
-        shift_px: Tensor,
+        images: Float[Tensor, "N D D"],
+        rotation: Float[Tensor, "N 3 3"],
+        shift_px: Float[Tensor, "_ 2"],
         pixel_size_A: float,
         ctf_parameters: CtfParameters | None = None,
-        half_set: Tensor | None = None,
+        half_set: Integer[Tensor, " N"] | None = None,
         pixel_noise_sd: float | None = None,
         geometry: WorkingGeometry | None = None,
     ) -> ParticleImages:
@@ -269,7 +271,7 @@ class ParticleImages:
             window_power=torch.ones(1),
         )
 
-    def subset(self, indices: Tensor) -> ParticleImages:
+    def subset(self, indices: Integer[Tensor, " n"]) -> ParticleImages:
         """The particles ``indices`` (int64 rows), in that order, without copying coefficients."""
         parameters = self.ctf_parameters
         return replace(
@@ -293,7 +295,7 @@ class ParticleImages:
         there = poses.to(self.rotation.device, torch.float32)
         return replace(self, rotation=there.rotation, shift_px=there.shift_px)
 
-    def with_noise(self, noise_sigma: Tensor) -> ParticleImages:
+    def with_noise(self, noise_sigma: Float[Tensor, "G S"]) -> ParticleImages:
         """The same images whitened by another (G, D // 2) ``noise_sigma``; the store stays as it is."""
         stored = self.noise_sigma if self.stored_sigma is None else self.stored_sigma
         return replace(self, noise_sigma=noise_sigma.to(stored), stored_sigma=stored)
@@ -313,7 +315,10 @@ class ParticleImages:
         )
 
     def batch(
-        self, indices: Tensor, n_coefficients: int | None = None, device: torch.device | str | None = None
+        self,
+        indices: Integer[Tensor, " B"],
+        n_coefficients: int | None = None,
+        device: torch.device | str | None = None,
     ) -> ImageBatch:
         """Coefficients, CTF and slice points of some particles.
 
@@ -350,7 +355,7 @@ class ParticleImages:
                 ctf_of_all[members.to(device)], points[members.to(device)] = ctf_values, group_points
         return ImageBatch(indices.to(device), coefficients, ctf_of_all, points)
 
-    def planes(self, rows: Tensor) -> Tensor:
+    def planes(self, rows: Integer[Tensor, " B"]) -> Float32[Tensor, "B 2 3"]:
         """Central sections (B, 2, 3) float32: image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1].
 
         The same points as in :class:`ImageBatch`, in cycles per box of the model.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,8 +25,8 @@ class Poses:
         (..., 2) displacement x, y of the particle from the centre of its image, in pixels of the working box.
     """
 
-    rotation: Tensor
-    shift_px: Tensor
+    rotation: Float[Tensor, "*batch 3 3"]
+    shift_px: Float[Tensor, "*batch 2"]
 
     def __post_init__(self) -> None:
         leading = self.rotation.shape[:-2]
@@ -56,7 +57,7 @@ class Poses:
         """The same poses on another device or in another precision; arguments are those of ``Tensor.to``."""
         return Poses(self.rotation.to(*args), self.shift_px.to(*args))
 
-    def moved(self, by_px: Tensor) -> Poses:
+    def moved(self, by_px: Float[Tensor, "*batch 2"]) -> Poses:
         """The same rotations, with ``by_px`` (..., 2) added to the shifts."""
         return Poses(self.rotation, self.shift_px + by_px)
 

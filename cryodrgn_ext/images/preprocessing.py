@@ -8,15 +8,13 @@ is a Fourier crop (:mod:`cryodrgn_ext.images.geometry`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import soft_circle
-
-Storage = Literal["float16", "float32"]
 
 #: Radius of the circle outside which RELION's extraction measures the background, as a fraction of the box.
 RELION_BACKGROUND_RADIUS = 0.375
@@ -61,7 +59,7 @@ class PreprocessSettings:
     window: bool = True
     data_sign: str = "auto"
     whiten: bool = True
-    storage: Storage = "float16"
+    storage: str = "float16"
 
     def __post_init__(self) -> None:
         if self.box_size is not None and (self.box_size < 8 or self.box_size % 2):
@@ -76,18 +74,18 @@ class PreprocessSettings:
             raise InputError(f"storage must be float16 or float32, got {self.storage!r}")
 
 
-def radius_grid(box_size: int) -> Tensor:
+def radius_grid(box_size: int) -> Float64[Tensor, "D D"]:
     """(D, D) float64: distance of every pixel from the box centre, pixel D // 2, in pixels."""
     axis = torch.arange(box_size, dtype=torch.float64) - box_size // 2
     return torch.sqrt(axis[:, None] ** 2 + axis[None, :] ** 2)
 
 
-def outside_circle(box_size: int, radius_px: float) -> Tensor:
+def outside_circle(box_size: int, radius_px: float) -> Bool[Tensor, "D D"]:
     """(D, D) bool: pixels farther than ``radius_px`` from the box centre."""
     return radius_grid(box_size) > radius_px
 
 
-def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: float) -> Tensor:
+def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: float) -> Float32[Tensor, "D D"]:
     """(D, D) float32: the window that ``settings`` ask for at this box and pixel size.
 
     Raises
@@ -111,7 +109,9 @@ def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: floa
     return soft_circle(box_size, inner, min(max(5.0, 0.05 * box_size), half - inner))
 
 
-def normalise_background(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def normalise_background(
+    images: Float[Tensor, "B D D"], background: Bool[Tensor, "D D"]
+) -> tuple[Float[Tensor, "B D D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
     """Bring the background of each image to mean 0 and standard deviation 1.
 
     Parameters

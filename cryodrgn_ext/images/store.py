@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Complex64, Int64, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -341,14 +342,14 @@ class StoredCoefficients:
     """
 
     data: NDArray[np.floating]
-    row_of_particle: Tensor
+    row_of_particle: Int64[Tensor, " N"]
 
     @property
     def n_coefficients(self) -> int:
         """Number of coefficients of each image that are stored."""
         return int(self.data.shape[1])
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
         """(B, n_coefficients) complex64 of particles ``rows``."""
         stored = self.row_of_particle[rows.cpu()].numpy()
         if len(stored) and stored[-1] - stored[0] == len(stored) - 1 and (np.diff(stored) == 1).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
@@ -12,7 +13,7 @@ from cryodrgn_ext.images.maps import VolumeMap
 EXTENT_TOLERANCE = 0.01
 
 
-def working_map(given: VolumeMap, box: int, pixel_size_A: float, option: str) -> Tensor:
+def working_map(given: VolumeMap, box: int, pixel_size_A: float, option: str) -> Float32[Tensor, "D D D"]:
     """Fourier-crop a map of the images on disk to the working box.
 
     Parameters

@@ -21,7 +21,7 @@ from numba import prange
 from numba import types as untyped_types
 from torch import Tensor
 
-from cryodrgn_ext.fourier.compilation import FAST, Float32, Int32, compiled, threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Float32Array, Int32Array, compiled, threads_of_torch
 from cryodrgn_ext.fourier.simd import operation, spread
 from cryodrgn_ext.fourier.slices import RIM, FourierVolume
 
@@ -67,9 +67,9 @@ def _interpolate(typingctx: Any, packed: Any, near: Any, step: Any, fx: Any, fy:
 
 @compiled(FAST)
 def _products(
-    packed: Float32, edge: int, scale: np.float32, limit2: np.float32, share: Float32, kx: Int32, ky: Int32, planes:
-    Float32, shift: Float32, data_re: Float32, data_im: Float32, power: Float32, box_size: int, radius: int, out:
-    Float32, norm: Float32,
+    packed: Float32Array, edge: int, scale: np.float32, limit2: np.float32, share: Float32Array, kx: Int32Array, ky:
+    Int32Array, planes: Float32Array, shift: Float32Array, data_re: Float32Array, data_im: Float32Array, power:
+    Float32Array, box_size: int, radius: int, out: Float32Array, norm: Float32Array,
 ) -> None:  # fmt: skip
     """Products of shifted images with slices, and the slices' norms.
 

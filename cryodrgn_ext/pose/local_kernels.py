@@ -12,7 +12,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.fourier.compilation import FAST, Float32, Float64, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.compilation import FAST, Float32Array, Float64Array, Int64Array, compiled, threads_of_torch
 from cryodrgn_ext.fourier.trilinear import cell, plane_point
 
 PARAMETERS = 5  # three angles, two shifts
@@ -20,9 +20,9 @@ PARAMETERS = 5  # three angles, two shifts
 
 @compiled(FAST)
 def _normal_equations(
-    data: Float32, power: Float32, rows: Int64, planes: Float32, shift: Float32, kxy: Float32, fields: Float32, weights:
-    Float32, scale: np.float32, limit2: np.float32, phase_step: np.float32, value: Float64, gradient: Float64, hessian:
-    Float64,
+    data: Float32Array, power: Float32Array, rows: Int64Array, planes: Float32Array, shift: Float32Array, kxy:
+    Float32Array, fields: Float32Array, weights: Float32Array, scale: np.float32, limit2: np.float32, phase_step:
+    np.float32, value: Float64Array, gradient: Float64Array, hessian: Float64Array,
 ) -> None:  # fmt: skip
     half = fields.shape[2] - 1
     n_components = fields.shape[3]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.pose.kernels import Packed
 
 
+@runtime_checkable
 class SharedSlices(Protocol):
     """Slices on planes that all images share."""
 
@@ -26,6 +27,7 @@ class SharedSlices(Protocol):
         ...
 
 
+@runtime_checkable
 class SliceModel(Protocol):
     """A model of the images. ``FourierVolume`` itself is accepted wherever one of these is."""
 

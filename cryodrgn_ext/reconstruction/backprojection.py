@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Complex, Float, Float64, Integer
 from torch import Tensor
 
 from cryodrgn_ext.fourier.point_groups import C1, PointGroup, sum_over_lattice
@@ -58,8 +59,8 @@ class BackprojectionSums:
     """
 
     grid: FourierGrid
-    numerator: Tensor
-    weight: Tensor
+    numerator: Complex[Tensor, "Z Z X"]
+    weight: Float[Tensor, "Z Z X"]
     n_particles: int
     symmetry: PointGroup = C1
 
@@ -87,7 +88,7 @@ class BackprojectionSums:
             norm = torch.sqrt(in_plane + k[block, None, None] ** 2)
             yield block, torch.round(norm).long().clamp_max_(self.grid.radius + 1)
 
-    def shell_weight(self) -> Tensor:
+    def shell_weight(self) -> Float64[Tensor, " S"]:
         """(radius + 1,) float64: mean weight of the grid points of each nearest-integer shell."""
         total = torch.zeros(self.grid.radius + 2, dtype=torch.float64, device=self.weight.device)
         count = torch.zeros_like(total)
@@ -97,7 +98,7 @@ class BackprojectionSums:
             count += torch.bincount(flat, minlength=len(total))
         return (total / count.clamp_min(1))[:-1].cpu()
 
-    def ratio(self) -> Tensor:
+    def ratio(self) -> Complex[Tensor, "Z Z X"]:
         """Least-squares Fourier coefficients on the grid, 0 where there are no data; no floor under the weights.
 
         For what is subtracted from other sums: a floor would shrink the reference, and every set would differ from it
@@ -107,7 +108,7 @@ class BackprojectionSums:
         tiny = torch.finfo(torch.float32).tiny
         return torch.where(self.weight > 0, self.numerator / self.weight.clamp_min(tiny), 0)
 
-    def without(self, reference: Tensor) -> BackprojectionSums:
+    def without(self, reference: Complex[Tensor, "Z Z X"]) -> BackprojectionSums:
         """Sums of what a reference (``grid.shape`` complex, see :meth:`ratio`) leaves of the images."""
         return replace(self, numerator=self.numerator - self.weight * reference)
 
@@ -120,7 +121,7 @@ class BackprojectionSums:
         )
         return (FLOOR_IMAGES / images_per_point.clamp_min(1e-30)).clamp_max(WEIGHT_FLOOR)
 
-    def solve(self, prior_precision: Tensor | None = None) -> Tensor:
+    def solve(self, prior_precision: Float[Tensor, " S"] | None = None) -> Float[Tensor, "D D D"]:
         """Map with the densities of V, Wiener-filtered when a prior is given.
 
         Parameters
@@ -149,8 +150,8 @@ class BackprojectionSums:
 
 def backproject(
     images: ParticleImages,
-    indices: Tensor | None = None,
-    weights: Tensor | None = None,
+    indices: Integer[Tensor, " n"] | None = None,
+    weights: Float[Tensor, " _"] | None = None,
     grid: FourierGrid | None = None,
     symmetry: PointGroup = C1,
     device: torch.device | str | None = None,
@@ -223,7 +224,7 @@ def _used_rows(
     return rows[used], weights.cpu()[used].float().to(device)
 
 
-def wiener_precision(sums: BackprojectionSums, fsc: Tensor) -> Tensor:
+def wiener_precision(sums: BackprojectionSums, fsc: Float[Tensor, " S"]) -> Float64[Tensor, " _"]:
     """Prior precision 1/τ² per shell that a half-map FSC implies for the sums over both halves.
 
     The ratio of signal to noise of all data is 2 FSC / (1 - FSC); the noise is one over the mean weight, so

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -84,7 +85,9 @@ def combine_halves(
     )
 
 
-def with_mask(maps: HalfMaps, sums1: BackprojectionSums, sums2: BackprojectionSums, mask: Tensor) -> HalfMaps:
+def with_mask(
+    maps: HalfMaps, sums1: BackprojectionSums, sums2: BackprojectionSums, mask: Float[Tensor, "D D D"]
+) -> HalfMaps:
     """Return what :func:`combine_halves` gives with another mask, from its result and the same sums: FSC, map anew."""
     d = sums1.grid.box_size
     device = sums1.weight.device
@@ -97,7 +100,7 @@ def with_mask(maps: HalfMaps, sums1: BackprojectionSums, sums2: BackprojectionSu
     return replace(maps, map=combined.cpu().numpy(), fsc=curve, resolution_A=resolution)
 
 
-def default_fsc_mask(box_size: int) -> Tensor:
+def default_fsc_mask(box_size: int) -> Float32[Tensor, "D D D"]:
     """(D, D, D) soft sphere that nearly fills the box: gridding correction amplifies the noise in the corners."""
     return spherical_mask(box_size, 0.85 * box_size / 2, 0.14 * box_size / 2)
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from numba import prange
 
-from cryodrgn_ext.fourier.compilation import EXACT, Complex64, Float32, compiled
+from cryodrgn_ext.fourier.compilation import EXACT, Complex64Array, Float32Array, compiled
 from cryodrgn_ext.fourier.trilinear import corner_weights, interpolate_half_volume, plane_point
 
 HALF = 5
 
 
 @compiled(EXACT)
-def _values(data: Complex64, points: Float32, out: Complex64) -> None:
+def _values(data: Complex64Array, points: Float32Array, out: Complex64Array) -> None:
     for i in prange(points.shape[0]):
         out[i] = interpolate_half_volume(data, points[i, 0], points[i, 1], points[i, 2])
 
 
 @compiled(EXACT)
-def _points(kxy: Float32, planes: Float32, out: Float32) -> None:
+def _points(kxy: Float32Array, planes: Float32Array, out: Float32Array) -> None:
     for i in prange(planes.shape[0]):
         for t in range(kxy.shape[0]):
             out[i, t, 0], out[i, t, 1], out[i, t, 2] = plane_point(kxy, planes, i, t)

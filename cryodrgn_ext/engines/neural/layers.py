@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,7 +13,7 @@ SUPPORT_RADIUS = 0.42  # of the box: particles lie within, beyond it the images 
 SUPPORT_FEATURES = 96
 
 
-def feature_frequencies(kind: str, box_size: int, sigma: float, generator: torch.Generator) -> Tensor:
+def feature_frequencies(kind: str, box_size: int, sigma: float, generator: torch.Generator) -> Float32[Tensor, "F 3"]:
     """Frequencies of the Fourier features, in radians per (cycle per box).
 
     A feature pair is cos and sin of ``p . f`` for a point p in cycles per box, so ``f / (2 pi)`` is a position in
@@ -71,7 +72,7 @@ class FourierFeatures(nn.Module):
         """Number of features, 2 F."""
         return 2 * len(self.frequencies)
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch width"]:
         """Features of points (..., 3) in cycles per box."""
         with torch.autocast(points.device.type, enabled=False):
             phase = points.to(self.frequencies.dtype) @ self.frequencies.T
@@ -85,7 +86,7 @@ class ResidualLayer(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """(..., width) -> (..., width)."""
         return x + functional.relu(self.linear(x))
 
@@ -97,7 +98,7 @@ def residual_mlp(inputs: int, width: int, layers: int, outputs: int) -> nn.Seque
     )
 
 
-def to_half_space(points: Tensor) -> tuple[Tensor, Tensor]:
+def to_half_space(points: Float[Tensor, "*batch 3"]) -> tuple[Float[Tensor, "*batch 3"], Bool[Tensor, "*batch"]]:
     """Move points to the half space x >= 0 and say which were flipped: one evaluation serves k and -k.
 
     Returns

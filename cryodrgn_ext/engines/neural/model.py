@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Complex64, Float, Float32, Int64
 from torch import Tensor, nn
 
 
@@ -31,11 +32,11 @@ class Observation:
         The first so many coefficients inform the latent.
     """
 
-    values: Tensor
-    whitened_ctf: Tensor
-    points: Tensor
-    shell: Tensor
-    weight: Tensor
+    values: Complex64[Tensor, "B M"]
+    whitened_ctf: Float32[Tensor, "B M"]
+    points: Float32[Tensor, "B M 3"]
+    shell: Int64[Tensor, " M"]
+    weight: Float32[Tensor, " M"]
     n_latent: int
 
     def images(self, start: int, stop: int) -> Observation:
@@ -65,9 +66,9 @@ class VolumeModel(nn.Module, ABC):
         that they are of order one in every shell.
     """
 
-    envelope: Tensor
+    envelope: Float32[Tensor, " S"]
 
-    def __init__(self, zdim: int, envelope: Tensor) -> None:
+    def __init__(self, zdim: int, envelope: Float[Tensor, " S"]) -> None:
         super().__init__()
         self.zdim = zdim
         self.network_dtype = torch.float32
@@ -78,7 +79,7 @@ class VolumeModel(nn.Module, ABC):
         enabled = self.network_dtype != torch.float32
         return torch.autocast(device.type, dtype=self.network_dtype if enabled else torch.bfloat16, enabled=enabled)
 
-    def magnitude(self, points: Tensor) -> Tensor:
+    def magnitude(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
         """(...) envelope at points (..., 3), interpolated between shells, 0 beyond the last."""
         radius = points.norm(dim=-1)
         low = radius.floor().long()
@@ -89,21 +90,21 @@ class VolumeModel(nn.Module, ABC):
         return torch.where(radius <= last + 0.5, inside, torch.zeros_like(inside))
 
     @abstractmethod
-    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
+    def loss(self, observation: Observation, noise: Float[Tensor, "B q"], linear: bool) -> LossTerms:
         """Training loss, mean over images, with standard normal ``noise`` (B, q) for the sample of the latent.
 
         ``linear`` asks a model that has one for its linear first stage.
         """
 
     @abstractmethod
-    def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
+    def posterior(self, observation: Observation) -> tuple[Float[Tensor, "B q"], Float[Tensor, "B q q"]]:
         """Latent mean (B, q) and covariance (B, q, q) of each image."""
 
     @abstractmethod
-    def decode(self, points: Tensor, z: Tensor) -> Tensor:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
         """Give the same as :meth:`spectrum`, differentiable with respect to the model's parameters."""
 
     @torch.no_grad()
-    def spectrum(self, points: Tensor, z: Tensor) -> Tensor:
+    def spectrum(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
         """Fourier coefficients (K, P) complex64 of the volumes at latents (K, q), at points (P, 3)."""
         return self.decode(points, z)

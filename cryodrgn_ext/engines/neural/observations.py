@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -57,11 +58,11 @@ class ObservationSource:
         """Number of coefficients in the training band."""
         return self.images.plane.prefix(self.bands.train_radius)
 
-    def latent(self, indices: Tensor) -> Observation:
+    def latent(self, indices: Integer[Tensor, " B"]) -> Observation:
         """Only what informs the latents."""
         return self.observe(indices, self.n_latent, None)
 
-    def draw(self, generator: torch.Generator) -> Tensor | None:
+    def draw(self, generator: torch.Generator) -> Int64[Tensor, " m"] | None:
         """Choose as many coefficients again as inform the latents from the rest of the training band.
 
         The drawn ones carry the weight of the whole rest, so that the loss keeps its expectation at a fraction of
@@ -72,7 +73,7 @@ class ObservationSource:
             return None
         return (torch.randperm(rest, generator=generator)[: self.n_latent] + self.n_latent).sort().values
 
-    def observe(self, indices: Tensor, count: int, drawn: Tensor | None) -> Observation:
+    def observe(self, indices: Integer[Tensor, " B"], count: int, drawn: Int64[Tensor, " m"] | None) -> Observation:
         """Images ``indices``: their first ``count`` coefficients, or of these the latent band and the ``drawn``."""
         batch = self.images.batch(indices, count, self.device)
         values, whitened_ctf, points = batch.coefficients, batch.ctf, batch.points
@@ -137,7 +138,9 @@ def choose_bands(
     return Bands(max(min(latent, train), min(MIN_LATENT_RADIUS, train)), train)
 
 
-def signal_envelope(images: ParticleImages, consensus: NDArray[np.float32] | None, train_radius: int) -> Tensor:
+def signal_envelope(
+    images: ParticleImages, consensus: NDArray[np.float32] | None, train_radius: int
+) -> Float32[Tensor, " S"]:
     """Expected magnitude of what the network learns, per shell 0..train_radius.
 
     With a consensus, a fraction of its root mean square in each shell. Without, the noise level in every shell: then

@@ -9,12 +9,13 @@ same share of every batch, while the order is the same for 1, 2, 4 or 8 of them.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 STRETCHES = 8
 
 
-def visiting_order(n: int, seed: int, epoch: int, processes: int = 1) -> Tensor:
+def visiting_order(n: int, seed: int, epoch: int, processes: int = 1) -> Int64[Tensor, " N"]:
     """Rows (N,) int64 in the order of a pass.
 
     Parameters

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from jaxtyping import Complex64, Float, Int64, Integer, Real
 from torch import Tensor
 
 from cryodrgn_ext.engines.neural.heterogeneity import render_maps
@@ -66,18 +67,20 @@ class DecoderModel:
     """
 
     model: VaeModel
-    z: Tensor
+    z: Float[Tensor, "N q"]
 
     @property
     def per_image(self) -> bool:
         """See :class:`cryodrgn_ext.pose.model.SliceModel`."""
         return True
 
-    def shared(self, planes: Tensor, kxy: Tensor) -> DecoderSlices:
+    def shared(self, planes: Float[Tensor, "G 2 3"], kxy: Real[Tensor, "M 2"]) -> DecoderSlices:
         """Slices on planes (G, 2, 3) at frequencies (M, 2), made when the images are known."""
         return DecoderSlices(self, points_on(planes, kxy))
 
-    def own(self, rows: Tensor, planes: Tensor, kxy: Tensor) -> Tensor:
+    def own(
+        self, rows: Integer[Tensor, " B"], planes: Float[Tensor, "B K 2 3"], kxy: Real[Tensor, "M 2"]
+    ) -> Complex64[Tensor, "B K M"]:
         """Slices (B, K, M) complex64 of images ``rows`` on planes (B, K, 2, 3) of their own."""
         z = self.z[rows.to(self.z.device)].to(planes.device)
         n_images, n_planes = planes.shape[:2]
@@ -96,9 +99,9 @@ class DecoderSlices:
     """Slices of a :class:`DecoderModel` at points (G, M, 3) that images share."""
 
     decoder: DecoderModel
-    points: Tensor
+    points: Float[Tensor, "G M 3"]
 
-    def of(self, rows: Tensor) -> Tensor:
+    def of(self, rows: Integer[Tensor, " B"]) -> Complex64[Tensor, "B G M"]:
         """Slices (B, G, M) complex64 of images ``rows``, each of its own volume."""
         z = self.decoder.z[rows.to(self.decoder.z.device)]
         out = torch.empty((len(rows), *self.points.shape[:2]), dtype=torch.complex64, device=self.points.device)
@@ -121,12 +124,14 @@ class Searched:
         (D', D', D') map that the images share, in a box of their extent; None when each has its own.
     """
 
-    rows: Tensor
+    rows: Int64[Tensor, " B"]
     slices: SliceModel | FourierVolume
-    volume: Tensor | None
+    volume: Float[Tensor, "D D D"] | None
 
 
-def search_models(model: VaeModel, z: Tensor, radius: float, volumes: int, seed: int) -> Iterator[Searched]:
+def search_models(
+    model: VaeModel, z: Float[Tensor, "N q"], radius: float, volumes: int, seed: int
+) -> Iterator[Searched]:
     """Models that groups of images are compared with.
 
     Parameters
@@ -157,7 +162,7 @@ def search_models(model: VaeModel, z: Tensor, radius: float, volumes: int, seed:
         yield Searched((label == number).nonzero()[:, 0], slices, volume)
 
 
-def nearest_latents(z: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def nearest_latents(z: Float[Tensor, "N q"], count: int, seed: int) -> tuple[Float[Tensor, "C q"], Int64[Tensor, " N"]]:
     """At most ``count`` centres (C, q) of latents (N, q) by k-means, none empty, and the nearest of each (N,)."""
     latents = z.detach().cpu().double()
     order = torch.randperm(len(latents), generator=torch.Generator().manual_seed(seed))

@@ -8,6 +8,7 @@ same pace; with one level for all, low frequencies must first grow to tens of ti
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -18,7 +19,7 @@ STANDARD_ERRORS = 2.0  # above the estimate: a shell whose signal is hidden by t
 FLOOR = 1e-3  # of the strongest shell
 
 
-def power_envelope(images: ParticleImages, radius: int) -> Tensor:
+def power_envelope(images: ParticleImages, radius: int) -> Float32[Tensor, " S"]:
     """Root mean square of the volume's coefficients in shells 0..``radius``, (radius + 1,) float32 on the CPU.
 
     Where the noise hides the signal, the largest magnitude that the data allow; the level of the noise in all shells

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,7 +33,9 @@ class _Image:
 
 
 @torch.no_grad()
-def refine(model: VaeModel, observation: Observation, z: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def refine(
+    model: VaeModel, observation: Observation, z: Float[Tensor, "B q"], steps: int
+) -> tuple[Float[Tensor, "B q"], Float[Tensor, "B q q"]]:
     """Mode (B, q) and Laplace covariance (B, q, q) by at most ``steps`` Gauss-Newton steps from ``z`` (B, q).
 
     A step that does not lower the negative log posterior is halved up to three times, and else not taken.
@@ -85,7 +88,9 @@ def _normal_equations(model: VaeModel, image: _Image, z: Tensor) -> tuple[Tensor
     return value, precision, descent
 
 
-def decoder_slope(decoder: nn.Sequential, features: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def decoder_slope(
+    decoder: nn.Sequential, features: Float[Tensor, "M F"], z: Float[Tensor, " q"]
+) -> tuple[Float[Tensor, "M 2"], Float[Tensor, "M 2 q"]]:
     """Output (M, 2) of a residual decoder and its derivative (M, 2, q) by the latent, differentiated forward.
 
     Parameters

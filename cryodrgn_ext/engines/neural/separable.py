@@ -18,6 +18,7 @@ wider trunk. The posterior is unimodal.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex64, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -124,7 +125,7 @@ class SeparableModel(VolumeModel):
                 z = torch.cholesky_solve(right, factor)[..., 0]
         return z, factor
 
-    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
+    def loss(self, observation: Observation, noise: Float[Tensor, "B q"], linear: bool) -> LossTerms:
         """Exact marginal likelihood in the linear stage; then the evidence bound at a sample of the posterior."""
         gain = observation.whitened_ctf * self.magnitude(observation.points)
         h, sign = self._components(observation.points, gain)
@@ -155,7 +156,7 @@ class SeparableModel(VolumeModel):
         return LossTerms(reconstruction + self.kl_weight * kl, reconstruction, kl)
 
     @torch.no_grad()
-    def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
+    def posterior(self, observation: Observation) -> tuple[Float[Tensor, "B q"], Float[Tensor, "B q q"]]:
         """Mode and Laplace covariance of each image's latent."""
         n = observation.n_latent
         points = observation.points[:, :n]
@@ -164,19 +165,19 @@ class SeparableModel(VolumeModel):
         mean, factor = self._infer(h, sign, torch.cat([values.real, values.imag], dim=1), False)
         return mean, torch.cholesky_inverse(factor)
 
-    def decode(self, points: Tensor, z: Tensor) -> Tensor:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
         """One trunk evaluation serves all volumes."""
         h, sign = self._components(points, self.magnitude(points))
         u = self._mixing(z, False)
         w = h.shape[-1]
         return torch.complex(u[:, :w] @ h.T, (u[:, w:] @ h.T) * sign)
 
-    def weights(self, z: Tensor) -> Tensor:
+    def weights(self, z: Float[Tensor, "K q"]) -> Float[Tensor, "K columns"]:
         """Mixing weights u (K, 2 w) of latents (K, q): of the real parts, then of the imaginary parts."""
         return self._mixing(z, False)
 
     @torch.no_grad()
-    def components(self, points: Tensor, which: Tensor) -> Tensor:
+    def components(self, points: Float[Tensor, "P 3"], which: Int64[Tensor, " C"]) -> Complex64[Tensor, "C P"]:
         """Spectra (C, P) complex64 of the components ``which`` (C,) int64 in 0..2 w - 1, at points (P, 3).
 
         The spectrum of a latent is the sum over all of them, weighted by :meth:`weights`.

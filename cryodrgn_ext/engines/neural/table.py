@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
 RATE = 0.2  # latents are of order one and see one step per pass
@@ -33,13 +34,13 @@ class LatentTable:
         (N,) float32 steps that each row has seen.
     """
 
-    moments: Tensor
-    first: Tensor
-    second: Tensor
-    count: Tensor
+    moments: Float32[Tensor, "N moments"]
+    first: Float32[Tensor, "N moments"]
+    second: Float32[Tensor, "N moments"]
+    count: Float32[Tensor, " N"]
 
     @classmethod
-    def start(cls, n: int, zdim: int, seed: int, z: Tensor | None = None) -> LatentTable:
+    def start(cls, n: int, zdim: int, seed: int, z: Float[Tensor, "n q"] | None = None) -> LatentTable:
         """A table of ``n`` rows at latents ``z`` (n, q), or at small random ones that break the symmetry."""
         generator = torch.Generator().manual_seed(seed)
         mean = START_SCATTER * torch.randn(n, zdim, generator=generator) if z is None else z.float()
@@ -51,11 +52,11 @@ class LatentTable:
         """The table of some contiguous rows."""
         return LatentTable(*(tensor[rows.start : rows.stop].clone() for tensor in self.tensors().values()))
 
-    def rows(self, indices: Tensor) -> Tensor:
+    def rows(self, indices: Integer[Tensor, " B"]) -> Float32[Tensor, "B moments"]:
         """Moments (B, 2 q) of some images, as a leaf that collects a gradient."""
         return self.moments[indices].requires_grad_()
 
-    def update(self, indices: Tensor, gradient: Tensor) -> None:
+    def update(self, indices: Integer[Tensor, " B"], gradient: Float[Tensor, "B moments"]) -> None:
         """One step of Adam for some rows (no row twice)."""
         count = self.count[indices] + 1
         first = DECAY[0] * self.first[indices] + (1 - DECAY[0]) * gradient

@@ -15,6 +15,7 @@ cryoDRGN does by default; ``"hartley"`` evaluates it at both and combines the tw
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex64, Float
 from torch import Tensor, nn
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
@@ -86,7 +87,7 @@ class VaeModel(VolumeModel):
         real, imaginary = self._network(half, z).unbind(-1)
         return torch.complex(real * gain, torch.where(flipped, -imaginary, imaginary) * gain)
 
-    def encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
+    def encode(self, observation: Observation) -> tuple[Float[Tensor, "B q"], Float[Tensor, "B q"]]:
         """Mean and log variance of the latents, (B, q) each."""
         if self.encoder is None:
             raise RuntimeError("this model has no encoder: it is homogeneous, or its latents are in a table")
@@ -97,20 +98,26 @@ class VaeModel(VolumeModel):
         mean, log_variance = output.float().chunk(2, dim=1)
         return mean, log_variance
 
-    def loss(self, observation: Observation, noise: Tensor, linear: bool) -> LossTerms:
+    def loss(self, observation: Observation, noise: Float[Tensor, "B q"], linear: bool) -> LossTerms:
         """Evidence lower bound with one sample per image (Zhong 2022, eq. 3.5)."""
         if not self.zdim:
             return self.decoder_loss(observation, noise)
         mean, log_variance = self.encode(observation)
         return self.sampled_loss(observation, mean, log_variance, noise)
 
-    def sampled_loss(self, observation: Observation, mean: Tensor, log_variance: Tensor, noise: Tensor) -> LossTerms:
+    def sampled_loss(
+        self,
+        observation: Observation,
+        mean: Float[Tensor, "B q"],
+        log_variance: Float[Tensor, "B q"],
+        noise: Float[Tensor, "B q"],
+    ) -> LossTerms:
         """The bound for given moments (B, q) of the posterior."""
         terms = self.decoder_loss(observation, mean + noise * (0.5 * log_variance).exp())
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         return LossTerms(terms.reconstruction + self.kl_weight * kl, terms.reconstruction, kl)
 
-    def decoder_loss(self, observation: Observation, z: Tensor) -> LossTerms:
+    def decoder_loss(self, observation: Observation, z: Float[Tensor, "B q"]) -> LossTerms:
         """Negative log likelihood of the images at latents ``z`` (B, q), mean over images."""
         gain = observation.whitened_ctf * self.magnitude(observation.points)
         if self.tiled and gain.device.type == "cpu":
@@ -134,7 +141,7 @@ class VaeModel(VolumeModel):
             self._workers = None
 
     @torch.no_grad()
-    def posterior(self, observation: Observation) -> tuple[Tensor, Tensor]:
+    def posterior(self, observation: Observation) -> tuple[Float[Tensor, "B q"], Float[Tensor, "B q q"]]:
         """The encoder's mean and diagonal covariance."""
         if not self.zdim:
             empty = torch.zeros(len(observation.values), 0)
@@ -147,7 +154,7 @@ class VaeModel(VolumeModel):
         """Fourier coefficients (...) complex64 at points (..., 3), with latents (..., q) that broadcast."""
         return self._decode(points, z, self.magnitude(points))
 
-    def decode(self, points: Tensor, z: Tensor) -> Tensor:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
         """One decoder pass per volume."""
         gain = self.magnitude(points)
         return torch.stack([self._decode(points, row, gain) for row in z])

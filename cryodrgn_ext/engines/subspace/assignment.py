@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.band import Band
@@ -34,17 +35,19 @@ class Assignment:
         (n, K) float32 probabilities of rare states, which exclude each other.
     """
 
-    rows: Tensor
-    node: Tensor
-    probability: Tensor
-    particle_scale: Tensor
-    rare: Tensor
+    rows: Int64[Tensor, " n"]
+    node: Int32[Tensor, "n T"]
+    probability: Float32[Tensor, "n T"]
+    particle_scale: Float32[Tensor, " n"]
+    rare: Float32[Tensor, "n K"]
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
+def node_probabilities(
+    x: Float[Tensor, "B d"], covariance: Float[Tensor, "*#B d d"], nodes: Nodes
+) -> Float64[Tensor, "B K"]:
     """Probability (B, K) float64 of each node for Gaussian posteriors (B, d) mean and (B, d, d) or (d, d) covariance.
 
     A quarter of the squared distance between neighbouring nodes is added to the covariance: where posteriors are
@@ -59,7 +62,12 @@ def node_probabilities(x: Tensor, covariance: Tensor, nodes: Nodes) -> Tensor:
 
 
 def assign(
-    rows: Tensor, x: Tensor, covariance: Tensor, particle_scale: Tensor, nodes: Nodes, rare: Tensor | None = None
+    rows: Int64[Tensor, " n"],
+    x: Float[Tensor, "n d"],
+    covariance: Float[Tensor, "n d d"],
+    particle_scale: Float[Tensor, " n"],
+    nodes: Nodes,
+    rare: Float[Tensor, "n K"] | None = None,
 ) -> Assignment:
     """Assign images ``rows`` (n,) by the Gaussian posteriors (n, d), (n, d, d) of their latents."""
     rare = torch.zeros(len(x), 0) if rare is None else rare
@@ -72,7 +80,12 @@ def assign(
 
 
 def feature_pass(
-    band: Band, values: Tensor, features: Features, assigned: Assignment, monitor: Monitor, label: str | None = None
+    band: Band,
+    values: Float32[Tensor, "V 2 Qp"],
+    features: Features,
+    assigned: Assignment,
+    monitor: Monitor,
+    label: str | None = None,
 ) -> Equations:
     """Equations of the components of features and rare states, from images assigned to nodes.
 

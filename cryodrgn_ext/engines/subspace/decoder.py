@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.assignment import Assignment, feature_pass
@@ -35,15 +36,21 @@ class DecoderState:
         Passes finished.
     """
 
-    values: Tensor
-    precision: Tensor
+    values: Float32[Tensor, "V 2 Qp"]
+    precision: Float64[Tensor, "S Q"]
     done: int = 0
 
 
 def fit_decoder(
-    band: Band, features: Features, assigned: Assignment, particle: Tensor, moving: Tensor, monitor: Monitor,
-    state: DecoderState | None = None, checkpoint: Callable[[DecoderState], None] | None = None,
-) -> Tensor:  # fmt: skip
+    band: Band,
+    features: Features,
+    assigned: Assignment,
+    particle: Float32[Tensor, "D D D"],
+    moving: Float32[Tensor, "D D D"],
+    monitor: Monitor,
+    state: DecoderState | None = None,
+    checkpoint: Callable[[DecoderState], None] | None = None,
+) -> Float32[Tensor, "V 2 Qp"]:
     """Components (V, 2, Qp) of the correction of the consensus, all features and rare states, at the full band.
 
     Parameters
@@ -81,7 +88,9 @@ def fit_decoder(
     return state.values
 
 
-def restriction(first: Tensor, others: Tensor) -> Callable[[ComponentGrid, Tensor], Tensor]:
+def restriction(
+    first: Float[Tensor, "D D D"], others: Float[Tensor, "D D D"]
+) -> Callable[[ComponentGrid, Tensor], Tensor]:
     """Function that multiplies components by masks in real space: P_0 by the first, all others by the second."""
 
     def apply(grid: ComponentGrid, values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64, Int64, Integer, Real
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
@@ -17,7 +18,9 @@ WEAKEST_SIGNAL = 1e-3  # least signal power in a shell, in units of its noise
 LOW_SHELLS = 2  # next to the origin there are too few voxels to compare half-sets
 
 
-def slab_bounds(grid: ComponentGrid, planes: Tensor, kxy: Tensor, count: int) -> Tensor:
+def slab_bounds(
+    grid: ComponentGrid, planes: Float[Tensor, "B 2 3"], kxy: Real[Tensor, "M 2"], count: int
+) -> Int64[Tensor, " slabs"]:
     """Planes z (count + 1,) int64 between which about equally many coefficients fall.
 
     Parameters
@@ -58,8 +61,8 @@ class Equations:
 
     band: Band
     n_columns: int
-    weight: Tensor
-    right: Tensor
+    weight: Float32[Tensor, "2 V L"]
+    right: Float32[Tensor, "2 V 2 Qp"]
     _bounds: Tensor | None = None
 
     @classmethod
@@ -74,7 +77,14 @@ class Equations:
             torch.zeros(2, voxels, 2, padded(n_columns), device=device),
         )
 
-    def add(self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor) -> None:
+    def add(
+        self,
+        components: Float32[Tensor, "V 2 Qp"],
+        chunk: Chunk,
+        particle_scale: Float[Tensor, " B"],
+        half_set: Integer[Tensor, " B"],
+        moments: Float32[Tensor, "B Q Q"],
+    ) -> None:
         """Add the images of a chunk, with their scales (B,), half-sets (B,) 0 or 1, and moments (B, Q, Q)."""
         if self._bounds is None:
             self._bounds = slab_bounds(
@@ -90,13 +100,15 @@ class Equations:
         for half in (0, 1):
             self.band.grid.add_partners(self.weight[half], self.right[half])
 
-    def diagonal(self) -> Tensor:
+    def diagonal(self) -> Float64[Tensor, "S Q"]:
         """(S, Q) float64: mean diagonal per shell and component, over both half-sets."""
         q = self.n_columns
         place = torch.tensor([j * q - j * (j - 1) // 2 for j in range(q)], device=self.weight.device)
         return self.band.grid.shell_mean(self.weight[0][:, place] + self.weight[1][:, place]).cpu()
 
-    def solve(self, components: Tensor, precision: Tensor, half: int | None = None) -> Tensor:
+    def solve(
+        self, components: Float32[Tensor, "V 2 Qp"], precision: Float64[Tensor, "S Q"], half: int | None = None
+    ) -> Float32[Tensor, "V 2 Qp"]:
         """Components (V, 2, Qp) that solve the equations, with a prior precision (S, Q).
 
         Of one half-set (0 or 1), or of both together.
@@ -107,12 +119,14 @@ class Equations:
         floor = FLOOR * share * self.diagonal() + 1e-20
         return solve(weight, right, components, precision.double(), floor, self.band.grid.shell)
 
-    def halves(self, components: Tensor) -> tuple[Tensor, Tensor]:
+    def halves(
+        self, components: Float32[Tensor, "V 2 Qp"]
+    ) -> tuple[Float32[Tensor, "V 2 Qp"], Float32[Tensor, "V 2 Qp"]]:
         """Unregularised solutions of both half-sets."""
         none = torch.zeros(self.band.radius + 1, self.n_columns, dtype=torch.float64)
         return self.solve(components, none, 0), self.solve(components, none, 1)
 
-    def signal(self, half1: Tensor, half2: Tensor) -> Tensor:
+    def signal(self, half1: Float32[Tensor, "V 2 Qp"], half2: Float32[Tensor, "V 2 Qp"]) -> Float64[Tensor, "S Q"]:
         """Power (S, Q) float64 that two solutions have in common per shell, smoothed over shells; may be negative."""
         shared = self.band.grid.shell_mean((half1 * half2).sum(1)).cpu()[:, : self.n_columns]
         smooth = shared.clone()
@@ -120,7 +134,7 @@ class Equations:
             smooth[1:-1] = 0.25 * shared[:-2] + 0.5 * shared[1:-1] + 0.25 * shared[2:]
         return smooth
 
-    def precision(self, signal: Tensor, share: Tensor | float = 1.0) -> Tensor:
+    def precision(self, signal: Float64[Tensor, "S Q"], share: Tensor | float = 1.0) -> Float64[Tensor, "S Q"]:
         """Prior precision (S, Q): ``share`` over the signal's power, at most what next to no signal gives.
 
         Parameters

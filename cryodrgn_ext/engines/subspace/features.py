@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
@@ -37,8 +38,8 @@ class Nodes:
         (K,) float64 share of the particles; adds up to 1.
     """
 
-    centres: Tensor
-    weight: Tensor
+    centres: Float64[Tensor, "K d"]
+    weight: Float64[Tensor, " K"]
 
     @cached_property
     def cell(self) -> float:
@@ -49,7 +50,7 @@ class Nodes:
         return float(self.weight @ nearest.square()) / self.centres.shape[1]
 
     @classmethod
-    def place(cls, x: Tensor, count: int, seed: int) -> Nodes:
+    def place(cls, x: Float[Tensor, "N d"], count: int, seed: int) -> Nodes:
         """k-means of latents (N, d), on a random part of many; fewer nodes where there are fewer distinct latents."""
         generator = np.random.default_rng(seed)
         points = x.double().numpy()
@@ -85,7 +86,7 @@ class Features:
     nodes: Nodes
     length: float
     spread: float
-    projection: Tensor
+    projection: Float64[Tensor, "K m"]
 
     @classmethod
     def build(cls, nodes: Nodes, length: float, count: int = FEATURES) -> Features:
@@ -128,11 +129,11 @@ class Features:
         cross = self._kernel(x)
         return cross - (weight @ own) - (cross @ weight)[:, None] + weight @ own @ weight
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "P d"]) -> Float64[Tensor, "P m"]:
         """Features (P, m) float64 of latents (P, d)."""
         return self._centred(x.double()) @ self.projection
 
-    def at_nodes(self) -> Tensor:
+    def at_nodes(self) -> Float64[Tensor, "K columns"]:
         """(K, m + 1) float64: 1 and the features of every node."""
         values = self(self.nodes.centres)
         return torch.cat([torch.ones(len(values), 1, dtype=torch.float64), values], dim=1)

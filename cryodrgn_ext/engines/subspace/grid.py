@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from cryodrgn_ext.fourier.simd import WIDTH
@@ -71,7 +72,7 @@ class ComponentGrid:
         return len(self._coordinates)
 
     @cached_property
-    def table(self) -> Tensor:
+    def table(self) -> Int64[Tensor, "Z Z"]:
         """(2 half + 1, 2 half + 1) int64: the voxel (z, y, x) is at ``table[z + half, y + half] + x`` of the list."""
         h = self.half
         row = (self._coordinates[:, 0] + h) * (2 * h + 1) + self._coordinates[:, 1] + h
@@ -79,53 +80,53 @@ class ComponentGrid:
         return (torch.cumsum(length, 0) - length).reshape(2 * h + 1, 2 * h + 1)
 
     @cached_property
-    def cube_index(self) -> Tensor:
+    def cube_index(self) -> Int64[Tensor, " V"]:
         """(V,) int64: flat index of each voxel in an array of shape ``cube.shape``."""
         h = self.half
         z, y, x = self._coordinates.unbind(1)
         return ((z + h) * (2 * h + 1) + y + h) * (h + 1) + x
 
     @cached_property
-    def norm(self) -> Tensor:
+    def norm(self) -> Float32[Tensor, " V"]:
         """(V,) float32 |k| in cycles per box."""
         return (self._coordinates.double() ** 2).sum(1).sqrt().float()
 
     @cached_property
-    def shell(self) -> Tensor:
+    def shell(self) -> Int64[Tensor, " V"]:
         """(V,) int64 nearest-integer shell, at most ``radius``: the rim belongs to the last shell."""
         return self.norm.double().round().long().clamp_max(self.radius)
 
     @cached_property
-    def shell_count(self) -> Tensor:
+    def shell_count(self) -> Float64[Tensor, " S"]:
         """(radius + 1,) float64 number of voxels per shell."""
         return torch.bincount(self.shell, minlength=self.radius + 1).double()
 
     @cached_property
-    def multiplicity(self) -> Tensor:
+    def multiplicity(self) -> Float32[Tensor, " V"]:
         """(V,) float32: how many voxels of the whole sphere each stands for; 0 on the rim beyond ``radius``."""
         twice = torch.where(self._coordinates[:, 2] == 0, 1.0, 2.0)
         return twice * (self.norm <= self.radius)
 
     @cached_property
-    def meridian(self) -> tuple[Tensor, Tensor]:
+    def meridian(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
         """Voxels (P,) of the plane x = 0, and their Friedel partners (P,)."""
         h = self.half
         own = (self._coordinates[:, 2] == 0).nonzero()[:, 0]
         z, y, _ = self._coordinates[own].unbind(1)
         return own, self.table[h - z, h - y]
 
-    def plane_of_voxel(self) -> Tensor:
+    def plane_of_voxel(self) -> Int64[Tensor, " V"]:
         """(V,) int64: index z + half of each voxel."""
         return self._coordinates[:, 0] + self.half
 
-    def shell_mean(self, values: Tensor) -> Tensor:
+    def shell_mean(self, values: Float[Tensor, "V ..."]) -> Float64[Tensor, "S ..."]:
         """Mean over each shell: (V, ...) -> (radius + 1, ...) float64."""
         total = torch.zeros(self.radius + 1, *values.shape[1:], dtype=torch.float64, device=values.device)
         total.index_add_(0, self.shell.to(values.device), values.double())
         count = self.shell_count.to(values.device).clamp_min(1)
         return total / count.reshape(-1, *[1] * (values.dim() - 1))
 
-    def add_partners(self, real: Tensor | None, split: Tensor | None) -> None:
+    def add_partners(self, real: Float[Tensor, "V ..."] | None, split: Float[Tensor, "V 2 Q"] | None) -> None:
         """Complete sums on the plane x = 0 by their Friedel partners, in place.
 
         Samples are added once, on the side x >= 0; on the plane x = 0 the partners' share is missing.
@@ -145,7 +146,7 @@ class ComponentGrid:
             mirrored[:, 1] *= -1
             split[own] += mirrored
 
-    def to_map(self, values: Tensor) -> Tensor:
+    def to_map(self, values: Float[Tensor, "V 2"]) -> Float[Tensor, "D D D"]:
         """Real map (D, D, D) of one component (V, 2): inverse transform, and the interpolation's sinc squared.
 
         Slices interpolate between grid points; in real space that multiplies what the grid holds by sinc^2.
@@ -155,14 +156,14 @@ class ComponentGrid:
         cube.view(-1)[self.cube_index.to(values.device)] = torch.view_as_complex(inside)
         return grid_to_map(cube, self.cube) * self._gridding.to(values.device)
 
-    def from_map(self, volume: Tensor) -> Tensor:
+    def from_map(self, volume: Float[Tensor, "D D D"]) -> Float[Tensor, "V 2"]:
         """Component (V, 2) of a real map (D, D, D), the inverse of :meth:`to_map` within the band."""
         corrected = volume.float() / self._gridding.to(volume.device)
         cube = map_to_grid(corrected, self.cube).reshape(-1)
         values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
         return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)
 
-    def moved_to(self, values: Tensor, other: ComponentGrid) -> Tensor:
+    def moved_to(self, values: Float[Tensor, "V 2 Q"], other: ComponentGrid) -> Float[Tensor, "W 2 Q"]:
         """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""
         h, o = self.half, other.half
         known = (other._coordinates.abs() <= h).all(1).nonzero()[:, 0]

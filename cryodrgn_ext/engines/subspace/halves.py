@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
@@ -32,10 +33,10 @@ LEAST_INFORMATION = 1e-3
 class Halves:
     """Components (V, 2, Qp) of half-sets 1 and 2."""
 
-    first: Tensor
-    second: Tensor
+    first: Float32[Tensor, "V 2 Qp"]
+    second: Float32[Tensor, "V 2 Qp"]
 
-    def agreement(self, grid: ComponentGrid, n_columns: int) -> Tensor:
+    def agreement(self, grid: ComponentGrid, n_columns: int) -> Float64[Tensor, " Q"]:
         """Correlation (Q,) float64 of each component between half-sets; 0 where there is nothing to compare."""
         weight = grid.multiplicity.to(self.first.device)[:, None, None].double()
         a, b = self.first[..., :n_columns].double(), self.second[..., :n_columns].double()
@@ -46,7 +47,7 @@ class Halves:
         return torch.where(seen, shared / torch.where(seen, product, 1.0), 0.0).cpu()
 
 
-def interpolation_falloff(box_size: int) -> Tensor:
+def interpolation_falloff(box_size: int) -> Float[Tensor, "D D D"]:
     """(D, D, D) e(x), by which a step that majorises the coupling of neighbours is too short in real space."""
     position = torch.arange(box_size) / box_size - 0.5
     hat = (2 + torch.cos(2 * math.pi * position)) / 3
@@ -54,8 +55,12 @@ def interpolation_falloff(box_size: int) -> Tensor:
 
 
 def independent_halves(
-    grid: ComponentGrid, present: Tensor, half1: Tensor, half2: Tensor, covariance: Tensor
-) -> Halves:  # fmt: skip
+    grid: ComponentGrid,
+    present: Float32[Tensor, "V 2 Qp"],
+    half1: Float32[Tensor, "V 2 Qp"],
+    half2: Float32[Tensor, "V 2 Qp"],
+    covariance: Float64[Tensor, "q q"],
+) -> Halves:
     """Undo what both half-sets' steps owe to the components that they started from.
 
     Parameters

@@ -15,7 +15,16 @@ import numpy as np
 from numba import prange
 
 from cryodrgn_ext.engines.subspace.tiles import EDGE
-from cryodrgn_ext.fourier.compilation import FAST, Complex64, Float32, Float64, Int32, Int64, compiled, inlined
+from cryodrgn_ext.fourier.compilation import (
+    FAST,
+    Complex64Array,
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Int64Array,
+    compiled,
+    inlined,
+)
 from cryodrgn_ext.fourier.simd import (
     WIDTH,
     add_scaled,
@@ -35,7 +44,7 @@ RIDGE = 1e-5  # added to the diagonal, in its own units: sums in single precisio
 
 @inlined
 def point_of(
-    kxy: Float32, planes: Float32, i: int | np.int32, t: int | np.int32
+    kxy: Float32Array, planes: Float32Array, i: int | np.int32, t: int | np.int32
 ) -> tuple[np.float32, np.float32, np.float32, np.bool_]:
     """Where coefficient t of image i lies, on the side x >= 0, and whether it had to be brought there."""
     x, y, z = plane_point(kxy, planes, i, t)
@@ -46,15 +55,16 @@ def point_of(
 
 
 @inlined
-def consensus_at(base: Complex64, x: np.float32, y: np.float32, z: np.float32, scale: np.float32) -> np.complex64:
+def consensus_at(base: Complex64Array, x: np.float32, y: np.float32, z: np.float32, scale: np.float32) -> np.complex64:
     """Value of the consensus, on its grid, at a point in cycles per box."""
     return interpolate_half_volume(base, x * scale, y * scale, z * scale)
 
 
 @compiled(FAST)
 def gram(
-    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, whitened_ctf: Float32, order: Int32, bits: int, start: Int64, inner: Float32, cross: Float32,
+    components: Float32Array, table: Int64Array, base: Complex64Array, oversampling: int, kxy: Float32Array, planes:
+    Float32Array, values: Complex64Array, whitened_ctf: Float32Array, order: Int32Array, bits: int, start: Int64Array,
+    inner: Float32Array, cross: Float32Array,
 ) -> None:  # fmt: skip
     """Inner products of an image's model terms.
 
@@ -137,9 +147,10 @@ def gram(
 
 @compiled(FAST)
 def accumulate(
-    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, whitened_ctf: Float32, order: Int32, bits: int, start: Int64, lowest: Int64, particle_scale: Float32,
-    half_set: Int64, moments: Float32, packed: Float32, weight: Float32, right: Float32, bounds: Int64,
+    components: Float32Array, table: Int64Array, base: Complex64Array, oversampling: int, kxy: Float32Array, planes:
+    Float32Array, values: Complex64Array, whitened_ctf: Float32Array, order: Int32Array, bits: int, start: Int64Array,
+    lowest: Int64Array, particle_scale: Float32Array, half_set: Int64Array, moments: Float32Array, packed: Float32Array,
+    weight: Float32Array, right: Float32Array, bounds: Int64Array,
 ) -> None:  # fmt: skip
     """Normal equations of the components, linearised at their present values.
 
@@ -255,8 +266,8 @@ def accumulate(
 
 @compiled(FAST)
 def solve(
-    weight: Float32, right: Float32, components: Float32, precision: Float64, floor: Float64, shell: Int64, out:
-    Float32,
+    weight: Float32Array, right: Float32Array, components: Float32Array, precision: Float64Array, floor: Float64Array,
+    shell: Int64Array, out: Float32Array,
 ) -> None:  # fmt: skip
     """Step of every voxel: ``out = components + (weight + precision)^-1 (right - precision components)``.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 SCALE_SPREAD = 0.3  # standard deviation of the prior of a particle's scale about 1
@@ -32,12 +33,12 @@ class Posterior:
         (B,) float64: log likelihood with z integrated out, less that of the image without any model.
     """
 
-    mean: Tensor
-    covariance: Tensor
-    particle_scale: Tensor
-    evidence: Tensor
+    mean: Float64[Tensor, "B q"]
+    covariance: Float64[Tensor, "B q q"]
+    particle_scale: Float64[Tensor, " B"]
+    evidence: Float64[Tensor, " B"]
 
-    def moments(self) -> Tensor:
+    def moments(self) -> Float32[Tensor, "B Q Q"]:
         """(B, q + 1, q + 1) float32: second moments of (1, z)."""
         q = self.mean.shape[1]
         out = torch.empty(len(self.mean), q + 1, q + 1, dtype=torch.float32, device=self.mean.device)
@@ -47,7 +48,7 @@ class Posterior:
         return out
 
 
-def infer(inner: Tensor, cross: Tensor, fit_contrast: bool = False) -> Posterior:
+def infer(inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], fit_contrast: bool = False) -> Posterior:
     """Posterior of each image's latent.
 
     Parameters

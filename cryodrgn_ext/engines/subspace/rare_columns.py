@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.em import Subspace
@@ -27,7 +28,7 @@ class RareColumns:
     column: tuple[int, ...]
     scale: tuple[float, ...]
 
-    def latents(self, x: Tensor, probability: Tensor) -> Tensor:
+    def latents(self, x: Float[Tensor, "n q"], probability: Float[Tensor, "n K"]) -> Float[Tensor, "n columns"]:
         """(n, q') latents of the subspace (n, q) with probabilities (n, K) put in."""
         added = sum(column >= x.shape[1] for column in self.column)
         z = torch.cat([x, x.new_zeros(len(x), added)], dim=1)
@@ -35,7 +36,9 @@ class RareColumns:
             z[:, column] = scale * probability[:, k]
         return z.contiguous()
 
-    def covariances(self, x_cov: Tensor, probability: Tensor) -> Tensor:
+    def covariances(
+        self, x_cov: Float[Tensor, "n q q"], probability: Float[Tensor, "n K"]
+    ) -> Float[Tensor, "n columns columns"]:
         """(n, q', q') the same of covariances (n, q, q); states vary by themselves."""
         added = sum(column >= x_cov.shape[1] for column in self.column)
         z_cov = torch.nn.functional.pad(x_cov, (0, added, 0, added))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
@@ -29,10 +30,10 @@ class RareStates:
         deviation, at least 1. Were the model perfect they would be 0 and 1.
     """
 
-    values: Tensor
-    share: Tensor
-    offset: Tensor
-    width: Tensor
+    values: Float32[Tensor, "V 2 K"]
+    share: Float64[Tensor, " K"]
+    offset: Float64[Tensor, " K"]
+    width: Float64[Tensor, " K"]
 
     def __len__(self) -> int:
         return len(self.share)
@@ -50,19 +51,21 @@ class RareStates:
             *(torch.cat([getattr(self, name), getattr(other, name)]) for name in ("share", "offset", "width")),
         )
 
-    def beside(self, components: Tensor, n_columns: int) -> Tensor:
+    def beside(self, components: Float32[Tensor, "V 2 Qp"], n_columns: int) -> Float32[Tensor, "V 2 Qw"]:
         """(V, 2, Q'p): the first ``n_columns`` of ``components`` (V, 2, Qp), and the states in the next columns."""
         wide = components.new_zeros(*components.shape[:2], padded(n_columns + len(self)))
         wide[..., :n_columns] = components[..., :n_columns]
         wide[..., n_columns : n_columns + len(self)] = self.values.to(components)
         return wide
 
-    def power(self, grid: ComponentGrid) -> Tensor:
+    def power(self, grid: ComponentGrid) -> Float64[Tensor, " K"]:
         """(K,) float64 sum over the whole sphere of the squared magnitude of each."""
         return (grid.multiplicity[:, None, None].double() * self.values.cpu().double().square()).sum((0, 1))
 
 
-def shifted(inner: Tensor, cross: Tensor, n_columns: int, column: int, amount: float) -> tuple[Tensor, Tensor]:
+def shifted(
+    inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], n_columns: int, column: int, amount: float
+) -> tuple[Float[Tensor, "B L L"], Float[Tensor, "B L"]]:
     """Inner products of the first columns when ``amount`` times another column is added to the first of them.
 
     Parameters
@@ -87,8 +90,13 @@ def shifted(inner: Tensor, cross: Tensor, n_columns: int, column: int, amount: f
 
 
 def compare(
-    inner: Tensor, cross: Tensor, n_columns: int, column: int, common: Posterior, fit_contrast: bool
-) -> tuple[Tensor, Tensor, Posterior]:  # fmt: skip
+    inner: Float[Tensor, "B Q Q"],
+    cross: Float[Tensor, "B Q"],
+    n_columns: int,
+    column: int,
+    common: Posterior,
+    fit_contrast: bool,
+) -> tuple[Float64[Tensor, " B"], Float64[Tensor, " B"], Posterior]:
     """How well images are described with a rare state added.
 
     The log likelihood, latents integrated out, is quadratic in the amount a of the state: a b - a^2 g / 2.
@@ -102,19 +110,19 @@ def compare(
     with_state : Posterior
         Of the latents of images that have it.
     """
-    more, less = (
-        infer(*shifted(inner, cross, n_columns, column, amount), fit_contrast) for amount in (1.0, -1.0)
-    )  # fmt: skip
+    more, less = (infer(*shifted(inner, cross, n_columns, column, amount), fit_contrast) for amount in (1.0, -1.0))
     sharpness = (2 * common.evidence - more.evidence - less.evidence).clamp_min(LEAST_SHARPNESS**2).sqrt()
     return 0.5 * (more.evidence - less.evidence) / sharpness, sharpness, more
 
 
-def log_ratio(score: Tensor, sharpness: Tensor, offset: Tensor | float, width: Tensor | float) -> Tensor:
+def log_ratio(
+    score: Float[Tensor, " N"], sharpness: Float[Tensor, " N"], offset: Tensor | float, width: Tensor | float
+) -> Float[Tensor, " N"]:
     """Log likelihood of having the state less that of not having it, when scores scatter by ``width``."""
     return ((score - offset) * sharpness - 0.5 * sharpness.square()) / width**2
 
 
-def share_of(ratio: Tensor, most: float) -> tuple[float, float]:
+def share_of(ratio: Float[Tensor, " N"], most: float) -> tuple[float, float]:
     """Most likely share of images (N,) that have a state, at most ``most``, and the log likelihood that it gains."""
     ratio = ratio.clamp(-200, 200)
     share = torch.tensor(min(0.01, most), dtype=torch.float64)
@@ -124,7 +132,7 @@ def share_of(ratio: Tensor, most: float) -> tuple[float, float]:
     return float(share), float(gain)
 
 
-def continuous_gain(score: Tensor, sharpness: Tensor, offset: float, width: float) -> float:
+def continuous_gain(score: Float[Tensor, " N"], sharpness: Float[Tensor, " N"], offset: float, width: float) -> float:
     """Log likelihood gained when images have normally distributed amounts of a state, of the best variance."""
     t, s2 = (score - offset) / width, (sharpness / width).square()
     best = 0.0
@@ -135,8 +143,8 @@ def continuous_gain(score: Tensor, sharpness: Tensor, offset: float, width: floa
 
 
 def infer_mixture(
-    inner: Tensor, cross: Tensor, n_columns: int, states: RareStates, fit_contrast: bool
-) -> tuple[Posterior, Tensor]:
+    inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], n_columns: int, states: RareStates, fit_contrast: bool
+) -> tuple[Posterior, Float64[Tensor, "B K"]]:
     """Posterior of the latents, and the probability (B, K) float64 of each rare state.
 
     Parameters

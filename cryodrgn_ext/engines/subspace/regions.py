@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -41,7 +42,7 @@ def spread_of(subspace: Subspace) -> NDArray[np.float32]:
     return smooth
 
 
-def moving_region(subspace: Subspace, focus: Tensor | None) -> Tensor:
+def moving_region(subspace: Subspace, focus: Float[Tensor, "D D D"] | None) -> Float32[Tensor, "D D D"]:
     """Soft mask (D, D, D) of where volumes differ: above what the surroundings show, and not next to nothing.
 
     Nothing at all when nothing stands out. Within ``focus`` where that is given.
@@ -50,7 +51,7 @@ def moving_region(subspace: Subspace, focus: Tensor | None) -> Tensor:
     return mask if focus is None else mask * focus
 
 
-def region_of_spread(spread: NDArray[np.floating], radius: int) -> Tensor:
+def region_of_spread(spread: NDArray[np.floating], radius: int) -> Float32[Tensor, "D D D"]:
     """Soft mask (D, D, D) of where a smoothed spread of volumes (D, D, D) stands out; zeros when it does nowhere.
 
     ``radius`` is the frequency in cycles per box up to which the volumes are known; it sets the edge.
@@ -65,7 +66,7 @@ def region_of_spread(spread: NDArray[np.floating], radius: int) -> Tensor:
     return _soft(high & sphere, 0.0, max(EDGE_PX, 0.75 * box / radius))
 
 
-def standing_out(difference: NDArray[np.float32], radius: int) -> Tensor:
+def standing_out(difference: NDArray[np.float32], radius: int) -> Float32[Tensor, "D D D"]:
     """Soft mask (D, D, D) of where a difference map, of either sign, is strong once smoothed.
 
     Parameters
@@ -83,7 +84,9 @@ def standing_out(difference: NDArray[np.float32], radius: int) -> Tensor:
     return _soft(high, 0.25 * box / radius, max(1.0, 0.5 * box / radius))
 
 
-def particle_region(consensus: NDArray[np.float32], radius: int, moving: Tensor) -> Tensor:
+def particle_region(
+    consensus: NDArray[np.float32], radius: int, moving: Float32[Tensor, "D D D"]
+) -> Float32[Tensor, "D D D"]:
     """Soft mask (D, D, D) of the particle in all its states: the smoothed consensus, and all that moves.
 
     A refinement's mask leaves out what the average blurs away; this one is drawn at a low level and joined with the

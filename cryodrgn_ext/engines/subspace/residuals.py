@@ -9,15 +9,24 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.kernels import consensus_at, point_of
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
-from cryodrgn_ext.fourier.compilation import FAST, Complex64, Float32, Int32, Int64, compiled, threads_of_torch
+from cryodrgn_ext.fourier.compilation import (
+    FAST,
+    Complex64Array,
+    Float32Array,
+    Int32Array,
+    Int64Array,
+    compiled,
+    threads_of_torch,
+)
 from cryodrgn_ext.fourier.simd import WIDTH
 from cryodrgn_ext.fourier.trilinear import cell
 
 
 @compiled(FAST)
 def _subtract(
-    components: Float32, table: Int64, base: Complex64, oversampling: int, kxy: Float32, planes: Float32, values:
-    Complex64, whitened_ctf: Float32, weights: Float32, limit2: np.float32, out: Complex64,
+    components: Float32Array, table: Int64Array, base: Complex64Array, oversampling: int, kxy: Float32Array, planes:
+    Float32Array, values: Complex64Array, whitened_ctf: Float32Array, weights: Float32Array, limit2: np.float32, out:
+    Complex64Array,
 ) -> None:  # fmt: skip
     n, m = values.shape
     width = weights.shape[1]
@@ -98,7 +107,8 @@ def residuals_torch(operators: Operators, components: Tensor, weights: Tensor, c
 
 @compiled(FAST)
 def _look(
-    scores: Float32, planes: Float32, places: Float32, low: np.float32, width: np.float32, histogram: Int32,
+    scores: Float32Array, planes: Float32Array, places: Float32Array, low: np.float32, width: np.float32, histogram:
+    Int32Array,
 ) -> None:  # fmt: skip
     n, edge = scores.shape[0], scores.shape[1]
     n_blocks, n_places, n_bins = histogram.shape

@@ -9,7 +9,15 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from cryodrgn_ext.fourier.compilation import FAST, Float32, Int32, Int64, compiled, inlined, threads_of_torch
+from cryodrgn_ext.fourier.compilation import (
+    FAST,
+    Float32Array,
+    Int32Array,
+    Int64Array,
+    compiled,
+    inlined,
+    threads_of_torch,
+)
 from cryodrgn_ext.fourier.trilinear import cell, plane_point
 
 EDGE = 8
@@ -17,7 +25,7 @@ EDGE = 8
 
 @inlined
 def _tile(
-    kxy: Float32, planes: Float32, whitened_ctf: Float32, i: int, t: int, radius2: np.float32, half: int
+    kxy: Float32Array, planes: Float32Array, whitened_ctf: Float32Array, i: int, t: int, radius2: np.float32, half: int
 ) -> np.int64:
     """Cube of coefficient t of image i; -1 when it does not count."""
     x, y, z = plane_point(kxy, planes, i, t)
@@ -32,7 +40,8 @@ def _tile(
 
 @compiled(FAST)
 def _count(
-    kxy: Float32, planes: Float32, whitened_ctf: Float32, radius2: np.float32, half: int, count: Int64,
+    kxy: Float32Array, planes: Float32Array, whitened_ctf: Float32Array, radius2: np.float32, half: int, count:
+    Int64Array,
 ) -> None:  # fmt: skip
     n, m = whitened_ctf.shape
     n_blocks = count.shape[0]
@@ -46,8 +55,8 @@ def _count(
 
 @compiled(FAST)
 def _fill(
-    kxy: Float32, planes: Float32, whitened_ctf: Float32, radius2: np.float32, half: int, bits: int, place: Int64,
-    order: Int32,
+    kxy: Float32Array, planes: Float32Array, whitened_ctf: Float32Array, radius2: np.float32, half: int, bits: int,
+    place: Int64Array, order: Int32Array,
 ) -> None:  # fmt: skip
     n, m = whitened_ctf.shape
     n_blocks = place.shape[0]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Complex64, Float, Float32, Float64, Int64, Integer
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace import kernels
@@ -34,10 +35,10 @@ class Chunk:
         (B, 2, 3) float32: the point of (kx, ky) is kx planes[0] + ky planes[1].
     """
 
-    rows: Tensor
-    values: Tensor
-    whitened_ctf: Tensor
-    planes: Tensor
+    rows: Int64[Tensor, " B"]
+    values: Complex64[Tensor, "B M"]
+    whitened_ctf: Float32[Tensor, "B M"]
+    planes: Float32[Tensor, "B 2 3"]
     _tiles: list[Tiles] = field(default_factory=list, init=False, repr=False, compare=False)
 
 
@@ -57,7 +58,7 @@ class Operators:
 
     grid: ComponentGrid
     base: FourierVolume
-    kxy: Tensor
+    kxy: Float32[Tensor, "M 2"]
 
     @property
     def limit2(self) -> np.float32:
@@ -71,7 +72,9 @@ class Operators:
             chunk._tiles.append(Tiles.sort(self.kxy, chunk.planes, chunk.whitened_ctf, limit2, self.grid.half))
         return chunk._tiles[0]
 
-    def gram(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    def gram(
+        self, components: Float32[Tensor, "V 2 Qp"], n_columns: int, chunk: Chunk
+    ) -> tuple[Float32[Tensor, "B Q Q"], Float32[Tensor, "B Q"]]:
         """Inner products (B, Q, Q) of the model terms, and (B, Q) with the images; see :func:`kernels.gram`.
 
         Parameters
@@ -96,9 +99,16 @@ class Operators:
         return inner, cross[:, :n_columns]
 
     def accumulate(
-        self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor,
-        weight: Tensor, right: Tensor, bounds: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        components: Float32[Tensor, "V 2 Qp"],
+        chunk: Chunk,
+        particle_scale: Float[Tensor, " B"],
+        half_set: Integer[Tensor, " B"],
+        moments: Float32[Tensor, "B Q Q"],
+        weight: Float32[Tensor, "2 V L"],
+        right: Float32[Tensor, "2 V 2 Qp"],
+        bounds: Int64[Tensor, " slabs"],
+    ) -> None:
         """Add the normal equations of a chunk to ``weight`` and ``right``; see :func:`kernels.accumulate`."""
         if components.device.type != "cpu":
             self.accumulate_torch(components, chunk, particle_scale, half_set, moments, weight, right)
@@ -151,7 +161,9 @@ class Operators:
         parts = zip(*(t.split(each) for t in (chunk.rows, chunk.values, chunk.whitened_ctf, chunk.planes)), strict=True)
         return [Chunk(*part) for part in parts]
 
-    def gram_torch(self, components: Tensor, n_columns: int, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    def gram_torch(
+        self, components: Float[Tensor, "V 2 Qp"], n_columns: int, chunk: Chunk
+    ) -> tuple[Float[Tensor, "B Q Q"], Float[Tensor, "B Q"]]:
         """Plain form of :meth:`gram`."""
         inner, cross = [], []
         for part in self._steps(components, chunk):
@@ -163,9 +175,15 @@ class Operators:
         return torch.cat(inner), torch.cat(cross)
 
     def accumulate_torch(
-        self, components: Tensor, chunk: Chunk, particle_scale: Tensor, half_set: Tensor, moments: Tensor,
-        weight: Tensor, right: Tensor,
-    ) -> None:  # fmt: skip
+        self,
+        components: Float[Tensor, "V 2 Qp"],
+        chunk: Chunk,
+        particle_scale: Float[Tensor, " B"],
+        half_set: Integer[Tensor, " B"],
+        moments: Float[Tensor, "B Q Q"],
+        weight: Float[Tensor, "2 V L"],
+        right: Float[Tensor, "2 V 2 Qp"],
+    ) -> None:
         """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
         q, width = moments.shape[1], components.shape[2]
         rows, columns = (index.to(moments.device) for index in torch.triu_indices(q, q).unbind(0))
@@ -192,7 +210,14 @@ class Operators:
                     right[half].index_add_(0, voxel.flatten(), (w[..., None, None] * rest[chosen]).flatten(0, 1))
 
 
-def solve(weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor) -> Tensor:
+def solve(
+    weight: Float32[Tensor, "V L"],
+    right: Float32[Tensor, "V 2 Qp"],
+    components: Float32[Tensor, "V 2 Qp"],
+    precision: Float64[Tensor, "S Q"],
+    floor: Float64[Tensor, "S Q"],
+    shell: Int64[Tensor, " V"],
+) -> Float32[Tensor, "V 2 Qp"]:
     """Step of every voxel (V, 2, Qp); see :func:`kernels.solve`."""
     if components.device.type != "cpu":
         return solve_torch(weight, right, components, precision, floor, shell)
@@ -206,8 +231,13 @@ def solve(weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, 
 
 
 def solve_torch(
-    weight: Tensor, right: Tensor, components: Tensor, precision: Tensor, floor: Tensor, shell: Tensor
-) -> Tensor:
+    weight: Float32[Tensor, "V L"],
+    right: Float32[Tensor, "V 2 Qp"],
+    components: Float32[Tensor, "V 2 Qp"],
+    precision: Float64[Tensor, "S Q"],
+    floor: Float64[Tensor, "S Q"],
+    shell: Int64[Tensor, " V"],
+) -> Float32[Tensor, "V 2 Qp"]:
     """Plain form of :func:`solve`, in double precision, some voxels at a time."""
     q = precision.shape[1]
     rows, columns = (index.to(weight.device) for index in torch.triu_indices(q, q).unbind(0))
