@@ -13,7 +13,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fourier", "reconstruction", "images", "engines")
+PACKAGES = ("fourier", "reconstruction", "images", "engines", "pose")
 #: How a module shows that it holds functions that numba compiles.
 COMPILES = ("@compiled(", "@inlined", "@operation", "def compiled(")
 

@@ -57,7 +57,7 @@ class Poses:
         """The same poses on another device or in another precision; arguments are those of ``Tensor.to``."""
         return Poses(self.rotation.to(*args), self.shift_px.to(*args))
 
-    def moved(self, by_px: Float[Tensor, "*batch 2"]) -> Poses:
+    def moved(self, by_px: Float[Tensor, "*#leading 2"]) -> Poses:
         """The same rotations, with ``by_px`` (..., 2) added to the shifts."""
         return Poses(self.rotation, self.shift_px + by_px)
 

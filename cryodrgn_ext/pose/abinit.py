@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -157,7 +158,7 @@ def reconstruct(
         return _result(images, best, report_initialisations(made)[1])
 
 
-def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
+def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Int[Tensor, " n"]:
     """(n,) int64 sorted rows of the particles that are refined first, from both half-sets as evenly as they allow."""
     wanted = settings.core(images.n)
     if wanted == images.n:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -99,8 +100,13 @@ def search_settings(images: ParticleImages, settings: ReconstructSettings, radiu
 
 
 def align_to_halves(
-    images: ParticleImages, halves: tuple[Tensor, Tensor], poses: Poses, how: Alignment, rows: Tensor, monitor: Monitor
-) -> tuple[PoseEstimates, Tensor]:
+    images: ParticleImages,
+    halves: tuple[Float[Tensor, "D D D"], Float[Tensor, "D D D"]],
+    poses: Poses,
+    how: Alignment,
+    rows: Int[Tensor, " n"],
+    monitor: Monitor,
+) -> tuple[PoseEstimates, Float[Tensor, " n"]]:
     """Align images to the maps of their half-sets.
 
     Parameters
@@ -135,9 +141,14 @@ def align_to_halves(
 
 
 def align_images(
-    images: ParticleImages, reference: Reference, poses: Poses, how: Alignment, rows: Tensor, monitor: Monitor,
+    images: ParticleImages,
+    reference: Reference,
+    poses: Poses,
+    how: Alignment,
+    rows: Int[Tensor, " n"],
+    monitor: Monitor,
     label: str,
-) -> PoseEstimates:  # fmt: skip
+) -> PoseEstimates:
     """Align images (n,) to a reference; other parameters as in :func:`align_to_halves`."""
     pieces = list(_pieces(images, rows, how))
     parts = []
@@ -171,7 +182,7 @@ def _best_refined(
     return refined[torch.arange(len(rows), device=best.device) * each + best]
 
 
-def degrees_between(one: Tensor, two: Tensor) -> Tensor:
+def degrees_between(one: Float[Tensor, "n 3 3"], two: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
     """(n,) angles between rotations (n, 3, 3)."""
     none = torch.zeros(len(one), 2, dtype=torch.float64)
     return torch.from_numpy(pose_errors(Poses(one, none), Poses(two, none)).degrees)

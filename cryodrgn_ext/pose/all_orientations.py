@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jaxtyping import Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -29,7 +30,7 @@ def search_orientations(
     images: ParticleImages,
     model: SliceModel | FourierVolume,
     settings: SearchSettings,
-    rows: Tensor | None = None,
+    rows: Int[Tensor, " N"] | None = None,
 ) -> ScoredPoses:
     """Find candidates for the pose of every image; ``settings`` are those of the exhaustive search.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier import so3_grid
@@ -31,7 +32,7 @@ def branch_and_bound(
     images: ParticleImages,
     model: SliceModel | FourierVolume,
     settings: SearchSettings,
-    rows: Tensor | None = None,
+    rows: Int[Tensor, " N"] | None = None,
     monitor: Monitor | None = None,
 ) -> ScoredPoses:
     """Find the pose of every image by Algorithm 1.

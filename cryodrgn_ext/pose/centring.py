@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.half_plane import HalfPlane
@@ -18,7 +19,7 @@ from cryodrgn_ext.images.poses import Poses
 THRESHOLD = 0.25
 
 
-def centre_of_mass(volume: Tensor) -> Tensor:
+def centre_of_mass(volume: Float[Tensor, "D D D"]) -> Float[Tensor, "xyz=3"]:
     """(3,) x, y, z in voxels from voxel D // 2, of the density above a quarter of the 99.99th percentile."""
     dense = volume.float()
     level = THRESHOLD * torch.quantile(_sample(dense), 0.9999)
@@ -42,7 +43,9 @@ def rounded(offset: Tensor) -> Tensor:
     return offset.round()
 
 
-def move_spectrum(half_volume: Tensor, grid: FourierGrid, by_px: Tensor) -> Tensor:
+def move_spectrum(
+    half_volume: Complex[Tensor, "Z Y X"], grid: FourierGrid, by_px: Float[Tensor, "xyz=3"]
+) -> Complex[Tensor, "Z Y X"]:
     """Half-volume of the map displaced by ``by_px`` (3,) x, y, z voxels: exp(-2 pi i k.s / D) times its values."""
     out = half_volume
     scale = -2.0 * math.pi / (grid.box_size * grid.oversampling)
@@ -55,7 +58,7 @@ def move_spectrum(half_volume: Tensor, grid: FourierGrid, by_px: Tensor) -> Tens
     return out
 
 
-def centred_poses(poses: Poses, centre_px: Tensor) -> Poses:
+def centred_poses(poses: Poses, centre_px: Float[Tensor, "xyz=3"]) -> Poses:
     """Poses (N,) that leave all images as they are when the map's point ``centre_px`` (3,) becomes its centre.
 
     A model point p is then called p - centre, so t' = t + (R centre)[:2].
@@ -84,14 +87,14 @@ class CentredCoefficients:
         """Number of coefficients of each image that are available."""
         return self.source.n_coefficients
 
-    def gather(self, rows: Tensor, n_coefficients: int) -> Tensor:
+    def gather(self, rows: Int[Tensor, " B"], n_coefficients: int) -> Complex[Tensor, "B {n_coefficients}"]:
         """See :class:`CoefficientSource`."""
         values = self.source.gather(rows, n_coefficients)
         centre = self.centre_px[rows.to(self.centre_px.device)].to(values.device)
         return values * shift_phases(self.plane.kxy[:n_coefficients].to(values.device), -centre, self.plane.box_size)
 
 
-def recentred(images: ParticleImages, centre_px: Tensor) -> ParticleImages:
+def recentred(images: ParticleImages, centre_px: Float[Tensor, "N 2"]) -> ParticleImages:
     """Return the images moved so that particles at ``centre_px`` (N, 2) come to lie at their centres.
 
     A search for shifts then looks around those; add ``centre_px`` to what it finds.

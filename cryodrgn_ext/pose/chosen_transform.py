@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float
 
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.pose.centring import centre_of_mass
@@ -58,9 +58,9 @@ class ChosenTransform:
 
 
 def choose_transform(
-    found: NDArray[np.float32],
+    found: Float[np.ndarray, "D D D"],
     pixel_size_A: float,
-    curve: NDArray[np.float64],
+    curve: Float[np.ndarray, " shells"],
     reference: VolumeMap | None,
     flip_hand: bool,
 ) -> ChosenTransform:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from cryodrgn_ext.images.poses import Poses
@@ -50,19 +51,22 @@ class CoordinateTransform:
         return cls(np.eye(3), np.zeros(3), mirrored)
 
     @property
-    def matrix(self) -> FloatArray:
+    def matrix(self) -> Float[np.ndarray, "3 3"]:
         """(3, 3) orthogonal matrix that points are multiplied by: A M."""
         return self.rotation @ MIRROR if self.mirrored else self.rotation
 
-    def points(self, points: FloatArray) -> FloatArray:
+    def points(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
         """Where model points (..., 3) go."""
-        return points @ self.matrix.T + self.shift_px
+        moved: FloatArray = points @ self.matrix.T + self.shift_px
+        return moved
 
     def poses(self, poses: Poses) -> Poses:
         """Poses (N,) of the same images in the new coordinates, float64; shifts in the unit of this one's shift."""
         return Poses.of(*self.arrays(*float64_arrays(poses)))
 
-    def arrays(self, rotation: FloatArray, shift_px: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def arrays(
+        self, rotation: Float[np.ndarray, "N 3 3"], shift_px: Float[np.ndarray, "N 2"]
+    ) -> tuple[Float[np.ndarray, "N 3 3"], Float[np.ndarray, "N 2"]]:
         """The same of arrays (N, 3, 3) and (N, 2)."""
         moved = (MIRROR @ rotation @ MIRROR if self.mirrored else rotation) @ self.rotation.T
         return moved, shift_px - moved[:, :2] @ self.shift_px

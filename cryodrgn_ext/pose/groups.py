@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -40,7 +41,7 @@ class ImageGroups:
             )
 
     @classmethod
-    def single(cls, rows: Tensor) -> ImageGroups:
+    def single(cls, rows: Int[Tensor, " N"]) -> ImageGroups:
         """Each of the images ``rows`` (N,) by itself."""
         return cls(rows.cpu()[:, None], torch.eye(3)[None])
 
@@ -53,7 +54,7 @@ class ImageGroups:
         """Some of the groups."""
         return ImageGroups(self.rows[which], self.relative)
 
-    def rotations(self, rotation: Tensor, member: int) -> Tensor:
+    def rotations(self, rotation: Float[Tensor, "*batch 3 3"], member: int) -> Float[Tensor, "*batch 3 3"]:
         """Rotations (..., 3, 3) of image ``member`` from those of the groups."""
         if self.size == 1 and torch.equal(self.relative[0], torch.eye(3).to(self.relative)):
             return rotation
@@ -76,7 +77,12 @@ class GroupScorer:
         self.scorers, self.groups = tuple(scorers), groups
 
     def top(
-        self, model: SliceModel | FourierVolume, rotation: Tensor, shift_px: Tensor, keep: int, radius: float | None
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Float[Tensor, "G 3 3"],
+        shift_px: Float[Tensor, "T 2"],
+        keep: int,
+        radius: float | None,
     ) -> Top:
         """The ``keep`` best of rotations (G, 3, 3); as :meth:`Scorer.top`, with shifts (P, K, S)."""
         if self.groups.size == 1:
@@ -92,9 +98,13 @@ class GroupScorer:
         return Top(here.indices, chosen, here.values)
 
     def own(
-        self, model: SliceModel | FourierVolume, rotation: Tensor, shift_px: Tensor, offset_px: Tensor,
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Float[Tensor, "P K 3 3"],
+        shift_px: Float[Tensor, "P K S 2"],
+        offset_px: Float[Tensor, "T 2"],
         radius: float | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Float[Tensor, "P K"], Int[Tensor, "P K S"]]:
         """Scores of candidates, each image with its best offset.
 
         Parameters

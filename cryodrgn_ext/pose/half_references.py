@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,12 +53,12 @@ class References:
     radius: float
     mask: Tensor
 
-    def of(self, half: int) -> Tensor:
+    def of(self, half: int) -> Float[Tensor, "D D D"]:
         """Reference of half-set 1 or 2."""
         return self.half1 if half == 1 else self.half2
 
 
-def resolved_radius(curve: NDArray[np.float64], threshold: float = USED_FSC) -> float:
+def resolved_radius(curve: Float[np.ndarray, " shells"], threshold: float = USED_FSC) -> float:
     """Shell where a curve first falls below ``threshold``, linear between shells; the last one if it never does."""
     below = np.flatnonzero(curve[2:] < threshold)  # the first shells are shared, or hold no more than the means
     if len(below) == 0:
@@ -69,7 +70,7 @@ def resolved_radius(curve: NDArray[np.float64], threshold: float = USED_FSC) -> 
     return s - 1 + (above - threshold) / (above - float(curve[s]))
 
 
-def make_references(sums1: BackprojectionSums, sums2: BackprojectionSums, sphere: Tensor) -> References:
+def make_references(sums1: BackprojectionSums, sums2: BackprojectionSums, sphere: Float[Tensor, "D D D"]) -> References:
     """Filter and mask the maps of two halves.
 
     Parameters

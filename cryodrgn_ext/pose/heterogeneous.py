@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
@@ -69,7 +70,7 @@ class LinearVolumes:
         maps = ((basis @ axes[:, :count]).T.float() @ flat).view(count, *self.base.shape)
         return LinearVolumes(base, maps, (coordinates @ axes[:, :count]).float())
 
-    def masked(self, mask: Tensor) -> LinearVolumes:
+    def masked(self, mask: Float[Tensor, "D D D"]) -> LinearVolumes:
         """All maps times a mask."""
         return LinearVolumes(self.base * mask, self.components * mask, self.weights)
 

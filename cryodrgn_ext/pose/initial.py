@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier import so3_grid
@@ -92,7 +93,7 @@ class Schedule:
         return max(self.least_rate, float((step + 1.0) ** -0.6))
 
 
-def signal_power(images: ParticleImages, scorer: Scorer) -> Tensor:
+def signal_power(images: ParticleImages, scorer: Scorer) -> Float[Tensor, " S"]:
     """Mean |V̂|² per shell that the images of a scorer tell, whatever their poses.
 
     E|y|² = c² |V̂|² + w with the noise power w of a windowed image; averaged with weights c².
@@ -120,7 +121,7 @@ def signal_power(images: ParticleImages, scorer: Scorer) -> Tensor:
     return found.clamp_min(LEAST_POWER * float(found.max().clamp_min(1e-30)))
 
 
-def information(scorer: Scorer, power: Tensor, radius: float) -> float:
+def information(scorer: Scorer, power: Float[Tensor, " S"], radius: float) -> float:
     """Mean nats by which the images of a scorer would prefer the true map and pose to no particle, up to a band."""
     count = scorer.count(radius)
     shell = scorer.plane.shell[:count].to(scorer.device)
@@ -128,7 +129,7 @@ def information(scorer: Scorer, power: Tensor, radius: float) -> float:
     return float(0.5 * (mass * power.to(mass.device)[shell]).sum())
 
 
-def shift_disc(extent_px: float, step_px: float) -> Tensor:
+def shift_disc(extent_px: float, step_px: float) -> Float[Tensor, "T 2"]:
     """(T, 2) shifts on a square lattice of about ``step_px`` within a square of half edge ``extent_px``, rounded off.
 
     The corners beyond 1.2 times the extent are left out.
@@ -190,8 +191,12 @@ class LowBandMap:
 
 
 def expectation(
-    scorer: Scorer, rows: Tensor, slices: Tensor, phases: Tensor, exponent: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    scorer: Scorer,
+    rows: Int[Tensor, " b"],
+    slices: Complex[Tensor, "G M"],
+    phases: Complex[Tensor, "T M"],
+    exponent: float,
+) -> tuple[Complex[Tensor, "G M"], Float[Tensor, "G M"], Float[Tensor, " b"]]:
     """Posteriors of some images over grid and shifts, as sums of the images over every grid slice.
 
     Parameters
@@ -247,13 +252,13 @@ def _by_frequency_matrix(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Ten
 
 def random_initial_map(
     scorer: Scorer,
-    power: Tensor,
+    power: Float[Tensor, " S"],
     schedule: Schedule,
     shift_extent_px: float,
     mask_radius_px: float,
     seed: int,
     monitor: Monitor,
-) -> Tensor:
+) -> Float[Tensor, "D D D"]:
     """Make a map from nothing.
 
     Parameters

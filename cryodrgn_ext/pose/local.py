@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.shifts import shift_phases
@@ -45,7 +46,7 @@ class Step:
 LARGEST_STEP = Step(5.0, 1.0)
 
 
-def rotation_derivatives(volume: Tensor) -> Tensor:
+def rotation_derivatives(volume: Float[Tensor, "D D D"]) -> Float[Tensor, "3 D D D"]:
     """Derivatives of a map with respect to rotations about x, y and z: -(x cross grad V).
 
     Parameters
@@ -85,7 +86,7 @@ class DifferentiableVolume:
     fields: Tensor
 
     @classmethod
-    def from_maps(cls, maps: Tensor, radius: int, oversampling: int = 2) -> DifferentiableVolume:
+    def from_maps(cls, maps: Float[Tensor, "C D D D"], radius: int, oversampling: int = 2) -> DifferentiableVolume:
         """Transform maps (C, D, D, D) up to ``radius`` cycles per box."""
         grid = FourierGrid(maps.shape[-1], radius, oversampling)
         fields = torch.empty(*grid.shape, len(maps), 4, dtype=torch.complex64, device=maps.device)
@@ -116,10 +117,10 @@ class NormalEquations:
 def normal_equations(
     scorer: Scorer,
     volume: DifferentiableVolume,
-    weights: Tensor,
-    rows: Tensor,
-    rotation: Tensor,
-    shift_px: Tensor,
+    weights: Float[Tensor, "B C"],
+    rows: Int[Tensor, " b"],
+    rotation: Float[Tensor, "b 3 3"],
+    shift_px: Float[Tensor, "b 2"],
     count: int,
 ) -> NormalEquations:
     """Fit of poses and its derivatives.
@@ -151,10 +152,10 @@ def normal_equations(
 def normal_equations_torch(
     scorer: Scorer,
     volume: DifferentiableVolume,
-    weights: Tensor,
-    rows: Tensor,
-    planes: Tensor,
-    shift_px: Tensor,
+    weights: Float[Tensor, "B C"],
+    rows: Int[Tensor, " b"],
+    planes: Float[Tensor, "b 2 3"],
+    shift_px: Float[Tensor, "b 2"],
     count: int,
 ) -> NormalEquations:
     """Plain form of the compiled kernel, on any device; ``planes`` (b, 2, 3)."""
@@ -184,7 +185,7 @@ def normal_equations_torch(
     return NormalEquations(fit, gradient, matrix)
 
 
-def rotated(rotation: Tensor, angles: Tensor) -> Tensor:
+def rotated(rotation: Float[Tensor, "b 3 3"], angles: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:
     """Rotations (b, 3, 3) times small ones by ``angles`` (b, 3) radians about model axes: R exp[w]x, orthonormal."""
     x, y, z = angles.double().unbind(1)
     zero = torch.zeros_like(x)
@@ -201,7 +202,7 @@ def refine_poses(
     volume: DifferentiableVolume,
     poses: Poses,
     radius: float | None = None,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, "B C"] | None = None,
     iterations: int = 5,
     largest: Step = LARGEST_STEP,
 ) -> PoseEstimates:
@@ -239,11 +240,11 @@ def refine_poses(
 
 def gauss_newton(
     equations: Callable[[Tensor, Tensor, Tensor], NormalEquations],
-    rotation: Tensor,
-    shift_px: Tensor,
+    rotation: Float[Tensor, "B 3 3"],
+    shift_px: Float[Tensor, "B twice_images"],
     iterations: int,
     largest: Step,
-) -> tuple[Tensor, Tensor, NormalEquations]:
+) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B twice_images"], NormalEquations]:
     """Take damped Gauss-Newton steps with damping, progress and end of each particle by itself.
 
     Parameters

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -57,8 +58,8 @@ class MapAlignment:
 
 
 def align_maps(
-    moving: Tensor,
-    reference: Tensor,
+    moving: Float[Tensor, "D D D"],
+    reference: Float[Tensor, "E E E"],
     radius: int | None = None,
     both_hands: bool = True,
     reliability: NDArray[np.floating] | None = None,
@@ -105,7 +106,7 @@ def align_maps(
     return MapAlignment(transform, chosen.correlation, None if other is None else other.correlation)
 
 
-def move_map(volume: Tensor, transform: CoordinateTransform) -> Tensor:
+def move_map(volume: Float[Tensor, "D D D"], transform: CoordinateTransform) -> Float[Tensor, "D D D"]:
     """Resample a map (D, D, D) in the coordinates that ``transform`` (in voxels) leads to, in Fourier space.
 
     Frequencies beyond the Nyquist sphere are lost.
@@ -130,7 +131,9 @@ def _resample(source: FourierVolume, box: int, matrix: Tensor, shift_px: Tensor)
     return resampled
 
 
-def fit_to_box(volume: Tensor, pixel_size_A: float, box_size: int, box_pixel_A: float) -> Tensor:
+def fit_to_box(
+    volume: Float[Tensor, "B B B"], pixel_size_A: float, box_size: int, box_pixel_A: float
+) -> Float[Tensor, "{box_size} {box_size} {box_size}"]:
     """Resample a map onto another box and pixel size about the same centre, band-limited by the coarser of the two.
 
     Parameters

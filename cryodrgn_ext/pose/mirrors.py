@@ -23,6 +23,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier import so3_grid
@@ -110,7 +111,7 @@ class Mirrors:
 _QUADS: dict[int, tuple[Tensor, Tensor]] = {}
 
 
-def quads_of(rotation: Tensor) -> Tensor | None:
+def quads_of(rotation: Float[Tensor, "G 3 3"]) -> Int[Tensor, "quarter 4"] | None:
     """(G / 4, 4) int64 on the CPU when ``rotation`` (G, 3, 3) is a whole grid of :mod:`so3_grid`; else None."""
     levels = [level for level in range(4) if so3_grid.n_rotations(level) == len(rotation)]
     if not levels:

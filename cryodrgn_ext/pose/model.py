@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -45,7 +46,7 @@ class SliceModel(Protocol):
         ...
 
 
-def points_on(planes: Tensor, kxy: Tensor) -> Tensor:
+def points_on(planes: Float[Tensor, "*batch 2 3"], kxy: Shaped[Tensor, "M 2"]) -> Float[Tensor, "*batch M 3"]:
     """Points (..., M, 3) in cycles per box of the model, of frequencies (M, 2) on planes (..., 2, 3)."""
     kx, ky = kxy.to(planes).unsqueeze(-1).unbind(1)
     return kx * planes[..., None, 0, :] + ky * planes[..., None, 1, :]
@@ -91,16 +92,9 @@ class _Voxels:
         """(B, Q) float32: how much of each volume the images ``rows`` have."""
         raise NotImplementedError
 
-    def to(self, device: torch.device) -> Self:
-        """The same model on a device; itself where it is there already."""
-        if all(volume.data.device.type == device.type for volume in self.volumes):
-            return self
-        moved = (FourierVolume(volume.grid, volume.data.to(device)) for volume in self.volumes)
-        return self._of(tuple(moved))
-
-    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
-        """The same model with other volumes."""
-        raise NotImplementedError
+    def is_on(self, device: torch.device) -> bool:
+        """Whether all volumes are on a device of this kind."""
+        return all(volume.data.device.type == device.type for volume in self.volumes)
 
     def packed(self, reach: float) -> Packed | None:
         """The volumes as the compiled kernel wants them, None where it cannot be used; made once for a reach."""
@@ -122,8 +116,9 @@ class VolumeModel(_Voxels):
         """The volumes that are mixed: this one."""
         return (self.volume,)
 
-    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
-        return type(self)(volumes[0])
+    def to(self, device: torch.device) -> VolumeModel:
+        """The same model on a device; itself where it is there already."""
+        return self if self.is_on(device) else VolumeModel(_moved(self.volume, device))
 
     def share(self, rows: Tensor) -> Tensor:
         """(B, 1): one."""
@@ -174,8 +169,12 @@ class LinearModel(_Voxels):
         """The volumes that are mixed: the consensus first."""
         return (self.base, *self.components)
 
-    def _of(self, volumes: tuple[FourierVolume, ...]) -> Self:
-        return type(self)(volumes[0], volumes[1:], self.z)
+    def to(self, device: torch.device) -> LinearModel:
+        """The same model on a device; itself where it is there already."""
+        if self.is_on(device):
+            return self
+        first, *others = (_moved(volume, device) for volume in self.volumes)
+        return LinearModel(first, others, self.z)
 
     def share(self, rows: Tensor) -> Tensor:
         """(B, q + 1): one, and z."""
@@ -192,6 +191,10 @@ class LinearModel(_Voxels):
         points = points_on(planes, kxy)
         share = self.share(rows).to(points.device)[:, :, None, None].unbind(1)
         return sum((w * v.slice(points) for w, v in zip(share, self.volumes, strict=True)), torch.zeros(()))
+
+
+def _moved(volume: FourierVolume, device: torch.device) -> FourierVolume:
+    return FourierVolume(volume.grid, volume.data.to(device))
 
 
 def as_model(model: SliceModel | FourierVolume, device: torch.device) -> SliceModel:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -136,7 +137,7 @@ def usable_origins(particles: ParticleSet, extent_A: float, choice: str) -> tupl
     return None, f"The origins are not used: {fault}."
 
 
-def origins_px(origins: Origins, images: ParticleImages) -> Tensor:
+def origins_px(origins: Origins, images: ParticleImages) -> Float[Tensor, "N 2"]:
     """(N, 2) float32 the same in working pixels of each image."""
     return torch.from_numpy(origins.shift_A / group_pixel_A(images)[:, None]).float()
 
@@ -172,7 +173,7 @@ def average_snr(images: ParticleImages, n_coefficients: int, monitor: Monitor, t
     return float((total[apart].abs().square() / weight[apart] - 1.0).sum())
 
 
-def centred_on(images: ParticleImages, centre_px: Tensor | None) -> ParticleImages:
+def centred_on(images: ParticleImages, centre_px: Float[Tensor, "N 2"] | None) -> ParticleImages:
     """Images moved so that the places ``centre_px`` (N, 2) come to lie at their centres; None leaves them.
 
     Shifts, those that the images have included, count from these places in what is returned.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
@@ -80,7 +81,7 @@ class InitialisationReport:
     mirrored: bool
 
 
-def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor:
+def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Int[Tensor, " n"]:
     """(n,) int64 sorted rows of the particles that initialisations are made from."""
     wanted = (
         INITIALISATION_PARTICLES if settings.initialisation_particles is None else settings.initialisation_particles
@@ -92,7 +93,7 @@ def choose_rows(images: ParticleImages, settings: ReconstructSettings) -> Tensor
 
 
 def make_initialisation(
-    images: ParticleImages, rows: Tensor, settings: ReconstructSettings, seed: int, monitor: Monitor
+    images: ParticleImages, rows: Int[Tensor, " n"], settings: ReconstructSettings, seed: int, monitor: Monitor
 ) -> Initialisation:
     """Random map, then rounds of search or local refinement, and backprojection.
 
@@ -144,7 +145,7 @@ def make_initialisation(
 
 def make_initialisations(
     images: ParticleImages,
-    rows: Tensor,
+    rows: Int[Tensor, " n"],
     settings: ReconstructSettings,
     monitor: Monitor,
     done: Sequence[Initialisation] = (),

@@ -22,6 +22,7 @@ from functools import reduce
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -118,7 +119,7 @@ def first_state(images: ParticleImages, radius: float) -> RefinementState:
 
 def refine(
     images: ParticleImages,
-    initial_maps: tuple[Tensor, Tensor],
+    initial_maps: tuple[Float[Tensor, "D D D"], Float[Tensor, "D D D"]],
     settings: ReconstructSettings,
     state: RefinementState,
     monitor: Monitor,

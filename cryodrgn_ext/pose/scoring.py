@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryodrgn_ext.fourier.shifts import shift_phases
@@ -114,8 +115,12 @@ class Scorer:
     # ------------------------------------------------------------------------------- candidates that images share
 
     def best_shift(
-        self, model: SliceModel | FourierVolume, rotation: Tensor, shift_px: Tensor, radius: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        model: SliceModel | FourierVolume,
+        rotation: Float[Tensor, "G 3 3"],
+        shift_px: Float[Tensor, "T 2"],
+        radius: float | None = None,
+    ) -> tuple[Float[Tensor, "B G"], Int[Tensor, "B G"]]:
         """Best shift of every rotation.
 
         Parameters
@@ -147,8 +152,8 @@ class Scorer:
     def top(
         self,
         model: SliceModel | FourierVolume,
-        rotation: Tensor,
-        shift_px: Tensor,
+        rotation: Float[Tensor, "G 3 3"],
+        shift_px: Float[Tensor, "T 2"],
         keep: int,
         radius: float | None = None,
     ) -> Top:
@@ -175,8 +180,8 @@ class Scorer:
     def top_poses(
         self,
         model: SliceModel | FourierVolume,
-        rotation: Tensor,
-        shift_px: Tensor,
+        rotation: Float[Tensor, "G 3 3"],
+        shift_px: Float[Tensor, "T 2"],
         keep: int,
         radius: float | None = None,
     ) -> Top:
@@ -255,11 +260,11 @@ class Scorer:
     def own(
         self,
         model: SliceModel | FourierVolume,
-        rotation: Tensor,
-        shift_px: Tensor,
-        offset_px: Tensor | None = None,
+        rotation: Float[Tensor, "B K 3 3"],
+        shift_px: Float[Tensor, "B K 2"],
+        offset_px: Float[Tensor, "T 2"] | None = None,
         radius: float | None = None,
-    ) -> Tensor:
+    ) -> Float[Tensor, "B K T"]:
         """Log-likelihoods of each image's own candidates.
 
         Parameters

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Int
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
@@ -116,7 +116,7 @@ def search(
     images: ParticleImages,
     model: SliceModel | FourierVolume,
     settings: SearchSettings,
-    rows: Tensor | None = None,
+    rows: Int[Tensor, " N"] | None = None,
     monitor: Monitor | None = None,
     groups: ImageGroups | None = None,
 ) -> ScoredPoses:
@@ -152,7 +152,7 @@ def search(
 def sweep(
     images: ParticleImages,
     settings: SearchSettings,
-    rows: Tensor | None,
+    rows: Int[Tensor, " N"] | None,
     groups: ImageGroups | None,
     monitor: Monitor | None,
     search_some: Batch,
@@ -221,7 +221,7 @@ def _search_some(
     return torch.from_numpy(so3_grid.rotations(level, index)).float(), centre, value
 
 
-def apart_places(index: NDArray[np.int64], level: int, keep: int, apart: float) -> Tensor:
+def apart_places(index: Int[np.ndarray, "B C"], level: int, keep: int, apart: float) -> Int[Tensor, "B kept"]:
     """Places (B, keep) of rotations that lie apart, among (B, C) indices into a grid, likeliest first.
 
     One after another is taken that is at least ``apart`` spacings from all that were taken before; then the likeliest

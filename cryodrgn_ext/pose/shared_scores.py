@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryodrgn_ext.fourier.shifts import shift_phases
@@ -56,11 +57,11 @@ class SharedScores:
         out.sub_(norm[:, None], alpha=0.5)
 
 
-def weighed(power: Tensor, norms: Tensor) -> Tensor:
+def weighed(power: Float[Tensor, "B M"], norms: Float[Tensor, "*slices M"]) -> Float[Tensor, "B G"]:
     """(B, G): sums of power (B, M) times squared slices (G, M), or (B, G, M)."""
     return power @ norms.T if norms.ndim == 2 else (norms @ power[..., None])[..., 0]
 
 
-def squared(values: Tensor) -> Tensor:
+def squared(values: Complex[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """|values|², float32."""
     return torch.view_as_real(values).square().sum(-1)

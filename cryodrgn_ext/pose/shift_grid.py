@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def shift_grid(extent_px: float, count: int) -> Tensor:
+def shift_grid(extent_px: float, count: int) -> Float[Tensor, "count_squared 2"]:
     """Centres of count x count equal cells that tile the square [-extent, extent]² (Zhong 2022, 5.6.1).
 
     Parameters
