@@ -60,7 +60,7 @@ class Heterogeneity(Protocol):
     @property
     def pixel_size_A(self) -> float: ...  # noqa: D102
 
-    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def volumes(self, z: NDArray[np.floating[Any]]) -> Iterator[NDArray[np.float32]]:
         """Yield one real-space map (D, D, D), axes z, y, x, white on black, for each row of ``z`` (P, q)."""
         ...
 

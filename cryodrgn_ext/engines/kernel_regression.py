@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class KernelRegression:
         """Edge of the volumes, in voxels."""
         return len(self.maps[0])
 
-    def weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+    def weights(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Shares (P, K) of the knots' maps in the volumes at latents (P, q); every row sums to 1.
 
         Raises
@@ -90,7 +91,7 @@ class KernelRegression:
             raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
         return interpolation_weights(self.knots, z)
 
-    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def volumes(self, z: NDArray[np.floating[Any]]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q)."""
         for weight in self.weights(z):
             used = np.flatnonzero(weight)

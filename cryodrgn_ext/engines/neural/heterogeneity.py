@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class NeuralHeterogeneity:
     z_cov: NDArray[np.float32] | None
     loss_history: Mapping[str, Sequence[float]]
 
-    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def volumes(self, z: NDArray[np.floating[Any]]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q).
 
         Raises
@@ -161,7 +162,7 @@ class SeparableHeterogeneity(NeuralHeterogeneity):
             for volume in render_maps(grid, len(block), spectrum, self.model.envelope.device):
                 yield volume.numpy()
 
-    def _weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _weights(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """(P, q) latents -> (P, 2 w) weights of the components."""
         rows = torch.as_tensor(np.asarray(z, np.float32), device=self.model.envelope.device)
         with torch.no_grad():

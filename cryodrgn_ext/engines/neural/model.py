@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Complex64, Float, Float32, Int64
+from jaxtyping import Complex, Complex64, Float, Float32, Int64
 from torch import Tensor, nn
 
 
@@ -32,11 +32,11 @@ class Observation:
         The first so many coefficients inform the latent.
     """
 
-    values: Complex64[Tensor, "B M"]
-    whitened_ctf: Float32[Tensor, "B M"]
-    points: Float32[Tensor, "B M 3"]
+    values: Complex[Tensor, "B M"]
+    whitened_ctf: Float[Tensor, "B M"]
+    points: Float[Tensor, "B M 3"]
     shell: Int64[Tensor, " M"]
-    weight: Float32[Tensor, " M"]
+    weight: Float[Tensor, " M"]
     n_latent: int
 
     def images(self, start: int, stop: int) -> Observation:

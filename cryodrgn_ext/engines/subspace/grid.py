@@ -163,7 +163,7 @@ class ComponentGrid:
         values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
         return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)
 
-    def moved_to(self, values: Float[Tensor, "V 2 Q"], other: ComponentGrid) -> Float[Tensor, "W 2 Q"]:
+    def moved_to(self, values: Float[Tensor, "V 2 *columns"], other: ComponentGrid) -> Float[Tensor, "W 2 *columns"]:
         """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""
         h, o = self.half, other.half
         known = (other._coordinates.abs() <= h).all(1).nonzero()[:, 0]

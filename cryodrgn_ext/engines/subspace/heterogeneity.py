@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class SubspaceHeterogeneity:
         """Where the components lie."""
         return ComponentGrid(self.box_size, self.radius)
 
-    def weights(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
+    def weights(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Weights (P, m) of the components in the volumes at latents (P, q).
 
         The mean of the features over where an image with that latent may lie: volumes are shown only where there are
@@ -120,7 +121,7 @@ class SubspaceHeterogeneity:
         rare = tuple(range(self.features.count, count))
         return LinearForm(self._mean, count, self._components, self.weights, rare)
 
-    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def volumes(self, z: NDArray[np.floating[Any]]) -> Iterator[NDArray[np.float32]]:
         """Yield a map (D, D, D) for each row of ``z`` (P, q), within the mask of the particle.
 
         Raises

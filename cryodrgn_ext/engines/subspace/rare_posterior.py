@@ -31,9 +31,9 @@ class RareStates:
     """
 
     values: Float32[Tensor, "V 2 K"]
-    share: Float64[Tensor, " K"]
-    offset: Float64[Tensor, " K"]
-    width: Float64[Tensor, " K"]
+    share: Float[Tensor, " K"]
+    offset: Float[Tensor, " K"]
+    width: Float[Tensor, " K"]
 
     def __len__(self) -> int:
         return len(self.share)

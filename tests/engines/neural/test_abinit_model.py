@@ -99,7 +99,9 @@ def test_pairs_have_one_latent_that_hears_both_images(swap: bool) -> None:
     changed[5 if swap else 1] *= 2.0  # an image of the second particle
     means = []
     for data in (values, changed):
-        observation = Observation(data, torch.ones(8, 40), torch.zeros(8, 40, 3), torch.zeros(40), torch.ones(40), 30)
+        observation = Observation(
+            data, torch.ones(8, 40), torch.zeros(8, 40, 3), torch.zeros(40).long(), torch.ones(40), 30
+        )
         means.append(model.encode(observation)[0].detach())
     assert means[0].shape == (4, 2)
     for before, after in pairwise(means):
