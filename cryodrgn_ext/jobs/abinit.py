@@ -75,6 +75,7 @@ from cryodrgn_ext.results.returned_particles import (
     wants_columns,
 )
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.verdict import NOT_TESTED, Conclusion, overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_outputs import kept_files, map_with_halves, picture, shown_maps
@@ -82,6 +83,8 @@ from cryodrgn_ext.workflow.job_result import JobResult, Output, ParticleOutput
 from cryodrgn_ext.workflow.job_run import JobRun
 from cryodrgn_ext.workflow.reconstructions import make_consensus
 
+UNTESTED = "abinit cuts no states: run landscape on this directory and validate on that"
+UNASKED = "one map was made of all: train on particles.star asks"
 MAP_FILES = (MAP_NAME, "half1.mrc", "half2.mrc", "mask.mrc", "fsc.star")
 
 
@@ -313,9 +316,12 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         """Report, and what job.yaml says of the results."""
         likelihoods, _ = read_search(self.files.found)
         self.monitor.poll()
+        found = overall([Conclusion(NOT_TESTED, reason=UNTESTED if self.settings.zdim > 0 else UNASKED)], "particle")
+        self.headline(found)
         write_abinit_reports(self.facts, self.inputs.particles, poses, consensus, likelihoods, chosen)
         return {
             "particles": self.inputs.particles.n,
+            "found": found,
             "box": images.box_size,
             "pixel_size_A": round(images.pixel_size_A, 6),
             "resolution_A": round(consensus.resolution_A, 3),

@@ -57,9 +57,10 @@ from cryodrgn_ext.results.landscape_tables import (
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
-from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files
+from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.verdict import NOT_TESTED, Conclusion, overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_maps import check_mask_values
 from cryodrgn_ext.workflow.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
@@ -195,6 +196,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         self.stage("layouts", cut, "Layouts of the volumes", lambda: self._write_sketch(found), files.sketch_table)
         closure = closure_of_particles(found.mapping.v, settings.seed)
         self._note_states(found, closure)
+        self.headline(self._found)
         self.monitor.poll()
         surfaces = self.write_reports(self.facts)
         return self._summary(found, surfaces, closure), self._result(found)
@@ -294,6 +296,14 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         }  # fmt: skip
         write_arrays(self.files.sketch_table, {**arrays, **volume_planes(pca, distances, settings.seed)})
 
+    @property
+    def _found(self) -> str:
+        """What is known of the clusters: they are the model's, and only images can tell whether they are real."""
+        result = self.inputs.result
+        own = overall([Conclusion(NOT_TESTED, reason="run validate on this directory: it asks the images")], "cluster")
+        earlier = require_record(result.directory, result.job)["results"].get("found")
+        return own if earlier is None else f"{own} Of its own states the {result.job} job says: {earlier}"
+
     def _note_states(self, found: Landscape, closure: Closure | None) -> None:
         clusters, mapping = found.clusters, found.mapping
         if closure is not None and closure.is_closed:
@@ -325,6 +335,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         clusters, mapping, shares = found.clusters, found.mapping, found.pca.explained_variance_ratio
         return {
             "particles": len(found.rows),
+            "found": self._found,
             "sketch": len(clusters.label),
             "explained_variance": [round(float(share), 5) for share in shares[: self.settings.components]],
             "mapping": "exact" if mapping.is_exact else "learned",

@@ -31,6 +31,7 @@ from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
+from cryodrgn_ext.results.associations import read_associations, write_associations
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
@@ -39,8 +40,10 @@ from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, req
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
+from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_maps import read_mask
 from cryodrgn_ext.workflow.given_particles import half_set_notes
@@ -189,12 +192,15 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         if inputs.own_poses:
             self.note(POSES_CAUTION)
         states = dict(zip(names, read_states(layout, names), strict=True))
+        found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
+        self.headline(found)
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
         self.monitor.poll()
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
-        write_validation_reports(self.facts, titles, fits, consensus, particles.n)
+        explained = read_associations(layout)
+        write_validation_reports(self.facts, titles, fits, consensus, particles.n, explained)
         if not settings.keep_images:
             shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
         results = {
@@ -202,7 +208,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "consensus_resolution_A": round(consensus.resolution_A, 3), "symmetry": consensus.symmetry.name,
             "data_sign": consensus.data_sign,
             "random_subsets": settings.random_subsets,
+            "found": found,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
+            "explained_by": explained,
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
         return results, self._result(states, consensus)
@@ -256,6 +264,10 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             lambda state: self._write(state, key),
             self.monitor,
         )  # fmt: skip
+        latents = self.inputs.result.latents
+        found = associate(self.images, consensus.map, consensus.symmetry, self.inputs.sets.label,
+                          None if latents is None else latents.z, self.settings.seed)  # fmt: skip
+        write_associations(self.layout, found)
 
     def _own_mask(self, volume: NDArray[np.float32], common: torch.Tensor) -> torch.Tensor:
         """Mask of a set from its own map; the common one where the map shows nothing."""
@@ -310,5 +322,6 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
              for name, state in states.items()}  # fmt: skip
     fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
     n_particles = finished.record["results"]["particles"]
-    write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles)
+    explained = finished.record["results"].get("explained_by", [])
+    write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, explained)
     monitor.poll()

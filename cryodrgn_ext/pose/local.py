@@ -59,6 +59,18 @@ def rotation_derivatives(volume: Float[Tensor, "D D D"]) -> Float[Tensor, "3 D D
     Tensor
         (3, D, D, D): how V(exp[w]x^T p) changes with w_x, w_y, w_z, in radians.
     """
+    (x, y, z), (dx, dy, dz) = _gradient(volume)
+    return -torch.stack([y * dz - z * dy, z * dx - x * dz, x * dy - y * dx])
+
+
+def radial_derivative(volume: Tensor) -> Tensor:
+    """Return x . grad V of a map (D, D, D): how it changes, but for a factor, with the size of its pixels."""
+    (x, y, z), (dx, dy, dz) = _gradient(volume)
+    return x * dx + y * dy + z * dz
+
+
+def _gradient(volume: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Coordinates x, y, z from voxel D // 2, broadcast over a map (D, D, D), and its derivatives along them."""
     d = volume.shape[0]
     spectrum = torch.fft.rfftn(volume.float())
     full = torch.fft.fftfreq(d, device=volume.device)
@@ -68,7 +80,7 @@ def rotation_derivatives(volume: Float[Tensor, "D D D"]) -> Float[Tensor, "3 D D
     dx, dy, dz = (torch.fft.irfftn(spectrum * (2j * math.pi * step), s=volume.shape) for step in steps)
     axis = torch.arange(d, device=volume.device, dtype=torch.float32) - d // 2
     x, y, z = axis[None, None, :], axis[None, :, None], axis[:, None, None]
-    return -torch.stack([y * dz - z * dy, z * dx - x * dz, x * dy - y * dx])
+    return (x, y, z), (dx, dy, dz)
 
 
 @dataclass(frozen=True)

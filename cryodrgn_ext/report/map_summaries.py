@@ -13,7 +13,7 @@ from cryodrgn_ext.results.states import StateResult
 def state_summary(label: str, state: StateResult, drawn: MapPictures) -> StateSummary:
     """Line of a report about a state."""
     return StateSummary(
-        label, state.particles, state.resolution_A, np.array(state.fsc), drawn.slices, state.evidence, drawn.views
+        label, state.particles, state.resolution_A, np.array(state.fsc), drawn.slices, state.finding, drawn.views
     )
 
 

@@ -99,6 +99,8 @@ class ReportContent:
         All particles; takes the place of ``consensus_fsc`` and ``consensus_resolution_A``.
     shown : ShownParticles or None
         Particles that the page draws one by one, with their columns; a sample of ``z`` when not given.
+    tables : sequence of ReportTable
+        Tables of a job's own, after that of the states.
     planes : mapping
         Name to a pair of columns that the page offers as axes, before those of the latents; the first is seen first.
     """
@@ -129,6 +131,7 @@ class ReportContent:
     group_name: str = "cluster"
     consensus: StateSummary | None = None
     shown: ShownParticles | None = None
+    tables: Sequence[ReportTable] = ()
     planes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @cached_property
@@ -160,6 +163,24 @@ class ReportFigure:
     caption: str
     figure: Figure
     is_live: bool = False
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table with its title and what it says.
+
+    Attributes
+    ----------
+    title, caption : str
+    head : tuple of str
+    rows : sequence of tuple of str
+        The first column names the row; the others are numbers.
+    """
+
+    title: str
+    caption: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
 
 
 def overview(content: ReportContent) -> dict[str, str]:

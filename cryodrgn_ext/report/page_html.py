@@ -77,6 +77,10 @@ def report_html(content: ReportContent) -> str:
         parts.append("<h2>States</h2>")
         parts.append(_cards(content))
         parts.append(_state_table(content))
+    for table in content.tables:
+        columns = set(range(1, len(table.head)))
+        parts += [f"<h2>{escape(table.title)}</h2>", f"<p>{escape(table.caption)}</p>",
+                  _table(table.head, table.rows, columns)]  # fmt: skip
     if content.truth:
         rows = [(name, f"{value:.3f}") for name, value in content.truth.items()]
         parts += ["<h2>Agreement with the known truth</h2>", _table(("Measure", "Value"), rows, {1})]
@@ -92,8 +96,8 @@ def report_html(content: ReportContent) -> str:
     parts += ["<h2>How it was made</h2>", f"<pre>{escape(content.command)}</pre>", '<div class="columns">']
     if content.settings:
         rows = _items(content.settings)
-        table = _table(("Setting", "Value"), rows)
-        parts.append(f"<details><summary>All {len(rows)} settings</summary>{table}</details>")
+        all_settings = _table(("Setting", "Value"), rows)
+        parts.append(f"<details><summary>All {len(rows)} settings</summary>{all_settings}</details>")
     parts.append("<div>")
     if content.versions:
         parts.append(_table(("Software", "Version"), _items(content.versions)))

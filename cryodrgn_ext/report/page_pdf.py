@@ -59,6 +59,9 @@ def _text_lines(content: ReportContent) -> list[str]:
             first, *rest = textwrap.wrap(verdict, COLUMNS - 47) or [""]
             lines.append(f"{label:<14}{n:>10}{share:>9}{resolution:>12}  {first}")
             lines += [" " * 47 + line for line in rest]
+    for one in content.tables:
+        lines += ["", one.title, *textwrap.wrap(one.caption, COLUMNS)]
+        lines += ["".join(f"{cell:<18}" for cell in row) for row in (one.head, *one.rows)]
     if content.truth:
         lines += ["", "Agreement with the known truth", *(f"{k:<44} {v:.3f}" for k, v in content.truth.items())]
     if content.seconds:

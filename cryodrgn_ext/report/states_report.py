@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
 from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.report.association_table import association_table
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.map_summaries import consensus_summary, state_summary
 from cryodrgn_ext.report.page import ReportContent
@@ -44,6 +46,8 @@ class StatesReport:
     consensus : Consensus
     loss_history : mapping
         Name of a loss term to its values per epoch; empty when nothing was learned.
+    explained_by : sequence
+        What states and latents go with, as job.yaml has it.
     """
 
     particles: ParticleSet
@@ -52,6 +56,7 @@ class StatesReport:
     states: Sequence[StateResult]
     consensus: Consensus
     loss_history: Mapping[str, Sequence[float]]
+    explained_by: Sequence[Mapping[str, Any]] = ()
 
 
 def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
@@ -84,6 +89,7 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
         group_name="state",
         consensus=consensus_summary(consensus, len(table.label), whole),
         shown=shown,
+        tables=association_table(report.explained_by, [state.summary() for state in states]),
     )
     facts.write(content, _files(facts, z is not None))
 

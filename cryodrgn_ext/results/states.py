@@ -17,6 +17,7 @@ from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.states import State
+from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion
 
 DESCRIPTION_NAME = "state.json"
 
@@ -39,6 +40,7 @@ class StateResult:
         What the comparison with random subsets says, in one line.
     key : str
         Fingerprint of what it was made of.
+    conclusion : Conclusion
     """
 
     number: int
@@ -48,10 +50,21 @@ class StateResult:
     verdict: str
     evidence: str
     key: str
+    conclusion: Conclusion
 
     def sentence(self) -> str:
         """One line for the user."""
-        return f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}"
+        return (
+            f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}; "
+            f"conclusion: {self.conclusion.words}"
+        )
+
+    @property
+    def finding(self) -> str:
+        """Conclusion and evidence, for a table."""
+        if self.conclusion.words == self.verdict:
+            return self.evidence
+        return f"{self.conclusion.words.capitalize()}. {self.evidence}"
 
     def summary(self) -> dict[str, Any]:
         """Values for job.yaml."""
@@ -61,6 +74,7 @@ class StateResult:
             "resolution_A": round(self.resolution_A, 3),
             "verdict": self.verdict,
             "evidence": self.evidence,
+            **self.conclusion.summary(),
         }
 
 
@@ -79,8 +93,9 @@ def write_state(
         Columns of fsc.star; the state's own FSC, of masked maps, when omitted.
     """
     result = StateResult(
-        state.label, state.n, state.resolution_A, state.fsc.tolist(), state.verdict, state.evidence.sentence(), key
-    )
+        state.label, state.n, state.resolution_A, state.fsc.tolist(), state.verdict, state.evidence.sentence(), key,
+        conclude(state.evidence),
+    )  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
             write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
@@ -92,8 +107,11 @@ def write_state(
 def read_state(directory: Path) -> StateResult | None:
     """Read what :func:`write_state` wrote of a state; None when it is missing or damaged."""
     try:
-        return StateResult(**load_json(directory / DESCRIPTION_NAME))
-    except (OSError, ValueError, TypeError):
+        found = load_json(directory / DESCRIPTION_NAME)
+        conclusion = found.pop("conclusion", None)
+        known = earlier_conclusion(found["verdict"]) if conclusion is None else Conclusion(**conclusion)
+        return StateResult(**found, conclusion=known)
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

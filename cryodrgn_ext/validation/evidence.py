@@ -7,10 +7,10 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 from scipy.stats import t as student
 
 from cryodrgn_ext.validation.differences import Products
+from cryodrgn_ext.validation.single_images import NOTHING, SingleImages
 
 SIGNIFICANCE = 0.01  # chance of any false "distinct" among all states of a job
 
@@ -42,12 +42,10 @@ class Evidence:
         (m,) the same of the random subsets.
     halves_p : float
         Chance that one more random subset has this strength (one-sided t-test of one value against a sample).
-    single_images : float
-        Correlation over single images of the strength of the difference, between disjoint sets of coefficients.
-    single_images_error : float
-        Its standard error where there is no heterogeneity.
-    single_images_p : float
-        Chance of this value where there is no heterogeneity.
+    single : SingleImages
+        What single images show of the difference, outside of changes that are none of the molecule.
+    n_states : int
+        Among how many states the allowed chance of a false claim is shared.
     reason : str
         Why it was not tested.
     """
@@ -58,10 +56,24 @@ class Evidence:
     halves_strength: float
     null_strength: NDArray[np.float64]
     halves_p: float
-    single_images: float
-    single_images_error: float
-    single_images_p: float
+    single: SingleImages
+    n_states: int = 1
     reason: str = ""
+
+    @property
+    def single_images(self) -> float:
+        """Correlation over single images outside of all changes that are none of the molecule."""
+        return self.single.value
+
+    @property
+    def single_images_error(self) -> float:
+        """Its standard error where there is no heterogeneity."""
+        return self.single.error
+
+    @property
+    def significance(self) -> float:
+        """Chance of a false claim that each state is allowed."""
+        return SIGNIFICANCE / self.n_states
 
     def sentence(self) -> str:
         """The evidence in one line for tables and reports."""
@@ -116,8 +128,7 @@ def judge(
     products: Products,
     sizes: tuple[int, int],
     random: RandomSubsets,
-    single_images: float,
-    single_images_error: float,
+    single: SingleImages,
     n_states: int,
 ) -> Evidence:
     """Verdict on one of ``n_states`` states, each tested at a significance of 0.01 / ``n_states``.
@@ -130,23 +141,18 @@ def judge(
         Its particles in the two halves.
     random : RandomSubsets
         At least two.
-    single_images, single_images_error : float
-        As in :class:`Evidence`.
+    single : SingleImages
     n_states : int
     """
     strength, null = random.strength(products, *sizes), random.strengths
     spread = max(float(null.std(ddof=1)) * np.sqrt(1 + 1 / len(null)), 1e-12)
     halves_p = float(student.sf((strength - null.mean()) / spread, len(null) - 1))
-    single_images_p = float(norm.sf(single_images / single_images_error))
-    distinct = max(halves_p, single_images_p) < SIGNIFICANCE / n_states
+    distinct = max(halves_p, single.p) < SIGNIFICANCE / n_states
     verdict = Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE
-    return Evidence(
-        verdict, products.correlation, random.correlations, strength, null, halves_p, single_images,
-        single_images_error, single_images_p,
-    )  # fmt: skip
+    return Evidence(verdict, products.correlation, random.correlations, strength, null, halves_p, single, n_states)
 
 
 def not_tested(reason: str) -> Evidence:
     """Evidence of a state that cannot be compared."""
     nan, none = np.nan, np.empty(0)
-    return Evidence(Verdict.NOT_TESTED, nan, none, nan, none, nan, nan, nan, nan, reason)
+    return Evidence(Verdict.NOT_TESTED, nan, none, nan, none, nan, NOTHING, 1, reason)

@@ -11,34 +11,40 @@ say which do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.validation.covariates import Design, covariates_of
 from cryodrgn_ext.validation.differences import ConsensusComparison
 from cryodrgn_ext.validation.nuisances import ExpectedChanges, outside, second_order_fits
+from cryodrgn_ext.validation.single_images import SingleImages, find_ties
 
 IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02
 SECTORS = 4  # of the half plane
 GUARD = 1.0  # cycles per box left out on either side of a border: a window makes neighbours share noise
 IMAGES_PER_BATCH = 256
+DEFOCUS_STEP_A = 20.0
 
 
 @dataclass(frozen=True)
 class _Sample:
     """Images of one half as they are compared: what the consensus of the other half leaves of them.
 
-    ``residual`` (B, M) complex, ``ctf`` (B, M), ``points`` (B, M, 3); ``changes`` of the images that this consensus
-    expects.
+    ``rows`` (B,), ``residual`` (B, M) complex, ``ctf`` and how it changes with the defocus (B, M), ``points``
+    (B, M, 3); ``changes`` of the images that this consensus expects.
     """
 
+    rows: NDArray[np.int64]
     residual: Tensor
     ctf: Tensor
+    ctf_slope: Tensor
     points: Tensor
     changes: ExpectedChanges
 
@@ -54,10 +60,17 @@ class HeldOutCoordinates:
     seed : int
         Of the sample of images.
     device : torch.device or str
+    symmetry : PointGroup
+        Of the consensus.
     """
 
     def __init__(
-        self, images: ParticleImages, comparison: ConsensusComparison, seed: int, device: torch.device | str = "cpu"
+        self,
+        images: ParticleImages,
+        comparison: ConsensusComparison,
+        seed: int,
+        device: torch.device | str = "cpu",
+        symmetry: PointGroup = C1,
     ) -> None:
         self._comparison = comparison
         self._device = device
@@ -67,11 +80,12 @@ class HeldOutCoordinates:
         self._sets = [chosen.to(device) for chosen in disjoint_sets(images.plane.kxy[: self._count])]
         rng = np.random.default_rng([seed, 6])
         self._samples: dict[int, _Sample] = {}
-        independent = _one_row_per_image(images, rng)
+        independent = one_row_per_image(images, rng)
         for half in (1, 2):
             rows = np.flatnonzero(independent & (images.half_set.cpu().numpy() == half))
             chosen = np.sort(rng.choice(rows, min(len(rows), IMAGES_PER_HALF), replace=False))
             self._samples[half] = self._take(images, torch.from_numpy(chosen), 3 - half)
+        self._designs_of_halves = self._designs(images, symmetry)
 
     @property
     def standard_error(self) -> float:
@@ -85,15 +99,28 @@ class HeldOutCoordinates:
         for some in rows.split(IMAGES_PER_BATCH):
             batch = images.batch(some, self._count, self._device)
             expected = batch.ctf * consensus.slice(batch.points)
-            parts.append((batch.coefficients - expected, batch.ctf, batch.points))
-        residual, ctf, points = (torch.cat(column) for column in zip(*parts, strict=True))
-        return _Sample(residual, ctf, points, changes)
+            slope = _defocused(images).batch(some, self._count, self._device).ctf - batch.ctf
+            parts.append((batch.coefficients - expected, batch.ctf, slope, batch.points))
+        residual, ctf, slope, points = (torch.cat(column) for column in zip(*parts, strict=True))
+        return _Sample(rows.numpy(), residual, ctf, slope, points, changes)
+
+    def _designs(self, images: ParticleImages, symmetry: PointGroup) -> dict[str, list[Design]]:
+        """Designs of what the sampled images are known by, one for each half; see :mod:`.covariates`."""
+        rows = [self._samples[half].rows for half in (1, 2)]
+        volume = self._samples[1].changes.means[1]
+        designs: dict[str, list[Design]] = {}
+        for one in covariates_of(images, np.concatenate(rows), volume, symmetry):
+            parts = (slice(None, len(rows[0])), slice(len(rows[0]), None))
+            pair = [design for part in parts if (design := one.design(part)) is not None]
+            if len(pair) == len(parts):
+                designs[one.name] = pair
+        return designs
 
     def _volume(self, volume: Tensor) -> FourierVolume:
         grid = self._comparison.grid
         return FourierVolume.from_map(volume.to(self._device), grid.oversampling, grid.radius)
 
-    def agreement(self, difference1: Tensor, difference2: Tensor) -> float:
+    def agreement(self, difference1: Tensor, difference2: Tensor) -> SingleImages:
         """Correlation over single images of the strengths of a difference, as two sets of coefficients show them.
 
         Parameters
@@ -103,29 +130,49 @@ class HeldOutCoordinates:
 
         Returns
         -------
-        float
-            Mean of the two correlations: 0 in expectation for a homogeneous data set.
+        SingleImages
+            Means of the correlations of both halves: 0 in expectation for a homogeneous data set, but that those which
+            are not outside of all changes of an image follow errors of scale, optics and pose.
         """
-        found = [self._correlation(difference1, self._samples[2]), self._correlation(difference2, self._samples[1])]
-        return float(np.mean(found))
+        pairs = [(2, difference1), (1, difference2)]
+        halves = [self._strengths(difference, self._samples[half]) for half, difference in pairs]
+        levels = np.concatenate(halves, axis=2)
+        half = np.repeat([1, 0], [one.shape[2] for one in halves])
+        values = [float(np.mean([_correlation(*one[level]) for one in halves])) for level in range(len(levels))]
+        ties, whole_ties = (find_ties(levels[n, 0], levels[n, 1], self._designs_of_halves, half) for n in (-1, 0))
+        return SingleImages(values[0], tuple(values[1:]), self.standard_error, ties, whole_ties)
 
-    def _correlation(self, difference: Tensor, sample: _Sample) -> float:
+    def _strengths(self, difference: Tensor, sample: _Sample) -> NDArray[np.float64]:
+        """(1 + levels, 2, B) strengths of the whole difference, and outside of each level, by both sets."""
         volume = self._volume(difference * self._comparison.mask)
         second_order = second_order_fits(min(len(chosen) for chosen in self._sets))
-        strengths: list[list[Tensor]] = [[], []]
+        found = []
         for start in range(0, len(sample.ctf), IMAGES_PER_BATCH):
             part = slice(start, start + IMAGES_PER_BATCH)
-            pattern = sample.ctf[part] * volume.slice(sample.points[part])
-            changes = sample.changes.images(sample.ctf[part], sample.points[part], self._kxy, second_order)
-            for chosen, out in zip(self._sets, strengths, strict=True):
-                out.append(_strength(pattern[:, chosen], sample.residual[part][:, chosen], changes[:, :, chosen]))
-        a, b = (torch.cat(values).double().cpu().numpy() for values in strengths)
-        if a.std() == 0 or b.std() == 0:
-            return 0.0
-        return float(np.corrcoef(a, b)[0, 1])
+            ctf, points = sample.ctf[part], sample.points[part]
+            pattern = ctf * volume.slice(points)
+            changes = sample.changes.images(ctf, sample.ctf_slope[part], points, self._kxy, second_order)
+            found.append(torch.stack([
+                _strengths(pattern[:, chosen], sample.residual[part][:, chosen], changes[:, :, chosen])
+                for chosen in self._sets
+            ], dim=1))  # fmt: skip
+        return torch.cat(found, dim=2).double().cpu().numpy()
 
 
-def _one_row_per_image(images: ParticleImages, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return 0.0 if a.std() == 0 or b.std() == 0 else float(np.corrcoef(a, b)[0, 1])
+
+
+def _defocused(images: ParticleImages) -> ParticleImages:
+    """The same images as if their defoci were a little larger."""
+    parameters = images.ctf_parameters
+    if parameters is None:
+        return images
+    changed = {f"defocus_{one}_A": getattr(parameters, f"defocus_{one}_A") + DEFOCUS_STEP_A for one in "uv"}
+    return replace(images, ctf_parameters=replace(parameters, **changed))
+
+
+def one_row_per_image(images: ParticleImages, rng: np.random.Generator) -> NDArray[np.bool_]:
     """(N,) True for one random row of each image: the copies of a symmetry expansion share its noise."""
     keep = np.ones(images.n, bool)
     if images.particles is not None:
@@ -157,8 +204,13 @@ def disjoint_sets(kxy: Tensor) -> tuple[Tensor, Tensor]:
     return (inside & even).nonzero()[:, 0], (inside & ~even).nonzero()[:, 0]
 
 
-def _strength(pattern: Tensor, residual: Tensor, changes: Tensor) -> Tensor:
-    """(B,) strength of a pattern (B, M) in residuals (B, M), in units of its noise, outside changes (B, K, M)."""
-    pattern = outside(pattern, changes)
-    size = pattern.abs().square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-    return (pattern.conj() * residual).real.sum(dim=1) / size
+def _strengths(pattern: Tensor, residual: Tensor, changes: Tensor) -> Tensor:
+    """Strengths (1 + levels, B) of a pattern (B, M) in residuals (B, M), in units of their noise.
+
+    The first is that of the whole pattern; the others are those outside of changes (B, K, M), level by level.
+    """
+    found = []
+    for part in (pattern, *outside(pattern, changes)):
+        size = part.abs().square().sum(dim=1).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+        found.append((part.conj() * residual).real.sum(dim=1) / size)
+    return torch.stack(found)

@@ -200,7 +200,8 @@ def iterate_states(
     sums_of = _Backprojection(images, consensus.symmetry, device, monitor)
     whole = [sums_of(np.flatnonzero(half_set == half), f"All particles, half {half}", radius) for half in (1, 2)]
     comparison = ConsensusComparison(whole[0], whole[1], around)
-    tester = _Tester(comparison, HeldOutCoordinates(images, comparison, draws.seed, device))
+    held_out = HeldOutCoordinates(images, comparison, draws.seed, device, consensus.symmetry)
+    tester = _Tester(comparison, held_out)
     if len(names) > 1 or (labels < 0).any():
         tester.measure_random_subsets(sums_of, labels, draws)
     for name in names:
@@ -275,7 +276,6 @@ class _Tester:
             (sums[0].n_particles, sums[1].n_particles),
             self.random,
             self.held_out.agreement(*differences),
-            self.held_out.standard_error,
             n_states,
         )
 

@@ -152,6 +152,11 @@ class JobRun(ABC, Generic[S, C]):
         self._add_notes(self.stages.run(name, key, self.monitor, title, work, products))
         self._begun()
 
+    def headline(self, sentence: str) -> None:
+        """Say in one sentence what was found: the first of the notes, before all warnings."""
+        self.notes = [sentence, *(one for one in self.notes if one != sentence)]
+        self.monitor.message(sentence)
+
     def each_time(self, name: str, key: str, work: Callable[[], T]) -> T:
         """Do what every run has to do, as opening its images; the time of the first run counts as that of a stage."""
         begin, earlier = time.monotonic(), len(self.monitor.warnings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
+from cryodrgn_ext.results.associations import read_associations, write_associations
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.decoded_volumes import decode_at_centers
 from cryodrgn_ext.results.latent_tables import (
@@ -45,10 +46,12 @@ from cryodrgn_ext.results.returned_particles import (
     write_groups,
     write_particles,
 )
-from cryodrgn_ext.results.states import read_states, write_state
+from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import compare_with_reference
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
+from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_outputs import (
     group_outputs,
@@ -199,6 +202,9 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
             lambda state: write_state(self.layout.state(state.label), state, key),
             self.monitor,
         )  # fmt: skip
+        z = None if self.options.homogeneous else read_latent_table(self.layout.latents).z
+        found = associate(images, consensus.map, consensus.symmetry, table.label, z, self.options.seed)
+        write_associations(self.layout, found)
 
     def _write_particles(self, table: StateTable) -> None:
         particles, name = self.particles, self.returned
@@ -217,9 +223,10 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         latents = None if self.options.homogeneous else read_latent_table(self.layout.latents)
         history = load_heterogeneity(self.layout.model).loss_history
         self.monitor.poll()
-        if (caution := _caution([state.verdict for state in states])) is not None:
-            self.note(caution)
-        report = StatesReport(self.inputs.particles, latents, table, states, consensus, history)
+        found = self._overall(states)
+        self.headline(found)
+        explained = read_associations(self.layout)
+        report = StatesReport(self.inputs.particles, latents, table, states, consensus, history, explained)
         write_states_reports(self.facts, report)
         for state in states:
             self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
@@ -229,8 +236,15 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
             "pixel_size_A": round(images.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3),
             "data_sign": consensus.data_sign,
+            "found": found,
             "states": [state.summary() for state in states],
+            "explained_by": explained,
         }
+
+    def _overall(self, states: Sequence[StateResult]) -> str:
+        if self.options.homogeneous:
+            return "One structure was reconstructed: nothing was asked about its heterogeneity."
+        return overall([state.conclusion for state in states])
 
     def _result(self, table: StateTable) -> JobResult:
         layout, uid = self.layout, self.inputs.particles.uid
@@ -265,22 +279,7 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
     table = read_state_table(layout.states_table)
     states, consensus = read_states(layout, range(table.n_states)), read_consensus(layout.consensus)
     history = load_heterogeneity(layout.model).loss_history
-    write_states_reports(
-        finished.facts, StatesReport(result.particles, result.latents, table, states, consensus, history)
-    )
+    explained = finished.record["results"].get("explained_by", [])
+    report = StatesReport(result.particles, result.latents, table, states, consensus, history, explained)
+    write_states_reports(finished.facts, report)
     monitor.poll()
-
-
-def _caution(verdicts: Collection[str]) -> str | None:
-    """Sentence for the user when no state is proven to differ from the others."""
-    if len(verdicts) < 2 or "distinct" in verdicts:
-        return None
-    if set(verdicts) == {"not tested"}:
-        return (
-            "No state could be tested against random subsets: there are too few particles to tell whether the states "
-            "differ."
-        )
-    return (
-        "No state differs from random subsets of its size: these data show no heterogeneity that this job can prove. "
-        "Treat the states as one."
-    )

@@ -242,8 +242,17 @@ def test_evidence_of_every_state_is_recorded(finished: FinishedProject) -> None:
         description = json.loads((LAYOUT.state(state) / "state.json").read_text())
         assert description["verdict"] in ("distinct", "not distinguishable", "not tested")
         assert len(description["fsc"]) == BOX // 2 + 1
+        assert description["conclusion"]["claim"] in ("not shown", "not tested", "an artefact")
     # The fake's latents are random numbers: no state can differ from random subsets.
     assert "show no heterogeneity" in finished.said
+    results = yaml.safe_load((LAYOUT.root / "job.yaml").read_text())["results"]
+    assert results["found"] == results["notes"][0], "what was found is said before all warnings"
+    assert results["found"].startswith("Not shown: none of 3 states")
+    report = LAYOUT.report.read_text()
+    assert report.index(results["found"]) < report.index("What states and latents go with")
+    explained = {one["name"]: one for one in results["explained_by"]}
+    assert {"defocus", "scale"} <= set(explained)
+    assert all(one["of_latents"] < 0.2 for one in explained.values())
 
 
 def test_states_too_small_to_test_are_not_called_alike(project: Path, engine: FakeEngine) -> None:
@@ -251,7 +260,7 @@ def test_states_too_small_to_test_are_not_called_alike(project: Path, engine: Fa
     images = [line for line in lines if "@" in line]
     Path("few.star").write_text("".join([line for line in lines if line not in images[30:]]))
     said = messages(replace(SETTINGS, in_parts=Path("few.star"), o=Path("few")))
-    assert "could be tested" in said
+    assert "Not tested: no state could be tested" in said
     assert "show no heterogeneity" not in said
 
 

@@ -24,11 +24,13 @@ class Case:
     consensus: HalfMaps
 
 
-def make_case(motion: str, seed: int = 0, window: bool = False) -> Case:
-    particles = simulate_particles(N, motion=motion, box_size=32, pixel_size_A=8.0, max_shift_px=1.5, seed=seed)
+def images_of(
+    particles: SimulatedParticles, pixels: torch.Tensor, shift_px: np.ndarray | None = None
+) -> ParticleImages:
+    """Images as reconstruction sees them, of pixels (N, D, D) at the particles' own poses, or at other shifts."""
 
     def per_image(value: object) -> torch.Tensor:
-        return torch.as_tensor(value).float() * torch.ones(N)
+        return torch.as_tensor(value).float() * torch.ones(particles.n)
 
     optics, defocus = particles.optics[0], particles.defocus
     parameters = CtfParameters(
@@ -42,18 +44,23 @@ def make_case(motion: str, seed: int = 0, window: bool = False) -> Case:
         b_factor_A2=per_image(0.0),
         scale=per_image(1.0),
     )
-    pixels = torch.from_numpy(particles.images())
-    if window:
-        pixels = pixels * soft_circle(32, 13.0, 2.0)
-    images = ParticleImages.from_tensors(
+    return ParticleImages.from_tensors(
         pixels,
         torch.from_numpy(particles.rotation),
-        torch.from_numpy(particles.shift_px),
+        torch.from_numpy(particles.shift_px if shift_px is None else shift_px),
         particles.pixel_size_A,
         parameters,
         torch.from_numpy(particles.half_set),
         particles.noise_sigma,
     )
+
+
+def make_case(motion: str, seed: int = 0, window: bool = False) -> Case:
+    particles = simulate_particles(N, motion=motion, box_size=32, pixel_size_A=8.0, max_shift_px=1.5, seed=seed)
+    pixels = torch.from_numpy(particles.images())
+    if window:
+        pixels = pixels * soft_circle(32, 13.0, 2.0)
+    images = images_of(particles, pixels)
     return Case(particles, images, reconstruct_half_maps(images))
 
 

@@ -8,8 +8,14 @@ from scipy.stats import ttest_ind
 
 from cryodrgn_ext.validation.differences import Products
 from cryodrgn_ext.validation.evidence import Evidence, RandomSubsets, Verdict, judge
+from cryodrgn_ext.validation.single_images import LEVELS, SingleImages
 
 NULL = np.random.default_rng(0).normal(0.02, 0.05, 12)
+
+
+def seen(value: float, error: float) -> SingleImages:
+    """Single images that show a difference alike, whatever it is taken outside of."""
+    return SingleImages(value, (value,) * len(LEVELS), error)
 
 
 def verdict_on(
@@ -19,7 +25,7 @@ def verdict_on(
     random = RandomSubsets()
     for one in null:
         random.add(Products(one, 1.0, 1.0), 100, 100)
-    return judge(Products(strength, 1.0, 1.0), (100, 100), random, single_images, single_images_error, n_states)
+    return judge(Products(strength, 1.0, 1.0), (100, 100), random, seen(single_images, single_images_error), n_states)
 
 
 def test_both_measures_are_needed() -> None:
@@ -59,7 +65,7 @@ def test_a_wide_null_hides_no_strong_difference() -> None:
     for _ in range(12):
         random.add(noise_products(rng, nothing, 100, 130), 100, 130)
     assert random.correlations.std() > 0.3
-    found = judge(noise_products(rng, np.full(6, 1.0), 100, 130), (100, 130), random, 0.5, 0.02, 4)
+    found = judge(noise_products(rng, np.full(6, 1.0), 100, 130), (100, 130), random, seen(0.5, 0.02), 4)
     assert found.halves < 1.0
     assert found.verdict is Verdict.DISTINCT
 

@@ -35,7 +35,10 @@ def test_copies_of_an_image_count_once(rigid: Case) -> None:
     comparison = ConsensusComparison(sums[0], sums[1], consensus_mask(rigid.consensus))
     every = torch.arange(rigid.images.n)
     expanded = rigid.images.subset(torch.cat([every, every, every]))
-    named = SimpleNamespace(image_hash=np.tile(np.arange(rigid.images.n, dtype=np.uint64), 3))
+    named = SimpleNamespace(
+        image_hash=np.tile(np.arange(rigid.images.n, dtype=np.uint64), 3),
+        source=SimpleNamespace(positions=lambda: None), stack_id=np.zeros(3 * rigid.images.n, int),
+    )  # fmt: skip
     expanded = dataclasses.replace(expanded, particles=named)  # type: ignore[arg-type]
     found = HeldOutCoordinates(expanded, comparison, seed=0)
     assert found.standard_error == HeldOutCoordinates(rigid.images, comparison, seed=0).standard_error
