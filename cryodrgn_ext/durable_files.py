@@ -144,12 +144,6 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path`` atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two paths in one step, where the system can: no moment without ``second``, also for kill -9."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)

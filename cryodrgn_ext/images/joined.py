@@ -73,9 +73,6 @@ def join_images(first: ParticleImages, second: ParticleImages) -> ParticleImages
     if first.ctf_parameters is not None and second.ctf_parameters is not None:
         mine, others = first.ctf_parameters, second.ctf_parameters.to(device)
         parameters = CtfParameters(*(torch.cat([getattr(mine, f.name), getattr(others, f.name)]) for f in fields(mine)))
-    stored = None
-    if first.stored_sigma is not None or second.stored_sigma is not None:
-        stored = torch.cat([i.noise_sigma if i.stored_sigma is None else i.stored_sigma for i in (first, second)])
     return ParticleImages(
         source=JoinedCoefficients(first.source, second.source, first.n),
         geometry=replace(first.geometry, groups=first.geometry.groups + second.geometry.groups),
@@ -88,6 +85,5 @@ def join_images(first: ParticleImages, second: ParticleImages) -> ParticleImages
         optics_index=torch.cat([first.optics_index, second.optics_index + len(first.optics)]),
         noise_sigma=torch.cat([first.noise_sigma, second.noise_sigma]),
         window_power=torch.cat([first.window_power, second.window_power]),
-        stored_sigma=stored,
         data_sign=first.data_sign,
     )

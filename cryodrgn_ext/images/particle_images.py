@@ -160,8 +160,6 @@ class ParticleImages:
         in the units of the working geometry.
     window_power : Tensor
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
-    stored_sigma : Tensor, optional
-        What the stored coefficients were divided by, when that is not ``noise_sigma`` (see :meth:`with_noise`).
     data_sign : int
         1 when particles are white in their files, -1 when they are dark there and were inverted.
     """
@@ -177,7 +175,6 @@ class ParticleImages:
     optics_index: Int64[Tensor, " N"]
     noise_sigma: Float32[Tensor, "G S"]
     window_power: Float32[Tensor, " G"]
-    stored_sigma: Float32[Tensor, "G S"] | None = None
     data_sign: int = 1
 
     def __post_init__(self) -> None:
@@ -295,11 +292,6 @@ class ParticleImages:
         there = poses.to(self.rotation.device, torch.float32)
         return replace(self, rotation=there.rotation, shift_px=there.shift_px)
 
-    def with_noise(self, noise_sigma: Float[Tensor, "G S"]) -> ParticleImages:
-        """The same images whitened by another (G, D // 2) ``noise_sigma``; the store stays as it is."""
-        stored = self.noise_sigma if self.stored_sigma is None else self.stored_sigma
-        return replace(self, noise_sigma=noise_sigma.to(stored), stored_sigma=stored)
-
     def load(self, device: torch.device | str = "cpu", n_coefficients: int | None = None) -> ParticleImages:
         """Everything resident on ``device``, coefficients as float32 and cut to the first ``n_coefficients``."""
         count = self.source.n_coefficients if n_coefficients is None else n_coefficients
@@ -382,22 +374,21 @@ class ParticleImages:
         group, optics = self.geometry.groups[g], self.optics[g]
         shell = self.plane.shell[:count]
         gain = (1.0 / self.noise_sigma[g][shell]).to(device)
-        factor = None if self.stored_sigma is None else self.stored_sigma[g][shell].to(device) * gain
         gain[self.plane.prefix(group.max_radius) :] = 0.0
         matrix = self._group_matrix(g)
         rotation = self.rotation[rows].to(device)
         points = slice_points(kxy, rotation, None if matrix is None else matrix.to(device))
         if self.ctf_parameters is None:
-            return gain.expand(len(rows), count).clone(), factor, points
+            return gain.expand(len(rows), count).clone(), None, points
         offset = None if optics.gamma_offset is None else optics.gamma_offset[:count].to(device)
         parameters = self.ctf_parameters.index(rows).to(device)
         ctf_values = ctf(parameters, kxy, group.pixel_size_A, self.box_size, offset, optics.mag_matrix)
         if not optics.premultiplied:
-            return ctf_values * gain, factor, points
+            return ctf_values * gain, None, points
         # The files hold CTF (CTF V + n). Dividing by the CTF gives back what other images hold; near its zeros, where
         # nothing was recorded, by a floor, which leaves the model exact and the noise there smaller than assumed.
         inverse = torch.where(ctf_values < 0, -1.0, 1.0) / ctf_values.abs().clamp_min(PREMULTIPLIED_FLOOR)
-        return ctf_values.square() * inverse * gain, inverse if factor is None else inverse * factor, points
+        return ctf_values.square() * inverse * gain, inverse, points
 
 
 def group_pixel_A(images: ParticleImages) -> NDArray[np.float64]:

@@ -90,11 +90,6 @@ class MrcHeader:
         """Edge of a pixel along x; 0 when the header does not say."""
         return self.voxel_A[0]
 
-    @property
-    def section_bytes(self) -> int:
-        """Size of one section (image)."""
-        return self.nx * self.ny * self.dtype.itemsize
-
     def check_complete(self) -> None:
         """Raise InputError when the file is truncated."""
         if self.n_complete < self.nz:

@@ -102,10 +102,6 @@ class StarTable:
         single = _single_row(self.rows, row)
         return str(decoded(single.column(self.column_position(column)))[0])
 
-    def as_dict(self) -> dict[str, str]:
-        """Return the first row as {label: text}: what a list block is."""
-        return {column: self.value(column) for column in self.columns}
-
     def describe_row(self, row: int) -> str:
         """Name a row for a message: file, 1-based data row, line."""
         line = self.rows.text.count(b"\n", 0, int(self.rows.start[row])) + 1

@@ -106,26 +106,17 @@ def align_maps(
     return MapAlignment(transform, chosen.correlation, None if other is None else other.correlation)
 
 
-def move_map(volume: Float[Tensor, "D D D"], transform: CoordinateTransform) -> Float[Tensor, "D D D"]:
-    """Resample a map (D, D, D) in the coordinates that ``transform`` (in voxels) leads to, in Fourier space.
-
-    Frequencies beyond the Nyquist sphere are lost.
-    """
-    matrix, shift = torch.from_numpy(transform.matrix).float(), torch.from_numpy(transform.shift_px).float()
-    return _resample(FourierVolume.from_map(volume), int(volume.shape[0]), matrix, shift)
-
-
-def _resample(source: FourierVolume, box: int, matrix: Tensor, shift_px: Tensor) -> Tensor:
-    """(box,) * 3 map whose transform at k is that of ``source`` at k @ matrix, times the phases of a shift."""
+def _resample(source: FourierVolume, box: int, scale: float) -> Tensor:
+    """(box,) * 3 map whose transform at k is that of ``source`` at k * scale."""
     device = source.data.device
     axis = torch.fft.fftfreq(box, 1.0 / box, device=device)
     ky, kx = torch.meshgrid(axis, torch.arange(box // 2 + 1, device=device, dtype=torch.float32), indexing="ij")
-    matrix, origin = matrix.to(device), (shift_px + box // 2).to(device)  # the origin is voxel D // 2
+    origin = torch.full((3,), float(box // 2), device=device)  # voxel D // 2
     spectrum = torch.empty((box, box, box // 2 + 1), dtype=torch.complex64, device=device)
     for z in range(box):  # a plane at a time: no list of points of the size of the map
         k = torch.stack([kx, ky, axis[z].expand_as(kx)], dim=-1)
         angle = (-2.0 * math.pi / box) * (k @ origin)
-        values = source.slice(k @ matrix) * torch.polar(torch.ones_like(angle), angle)
+        values = source.slice(k * scale) * torch.polar(torch.ones_like(angle), angle)
         spectrum[z] = values * (k.square().sum(-1) <= (box // 2 - 1) ** 2)
     resampled: Tensor = torch.fft.irfftn(spectrum, s=(box, box, box))
     return resampled
@@ -161,7 +152,7 @@ def fit_to_box(
     near = torch.nn.functional.pad(volume.float(), (before, count - given - before) * 3)
     ratio = count * pixel_size_A / (box_size * box_pixel_A)
     source = FourierVolume.from_map(near)
-    fitted = _resample(source, box_size, ratio * torch.eye(3), torch.zeros(3))
+    fitted = _resample(source, box_size, ratio)
     return fitted * (pixel_size_A / box_pixel_A) ** 3
 
 

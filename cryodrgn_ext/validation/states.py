@@ -123,23 +123,6 @@ class State:
         return self.evidence.verdict.value
 
 
-def reconstruct_states(
-    images: ParticleImages,
-    labels: NDArray[np.integer],
-    consensus: Consensus,
-    *,
-    mask: NDArray[np.floating] | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    monitor: Monitor | None = None,
-) -> list[State]:
-    """All states at once; see :func:`iterate_states`, which holds one state in memory at a time."""
-    draws = SubsetDraws(seed=seed)
-    return list(
-        iterate_states(images, labels, consensus, StateMasks(mask), draws=draws, device=device, monitor=monitor)
-    )
-
-
 def iterate_states(
     images: ParticleImages,
     labels: NDArray[np.integer],

@@ -40,14 +40,6 @@ def test_every_image_is_what_it_was() -> None:
         torch.testing.assert_close(batch.points[place], own.points[0])
 
 
-def test_noise_of_each_set_can_be_changed() -> None:
-    first, second = make(3, 1, 1.0), make(3, 2, 3.0)
-    louder = second.with_noise(second.noise_sigma * 2)
-    batch = join_images(first, louder).batch(torch.arange(6))
-    torch.testing.assert_close(batch.coefficients[:3], first.batch(torch.arange(3)).coefficients)
-    torch.testing.assert_close(batch.coefficients[3:], second.batch(torch.arange(3)).coefficients / 2)
-
-
 def test_subsets_and_resident_copies_follow() -> None:
     both = join_images(make(5, 1, 1.0), make(4, 2, 3.0))
     rows = torch.tensor([8, 1, 6])

@@ -14,7 +14,7 @@ from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Verdict
-from cryodrgn_ext.validation.states import SubsetDraws, consensus_mask, iterate_states, reconstruct_states
+from cryodrgn_ext.validation.states import SubsetDraws, consensus_mask, iterate_states
 
 from .conftest import Case, N
 
@@ -34,7 +34,7 @@ def labels_from_noise(case: Case) -> np.ndarray:
 
 def test_true_states_are_distinct_and_look_like_the_truth(hinge: Case) -> None:
     labels = hinge.particles.state // 7  # three states
-    states = reconstruct_states(hinge.images, labels, hinge.consensus)
+    states = list(iterate_states(hinge.images, labels, hinge.consensus))
     truth = hinge.particles.volumes()
     mask = consensus_mask(hinge.consensus).numpy()
     assert [state.verdict for state in states] == ["distinct"] * 3
@@ -53,7 +53,7 @@ def test_true_states_are_distinct_and_look_like_the_truth(hinge: Case) -> None:
 
 def test_random_states_of_a_heterogeneous_set_are_not_distinguishable(hinge: Case) -> None:
     labels = np.random.default_rng(0).integers(0, 3, N)
-    states = reconstruct_states(hinge.images, labels, hinge.consensus)
+    states = list(iterate_states(hinge.images, labels, hinge.consensus))
     assert [state.verdict for state in states] == ["not distinguishable"] * 3
 
 
@@ -67,7 +67,7 @@ def test_a_homogeneous_set_is_reported_as_such(rigid: Case, kind: str) -> None:
         "unequal": lambda: (rng.uniform(size=N) < 0.1).astype(int),
         "noise": lambda: labels_from_noise(rigid),
     }
-    states = reconstruct_states(rigid.images, draw[kind](), rigid.consensus)
+    states = list(iterate_states(rigid.images, draw[kind](), rigid.consensus))
     assert {state.verdict for state in states} == {"not distinguishable"}
     if kind == "noise":  # the half-maps alone are deceived, which is why they are not believed alone
         assert max(state.evidence.halves_p for state in states[::2]) < 0.003
@@ -75,14 +75,14 @@ def test_a_homogeneous_set_is_reported_as_such(rigid: Case, kind: str) -> None:
 
 
 def test_a_window_does_not_carry_noise_between_the_sets_of_coefficients(rigid_windowed: Case) -> None:
-    states = reconstruct_states(rigid_windowed.images, labels_from_noise(rigid_windowed), rigid_windowed.consensus)
+    states = list(iterate_states(rigid_windowed.images, labels_from_noise(rigid_windowed), rigid_windowed.consensus))
     assert {state.verdict for state in states} == {"not distinguishable"}
 
 
 def test_state_maps_are_those_of_an_ordinary_reconstruction(rigid: Case) -> None:
     labels = np.full(N, -1)
     labels[100:900] = 2
-    (state,) = reconstruct_states(rigid.images, labels, rigid.consensus)
+    (state,) = iterate_states(rigid.images, labels, rigid.consensus)
     expected = reconstruct_half_maps(rigid.images, torch.arange(100, 900), mask=consensus_mask(rigid.consensus))
     assert np.array_equal(state.half1, expected.half1)
     assert np.array_equal(state.map, expected.map)
@@ -93,7 +93,7 @@ def test_state_maps_are_those_of_an_ordinary_reconstruction(rigid: Case) -> None
 
 def test_states_can_be_made_one_by_one(hinge: Case) -> None:
     labels = hinge.particles.state // 10
-    together = reconstruct_states(hinge.images, labels, hinge.consensus, seed=4)
+    together = list(iterate_states(hinge.images, labels, hinge.consensus, draws=SubsetDraws(seed=4)))
     (alone,) = iterate_states(hinge.images, labels, hinge.consensus, draws=SubsetDraws(seed=4), only=[1])
     assert alone.label == 1
     assert np.array_equal(alone.map, together[1].map)
@@ -102,27 +102,27 @@ def test_states_can_be_made_one_by_one(hinge: Case) -> None:
 
 
 def test_what_cannot_be_tested_says_why(rigid: Case) -> None:
-    (everything,) = reconstruct_states(rigid.images, np.zeros(N, int), rigid.consensus)
+    (everything,) = iterate_states(rigid.images, np.zeros(N, int), rigid.consensus)
     assert everything.evidence.sentence() == "not tested: it holds all particles"
     labels = np.zeros(N, int)
     labels[:6] = 1
-    few = reconstruct_states(rigid.images, labels, rigid.consensus)[1]
+    few = list(iterate_states(rigid.images, labels, rigid.consensus))[1]
     assert few.verdict == "not tested"
     assert "in one half-set" in few.evidence.sentence()
 
 
 def test_labels_must_fit_the_particles(rigid: Case) -> None:
     with pytest.raises(InputError, match=f"{N} labels expected"):
-        reconstruct_states(rigid.images, np.zeros(5, int), rigid.consensus)
+        next(iterate_states(rigid.images, np.zeros(5, int), rigid.consensus))
     with pytest.raises(InputError, match="no particle has a state"):
-        reconstruct_states(rigid.images, np.full(N, -1), rigid.consensus)
+        next(iterate_states(rigid.images, np.full(N, -1), rigid.consensus))
 
 
 def test_the_symmetry_of_the_consensus_is_imposed_on_the_states(rigid: Case) -> None:
     group = point_group("D2")
     consensus = reconstruct_half_maps(rigid.images, symmetry=group)
     labels = np.random.default_rng(0).integers(0, 2, N)
-    states = reconstruct_states(rigid.images, labels, consensus)
+    states = list(iterate_states(rigid.images, labels, consensus))
     for state in states:
         core = state.map[1:, 1:, 1:]  # about voxel D // 2
         for axes in ((0, 1), (0, 2), (1, 2)):

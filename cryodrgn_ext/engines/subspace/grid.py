@@ -115,10 +115,6 @@ class ComponentGrid:
         z, y, _ = self._coordinates[own].unbind(1)
         return own, self.table[h - z, h - y]
 
-    def plane_of_voxel(self) -> Int64[Tensor, " V"]:
-        """(V,) int64: index z + half of each voxel."""
-        return self._coordinates[:, 0] + self.half
-
     def shell_mean(self, values: Float[Tensor, "V ..."]) -> Float64[Tensor, "S ..."]:
         """Mean over each shell: (V, ...) -> (radius + 1, ...) float64."""
         total = torch.zeros(self.radius + 1, *values.shape[1:], dtype=torch.float64, device=values.device)

@@ -293,7 +293,10 @@ def test_particles_of_one_half_set_only(linear_set: LinearSet) -> None:
 
 def test_noiseless_images(linear_set: LinearSet) -> None:
     """Signal a thousand times the noise, as in simulated projections."""
-    images = linear_set.images.with_noise(linear_set.images.noise_sigma * 1e-3)
+    loaded = linear_set.images.load()
+    assert isinstance(loaded.source, ResidentCoefficients)
+    source = ResidentCoefficients(loaded.source.values * 1e3, loaded.source.row_of_particle)
+    images = replace(loaded, source=source, noise_sigma=loaded.noise_sigma * 1e-3)
     result = fit(replace(linear_set, images=images))
     assert explained_by(result.z, linear_set.y) > 0.95
     for volume in result.volumes(result.z[:2]):
