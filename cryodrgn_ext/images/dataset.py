@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.image_remarks import find_remarks, say_remarks, with_statistics
+from cryodrgn_ext.images.image_statistics import COLUMNS, ImageStatistics, Status
 from cryodrgn_ext.images.measurement import decide_data_sign, measure
 from cryodrgn_ext.images.particle_images import GroupOptics, ImageBatch, ParticleImages
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED, Pipeline, assemble
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.store import (
+    FLOAT16_LIMIT,
     HEADER_NAME,
     StoreHeader,
     StoreWriter,
     hash_images,
     open_store,
     read_check_sums,
+    read_statistics,
     rows_in_store,
 )
 from cryodrgn_ext.metadata.half_sets import half_sets_for_copies
@@ -34,12 +38,16 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 __all__ = ["GroupOptics", "ImageBatch", "ParticleImages", "PreprocessSettings", "open_images"]
 
 DEFAULT_CHUNK_BYTES = 1 << 28
+#: How images are prepared, among the settings of a store. 2: background planes and outlier pixels; stores of before,
+#: which do not name it, have means of the background subtracted only.
+PREPARATION, PREPARATION_VERSION = "preparation", 2
 
 
 def _wanted_header(pipeline: Pipeline) -> StoreHeader:
     """Header that a store for these particles and settings must have."""
     settings, plane = pipeline.settings, pipeline.geometry.plane
     chosen: dict[str, Any] = {
+        PREPARATION: PREPARATION_VERSION,
         "box_size": plane.box_size,
         "radius": plane.radius,
         "mask_diameter_A": settings.mask_diameter_A,
@@ -84,6 +92,7 @@ def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes
     sigma = torch.tensor(header.measured["noise_sigma"])
     shell = pipeline.geometry.plane.shell
     gains = [header.measured["contrast_sign"] * group.sign / sigma[g][shell] for g, group in enumerate(pipeline.groups)]
+    pipeline.outlier_sd = list(header.measured["outlier_sd"])
     writer = StoreWriter(directory, header, pipeline.table)
     try:
         chunks = pipeline.chunks(np.arange(header.images_done, header.n_images), chunk_bytes)
@@ -91,13 +100,25 @@ def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes
         unit = len(chunks[0]) if chunks else 1
         for rows, parts in monitor.track(loaded, "Preprocessing images", header.n_images - header.images_done, unit):
             out = torch.empty(len(rows), header.n_coefficients, dtype=torch.complex64)
+            found = torch.empty(len(rows), len(COLUMNS))
             for g, position, images in parts:
-                chosen = rows[position.numpy()]
-                out[position] = pipeline.transform(g, pipeline.normalise(g, images, chosen), gains[g], chosen)
-            writer.append(out)
+                normalised, found[position] = pipeline.normalise(g, images)
+                out[position] = pipeline.transform(g, normalised, gains[g])
+            _leave_out_giants(out, found, header)
+            writer.append(out, found)
         return writer.header
     finally:
         writer.close()
+
+
+def _leave_out_giants(values: Tensor, statistics: Tensor, header: StoreHeader) -> None:
+    """Give up single images (B, M) whose coefficients are too large to be stored; where most are, the store refuses."""
+    if header.dtype.itemsize > 2:
+        return
+    giant = ~(torch.view_as_real(values).flatten(1).abs().amax(1) <= FLOAT16_LIMIT)
+    if 0 < int(giant.sum()) <= len(values) // 2:
+        values[giant] = 0
+        statistics[giant, -1] = float(Status.DESTROYED)
 
 
 def _prefetched(
@@ -146,6 +167,7 @@ def open_images(
     pipeline = Pipeline(particles, settings)
     wanted = _wanted_header(pipeline)
     header = None if rebuild and not (directory / HEADER_NAME).exists() else StoreHeader.read(directory)
+    wanted = _of_earlier_version(wanted, header, directory, monitor)
     rows = np.arange(wanted.n_images)
     if header is not None:
         found: NDArray[np.int64] | str = rows
@@ -179,8 +201,31 @@ def open_images(
     groups = [_stored_group(header, group) for group in wanted.groups]
     images = assemble(pipeline, source, sigma[groups], power[groups])
     images = replace(images, data_sign=int(header.measured["contrast_sign"]))
+    statistics = read_statistics(directory, header, len(COLUMNS))
+    if statistics is not None:
+        facts = ImageStatistics(statistics[row_of_particle])
+        images = with_statistics(images, facts)
+        outlier_sd = np.array(header.measured["outlier_sd"])[groups][particles.optics_index]
+        images = replace(images, remarks=tuple(find_remarks(facts, particles, outlier_sd)))
+        say_remarks(images, monitor)
     sums = read_check_sums(directory, header)
     return images if sums is None else _with_copies_together(images, sums[row_of_particle], row_of_particle, monitor)
+
+
+def _of_earlier_version(
+    wanted: StoreHeader, header: StoreHeader | None, directory: Path, monitor: Monitor
+) -> StoreHeader:
+    """Header wanted of a finished store of an earlier version, which serves the job that made it to its end.
+
+    What this job has finished was made of images prepared in that way: a mixture of both would be neither.
+    """
+    if header is None or not header.complete or PREPARATION in header.settings:
+        return wanted
+    monitor.message(
+        f"The images in {directory} were preprocessed by an earlier version, without planes of the background and "
+        "outlier pixels: they are used as they are; choose another output directory for new ones."
+    )
+    return replace(wanted, settings={name: v for name, v in wanted.settings.items() if name != PREPARATION})
 
 
 def _with_copies_together(
@@ -189,6 +234,9 @@ def _with_copies_together(
     """Images whose half-sets part no copies of one image; copies under other names are warned of."""
     if images.particles is None:
         return images
+    if images.statistics is not None:  # empty coefficients are no copies of each other
+        nothing = images.statistics.unusable
+        sums = np.where(nothing, np.arange(len(sums), dtype=np.uint64), sums)
     _, first, group = np.unique(sums, return_index=True, return_inverse=True)
     group = group.reshape(-1).astype(np.int64)
     original = first[group]

@@ -24,6 +24,9 @@ SAMPLE_SIZE = 1000
 #: Pixels of them that the noise is measured on: 1000 images of 192 px, fewer of larger ones (at least 150).
 NOISE_PIXELS = 1000 * 192**2
 
+#: Images that show how far pixels of a usual image reach.
+PEAK_IMAGES = 100
+
 
 def _sample(table: ImageTable, group: int) -> NDArray[np.int64]:
     """Up to SAMPLE_SIZE rows of a group, spread evenly over the files."""
@@ -56,16 +59,22 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
             continue
         window_power[g] = group.window.square().mean()
         radius = pipeline.settings.background_radius * group.box_size
-        estimator = NoiseEstimator(group.box_size, radius, group.window)
-        raw = []
+        estimator = NoiseEstimator(
+            group.box_size, radius, group.window, group.background.basis if pipeline.settings.normalise else None
+        )
+        pipeline.outlier_sd[g] = pipeline.learn_outliers(g, rows[:: max(1, len(rows) // PEAK_IMAGES)], chunk_bytes)
+        raw, status = [], []
         every = max(1, len(rows) // max(150, NOISE_PIXELS // group.box_size**2))
         low_band = sign_coefficients(pipeline.geometry.plane)
         for chunk in pipeline.chunks(rows, chunk_bytes):
             monitor.poll()
             for _, _, images in pipeline.read(chunk):
-                normalised = pipeline.normalise(g, images, chunk)
-                estimator.add(normalised[::every])
-                raw.append(pipeline.transform(g, normalised, group.sign, chunk)[:, :low_band].clone())
+                normalised, statistics = pipeline.normalise(g, images)
+                status.append(statistics[:, -1])
+                usable = (status[-1] == 0).nonzero()[:, 0]
+                estimator.add(normalised[usable[::every]])
+                raw.append(pipeline.transform(g, normalised, group.sign)[:, :low_band].clone())
+        pipeline.refuse_useless(rows, torch.cat(status).numpy())
         power = torch.ones(shells, dtype=torch.float64)
         native = estimator.shell_power()[:shells]
         power[: len(native)] = native
@@ -86,6 +95,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         score += found.score * found.n_images**0.5
         weight += found.n_images
     measured = {
+        "outlier_sd": pipeline.outlier_sd,
         "noise_sigma": sigma.tolist(),
         "window_power": window_power.tolist(),
         "contrast_score": score / max(weight, 1.0) ** 0.5,

@@ -24,6 +24,7 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import slice_points
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
+from cryodrgn_ext.images.image_statistics import ImageStatistics, Remark
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.images.preprocessing import RELION_BACKGROUND_RADIUS
@@ -162,6 +163,10 @@ class ParticleImages:
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
     data_sign : int
         1 when particles are white in their files, -1 when they are dark there and were inverted.
+    statistics : ImageStatistics, optional
+        What was found of each image. Those that cannot be used have coefficients and a CTF of 0: they weigh nothing.
+    remarks : tuple of Remark
+        What a user should know of these images; none of a subset.
     """
 
     source: CoefficientSource
@@ -176,6 +181,8 @@ class ParticleImages:
     noise_sigma: Float32[Tensor, "G S"]
     window_power: Float32[Tensor, " G"]
     data_sign: int = 1
+    statistics: ImageStatistics | None = None
+    remarks: tuple[Remark, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.rotation)
@@ -280,7 +287,14 @@ class ParticleImages:
             ctf_parameters=parameters if parameters is None else parameters.index(indices.to(parameters.scale.device)),
             half_set=self.half_set[indices.cpu()],
             optics_index=self.optics_index[indices.cpu()],
+            statistics=None if self.statistics is None else self.statistics.subset(indices.cpu().numpy()),
+            remarks=(),
         )
+
+    @property
+    def unusable(self) -> NDArray[np.bool_]:
+        """(N,) images that hold nothing: they stay rows, and belong to no state."""
+        return np.zeros(self.n, np.bool_) if self.statistics is None else self.statistics.unusable
 
     @property
     def poses(self) -> Poses:

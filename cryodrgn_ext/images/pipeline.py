@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,14 +13,12 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
 from cryodrgn_ext.fourier.ctf import CtfParameters
+from cryodrgn_ext.images.background import BackgroundPlane, LevelledImages
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
+from cryodrgn_ext.images.image_statistics import Status, statistics_of
+from cryodrgn_ext.images.outlier_pixels import Repaired, outlier_threshold, repair_outliers, suspicious_images
 from cryodrgn_ext.images.particle_images import CoefficientSource, GroupOptics, ParticleImages
-from cryodrgn_ext.images.preprocessing import (
-    PreprocessSettings,
-    image_window,
-    normalise_background,
-    outside_circle,
-)
+from cryodrgn_ext.images.preprocessing import PreprocessSettings, image_window
 from cryodrgn_ext.images.stacks import ImageStacks
 from cryodrgn_ext.images.store import ImageTable
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
@@ -27,6 +26,8 @@ from cryodrgn_ext.metadata.particles import OpticsGroup, ParticleSet
 
 #: Seed of the random split into half-sets where the metadata have none.
 HALF_SET_SEED = 0
+#: Pixels of images whose background is normalised at a time.
+PIECE_PIXELS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class GroupPipeline:
     """Preprocessing of one optics group's images."""
 
     box_size: int
-    background: Tensor
+    background: BackgroundPlane
     window: Tensor
     index: Tensor
     sign: Tensor  # (M,) complex: phase origin, absent frequencies, demodulation of odd aberrations
@@ -59,6 +60,8 @@ class Pipeline:
             reference=int(members.argmax()),
         )
         self.groups = [self._group(optics, box) for optics, box in zip(particles.optics, boxes, strict=True)]
+        #: Threshold of outlier pixels of each group, as measured on a sample; none before.
+        self.outlier_sd = [math.inf] * len(self.groups)
         self.optics = tuple(self._optics(g, optics) for g, optics in enumerate(particles.optics))
 
     def _group(self, optics: OpticsGroup, box: int) -> GroupPipeline:
@@ -69,7 +72,7 @@ class Pipeline:
         odd = antisymmetric_phase(frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV)
         return GroupPipeline(
             box,
-            outside_circle(box, self.settings.background_radius * box),
+            BackgroundPlane.make(box, self.settings.background_radius * box),
             image_window(self.settings, box, optics.pixel_size_A),
             index,
             sign * phase_factor(odd).conj(),
@@ -101,35 +104,86 @@ class Pipeline:
             out.append((g, torch.from_numpy(position), torch.from_numpy(images)))
         return out
 
-    def normalise(self, g: int, images: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Images of group ``g`` with normalised background.
+    def learn_outliers(self, g: int, rows: NDArray[np.int64], chunk_bytes: int) -> float:
+        """Threshold of outlier pixels in images of group ``g``, from what a sample of its images usually reach."""
+        peaks = []
+        for chunk in self.chunks(rows, chunk_bytes):
+            for _, _, images in self.read(chunk):
+                levelled = self.groups[g].background.level(images)
+                peaks.append(levelled.peak / levelled.sd)
+        usual = float(torch.cat(peaks).nanquantile(0.75)) if peaks else 0.0
+        members = int((self.table.group == g).sum())
+        return outlier_threshold(members * self.groups[g].box_size ** 2, usual if math.isfinite(usual) else 0.0)
+
+    def normalise(self, g: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise the background of images of group ``g``, and replace outlier pixels.
+
+        Returns
+        -------
+        (normalised, statistics) : (B, D, D), (B, 6) float32
+            Images that cannot be used are 0; see :class:`cryodrgn_ext.images.image_statistics.ImageStatistics`.
+        """
+        background, group = self.groups[g].background, self.groups[g]
+        pieces = images.split(max(1, PIECE_PIXELS // group.box_size**2))
+        normalised, facts, suspects = torch.empty_like(images), list[Tensor](), list[Tensor]()
+        for piece, out in zip(pieces, normalised.split(len(pieces[0])), strict=True):
+            levelled = background.level(piece)
+            if self.settings.normalise:
+                suspects.append(
+                    suspicious_images(levelled, background, self.outlier_sd[g]) + len(pieces[0]) * len(facts)
+                )
+            facts.append(self._finish(levelled, piece, out))
+        found = torch.cat(facts)
+        if self.settings.normalise and len(rows := torch.cat(suspects)):
+            repaired = repair_outliers(images[rows], background, self.outlier_sd[g])
+            out = torch.empty_like(repaired.images)
+            found[rows] = self._finish(background.level(repaired.images), repaired.images, out, repaired)
+            normalised[rows] = out
+        return normalised, found
+
+    def _finish(
+        self, levelled: LevelledImages, images: Tensor, out: Tensor, repaired: Repaired | None = None
+    ) -> Tensor:
+        """Write normalised images to ``out``, those that cannot be used as 0; returns their statistics (B, 6)."""
+        status = torch.full((len(images),), int(Status.USABLE))
+        if repaired is not None:
+            broken = repaired.not_finite > repaired.count // 2
+            why = torch.where(broken, int(Status.NOT_FINITE), int(Status.DESTROYED))
+            status = torch.where(repaired.is_lost, why, status)
+        if self.settings.normalise:
+            status[levelled.is_constant & (status == Status.USABLE)] = int(Status.CONSTANT)
+            torch.mul(levelled.images, levelled.sd.clamp_min(1e-30).reciprocal()[:, None, None], out=out)
+        else:
+            out.copy_(images)
+        status[~torch.isfinite(levelled.peak) & (status == Status.USABLE)] = int(Status.NOT_FINITE)
+        out[(status != Status.USABLE).nonzero()[:, 0]] = 0.0
+        slope = levelled.plane[:, 1:].norm(dim=1) / levelled.sd
+        count = torch.zeros_like(status) if repaired is None else repaired.count
+        return statistics_of(levelled.plane[:, 0], levelled.sd, slope, levelled.peak / levelled.sd, count, status)
+
+    def refuse_useless(self, rows: NDArray[np.int64], status: NDArray[np.floating]) -> None:
+        """Refuse images most of which are useless: that is no fault of some of them.
 
         Raises
         ------
         InputError
-            Naming the first image with a constant background or with pixels that are not finite.
+            Naming the first one, with what to do.
         """
-        normalised, mean, sd = normalise_background(images, self.groups[g].background)
-        bad = ~torch.isfinite(mean + sd)
-        if bool(bad.any()):
-            raise InputError(f"{self.name(int(rows[int(bad.nonzero()[0])]))} holds pixels that are not finite numbers")
-        if not self.settings.normalise:
-            return images
-        flat = sd <= 1e-6 * mean.abs().clamp_min(1e-30)
-        if bool(flat.any()):
+        bad = np.flatnonzero(status != Status.USABLE)
+        if 2 * len(bad) <= len(rows):
+            return
+        name, first = self.name(int(rows[bad[0]])), Status(int(status[bad[0]]))
+        many = f"so have {len(bad)} of {len(rows)} images that were looked at"
+        if first == Status.CONSTANT:
             raise InputError(
-                f"{self.name(int(rows[int(flat.nonzero()[0])]))} has a constant background, so it cannot be "
-                "normalised: remove blank images, or switch normalisation off for noiseless simulations"
+                f"{name} has a constant background, so it cannot be normalised, and {many}: remove blank images, or "
+                "switch normalisation off for noiseless simulations"
             )
-        return normalised
+        raise InputError(f"{name} has {first.reason}, and {many}: these are no images of particles")
 
-    def transform(self, g: int, images: Tensor, gain: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def transform(self, g: int, images: Tensor, gain: Tensor) -> Tensor:
         """(B, M) complex64: windowed normalised images, Fourier-cropped, times ``gain`` (M,)."""
-        values = crop_transform(images * self.groups[g].window, self.groups[g].index, gain)
-        bad = ~torch.isfinite(torch.view_as_real(values[:, 0])).all(1)
-        if bool(bad.any()):
-            raise InputError(f"{self.name(int(rows[int(bad.nonzero()[0])]))} holds pixels that are not finite numbers")
-        return values
+        return crop_transform(images * self.groups[g].window, self.groups[g].index, gain)
 
     def chunks(self, rows: NDArray[np.int64], chunk_bytes: int) -> list[NDArray[np.int64]]:
         """``rows`` in pieces whose images and temporaries stay within ``chunk_bytes``."""

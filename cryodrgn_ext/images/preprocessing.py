@@ -1,6 +1,6 @@
-"""Preparation of an image before its Fourier coefficients are taken: background normalisation and a soft window.
+"""Settings of how an image is prepared before its Fourier coefficients are taken, and the soft window.
 
-Both follow RELION's habits: the background is everything outside a circle of 75 % of the box, and the window is a
+They follow RELION's habits: the background is everything outside a circle of 75 % of the box, and the window is a
 disc about the box centre (pixel D // 2) with a cosine edge. They act on images at their native size; downsampling
 is a Fourier crop (:mod:`cryodrgn_ext.images.geometry`).
 """
@@ -38,8 +38,9 @@ class PreprocessSettings:
     background_radius : float
         Radius of the circle outside which the background is measured, as a fraction of the box.
     normalise : bool
-        Bring the background of every image to mean 0 and standard deviation 1 (as RELION's extraction does; images
-        that it normalised stay as they are within the error of the estimate).
+        Subtract the plane through the background of every image and bring it to standard deviation 1 (as RELION's
+        extraction does; images that it normalised stay as they are within the error of the estimate), and replace
+        outlier pixels (:mod:`cryodrgn_ext.images.outlier_pixels`).
     window : bool
         Apply the soft disc. Off only for tests and for images without surroundings.
     data_sign : {"auto", "white", "black"}
@@ -107,27 +108,3 @@ def image_window(settings: PreprocessSettings, box_size: int, pixel_size_A: floa
         )
     inner = min(inner, outer)
     return soft_circle(box_size, inner, min(max(5.0, 0.05 * box_size), half - inner))
-
-
-def normalise_background(
-    images: Float[Tensor, "B D D"], background: Bool[Tensor, "D D"]
-) -> tuple[Float[Tensor, "B D D"], Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Bring the background of each image to mean 0 and standard deviation 1.
-
-    Parameters
-    ----------
-    images : Tensor
-        (B, D, D) float32.
-    background : Tensor
-        (D, D) bool, see :func:`outside_circle`.
-
-    Returns
-    -------
-    (normalised, mean, sd) : (B, D, D), (B,), (B,) float32
-        A constant background gives sd 0 and a NaN gives NaN: the caller names the image.
-    """
-    flat = images.flatten(1)
-    # The means are removed before squaring: raw micrograph counts can have a mean of thousands and a spread of one.
-    variance, mean = torch.var_mean(flat[:, background.flatten().nonzero()[:, 0]], dim=1, correction=0)
-    sd = variance.sqrt()
-    return (images - mean[:, None, None]) / sd.clamp_min(1e-30)[:, None, None], mean, sd

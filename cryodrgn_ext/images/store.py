@@ -6,6 +6,7 @@ A directory with
   key (a hash of all that decides the contents), and whether the store is complete;
 - ``images.npz``: stack number, section and optics group of every stored image;
 - ``sums.bin``: (U,) uint64, a check sum of the lowest coefficients of each image: equal for images of equal pixels;
+- ``statistics.bin``: (U, 6) float32, what was found of each image (:mod:`cryodrgn_ext.images.image_statistics`);
 - ``coefficients.bin``: (U, M, 2) float16 or float32, little-endian, one row per image in the order of the files.
 
 Rows follow the order of the stacks, so building appends and reading an extraction's particles in order is
@@ -35,6 +36,7 @@ from cryodrgn_ext.plain_files import load_arrays, load_json, readable, write_arr
 
 FORMAT = 1
 HEADER_NAME, IMAGES_NAME, DATA_NAME, SUMS_NAME = "store.json", "images.npz", "coefficients.bin", "sums.bin"
+STATISTICS_NAME = "statistics.bin"
 #: Coefficients of an image that its check sum is made of: enough noise that no two images agree in all of them.
 SUMMED_COEFFICIENTS = 32
 FLOAT16_LIMIT = 6.0e4
@@ -222,6 +224,7 @@ class StoreWriter:
                 (directory / HEADER_NAME).unlink(missing_ok=True)
                 (directory / DATA_NAME).unlink(missing_ok=True)
                 (directory / SUMS_NAME).unlink(missing_ok=True)
+                (directory / STATISTICS_NAME).unlink(missing_ok=True)
                 arrays = {"stack": table.stack, "section": table.section, "group": table.group}
                 write_arrays(directory / IMAGES_NAME, arrays)
             self._fd = os.open(directory / DATA_NAME, os.O_RDWR | os.O_CREAT, 0o666)
@@ -234,8 +237,8 @@ class StoreWriter:
                     (directory / DATA_NAME).unlink(missing_ok=True)
                 raise
 
-    def append(self, values: Tensor) -> None:
-        """Write the next (B, M) complex64 rows.
+    def append(self, values: Tensor, statistics: Tensor | None = None) -> None:
+        """Write the next (B, M) complex64 rows, with (B, S) float32 statistics of the images where there are any.
 
         Raises
         ------
@@ -259,20 +262,22 @@ class StoreWriter:
                 written = os.pwrite(self._fd, raw, position)
                 raw, position = raw[written:], position + written
             os.fsync(self._fd)
-            self._append_sums(check_sums(pixels))
+            self._append_beside(SUMS_NAME, check_sums(pixels).astype("<u8"))
+            if statistics is not None:
+                self._append_beside(STATISTICS_NAME, statistics.numpy().astype("<f4"))
             done = self.header.images_done + len(values)
             changed = {**self.header.__dict__, "images_done": done, "complete": done == self.header.n_images}
             self.header = StoreHeader(**changed)
             self.header.write(self.directory)
 
-    def _append_sums(self, sums: NDArray[np.uint64]) -> None:
-        """Write check sums beside rows; those of a store that an earlier version began are left out."""
-        path = self.directory / SUMS_NAME
+    def _append_beside(self, name: str, values: NDArray[np.generic]) -> None:
+        """Write what belongs to rows beside them; nothing where an earlier version began without it."""
+        path = self.directory / name
         if self.header.images_done and not path.exists():
             return
         with path.open("r+b" if path.exists() else "wb") as file:
-            file.seek(8 * self.header.images_done)
-            file.write(sums.astype("<u8").tobytes())
+            file.seek(values[:1].nbytes * self.header.images_done)
+            file.write(values.tobytes())
             file.flush()
             os.fsync(file.fileno())
 
@@ -297,6 +302,15 @@ def read_check_sums(directory: Path, header: StoreHeader) -> NDArray[np.uint64] 
     except OSError:
         return None
     return sums.astype(np.uint64) if len(sums) == header.n_images else None
+
+
+def read_statistics(directory: Path, header: StoreHeader, columns: int) -> NDArray[np.float32] | None:
+    """(U, columns) statistics of the images of a store; None where an earlier version wrote none."""
+    try:
+        values = np.fromfile(directory / STATISTICS_NAME, "<f4")
+    except OSError:
+        return None
+    return values.reshape(-1, columns).astype(np.float32) if len(values) == header.n_images * columns else None
 
 
 def _reserve(fd: int, size: int) -> None:

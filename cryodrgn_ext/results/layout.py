@@ -52,6 +52,11 @@ class Layout:
         return self.root / "consensus"
 
     @property
+    def image_remarks(self) -> Path:
+        """Images that were repaired, left out, or are unlike others, with reasons; absent where there are none."""
+        return self.root / "image_remarks.star"
+
+    @property
     def checkpoint(self) -> Path:
         """Files that a Continue needs; may be deleted when the job is finished."""
         return self.root / "checkpoint"

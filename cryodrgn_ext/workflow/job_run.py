@@ -40,6 +40,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.image_remarks import write_remarks
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
@@ -191,11 +192,15 @@ class JobRun(ABC, Generic[S, C]):
             When images cannot be read or used.
         """
         try:
-            return open_images(particles, self.layout.checkpoint / folder, preprocessing, self.monitor, rebuild=True)
+            images = open_images(particles, self.layout.checkpoint / folder, preprocessing, self.monitor, rebuild=True)
         except InputError:
             if self.stages.none_finished:
                 shutil.rmtree(self.layout.checkpoint, ignore_errors=True)
             raise
+        if images.remarks:
+            self.monitor.message(f"Images with remarks are listed in {self.layout.image_remarks}")
+        write_remarks(self.layout.image_remarks, images)
+        return images
 
     def record(self, status: str, results: Mapping[str, Any]) -> None:
         """Write job.yaml."""

@@ -1,0 +1,125 @@
+"""The smooth background of each image: a plane through the pixels outside the particle's circle, as RELION fits it.
+
+relion_preprocess subtracts a x + b y + c, fitted by least squares to the pixels outside a circle about the box centre,
+and divides by the standard deviation of what is left of them. The pixels are the same in all images of a box, so the
+normal matrix is too: coefficients of a block of images are one matrix product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.images.preprocessing import outside_circle
+
+#: Background pixels that the robust spread is taken from: its error, 7 %, is small beside thresholds of many sigma.
+SAMPLED_PIXELS = 256
+#: Standard deviations between the quartiles of a normal distribution.
+QUARTILES_SD = 1.34898
+
+
+@dataclass(frozen=True)
+class LevelledImages:
+    """Images without their background planes.
+
+    Attributes
+    ----------
+    images : Tensor
+        (B, D, D) float32, in the units of the files.
+    plane : Tensor
+        (B, 3) value at the box centre, and change along x and y over half a box, in the same units.
+    sd : Tensor
+        (B,) root mean square of the background that is left.
+    peak : Tensor
+        (B,) largest absolute value in the images that are left.
+    """
+
+    images: Tensor
+    plane: Tensor
+    sd: Tensor
+    peak: Tensor
+
+    def normalised(self) -> Tensor:
+        """(B, D, D) images with a background of standard deviation 1 (of 0 where it is constant)."""
+        return self.images / self.sd.clamp_min(1e-30)[:, None, None]
+
+    @property
+    def is_constant(self) -> Tensor:
+        """(B,) bool: nothing is left of the background but rounding errors."""
+        return self.sd <= 1e-6 * self.plane.abs().sum(1).clamp_min(1e-30)
+
+
+@dataclass(frozen=True)
+class BackgroundPlane:
+    """Least-squares fit of a plane to the background of images of one box.
+
+    Attributes
+    ----------
+    outside : Tensor
+        (D, D) bool: the background's pixels.
+    basis : Tensor
+        (3, D²) float32: 1, x and y at every pixel, from -1 to 1 over the box.
+    solve : Tensor
+        (D², 3) float32: pixels to coefficients; 0 inside the circle.
+    sampled : Tensor
+        (K,) int64 background pixels, spread evenly.
+    counted : Tensor
+        (D²,) float32: 1 for background pixels.
+    """
+
+    outside: Tensor
+    basis: Tensor
+    solve: Tensor
+    sampled: Tensor
+    counted: Tensor
+
+    @classmethod
+    def make(cls, box_size: int, radius_px: float) -> BackgroundPlane:
+        """Prepare the fit outside a circle of ``radius_px`` pixels."""
+        outside = outside_circle(box_size, radius_px)
+        basis = plane_basis(box_size)
+        inside_free = basis * outside.flatten()
+        normal = inside_free @ inside_free.T
+        solve = torch.linalg.solve(normal, inside_free)
+        pixels = outside.flatten().nonzero()[:, 0]
+        sampled = pixels[torch.linspace(0, len(pixels) - 1, min(len(pixels), SAMPLED_PIXELS)).long()]
+        return cls(outside, basis.float(), solve.T.float().contiguous(), sampled, outside.flatten().float())
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of background pixels."""
+        return int(self.outside.sum())
+
+    def level(self, images: Tensor) -> LevelledImages:
+        """Subtract from each image (B, D, D) the plane through its background; a NaN gives NaN."""
+        flat = images.flatten(1)
+        # A value near the mean goes first: raw counts can have a mean of thousands and a spread of one.
+        middle = flat[:, self.sampled].mean(1, keepdim=True)
+        centred = flat - middle
+        plane = centred @ self.solve
+        centred.addmm_(plane, self.basis, alpha=-1.0)
+        square = centred.square() @ self.counted
+        plane[:, :1] += middle
+        peak = centred.abs().amax(1)
+        return LevelledImages(centred.view_as(images), plane, (square / self.n_pixels).sqrt(), peak)
+
+    def robust_sd(self, levelled: Tensor) -> Tensor:
+        """(B,) standard deviation of some background pixels of (B, D, D) by their quantiles: blind to outliers."""
+        values = levelled.flatten(1)[:, self.sampled]
+        return quartile_sd(values)
+
+
+def plane_basis(box_size: int) -> Tensor:
+    """(3, D²) float64: 1, x and y at every pixel, in units of half a box from the box centre, pixel D // 2."""
+    axis = (torch.arange(box_size, dtype=torch.float64) - box_size // 2) / (box_size / 2)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y]).flatten(1)
+
+
+def quartile_sd(values: Tensor) -> Tensor:
+    """(B,) standard deviation of (B, K) normal values by the distance between their quartiles."""
+    rank = max(1, round(0.25 * values.shape[1]))
+    low = values.kthvalue(rank, dim=1).values
+    return (values.kthvalue(values.shape[1] + 1 - rank, dim=1).values - low) / QUARTILES_SD
