@@ -19,8 +19,10 @@ from cryodrgn_ext.images.background import BackgroundPlane, LevelledImages, quar
 
 #: Pixels of pure noise that would be called outliers, in all images of a group together.
 FALSE_PIXELS = 0.01
-#: Outliers reach so many times farther than the farthest pixel of most images, particle and all.
+#: Outliers reach so many times farther than the farthest pixel of most images, particle and all,
 BEYOND_USUAL = 1.6
+#: and by so many times the difference between the upper quartile and the median of these.
+BEYOND_SPREAD = 5.0
 #: Pixels to each side that are the surroundings of a pixel: wider than a column or a speck of dust.
 REACH = 3
 #: Share of its height by which an outlier stands above the median of its surroundings.
@@ -64,17 +66,22 @@ class Repaired:
         return self.count > MOST_REPAIRED * self.images[0].numel()
 
 
-def outlier_threshold(n_pixels: int, usual_peak: float) -> float:
+def outlier_threshold(n_pixels: int, peaks: Tensor) -> float:
     """Distance from the background, in standard deviations of the noise, beyond which a pixel may be an outlier.
 
     Parameters
     ----------
     n_pixels : int
         In all images of a group: more pixels of noise reach farther.
-    usual_peak : float
-        Farthest pixel that three of four images do not exceed, in the same unit.
+    peaks : Tensor
+        (P,) farthest pixel of each image of a sample, in the same unit. A quarter of them may be damaged.
     """
-    return max(float(norm.isf(FALSE_PIXELS / (2 * n_pixels))), BEYOND_USUAL * usual_peak)
+    noise = float(norm.isf(FALSE_PIXELS / (2 * max(n_pixels, 1))))
+    known = peaks[torch.isfinite(peaks)]
+    if not len(known):
+        return noise
+    middle, upper = (float(known.quantile(share)) for share in (0.5, 0.75))
+    return max(noise, BEYOND_USUAL * upper, upper + BEYOND_SPREAD * (upper - middle))
 
 
 def suspicious_images(levelled: LevelledImages, background: BackgroundPlane, threshold: float) -> Tensor:

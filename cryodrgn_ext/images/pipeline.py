@@ -111,9 +111,8 @@ class Pipeline:
             for _, _, images in self.read(chunk):
                 levelled = self.groups[g].background.level(images)
                 peaks.append(levelled.peak / levelled.sd)
-        usual = float(torch.cat(peaks).nanquantile(0.75)) if peaks else 0.0
         members = int((self.table.group == g).sum())
-        return outlier_threshold(members * self.groups[g].box_size ** 2, usual if math.isfinite(usual) else 0.0)
+        return outlier_threshold(members * self.groups[g].box_size ** 2, torch.cat([*peaks, torch.empty(0)]))
 
     def normalise(self, g: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise the background of images of group ``g``, and replace outlier pixels.

@@ -12,7 +12,7 @@ from cryodrgn_ext.images.outlier_pixels import outlier_threshold, repair_outlier
 
 BOX, RADIUS = 48, 18
 BACKGROUND = BackgroundPlane.make(BOX, RADIUS)
-THRESHOLD = outlier_threshold(2000 * BOX**2, 4.0)
+THRESHOLD = outlier_threshold(2000 * BOX**2, torch.full((9,), 4.0))
 Y, X = np.mgrid[:BOX, :BOX] - BOX // 2
 FloatArray = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def test_noise_of_many_images_and_strong_particles_stay() -> None:
     assert repaired(noise(500))[1] == [0] * 500
     blob = np.exp(-0.5 * ((X / 3.0) ** 2 + (Y / 5.0) ** 2))
     images = noise(20, seed=1) + 25.0 * np.random.default_rng(2).uniform(0.6, 1.4, (20, 1, 1)) * blob
-    threshold = outlier_threshold(2000 * BOX**2, 25.0)
+    threshold = outlier_threshold(2000 * BOX**2, torch.full((9,), 25.0))
     assert repaired(images, threshold)[1] == [0] * 20
 
 
@@ -102,5 +102,10 @@ def test_an_image_that_is_nothing_but_damage_is_lost() -> None:
 
 
 def test_threshold_follows_the_number_of_pixels_and_what_images_reach() -> None:
-    assert 6.0 < outlier_threshold(10_000_000, 4.0) < outlier_threshold(10_000_000_000, 4.0) < 8.0
-    assert outlier_threshold(1000, 30.0) == pytest.approx(48.0)
+    usual = torch.full((20,), 4.0)
+    assert 6.0 < outlier_threshold(10_000_000, usual) < outlier_threshold(10_000_000_000, usual) < 8.0
+    assert outlier_threshold(1000, torch.full((20,), 30.0)) == pytest.approx(48.0)
+    various = torch.linspace(5.0, 15.0, 101)
+    assert outlier_threshold(1000, various) == pytest.approx(12.5 + 5 * 2.5)
+    damaged = torch.cat([torch.full((80,), 4.0), torch.full((19,), 3000.0), torch.full((1,), torch.nan)])
+    assert outlier_threshold(1000, damaged) < 7.0
