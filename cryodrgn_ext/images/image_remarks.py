@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.images.image_statistics import ImageStatistics, Remark
 from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.metadata.own_tables import write_own_tables
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.row_matching import positions_of
-from cryodrgn_ext.metadata.star import new_star, new_table, write_star
 from cryodrgn_ext.progress import Monitor
 
 #: Images of a micrograph that its images are compared with; of smaller ones, those of the optics group are.
@@ -119,7 +119,7 @@ def write_remarks(path: Path, images: ParticleImages) -> None:
         "cdxBackgroundMean": images.statistics.column("mean")[rows],
         "cdxBackgroundSd": images.statistics.column("sd")[rows],
     }
-    write_star(path, new_star([new_table("images", columns)]))
+    write_own_tables(path, {"images": columns})
 
 
 def _compared_with(particles: ParticleSet) -> NDArray[np.int64]:
