@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.images.image_statistics import ImageStatistics, Remark
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.metadata.own_tables import write_own_tables
+from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.row_matching import positions_of
 from cryodrgn_ext.progress import Monitor
@@ -119,7 +120,7 @@ def write_remarks(path: Path, images: ParticleImages) -> None:
         "cdxBackgroundMean": images.statistics.column("mean")[rows],
         "cdxBackgroundSd": images.statistics.column("sd")[rows],
     }
-    write_own_tables(path, {"images": columns})
+    atomic_write_text(path, own_star_text({"images": columns}))
 
 
 def _compared_with(particles: ParticleSet) -> NDArray[np.int64]:
