@@ -12,14 +12,14 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Evidence, Verdict, not_tested
 from cryodrgn_ext.validation.single_images import LEVELS, SingleImages, Tie
-from cryodrgn_ext.validation.states import reconstruct_states
+from cryodrgn_ext.validation.states import iterate_states
 from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, overall
 
 from .conftest import Case, N, images_of
 
 
 def concluded(images: ParticleImages, labels: NDArray[np.integer]) -> list[Conclusion]:
-    return [conclude(state.evidence) for state in reconstruct_states(images, labels, reconstruct_half_maps(images))]
+    return [conclude(state.evidence) for state in iterate_states(images, labels, reconstruct_half_maps(images))]
 
 
 def tertiles(values: NDArray[np.floating]) -> NDArray[np.integer]:
