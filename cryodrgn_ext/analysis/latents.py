@@ -245,6 +245,14 @@ def nearest_particles(z: NDArray[np.floating], points: NDArray[np.floating]) -> 
     return np.asarray(KDTree(z).query(points)[1], np.int64)
 
 
+def spread_places(z: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """Places (K, q) spread as latents (N, q) are: on-data centres of k-means, at most ``count``."""
+    distinct = np.unique(z, axis=0)
+    if len(distinct) <= count:
+        return distinct
+    return np.unique(cluster_latents(z, count, seed=seed).center, axis=0)
+
+
 def latent_outliers(z: NDArray[np.floating], threshold_sd: float = 5.0) -> IndexArray:
     """Particles whose latents are far longer than usual (Zhong 2022, 4.4.10), as indices in increasing order.
 

@@ -57,7 +57,7 @@ from cryodrgn_ext.results.found_poses import (
     write_found,
 )
 from cryodrgn_ext.results.latent_tables import read_latent_table
-from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
+from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.pose_choices import (
     read_judged_origins,
     read_transform,
@@ -160,9 +160,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         self.particles = with_measured_sign(self.particles, consensus.data_sign)
         self.stage("particles", fingerprint(key, settings.star_columns, self.returned), "Writing particles",
                    lambda: self._write_particles(poses), *self._returned_files)  # fmt: skip
-        write_maps_for_relion([self.layout.root], consensus.data_sign, self.returned)
-        for sentence in sign_sentences(self.particles, consensus.data_sign, self.returned):
-            self.note(sentence)
+        self.note_data_sign([self.layout.root], consensus.data_sign, self.particles, self.returned)
         return self._finish(images, poses, consensus, chosen), self._result(poses, consensus)
 
     def _note_inputs(self) -> None:
@@ -173,8 +171,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             self.note(f"The orientations in {self.settings.in_parts} are ignored: this job finds its own.")
         if inputs.origins_note is not None:
             self.note(inputs.origins_note)
-        for sentence in half_set_notes(inputs.particles, aligned=False):
-            self.note(sentence)
+        self.note(*half_set_notes(inputs.particles, aligned=False))
 
     def _open(self, particles: ParticleSet, folder: str = "images") -> ParticleImages:
         preprocessing = PreprocessSettings(

@@ -150,14 +150,13 @@ def image_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
 
 def pose_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides the poses before their coordinates are chosen."""
-    tilted = inputs.record.get("tilted_parts", {}).get("sha256")
+    tilted = inputs.sha256("tilted_parts")
     return fingerprint(image_key(settings, inputs), _some(settings, _pose_settings(settings)), tilted)
 
 
 def transform_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:
     """Fingerprint of all that decides poses and map of a homogeneous result."""
-    reference = inputs.record.get("in_3dref", {}).get("sha256")
-    return fingerprint(pose_key(settings, inputs), settings.flip_hand, reference)
+    return fingerprint(pose_key(settings, inputs), settings.flip_hand, inputs.sha256("in_3dref"))
 
 
 def training_key(settings: AbinitSettings, inputs: AbinitInputs) -> str:

@@ -32,7 +32,6 @@ from cryodrgn_ext.report.pictures import draw_fsc, draw_slices
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.finished_result import FinishedResult
@@ -105,11 +104,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
         check_images(particles)
         record = record_particles(settings.in_parts, particles)
         native = native_box(particles)
-        mask = (
-            None
-            if settings.in_mask is None
-            else read_mask(settings.in_mask, "--in_mask", native, native_pixel_A(particles))
-        )
+        mask = read_mask(settings.in_mask, "--in_mask", native, native_pixel_A(particles))
         preprocessing = PreprocessSettings(
             box_size=working_box(settings.box, native, LARGEST_DEFAULT_BOX),
             mask_diameter_A=settings.mask_diameter_A,
@@ -123,10 +118,9 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
         settings, inputs, folder = self.settings, self.inputs, self.layout.consensus
-        for sentence in (*inputs.particles.notes, *half_set_notes(inputs.particles, aligned=True)):
-            self.note(sentence)
+        self.note(*inputs.particles.notes, *half_set_notes(inputs.particles, aligned=True))
         key = fingerprint(
-            inputs.record["in_parts"]["sha256"], inputs.record.get("in_mask", {}).get("sha256"), settings.box,
+            inputs.record["in_parts"]["sha256"], inputs.sha256("in_mask"), settings.box,
             settings.mask_diameter_A, settings.contrast, inputs.symmetry.name,
         )  # fmt: skip
         self.stage("consensus", key, "Reconstructing all particles in two halves", self._reconstruct, folder)
@@ -137,9 +131,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
         self.note(f"Resolution of all particles: {resolution:.2f} Å (FSC 0.143 between half-maps, corrected for the "
                   "mask).")  # fmt: skip
         name = f"particles.{inputs.particles.source.format}"
-        write_maps_for_relion([folder], found.data_sign, name)
-        for one in sign_sentences(inputs.particles, found.data_sign, name):
-            self.note(one)
+        self.note_data_sign([folder], found.data_sign, inputs.particles, name)
         fit, sentence = write_sharpened(folder, curve, settings.b_factor)
         self.note(f"The map was {sentence}.")
         self.monitor.poll()

@@ -77,8 +77,8 @@ def read_import_inputs(settings: ImportSettings) -> ImportInputs:
     return ImportInputs(
         record=record, particles=particles, z=match.z, z_cov=match.z_cov, notes=tuple(notes), native_box=native,
         box=working_box(settings.box, native, LARGEST_DEFAULT_BOX),
-        mask=None if mask is None else read_mask(mask, "--in_mask", native, pixel_A),
-        reference=None if theirs is None else read_refinement_map(theirs, "--in_3dref", native, pixel_A),
+        mask=read_mask(mask, "--in_mask", native, pixel_A),
+        reference=read_refinement_map(theirs, "--in_3dref", native, pixel_A),
     )  # fmt: skip
 
 

@@ -11,10 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.analysis.latents import spread_places
 from cryodrgn_ext.engines.kernel_regression import regress_volumes
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -114,18 +111,16 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
         """All stages."""
         settings, inputs = self.settings, self.inputs
         self.say_particles(inputs.particles.n, inputs.native_box, inputs.box, ())
-        for sentence in inputs.notes:
-            self.note(sentence)
+        self.note(*inputs.notes)
         how = PreprocessSettings(
             box_size=inputs.box, mask_diameter_A=settings.mask_diameter_A,
             data_sign=settings.contrast,
         )  # fmt: skip
-        sums = [inputs.record.get(name, {}).get("sha256") for name in ("in_parts", "latents", "poses", "ctf", "ind")]
+        sums = [inputs.sha256(name) for name in ("in_parts", "latents", "poses", "ctf", "ind")]
         key = fingerprint(sums, inputs.box, settings.mask_diameter_A, settings.contrast)
         images = self.each_time("preprocessing", key, lambda: self.open_images(inputs.particles, how))
-        for sentence in (*half_set_notes(inputs.particles, aligned=True), SHARED_LATENTS):
-            self.note(sentence)
-        key = fingerprint(key, inputs.record.get("in_mask", {}).get("sha256"), *symmetry_key(settings.symmetry))
+        self.note(*half_set_notes(inputs.particles, aligned=True), SHARED_LATENTS)
+        key = fingerprint(key, inputs.sha256("in_mask"), *symmetry_key(settings.symmetry))
         consensus = self.reconstruct_consensus(images, key)
         key = fingerprint(key, settings.knots, settings.neighbors, settings.seed)
         self.stage("volumes near latents", key, "Reconstructing volumes near the latents",
@@ -135,17 +130,9 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
     def _regress(self, images: ParticleImages, consensus: Consensus) -> None:
         z, settings = self.inputs.z, self.settings
         self.write_latents(z, self.inputs.z_cov)
-        knots = knots_of(z, min(settings.knots, len(z) // 2), settings.seed)
+        knots = spread_places(z, min(settings.knots, len(z) // 2), settings.seed)
         model = regress_volumes(
             images, z, knots, settings.neighbors, consensus.map, consensus.radius, device=self.device,
             monitor=self.monitor,
         )  # fmt: skip
         self.write_model(replace(model, z_cov=self.inputs.z_cov))
-
-
-def knots_of(z: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
-    """Places (K, q) spread over latents (N, q) as these are: on-data centres of k-means, at most ``count``."""
-    distinct = np.unique(z, axis=0)
-    if len(distinct) <= count:
-        return distinct
-    return np.unique(cluster_latents(z, count, seed=seed).center, axis=0)

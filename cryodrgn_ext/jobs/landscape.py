@@ -34,7 +34,6 @@ from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.working_map import working_map
-from cryodrgn_ext.jobs.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -42,6 +41,7 @@ from cryodrgn_ext.report.landscape_report import write_landscape_reports
 from cryodrgn_ext.report.pictures import draw_components, draw_density
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.chosen_rows import chosen_rows
+from cryodrgn_ext.results.landscape_states import write_state_maps, write_state_particles
 from cryodrgn_ext.results.landscape_tables import (
     LandscapeFiles,
     read_arrays,
@@ -56,7 +56,6 @@ from cryodrgn_ext.results.landscape_tables import (
 )
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
-from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
@@ -164,7 +163,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         settings, inputs, layout, files = self.settings, self.inputs, self.layout, self.files
         everything = len(inputs.rows) == inputs.result.particles.n
         key = fingerprint(
-            inputs.record["model"], inputs.record.get("in_mask", {}).get("sha256"), inputs.record.get("indices"),
+            inputs.record["model"], inputs.sha256("in_mask"), inputs.record.get("indices"),
             None if everything else inputs.rows.tolist(), settings.sketch, settings.seed,
         )  # fmt: skip
         self.stage("sketch", key, "Choosing particles that stand for all", self._choose_sketch, files.sketch)
@@ -179,17 +178,15 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         found, name = self._read(), self._particles_name
         folders = [layout.state(number) for number in range(found.clusters.n_clusters)]
         self.stage("maps", fingerprint(cut, settings.traversals), "Maps of the states and components",
-                   lambda: write_state_maps(files, found, settings, self.monitor), files.components,
-                   *folders)  # fmt: skip
+                   lambda: write_state_maps(files, found, settings.components, settings.traversals, self.monitor),
+                   files.components, *folders)  # fmt: skip
         self.stage("particles", fingerprint(cut, settings.star_columns, settings.particles_format),
                    "Writing particles",
                    lambda: write_state_particles(files, found, inputs.result.particles, name, settings.star_columns,
                                                  self.monitor),
                    files.particle_table, *(folder / name for folder in (layout.root, *folders)))  # fmt: skip
         sign = inputs.result.data_sign
-        write_maps_for_relion(folders, sign, name)
-        for sentence in sign_sentences(inputs.result.particles, sign, name):
-            self.note(sentence)
+        self.note_data_sign(folders, sign, inputs.result.particles, name)
         densities = self._densities(found)
         self.stage("densities", fingerprint(key, settings.bootstrap), "Density of the particles and its uncertainty",
                    lambda: self._write_densities(found), *densities)  # fmt: skip

@@ -85,12 +85,11 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
         how = preprocessing(settings, inputs)
         images = self.each_time("preprocessing", fingerprint(image_key(settings, inputs)),
                                 lambda: self.open_images(inputs.particles, how))  # fmt: skip
-        for sentence in half_set_notes(inputs.particles, aligned=True):
-            self.note(sentence)
-        key = fingerprint(image_key(settings, inputs), inputs.record.get("in_mask", {}).get("sha256"),
+        self.note(*half_set_notes(inputs.particles, aligned=True))
+        key = fingerprint(image_key(settings, inputs), inputs.sha256("in_mask"),
                           *symmetry_key(settings.symmetry))  # fmt: skip
         consensus = self.reconstruct_consensus(images, key)
-        key = fingerprint(key, engine_key(settings), inputs.record.get("focus_mask", {}).get("sha256"))
+        key = fingerprint(key, engine_key(settings), inputs.sha256("focus_mask"))
         self.stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
         self.group.dismiss()
         return self.cut_into_states(images, consensus, key)

@@ -81,7 +81,7 @@ def read_inputs(settings: TrainSettings) -> TrainInputs:
     box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
     pixel_A = native_pixel_A(particles)
     maps = {
-        name: None if path is None else read(path, f"--{name}", native, pixel_A)
+        name: read(path, f"--{name}", native, pixel_A)
         for name, path, read in (
             ("in_mask", settings.in_mask, read_mask),
             ("focus_mask", settings.focus_mask, read_mask),

@@ -26,7 +26,6 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_fsc
@@ -35,10 +34,11 @@ from cryodrgn_ext.results.associations import read_associations, write_associati
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
-from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
+from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, write_state
+from cryodrgn_ext.results.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
@@ -134,7 +134,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         """Read the result, the sets and the mask; see :meth:`JobRun.check`."""
         point_group(settings.symmetry)  # refuses names that there are not
         result = read_learned_result(settings.in_parts, settings.project)
-        sets = choose_sets(settings, result, monitor)
+        sets = choose_sets(result, settings.state, settings.indices, monitor)
         for sentence in result.particles.notes:
             monitor.message(f"Note: {sentence}")
         if not result.particles.project_dir.samefile(Path.cwd()):
@@ -144,7 +144,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         native = native_box(result.particles)
         pixel_A = native_pixel_A(result.particles)
         box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
-        mask = None if settings.in_mask is None else read_mask(settings.in_mask, "--in_mask", native, pixel_A)
+        mask = read_mask(settings.in_mask, "--in_mask", native, pixel_A)
         record = result.record() | fingerprint_files({"in_mask": settings.in_mask})
         if settings.indices:
             record["indices"] = [fingerprint_file(Path(name)) for name in settings.indices]
@@ -169,13 +169,12 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         self._note_inputs()
         key = fingerprint(
             inputs.record["in_parts"]["sha256"], inputs.box, inputs.preprocessing.mask_diameter_A,
-            inputs.preprocessing.data_sign, inputs.record.get("in_mask", {}).get("sha256"),
+            inputs.preprocessing.data_sign, inputs.sha256("in_mask"),
             *symmetry_key(settings.symmetry),
         )  # fmt: skip
         self.stage("consensus", key, "Consensus by backprojection", self._consensus, layout.consensus)
         consensus = read_consensus(layout.consensus)
-        for sentence in consensus.sentences:
-            self.note(sentence)
+        self.note(*consensus.sentences)
         key = fingerprint(key, inputs.sets.digest, settings.random_subsets, settings.seed)
         self.stage("sets", fingerprint(key, sorted(names)), "Reconstructing the sets",
                    lambda: self._reconstruct(consensus, key), *(layout.state(number) for number in names))  # fmt: skip
@@ -184,9 +183,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         write_groups(layout, self._particles_name, particles, rows, {})
         write_set_table(layout.root, inputs.sets, particles.uid)
         folders = (layout.consensus, *(layout.state(number) for number in names))
-        write_maps_for_relion(folders, consensus.data_sign, self._particles_name)
-        for sentence in sign_sentences(particles, consensus.data_sign, self._particles_name):
-            self.note(sentence)
+        self.note_data_sign(folders, consensus.data_sign, particles, self._particles_name)
         if inputs.result.states is not None and not settings.indices:
             self.note(CAUTION)
         if inputs.own_poses:
@@ -228,16 +225,14 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
 
     def _note_inputs(self) -> None:
         inputs = self.inputs
-        for sentence in () if inputs.mask is None else inputs.mask.notes:
-            self.note(sentence)
+        self.note(*(() if inputs.mask is None else inputs.mask.notes))
         full = inputs.native_box - inputs.native_box % 2
         if inputs.box < full:
             self.note(
                 f"Maps are in a box of {inputs.box} px; the images have {inputs.native_box} px: full size is --box "
                 f"{full}."
             )
-        for sentence in half_set_notes(inputs.result.particles, aligned=True):
-            self.note(sentence)
+        self.note(*half_set_notes(inputs.result.particles, aligned=True))
 
     @cached_property
     def images(self) -> ParticleImages:

@@ -13,8 +13,8 @@ from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.working_map import check_extent
 
 
-def read_mask(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeMap:
-    """Read a mask for images of ``box`` pixels of ``pixel_size_A``.
+def read_mask(path: Path | None, option: str, box: int, pixel_size_A: float) -> VolumeMap | None:
+    """Read a mask for images of ``box`` pixels of ``pixel_size_A``, if one was given.
 
     Raises
     ------
@@ -22,18 +22,21 @@ def read_mask(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeM
         When the file cannot be read, its box or pixel size is another, or its values are not those of a mask.
     """
     mask = read_refinement_map(path, option, box, pixel_size_A)
-    check_mask_values(mask, path)
+    if path is not None and mask is not None:
+        check_mask_values(mask, path)
     return mask
 
 
-def read_refinement_map(path: Path, option: str, box: int, pixel_size_A: float) -> VolumeMap:
-    """Read a map of the refinement of images of ``box`` pixels of ``pixel_size_A``.
+def read_refinement_map(path: Path | None, option: str, box: int, pixel_size_A: float) -> VolumeMap | None:
+    """Read a map of the refinement of images of ``box`` pixels of ``pixel_size_A``, if one was given.
 
     Raises
     ------
     InputError
         When the file cannot be read, or its box or pixel size is another.
     """
+    if path is None:
+        return None
     found = read_map(path)
     if found.box_size != box:
         raise InputError(

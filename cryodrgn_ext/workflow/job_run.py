@@ -46,6 +46,7 @@ from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
 from cryodrgn_ext.workflow.job_result import JobResult
@@ -69,6 +70,11 @@ class CheckedInputs:
 
     record: Mapping[str, Any]
     continuation: Continuation | None = None
+
+    def sha256(self, name: str) -> str | None:
+        """Fingerprint of the file that an option gave; None where it gave none."""
+        found: str | None = self.record.get(name, {}).get("sha256")
+        return found
 
 
 T = TypeVar("T")
@@ -167,10 +173,26 @@ class JobRun(ABC, Generic[S, C]):
         self._begun()
         return found
 
-    def note(self, sentence: str) -> None:
-        """Say a sentence that belongs into the report."""
-        self._add_notes([sentence])
-        self.monitor.message(sentence)
+    def note(self, *sentences: str) -> None:
+        """Say sentences that belong into the report."""
+        self._add_notes(sentences)
+        for sentence in sentences:
+            self.monitor.message(sentence)
+
+    def note_data_sign(self, folders: Iterable[Path], data_sign: int, particles: ParticleSet, returned: str) -> None:
+        """Write maps in the sign of the images where RELION needs them, and say what the user must know of the sign.
+
+        Parameters
+        ----------
+        folders : iterable of Path
+            With a map each.
+        data_sign : int
+        particles : ParticleSet
+        returned : str
+            Name of the particles that the job returns.
+        """
+        write_maps_for_relion(folders, data_sign, returned)
+        self.note(*sign_sentences(particles, data_sign, returned))
 
     def say_particles(self, n: int, native_box: int, box: int, notes: Iterable[str]) -> None:
         """Say what is worked on, and how the files were understood."""
@@ -212,5 +234,5 @@ class JobRun(ABC, Generic[S, C]):
             self._recorded = True
             self.record("running", {})
 
-    def _add_notes(self, sentences: list[str]) -> None:
+    def _add_notes(self, sentences: Iterable[str]) -> None:
         self.notes += [sentence for sentence in dict.fromkeys(sentences) if sentence not in self.notes]

@@ -35,7 +35,7 @@ from cryodrgn_ext.results.latent_tables import (
     write_state_table,
 )
 from cryodrgn_ext.results.learned_result import read_learned_result
-from cryodrgn_ext.results.maps_for_relion import sign_sentences, with_measured_sign, write_maps_for_relion
+from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     remove_other_formats,
@@ -140,8 +140,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                    lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor,
                                           point_group(self.options.symmetry)), layout.consensus)  # fmt: skip
         consensus = read_consensus(layout.consensus)
-        for sentence in consensus.sentences:
-            self.note(sentence)
+        self.note(*consensus.sentences)
         if given is not None:
             theirs = working_map(given, len(consensus.map), consensus.pixel_size_A, "--in_3dref")
             self.note(compare_with_reference(consensus.map, theirs, consensus.mask, consensus.pixel_size_A,
@@ -178,9 +177,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         self.particles = with_measured_sign(self.particles, consensus.data_sign)
         self.stage("particles", fingerprint(cut, options.star_columns, self.returned), "Writing particles",
                    lambda: self._write_particles(table), *files)  # fmt: skip
-        write_maps_for_relion((layout.consensus, *folders), consensus.data_sign, self.returned)
-        for sentence in sign_sentences(self.particles, consensus.data_sign, self.returned):
-            self.note(sentence)
+        self.note_data_sign((layout.consensus, *folders), consensus.data_sign, self.particles, self.returned)
         return self._finish(images, table, consensus), self._result(table)
 
     def _cut(self) -> None:

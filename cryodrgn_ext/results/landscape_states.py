@@ -11,7 +11,6 @@ from cryodrgn_ext.analysis.volume_basis import combined_maps, volume_basis
 from cryodrgn_ext.analysis.volume_landscape import Landscape
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -29,12 +28,23 @@ from cryodrgn_ext.results.returned_particles import (
 TRAVERSAL_PERCENTILES = (5.0, 27.5, 50.0, 72.5, 95.0)
 
 
-def write_state_maps(files: LandscapeFiles, found: Landscape, settings: LandscapeSettings, monitor: Monitor) -> None:
-    """Write states/stateNN with average and on-data volume, and components/ with eigenvolumes and traversals."""
+def write_state_maps(
+    files: LandscapeFiles, found: Landscape, n_components: int, n_traversals: int, monitor: Monitor
+) -> None:
+    """Write states/stateNN with average and on-data volume, and components/ with eigenvolumes and traversals.
+
+    Parameters
+    ----------
+    files : LandscapeFiles
+    found : Landscape
+    n_components, n_traversals : int
+        How many components have eigenvolumes, and how many of them volumes along them.
+    monitor : Monitor
+    """
     layout, model, clusters = files.layout, found.model, found.clusters
-    pca, v = found.pca.first(settings.components), found.mapping.v
+    pca, v = found.pca.first(n_components), found.mapping.v
     basis = volume_basis(model, found.z[found.sketch_index])
-    n_traversed = min(settings.traversals, pca.n_components)
+    n_traversed = min(n_traversals, pca.n_components)
     steps = np.percentile(v[:, :n_traversed], TRAVERSAL_PERCENTILES, axis=0)
     weights = np.concatenate([
         clusters.averaging() @ basis.sketch_weights,

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -49,23 +48,33 @@ def write_set_table(directory: Path, sets: ValidatedSets, uid: NDArray[np.uint64
     write_arrays(directory / TABLE_NAME, {"uid": uid, "label": sets.label, "number": number, "name": name})
 
 
-def choose_sets(settings: ValidateSettings, result: LearnedResult, monitor: Monitor) -> ValidatedSets:
-    """Find the sets that the settings name.
+def choose_sets(
+    result: LearnedResult, wanted: Sequence[int], indices: Sequence[str], monitor: Monitor
+) -> ValidatedSets:
+    """Find the sets that the user names.
+
+    Parameters
+    ----------
+    result : LearnedResult
+    wanted : sequence of int
+        States; all that the result has, or that the input is of, when empty.
+    indices : sequence of str
+        Files that name the particles of a set each, instead of states.
+    monitor : Monitor
 
     Raises
     ------
     InputError
         When a state or file does not exist, a file names other particles, or two files name the same one.
     """
-    if settings.indices:
-        if settings.state:
+    if indices:
+        if wanted:
             raise InputError("give --state or --indices, not both: sets to test must not overlap.")
-        return _given_sets([Path(name) for name in settings.indices], result.particles, monitor)
+        return _given_sets([Path(name) for name in indices], result.particles, monitor)
     if result.states is None:
-        if settings.state:
+        if wanted:
             result.require_states()
         return ValidatedSets(np.zeros(result.particles.n, np.int32), {0: "all particles"})
-    wanted = settings.state
     if not wanted and result.only_state is not None:
         wanted = (result.only_state,)
     present = np.unique(result.states.label[result.states.label >= 0]).tolist()
