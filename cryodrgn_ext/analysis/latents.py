@@ -7,7 +7,7 @@ same latents and seed give the same answer.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 MINI_BATCH_FROM = 200_000  # k-means in batches from this many particles on
 MAD_TO_SD = 1.4826  # of a normal distribution
+MOST_APART = 0.05  # of the particles, that may be too far from all others to be clusters
+LEAVE_OUT_AT_MOST = 10  # times that such particles are looked for
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ class Clustering:
         (K,) int64 particle nearest to the mean of each cluster (the "on-data" centre, Zhong 2022, 4.4.6).
     center : ndarray
         (K, q) float32 its latents.
+    apart : ndarray
+        (M,) int64 particles too far from all others, and too few, to be clusters; they are in the nearest ones.
     """
 
     label: NDArray[np.int32]
     center_index: IndexArray
     center: NDArray[np.float32]
+    apart: IndexArray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def n_clusters(self) -> int:
@@ -184,7 +189,7 @@ def umap_embedding(
     return Embedding(index, np.asarray(xy, np.float32))
 
 
-def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) -> Clustering:
+def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0, fewest: int = 1) -> Clustering:
     """k-means of latents (N, q), clusters ordered by hierarchical clustering of their centres (Zhong 2022, 4.4.9).
 
     Parameters
@@ -194,14 +199,15 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) 
     n_clusters : int
         Number K of clusters.
     seed : int
+    fewest : int
+        Particles that a cluster needs. k-means gives a few particles far from all others clusters of their own and
+        leaves the rest in one; clusters are then found without these, as long as they are few in all.
 
     Raises
     ------
     InputError
         When there are fewer distinct latents than clusters.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
     check_latents(z)
     z = np.ascontiguousarray(z, np.float32)
     if not 1 <= n_clusters <= len(z):
@@ -210,16 +216,37 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0) 
         distinct = len(np.unique(z, axis=0))
         if distinct < n_clusters:
             raise InputError(f"{n_clusters} clusters asked for, but the latents have only {distinct} distinct values")
-    if len(z) >= MINI_BATCH_FROM:
-        fit = MiniBatchKMeans(n_clusters, random_state=seed, n_init=3, batch_size=16_384).fit(z)
-    else:
-        fit = KMeans(n_clusters, random_state=seed, n_init=3).fit(z)
-    label, present = np.unique(fit.labels_, return_inverse=True)  # mini-batches may leave a cluster empty
-    order = order_of_centers(fit.cluster_centers_[label].astype(np.float64))
-    number_of = np.empty(len(order), np.int32)
-    number_of[order] = np.arange(len(order), dtype=np.int32)
-    center_index = nearest_members(z, present, fit.cluster_centers_[label])[order]
-    return Clustering(number_of[present], center_index, z[center_index])
+    centers, apart = _centers(z, n_clusters, seed, fewest)
+    order = order_of_centers(centers.astype(np.float64))
+    centers = centers[order]
+    label = np.asarray(KDTree(centers).query(z)[1], np.int64)
+    inside = np.setdiff1d(np.arange(len(z)), apart)
+    center_index = inside[nearest_members(z[inside], label[inside], centers)]
+    return Clustering(label.astype(np.int32), center_index, z[center_index], apart)
+
+
+def _centers(z: NDArray[np.float32], n_clusters: int, seed: int, fewest: int) -> tuple[NDArray[np.float32], IndexArray]:
+    """Centres of k-means (K, q), none of them of fewer than ``fewest`` particles, and the particles left out."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    inside = np.arange(len(z))
+    first: NDArray[np.float32] | None = None
+    for _ in range(LEAVE_OUT_AT_MOST):
+        points = z[inside]
+        if len(points) >= MINI_BATCH_FROM:
+            fit = MiniBatchKMeans(n_clusters, random_state=seed, n_init=3, batch_size=16_384).fit(points)
+        else:
+            fit = KMeans(n_clusters, random_state=seed, n_init=3).fit(points)
+        size = np.bincount(fit.labels_, minlength=n_clusters)
+        centers = fit.cluster_centers_[size > 0].astype(np.float32)  # mini-batches may leave a cluster empty
+        small = (size > 0) & (size < fewest)
+        if not small.any():
+            return centers, np.setdiff1d(np.arange(len(z)), inside)
+        first = centers if first is None else first
+        inside = inside[~small[fit.labels_]]
+        if len(inside) < (1 - MOST_APART) * len(z) or len(np.unique(z[inside], axis=0)) < n_clusters:
+            break
+    return (centers if first is None else first), np.empty(0, np.int64)
 
 
 def order_of_centers(center: FloatArray) -> IndexArray:

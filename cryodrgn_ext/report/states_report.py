@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
 from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.metadata.particle_set import ParticleSet
@@ -63,14 +65,17 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
     """Write report.html and logfile.pdf."""
     begin, layout = time.monotonic(), facts.layout
     table, consensus, states = report.table, report.consensus, report.states
-    z = None if report.latents is None else report.latents.z
+    rows = np.flatnonzero(table.label >= 0)  # images that cannot be used have no state
+    z = None if report.latents is None else report.latents.z[rows]
     clusters = embedding = shown = None
     if z is not None:
-        clusters = Clustering(table.label, table.center_index, z[table.center_index])
+        centers = np.searchsorted(rows, table.center_index)
+        clusters = Clustering(table.label[rows], centers, z[centers])
         if z.shape[1] >= UMAP_FROM_DIMENSIONS and len(z) >= 4:
             embedding = umap_embedding(z, seed=facts.seed or 0)
         prefer = None if embedding is None else embedding.index
-        shown = shown_particles(report.particles, choose_shown(len(z), table.label, table.center_index, prefer))
+        index = choose_shown(len(z), clusters.label, centers, prefer)
+        shown = replace(shown_particles(report.particles, rows[index]), index=index)
     whole, pictures = draw_maps([layout.state(state.number) / "map.mrc" for state in states], consensus.map)
     facts = replace(facts, seconds={**facts.seconds, "plots and pictures": time.monotonic() - begin})
     content = ReportContent(

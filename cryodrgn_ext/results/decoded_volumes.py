@@ -15,6 +15,9 @@ from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 
+#: Particles that a decoded volume stands for, at least: outliers of the latents are not worth one.
+FEWEST_AT_A_VOLUME = 10
+
 
 def volume_name(number: int) -> str:
     """File name of volume ``number``, vol_000.mrc."""
@@ -44,6 +47,9 @@ def decode_at_centers(layout: Layout, count: int, seed: int, monitor: Monitor) -
         z = np.zeros((1, 0), np.float32)
     else:
         count = min(count, len(model.z))
-        z = cluster_latents(model.z, count, seed=seed).center.astype(np.float32) if count else model.z[:0]
+        fewest = max(1, min(FEWEST_AT_A_VOLUME, len(model.z) // (10 * max(count, 1))))
+        z = model.z[:0]
+        if count:
+            z = cluster_latents(model.z, count, seed=seed, fewest=fewest).center.astype(np.float32)
     with atomic_directory(layout.volumes) as temporary:
         write_volumes(model, z, temporary, monitor)

@@ -49,6 +49,8 @@ class LearnedResult:
         Where the states are when a landscape job was given.
     listed : ndarray or None
         (n,) int64, increasing: the rows that the given file of particles still has, where rows were taken out of it.
+    unusable : ndarray
+        (m,) int64 rows of images that cannot be used: the job gave them no state.
     images : mapping
         Where the images were when the result was made, and their fingerprint; empty in results of earlier versions.
     data_sign : int
@@ -65,6 +67,7 @@ class LearnedResult:
     listed: NDArray[np.int64] | None = None
     images: Mapping[str, Any] = field(default_factory=dict)
     data_sign: int = 1
+    unusable: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def found_images(self) -> dict[str, Any]:
@@ -73,11 +76,19 @@ class LearnedResult:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Rows (n,), increasing, that were given: all, or those of a state, and of these what the file still lists."""
-        rows = np.arange(self.particles.n)
-        if self.only_state is not None and self.states is not None:
-            rows = np.flatnonzero(self.states.label == self.only_state)
+        """Rows (n,), increasing, that were given: all, or those of a state, and of these what the file still lists.
+
+        Without images that cannot be used, which have no state.
+        """
+        rows = np.setdiff1d(self.rows_given, self.unusable)
         return rows if self.listed is None else np.intersect1d(rows, self.listed)
+
+    @property
+    def rows_given(self) -> NDArray[np.int64]:
+        """Rows (n,), increasing, of all particles, or of the state that was given."""
+        if self.only_state is not None and self.states is not None:
+            return np.flatnonzero(self.states.label == self.only_state)
+        return np.arange(self.particles.n)
 
     def require_latents(self) -> LatentTable:
         """Return the latents; InputError says what to do where there are none."""
@@ -146,7 +157,7 @@ def read_learned_result(given: Path, project: Path | None = None) -> LearnedResu
     if given.suffix.lower() not in TABLES or not given.is_file():
         return result
     listed = read_particles(given, result.particles.project_dir, require_poses=False)
-    if np.array_equal(listed.uid, result.particles.uid[result.rows]):
+    if np.array_equal(listed.uid, result.particles.uid[result.rows_given]):
         return result
     return replace(result, listed=np.unique(match_rows(listed, result.particles, as_list=True).rows))
 
@@ -182,8 +193,9 @@ def _read_result(given: Path, project: Path | None) -> LearnedResult:
         row = int(np.argmin(latents.uid == particles.uid))
         raise InputError(f"{layout.latents} and {particles.path} name different images from row {row + 1} on.")
     return LearnedResult(job, directory, particles, latents, states, _state_given(given, layout, states),
-                         images=record["inputs"].get("images", {}),
-                         data_sign=sign)  # fmt: skip
+                         images=record["inputs"].get("images", {}), data_sign=sign,
+                         unusable=np.flatnonzero(states.label < 0) if states is not None else np.empty(0, np.int64),
+                         )  # fmt: skip
 
 
 def read_result_or_particles(given: Path, project: Path | None = None) -> LearnedResult | ParticleSet:

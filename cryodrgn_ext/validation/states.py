@@ -26,6 +26,8 @@ from cryodrgn_ext.validation.held_out import HeldOutCoordinates
 
 MIN_RANDOM_SUBSETS = 12
 MIN_PARTICLES_PER_HALF = 10
+#: Share of the particles that a state needs when latents are cut into states: rarer ones are for landscape to find.
+SMALLEST_STATE = 0.001
 MaskMaker = Callable[[NDArray[np.float32], Tensor], Tensor]
 
 
@@ -209,6 +211,12 @@ def iterate_states(
             pixel_size_A=images.pixel_size_A,
             evidence=tester.evidence(sums, len(names), len(members) == images.n),
         )
+
+
+def fewest_of_a_state(n: int, n_states: int) -> int:
+    """Particles that a state needs among ``n`` to be told from others: fewer are outliers."""
+    needed = max(2 * MIN_PARTICLES_PER_HALF, math.ceil(SMALLEST_STATE * n))
+    return max(1, min(needed, n // (4 * n_states)))
 
 
 def consensus_mask(consensus: Consensus) -> Tensor:

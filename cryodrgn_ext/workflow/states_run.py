@@ -50,7 +50,7 @@ from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import compare_with_reference
-from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
+from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, fewest_of_a_state, iterate_states
 from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_outputs import (
@@ -168,7 +168,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                    lambda: decode_at_centers(layout, options.volumes, options.seed, self.monitor),
                    layout.volumes)  # fmt: skip
         cut = fingerprint(key, options.states, options.seed)
-        self.stage("states", cut, "Cutting the particles into states", self._cut, layout.states_table)
+        self.stage("states", cut, "Cutting the particles into states", lambda: self._cut(images),
+                   layout.states_table)  # fmt: skip
         table = read_state_table(layout.states_table)
         folders = [layout.state(number) for number in range(table.n_states)]
         files = [where / name for where in (layout.root, *folders) for name in returned_names(self.returned)]
@@ -180,14 +181,25 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         self.note_data_sign((layout.consensus, *folders), consensus.data_sign, self.particles, self.returned)
         return self._finish(images, table, consensus), self._result(table)
 
-    def _cut(self) -> None:
+    def _cut(self, images: ParticleImages) -> None:
+        """Write the states; images that cannot be used belong to none."""
+        rows = np.flatnonzero(~images.unusable)
+        label = np.full(images.n, -1, np.int32)
         if self.options.homogeneous:
-            table = StateTable(np.zeros(self.inputs.particles.n, np.int32), np.zeros(1, np.int64))
+            label[rows], center_index = 0, rows[:1]
         else:
-            z = read_latent_table(self.layout.latents).z
-            clusters = cluster_latents(z, self.options.states, seed=self.options.seed)
-            table = StateTable(clusters.label, clusters.center_index)
-        write_state_table(self.layout.states_table, table)
+            z = read_latent_table(self.layout.latents).z[rows]
+            clusters = cluster_latents(
+                z, self.options.states, seed=self.options.seed, fewest=fewest_of_a_state(len(z), self.options.states)
+            )
+            label[rows], center_index = clusters.label, rows[clusters.center_index]
+            if len(clusters.apart):
+                row = int(rows[clusters.apart[0]])
+                self.monitor.warn(
+                    f"Warning: the latents of {len(clusters.apart)} particles are far from all others, such as those "
+                    f"of {self.inputs.particles.describe_row(row)}: so few are no states, and were put into the nearest."
+                )
+        write_state_table(self.layout.states_table, StateTable(label, center_index))
 
     def _make_states(self, images: ParticleImages, table: StateTable, consensus: Consensus, key: str) -> None:
         make_missing_states(
@@ -249,7 +261,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         plots = [slices_of_groups(layout, titles, "Central slices of the states")]
         z = None if self.options.homogeneous else read_latent_table(layout.latents).z
         if z is not None:
-            draw = partial(draw_latents, z, table.label, centers=table.center_index)
+            rows = np.flatnonzero(table.label >= 0)
+            draw = partial(draw_latents, z[rows], table.label[rows], centers=np.searchsorted(rows, table.center_index))
             plots.insert(0, picture(layout, "latents", "Particles in latent space, by state", draw))
         everything = ParticleOutput(name=ALL, title="All particles, with latents", path=layout.root / self.returned,
                                     uid=uid, coordinates=z, picture=plots[0])  # fmt: skip
