@@ -30,7 +30,9 @@ def chosen_rows(result: LearnedResult, indices: Path | None, monitor: Monitor | 
     if monitor is not None and result.listed is not None:
         monitor.message(removed_rows(result))
     if monitor is not None and len(result.unusable):
-        monitor.message(f"Note: {len(result.unusable)} images that cannot be used (see image_remarks.star) are left out.")
+        monitor.message(
+            f"Note: {len(result.unusable)} images that cannot be used (see image_remarks.star) are left out."
+        )
     if indices is not None:
         rows = np.intersect1d(rows, listed_rows(indices, result.particles, monitor))
         if len(rows) == 0:

@@ -197,7 +197,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                 row = int(rows[clusters.apart[0]])
                 self.monitor.warn(
                     f"Warning: the latents of {len(clusters.apart)} particles are far from all others, such as those "
-                    f"of {self.inputs.particles.describe_row(row)}: so few are no states, and were put into the nearest."
+                    f"of {self.inputs.particles.describe_row(row)}: so few are no states; they are in the nearest ones."
                 )
         write_state_table(self.layout.states_table, StateTable(label, center_index))
 

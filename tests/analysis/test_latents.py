@@ -127,3 +127,36 @@ def test_outliers_are_the_planted_ones() -> None:
 def test_nearest_particles_of_data_points_are_themselves() -> None:
     z = np.random.default_rng(6).normal(size=(100, 3))
     assert np.array_equal(nearest_particles(z, z[[5, 70]] + 1e-6), [5, 70])
+
+
+def test_a_few_outliers_do_not_take_the_clusters_of_all_others() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2000, 3)).astype(np.float32)
+    z[:, 0] += np.where(np.arange(2000) % 2, 6.0, -6.0)
+    outliers = np.array([5, 600, 601, 1999])
+    z[outliers] *= 300.0
+    assert sorted(cluster_latents(z, 2).size.tolist())[0] < 5  # what k-means does by itself
+    found = cluster_latents(z, 2, fewest=20)
+    assert found.apart.tolist() == outliers.tolist()
+    assert found.size.sum() == 2000
+    assert min(found.size) > 900
+    inside = np.setdiff1d(np.arange(2000), outliers)
+    assert len(np.unique(found.label[inside][z[inside, 0] > 0])) == 1
+    assert not np.isin(found.center_index, outliers).any()
+
+
+def test_states_that_are_large_enough_stay_as_they_were() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(1000, 2)).astype(np.float32)
+    z[:30] += 40.0
+    plain, guarded = cluster_latents(z, 4), cluster_latents(z, 4, fewest=20)
+    assert np.array_equal(plain.label, guarded.label)
+    assert len(guarded.apart) == 0
+    assert 30 in guarded.size.tolist()
+
+
+def test_small_clusters_everywhere_are_no_outliers() -> None:
+    z = np.random.default_rng(2).normal(size=(100, 2)).astype(np.float32)
+    found = cluster_latents(z, 20, fewest=10)
+    assert len(found.apart) == 0
+    assert found.n_clusters == 20
