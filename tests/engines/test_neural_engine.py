@@ -24,6 +24,7 @@ from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import SubsetCoefficients
 from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.progress import Monitor
+from tests.devices import DEVICES
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet, make_linear_set
 from tests.engines.processes import run_group
@@ -33,9 +34,9 @@ QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32")
 
 
 def fit(
-    data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None, seed: int = 0
+    data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None, seed: int = 0, device: str = "cpu"
 ) -> NeuralHeterogeneity:
-    return train(data.images, data.base_map, settings, context(folder, seed=seed))
+    return train(data.images, data.base_map, settings, context(folder, seed=seed, device=device))
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +44,28 @@ def fitted(linear_set: LinearSet) -> NeuralHeterogeneity:
     return fit(linear_set)
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def fitted_there(request: pytest.FixtureRequest, linear_set: LinearSet, fitted: NeuralHeterogeneity
+                 ) -> NeuralHeterogeneity:  # fmt: skip
+    """A model trained on each device of this machine."""
+    return fitted if request.param == "cpu" else fit(linear_set, device=request.param)
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
-    design = np.column_stack([fitted.z, np.ones(len(fitted.z))])
+def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted_there: NeuralHeterogeneity) -> None:
+    design = np.column_stack([fitted_there.z, np.ones(len(fitted_there.z))])
     half = len(design) // 2
     coefficients, *_ = np.linalg.lstsq(design[:half], linear_set.y[:half], rcond=None)
     assert abs(spearmanr(design[half:] @ coefficients, linear_set.y[half:])[0]) > 0.9
 
 
-def test_volumes_move_along_the_true_mode(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
-    high = fitted.z[linear_set.y > 1].mean(0)
-    low = fitted.z[linear_set.y < -1].mean(0)
-    upper, lower = fitted.volumes(np.stack([high, low]))
+def test_volumes_move_along_the_true_mode(linear_set: LinearSet, fitted_there: NeuralHeterogeneity) -> None:
+    high = fitted_there.z[linear_set.y > 1].mean(0)
+    low = fitted_there.z[linear_set.y < -1].mean(0)
+    upper, lower = fitted_there.volumes(np.stack([high, low]))
     assert correlation(upper - lower, linear_set.mode_map) > 0.8
     assert correlation(upper + lower, linear_set.base_map) > 0.95
 
@@ -68,13 +76,13 @@ def test_loss_falls(fitted: NeuralHeterogeneity) -> None:
     assert total[-1] < total[0]
 
 
-def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted: NeuralHeterogeneity) -> None:
+def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted_there: NeuralHeterogeneity) -> None:
     """The spread of the estimates about the truth agrees with the posterior's own width (within a factor)."""
-    assert fitted.z_cov is not None
-    design = np.column_stack([fitted.z, np.ones(len(fitted.z))])
+    assert fitted_there.z_cov is not None
+    design = np.column_stack([fitted_there.z, np.ones(len(fitted_there.z))])
     coefficients, *_ = np.linalg.lstsq(design, linear_set.y, rcond=None)
     error = (design @ coefficients - linear_set.y).std()
-    predicted = np.sqrt(np.einsum("i,nij,j->n", coefficients[:2], fitted.z_cov, coefficients[:2]).mean())
+    predicted = np.sqrt(np.einsum("i,nij,j->n", coefficients[:2], fitted_there.z_cov, coefficients[:2]).mean())
     assert 0.3 < predicted / error < 3
 
 

@@ -13,30 +13,38 @@ from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.engines.neural.refinement import decoder_slope, refine
 from cryodrgn_ext.engines.neural.vae import VaeModel
+from tests.devices import in_dtypes, on_devices
 
 Q, M, B = 2, 30, 4
 
 
-def make_model(zdim: int, domain: str) -> VaeModel:
+def make_model(zdim: int, domain: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> VaeModel:
     torch.manual_seed(0)
     frequencies = feature_frequencies("gaussian", 32, 0.5, torch.Generator().manual_seed(0))
-    return VaeModel(zdim, torch.full((16,), 2.0), frequencies, M, (1, 16), (1, 16), domain, kl_weight=0.7)
+    model = VaeModel(zdim, torch.full((16,), 2.0), frequencies, M, (1, 16), (1, 16), domain, kl_weight=0.7)
+    return model.to(device, dtype)
 
 
-def make_observation() -> Observation:
+def make_observation(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Observation:
     rng = torch.Generator().manual_seed(1)
-    values = torch.complex(torch.randn(B, M, generator=rng), torch.randn(B, M, generator=rng))
-    points = 4 * torch.randn(B, M, 3, generator=rng)
-    shell = torch.zeros(M, dtype=torch.long)
-    return Observation(values, torch.randn(B, M, generator=rng), points, shell, torch.ones(M), M)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng).to(device, dtype)
+
+    values = torch.complex(drawn(B, M), drawn(B, M))
+    points = 4 * drawn(B, M, 3)
+    shell = torch.zeros(M, dtype=torch.long, device=device)
+    return Observation(values, drawn(B, M), points, shell, torch.ones(M, dtype=dtype, device=device), M)
 
 
+@on_devices
+@in_dtypes
 @pytest.mark.parametrize("domain", ["complex", "hartley"])
 @pytest.mark.parametrize("zdim", [0, Q])
-def test_spectrum_is_that_of_a_real_volume(domain: str, zdim: int) -> None:
-    model = make_model(zdim, domain)
-    points = 5 * torch.randn(20, 3, generator=torch.Generator().manual_seed(4))
-    z = torch.randn(2, zdim, generator=torch.Generator().manual_seed(5))
+def test_spectrum_is_that_of_a_real_volume(domain: str, zdim: int, dtype: torch.dtype, device: str) -> None:
+    model = make_model(zdim, domain, dtype, device)
+    points = 5 * torch.randn(20, 3, generator=torch.Generator().manual_seed(4)).to(device, dtype)
+    z = torch.randn(2, zdim, generator=torch.Generator().manual_seed(5)).to(device, dtype)
     spectrum = model.spectrum(points, z)
     torch.testing.assert_close(model.spectrum(-points, z), spectrum.conj())
     assert spectrum.abs().max() > 0
@@ -51,16 +59,20 @@ def test_hartley_decoder_puts_out_real_minus_imaginary_part() -> None:
     torch.testing.assert_close(spectrum.real - spectrum.imag, hartley)
 
 
-def test_loss_is_squared_error_plus_weighted_divergence() -> None:
-    model = make_model(Q, "complex")
-    observation = make_observation()
-    terms = model.loss(observation, torch.zeros(B, Q), linear=False)
-    assert float((terms.total - terms.reconstruction - 0.7 * terms.kl).detach().abs()) < 1e-4
-    mean, covariance = model.posterior(observation)
-    standard = torch.distributions.MultivariateNormal(torch.zeros(Q), torch.eye(Q))
+@on_devices
+@in_dtypes
+def test_loss_is_squared_error_plus_weighted_divergence(dtype: torch.dtype, device: str) -> None:
+    model = make_model(Q, "complex", dtype, device)
+    observation = make_observation(dtype, device)
+    exact = 1e-4 if dtype == torch.float32 else 1e-7  # covariances are float32
+    model.tiled = dtype == torch.float32  # the tiles are float32
+    terms = model.loss(observation, torch.zeros(B, Q, dtype=dtype, device=device), linear=False)
+    assert float((terms.total - terms.reconstruction - 0.7 * terms.kl).detach().abs()) < exact
+    mean, covariance = (found.double().cpu() for found in model.posterior(observation))
+    standard = torch.distributions.MultivariateNormal(torch.zeros(Q).double(), torch.eye(Q).double())
     posterior = torch.distributions.MultivariateNormal(mean, covariance)
     expected = torch.distributions.kl_divergence(posterior, standard).mean()
-    assert float(terms.kl.detach()) == pytest.approx(float(expected), rel=1e-4)
+    assert float(terms.kl.detach()) == pytest.approx(float(expected), rel=exact)
 
 
 def test_homogeneous_model_has_no_divergence_and_no_encoder() -> None:

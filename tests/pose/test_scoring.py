@@ -18,6 +18,7 @@ from cryodrgn_ext.pose.groups import GroupScorer, ImageGroups
 from cryodrgn_ext.pose.model import LinearModel, SameSlices, points_on
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.shift_grid import shift_grid
+from tests.devices import on_devices
 from tests.pose.phantoms import Phantom, phantom
 
 
@@ -51,19 +52,21 @@ def noisy() -> Phantom:
     return phantom(60, box_size=32, snr=0.1, seed=3)
 
 
-def test_base_grid_agrees_with_brute_force(noisy: Phantom) -> None:
+@on_devices
+def test_base_grid_agrees_with_brute_force(noisy: Phantom, device: str) -> None:
     rows = torch.arange(5, 55)
     rotation = torch.from_numpy(so3_grid.grid(0)).float()
     shifts = shift_grid(4.0, 3)
     wanted = brute_force(noisy.images, noisy.volume, rows, rotation, shifts, 8)
-    scorer = Scorer(noisy.images, rows, radius=10)
-    value, shift = scorer.best_shift(noisy.volume, rotation, shifts, radius=8)
+    scorer = Scorer(noisy.images, rows, radius=10, device=device)
+    there = FourierVolume.from_map(noisy.density.to(device)), rotation.to(device), shifts.to(device)
+    value, shift = (found.cpu() for found in scorer.best_shift(*there, radius=8))
     assert value.flatten().double().numpy() == pytest.approx(wanted.amax(2).flatten().numpy(), rel=1e-4, abs=1e-2)
-    top = scorer.top(noisy.volume, rotation, shifts, keep=8, radius=8)
-    best = wanted.flatten(1).argmax(1)
-    assert torch.equal(top.rotation[:, 0] * len(shifts) + top.shift[:, 0], best)
-    assert torch.equal(value.argmax(1), top.rotation[:, 0])
-    assert torch.equal(shift.long().gather(1, top.rotation), top.shift)
+    top = scorer.top(*there, keep=8, radius=8)
+    best, chosen, chosen_shift = wanted.flatten(1).argmax(1), top.rotation.cpu(), top.shift.cpu()
+    assert torch.equal(chosen[:, 0] * len(shifts) + chosen_shift[:, 0], best)
+    assert torch.equal(value.argmax(1), chosen[:, 0])
+    assert torch.equal(shift.long().gather(1, chosen), chosen_shift)
     assert (top.log_likelihood.diff(dim=1) <= 0).all()
 
 

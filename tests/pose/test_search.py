@@ -16,21 +16,23 @@ from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.model import LinearModel
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
+from tests.devices import on_devices
 from tests.pose.phantoms import angles_deg, phantom
 
 SETTINGS = SearchSettings(base_level=1, refinements=3, keep=8, k_min=8, k_max=15, shift_extent_px=4, shift_count=5)
 
 
-def test_noiseless_poses_are_found_to_the_last_grid() -> None:
+@on_devices
+def test_noiseless_poses_are_found_to_the_last_grid(device: str) -> None:
     made = phantom(40, snr=None, seed=1)
-    found = search(made.images, made.volume, SETTINGS)
+    found = search(made.images.load(device), FourierVolume.from_map(made.density.to(device)), SETTINGS)
     last = so3_grid.spacing_deg(SETTINGS.base_level + SETTINGS.refinements)
     step = 2 * SETTINGS.shift_extent_px / SETTINGS.shift_count / 2**SETTINGS.refinements
-    error = angles_deg(found.best.rotation, made.rotation)
+    error = angles_deg(found.best.rotation.cpu(), made.rotation)
     # A cell reaches 0.9 spacings from its centre; beside the best one, another shift may make up for the difference.
     assert error.median() < 0.8 * last
     assert error.max() < 2 * last
-    assert (found.best.shift_px - made.shift_px).abs().amax() < 2 * step
+    assert (found.best.shift_px.cpu() - made.shift_px).abs().amax() < 2 * step
 
 
 def test_what_is_found_in_noise_is_as_likely_as_the_truth() -> None:

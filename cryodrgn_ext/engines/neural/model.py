@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Complex, Complex64, Float, Float32, Int64
+from jaxtyping import Complex, Float, Float32, Int64
 from torch import Tensor, nn
 
 
@@ -101,10 +101,10 @@ class VolumeModel(nn.Module, ABC):
         """Latent mean (B, q) and covariance (B, q, q) of each image."""
 
     @abstractmethod
-    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex[Tensor, "K P"]:
         """Give the same as :meth:`spectrum`, differentiable with respect to the model's parameters."""
 
     @torch.no_grad()
-    def spectrum(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
+    def spectrum(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex[Tensor, "K P"]:
         """Fourier coefficients (K, P) complex64 of the volumes at latents (K, q), at points (P, 3)."""
         return self.decode(points, z)

@@ -18,7 +18,7 @@ wider trunk. The posterior is unimodal.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex64, Float, Int64
+from jaxtyping import Complex, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -165,7 +165,7 @@ class SeparableModel(VolumeModel):
         mean, factor = self._infer(h, sign, torch.cat([values.real, values.imag], dim=1), False)
         return mean, torch.cholesky_inverse(factor)
 
-    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex[Tensor, "K P"]:
         """One trunk evaluation serves all volumes."""
         h, sign = self._components(points, self.magnitude(points))
         u = self._mixing(z, False)
@@ -177,7 +177,7 @@ class SeparableModel(VolumeModel):
         return self._mixing(z, False)
 
     @torch.no_grad()
-    def components(self, points: Float[Tensor, "P 3"], which: Int64[Tensor, " C"]) -> Complex64[Tensor, "C P"]:
+    def components(self, points: Float[Tensor, "P 3"], which: Int64[Tensor, " C"]) -> Complex[Tensor, "C P"]:
         """Spectra (C, P) complex64 of the components ``which`` (C,) int64 in 0..2 w - 1, at points (P, 3).
 
         The spectrum of a latent is the sum over all of them, weighted by :meth:`weights`.

@@ -15,7 +15,7 @@ cryoDRGN does by default; ``"hartley"`` evaluates it at both and combines the tw
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex64, Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from cryodrgn_ext.engines.neural.layers import FourierFeatures, residual_mlp, to_half_space
@@ -154,7 +154,7 @@ class VaeModel(VolumeModel):
         """Fourier coefficients (...) complex64 at points (..., 3), with latents (..., q) that broadcast."""
         return self._decode(points, z, self.magnitude(points))
 
-    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex64[Tensor, "K P"]:
+    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex[Tensor, "K P"]:
         """One decoder pass per volume."""
         gain = self.magnitude(points)
         return torch.stack([self._decode(points, row, gain) for row in z])

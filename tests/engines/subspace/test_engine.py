@@ -17,6 +17,7 @@ from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from tests.devices import DEVICES
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.test_halves import homogeneous
@@ -26,14 +27,22 @@ QUICK = SubspaceSettings(zdim=2, curve_features=6)
 
 
 def fit(
-    data: LinearSet, settings: SubspaceSettings = QUICK, folder: Path | None = None, seed: int = 0, **more: Any
-) -> SubspaceHeterogeneity:
-    return train(data.images, data.base_map, settings, context(folder, seed=seed), **more)
+    data: LinearSet, settings: SubspaceSettings = QUICK, folder: Path | None = None, seed: int = 0,
+    device: str = "cpu", **more: Any,
+) -> SubspaceHeterogeneity:  # fmt: skip
+    return train(data.images, data.base_map, settings, context(folder, seed=seed, device=device), **more)
 
 
 @pytest.fixture(scope="module")
 def fitted(linear_set: LinearSet) -> SubspaceHeterogeneity:
     return fit(linear_set)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def fitted_there(request: pytest.FixtureRequest, linear_set: LinearSet, fitted: SubspaceHeterogeneity
+                 ) -> SubspaceHeterogeneity:  # fmt: skip
+    """A model trained on each device of this machine."""
+    return fitted if request.param == "cpu" else fit(linear_set, device=request.param)
 
 
 def explained_by(z: np.ndarray, y: np.ndarray) -> float:
