@@ -109,3 +109,27 @@ class SilentMonitor(Monitor):
     def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
         """Iterate without a report."""
         yield from items
+
+
+class QuietMonitor(SilentMonitor):
+    """Says nothing of a part of a job, but aborts when the job shall.
+
+    Parameters
+    ----------
+    job : Monitor
+        Whose user is asked.
+    """
+
+    def __init__(self, job: Monitor) -> None:
+        super().__init__()
+        self._job = job
+
+    def poll(self) -> None:
+        """Ask as the job does."""
+        self._job.poll()
+
+    def track(self, items: Iterable[T], description: str, total: int, unit: int = 1) -> Iterator[T]:
+        """Iterate without a report, polling for an abort before each."""
+        for item in items:
+            self.poll()
+            yield item

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,7 @@ from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions, g
 from cryodrgn_ext.engines.choice import choose_engine
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.options.train import TrainSettings
@@ -33,22 +36,31 @@ def learn(
     monitor: Monitor, on_latents: LatentsFunction | None = None,
 ) -> Heterogeneity:  # fmt: skip
     """Train the engine, alone or as one process of a group."""
+    masks = (inputs.mask, inputs.focus)
+    return learn_regions(settings, masks, layout.checkpoint / "training", images, consensus, monitor, on_latents)
+
+
+def learn_regions(
+    settings: TrainSettings, masks: tuple[VolumeMap | None, VolumeMap | None], checkpoint: Path, images: ParticleImages,
+    consensus: Consensus, monitor: Monitor, on_latents: LatentsFunction | None = None,
+) -> Heterogeneity:  # fmt: skip
+    """Train the engine with the user's solvent mask and region of interest, if there are."""
     engine = get_engine(choose_engine(settings.engine, settings))
-    context = EngineContext.of(settings, layout.checkpoint / "training", monitor)
+    context = EngineContext.of(settings, checkpoint, monitor)
     return engine.train(
         images, consensus.map, engine.options_of(settings), context, consensus_radius=consensus.radius,
-        regions=_regions(inputs, images), on_latents=on_latents,
+        regions=_regions(masks, images), on_latents=on_latents,
     )  # fmt: skip
 
 
-def _regions(inputs: TrainInputs, images: ParticleImages) -> Regions:
-    """The user's masks at the working box."""
+def _regions(given: tuple[VolumeMap | None, VolumeMap | None], images: ParticleImages) -> Regions:
+    """Masks at the working box."""
     masks: list[NDArray[np.float32] | None] = []
-    for name, given in (("--in_mask", inputs.mask), ("--focus_mask", inputs.focus)):
-        if given is None:
+    for name, one in zip(("--in_mask", "--focus_mask"), given, strict=True):
+        if one is None:
             masks.append(None)
         else:
-            masks.append(working_map(given, images.box_size, images.pixel_size_A, name).clamp(0, 1).numpy())
+            masks.append(working_map(one, images.box_size, images.pixel_size_A, name).clamp(0, 1).numpy())
     return Regions(*masks)
 
 

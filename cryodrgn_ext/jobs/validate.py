@@ -7,7 +7,7 @@ corrected for the mask by phase randomisation, more random subsets, and sets of 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.jobs.null_runs import NullRuns, found_path, read_finding
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
@@ -42,6 +43,7 @@ from cryodrgn_ext.results.validated_sets import TABLE_NAME, ValidatedSets, choos
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
+from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
@@ -112,6 +114,8 @@ class ValidateInputs(CheckedInputs):
     device : torch.device
     own_poses : bool
         Whether the poses of both halves were found with one model.
+    null_runs : NullRuns or None
+        The training, where it shall be repeated on images of one structure.
     """
 
     result: LearnedResult
@@ -122,6 +126,7 @@ class ValidateInputs(CheckedInputs):
     preprocessing: PreprocessSettings
     device: torch.device
     own_poses: bool
+    null_runs: NullRuns | None
 
 
 class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
@@ -160,6 +165,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return ValidateInputs(
             record=record, result=result, sets=sets, native_box=native, box=box, mask=mask, preprocessing=preprocessing,
             device=choose_device(settings.device), own_poses=own_poses,
+            null_runs=NullRuns.of(result) if settings.null else None,
         )  # fmt: skip
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
@@ -188,8 +194,11 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.note(CAUTION)
         if inputs.own_poses:
             self.note(POSES_CAUTION)
-        states = dict(zip(names, read_states(layout, names), strict=True))
+        null = self._null_finding(key)
+        states = dict(zip(names, judged_states(read_states(layout, names), null), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
+        if null is not None:
+            found = f"{found} {null.sentence()}"
         self.headline(found)
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
@@ -199,18 +208,44 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         explained = read_associations(layout)
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, explained)
         if not settings.keep_images:
-            shutil.rmtree(layout.checkpoint / "images", ignore_errors=True)
+            for folder in ("images", "null_images"):
+                shutil.rmtree(layout.checkpoint / folder, ignore_errors=True)
         results = {
             "particles": particles.n, "box": inputs.box, "pixel_size_A": round(consensus.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3), "symmetry": consensus.symmetry.name,
             "data_sign": consensus.data_sign,
             "random_subsets": settings.random_subsets,
             "found": found,
+            "null": None if null is None else null.plain(),
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
         return results, self._result(states, consensus)
+
+    def _null_finding(self, key: str) -> NullFinding | None:
+        """Repeat the training on images of one structure as often as asked; None when it was not."""
+        runs, folders = self.inputs.null_runs, []
+        for number in range(self.settings.null if runs is not None else 0):
+            folder = self.layout.checkpoint / f"null_{number + 1:03d}"
+            folders.append(folder)
+            self.stage(f"null {number + 1}", fingerprint(key, number), f"Images of one structure, set {number + 1}",
+                       partial(self._run_null, number, folder), found_path(folder))  # fmt: skip
+        return read_finding(folders) if folders else None
+
+    def _run_null(self, number: int, folder: Path) -> None:
+        runs = self.inputs.null_runs
+        assert runs is not None
+        runs.run(lambda: self._trained_images, self.settings.seed + number, folder, self.monitor)
+
+    @cached_property
+    def _trained_images(self) -> ParticleImages:
+        """The images as the training had them."""
+        runs = self.inputs.null_runs
+        assert runs is not None
+        if runs.preprocessing == self.inputs.preprocessing:
+            return self.images
+        return self.open_images(self.inputs.result.particles, runs.preprocessing, "null_images")
 
     def _sharpen(self, states: Mapping[int, StateResult]) -> dict[str, GuinierFit]:
         """Write sharpened.mrc of each set whose resolution allows it; return the Guinier plots by name."""
@@ -301,6 +336,13 @@ def _data_sign(record: Mapping[str, Any]) -> str:
     return found
 
 
+def judged_states(states: Sequence[StateResult], null: NullFinding | None) -> list[StateResult]:
+    """States with their conclusions held against what was found in images of one structure."""
+    if null is None:
+        return list(states)
+    return [replace(state, conclusion=null.judge(state.conclusion)) for state in states]
+
+
 def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     """Write the report of a finished job again.
 
@@ -312,7 +354,9 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     layout, settings = finished.layout, finished.settings
     assert isinstance(settings, ValidateSettings)
     names = {one["state"]: one["name"] for one in finished.record["results"]["states"]}
-    states = dict(zip(names.values(), read_states(layout, names), strict=True))
+    null = finished.record["results"].get("null")
+    judged = judged_states(read_states(layout, names), None if null is None else NullFinding(**null))
+    states = dict(zip(names.values(), judged, strict=True))
     found = {name: sharpened(layout.state(state.number), np.array(state.fsc), settings.b_factor)
              for name, state in states.items()}  # fmt: skip
     fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}

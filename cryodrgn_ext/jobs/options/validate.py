@@ -39,6 +39,13 @@ class ValidateSettings(ResultSettings):
         None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; as in training if not given"
     )
     random_subsets: int = setting(36, low=12, high=10_000, help="Random subsets that each set is compared with")
+    null: int = setting(
+        0,
+        low=0,
+        high=1000,
+        help="How many times the training is repeated on images of one structure, each with the pose, CTF, scale and "
+        "noise of a particle; what it claims there counts against its states. Each takes as long as the training",
+    )
     b_factor: float | None = setting(
         None,
         low=-1000,
