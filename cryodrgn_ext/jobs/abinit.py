@@ -33,7 +33,7 @@ from cryodrgn_ext.jobs.abinit_inputs import (
     training_key,
     transform_key,
 )
-from cryodrgn_ext.jobs.abinit_model import TrainedModel, train_model, write_model_results
+from cryodrgn_ext.jobs.abinit_model import train_model, write_model_results
 from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
 from cryodrgn_ext.jobs.abinit_poses import find_poses, refine_poses
 from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
@@ -231,7 +231,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
 
     def _with_own_volumes(self, placed: PlacedImages, poses: PoseTable, key: str) -> PoseTable:
         """A first model, and the poses refined against the volume that it gives each image."""
-        first, refined = TrainedModel(self.files.first_model(key)), self.files.refined(key)
+        first, refined = self.files.first_model(key), self.files.refined(key)
         aligned = poses.align(placed.images)
         self.stage("first model", key, "First model, on these poses",
                    lambda: train_model(first, aligned, self.settings, self.device, self.monitor),
@@ -270,7 +270,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
     def _learn(self, aligned: ParticleImages, consensus: Consensus, key: str) -> None:
         """The final model, its latents and volumes."""
         layout, settings = self.layout, self.settings
-        last = TrainedModel(self.files.last_model(key))
+        last = self.files.last_model(key)
         self.stage("training", key, "Model on the final poses",
                    lambda: write_model_results(layout, last, aligned, consensus, self.inputs.particles, settings,
                                                self.monitor), layout.model, layout.latents)  # fmt: skip

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 
 from cryodrgn_ext.durable_files import atomic_directory
@@ -15,31 +12,10 @@ from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
+from cryodrgn_ext.results.found_poses import TrainedModel
 from cryodrgn_ext.results.latent_tables import LatentTable, write_latent_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.reconstructions import make_consensus
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """Where a model, its consensus and its checkpoints lie."""
-
-    root: Path
-
-    @property
-    def consensus(self) -> Path:
-        """Map, half-maps and mask that it started from."""
-        return self.root / "consensus"
-
-    @property
-    def training(self) -> Path:
-        """Checkpoints of the engine."""
-        return self.root / "training"
-
-    @property
-    def model(self) -> Path:
-        """The saved model."""
-        return self.root / "model"
 
 
 def train_model(

@@ -87,7 +87,7 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
         write_poses(directory / "poses.pkl", chosen)
         write_ctf(directory / "ctf.pkl", chosen)
         if latents is not None:
-            write_latents(directory / "z.pkl", latents.z[rows], _log_variance(latents, rows))
+            write_latents(directory / "z.pkl", latents.z[rows], latents.log_variance(rows))
         if len(rows) < particles.n:
             write_indices(directory / "ind.pkl", rows)  # for pickles of all of them
         write_particles_star(chosen, output)
@@ -107,11 +107,3 @@ def _say_lost(particles: ParticleSet, monitor: Monitor) -> None:
         monitor.message(f"Not in the pickles, which have no place for them: {', '.join(lost)}.")
     if particles.source.dark_on_light(particles.row_id):
         monitor.message("Note: these particles are dark on light: run cryodrgn with --uninvert-data.")
-
-
-def _log_variance(latents: LatentTable, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
-    """(n, q) logarithms of the variances of the latents, where an engine defined them."""
-    if latents.z_cov is None:
-        return None
-    variance = np.diagonal(latents.z_cov[rows], axis1=1, axis2=2)
-    return np.log(np.maximum(variance, np.finfo(np.float32).tiny)).astype(np.float32)

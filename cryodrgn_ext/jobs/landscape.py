@@ -6,7 +6,7 @@ within it, all particles in the space of volume components, clusters, their maps
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.loops import Closure, closure_of_particles
+from cryodrgn_ext.analysis.loops import closure_of_particles
 from cryodrgn_ext.analysis.sketch import Sketch
 from cryodrgn_ext.analysis.surfaces import Surface, density_surface
 from cryodrgn_ext.analysis.volume_basis import volume_basis
@@ -33,7 +33,6 @@ from cryodrgn_ext.analysis.volume_landscape import (
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -42,6 +41,7 @@ from cryodrgn_ext.report.pictures import draw_components, draw_density
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.chosen_rows import chosen_rows
 from cryodrgn_ext.results.landscape_states import write_state_maps, write_state_particles
+from cryodrgn_ext.results.landscape_summary import landscape_results, landscape_sentences
 from cryodrgn_ext.results.landscape_tables import (
     LandscapeFiles,
     read_arrays,
@@ -61,7 +61,7 @@ from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.verdict import NOT_TESTED, Conclusion, overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
-from cryodrgn_ext.workflow.given_maps import check_mask_values
+from cryodrgn_ext.workflow.given_maps import read_working_mask
 from cryodrgn_ext.workflow.job_outputs import group_outputs, kept_files, picture, shown_maps, slices_of_groups
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, MaskOutput, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
@@ -154,7 +154,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                 {"in_mask": settings.in_mask, "indices": settings.indices}
             ),
             result=result, model=model, z=np.ascontiguousarray(latents.z[rows]), rows=rows,
-            given_mask=None if settings.in_mask is None else _working_mask(settings.in_mask, model, monitor),
+            given_mask=read_working_mask(settings.in_mask, model.box_size, model.pixel_size_A, monitor),
             solvent_mask=solvent if solvent is not None and len(solvent) == model.box_size else None,
         )  # fmt: skip
 
@@ -192,11 +192,12 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
                    lambda: self._write_densities(found), *densities)  # fmt: skip
         self.stage("layouts", cut, "Layouts of the volumes", lambda: self._write_sketch(found), files.sketch_table)
         closure = closure_of_particles(found.mapping.v, settings.seed)
-        self._note_states(found, closure)
+        self.note(*landscape_sentences(found, settings.clusters, closure))
         self.headline(self._found)
         self.monitor.poll()
         surfaces = self.write_reports(self.facts)
-        return self._summary(found, surfaces, closure), self._result(found)
+        results = landscape_results(found, settings.components, surfaces, closure) | {"found": self._found}
+        return results, self._result(found)
 
     def write_reports(self, facts: RunFacts) -> list[tuple[Surface, tuple[int, ...]]]:
         """Write report.html and logfile.pdf from what the stages have left; return the densities."""
@@ -301,59 +302,6 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
         earlier = require_record(result.directory, result.job)["results"].get("found")
         return own if earlier is None else f"{own} Of its own states the {result.job} job says: {earlier}"
 
-    def _note_states(self, found: Landscape, closure: Closure | None) -> None:
-        clusters, mapping = found.clusters, found.mapping
-        if closure is not None and closure.is_closed:
-            self.note(
-                f"The volumes lie on a closed curve (its loop is {closure.persistence:.1f} times farther across than "
-                "along): the motion comes back to where it began, so that states follow one another in a circle."
-            )
-        if clusters.n_clusters != self.settings.clusters:
-            self.note(
-                f"{clusters.n_clusters} states instead of {self.settings.clusters}: small groups that are set apart "
-                "are states of their own, and groups of too few particles are none."
-            )
-        if clusters.reassigned.any():
-            count = int(np.isin(mapping.nearest, np.flatnonzero(clusters.reassigned)).sum())
-            self.note(
-                f"{np.count_nonzero(clusters.reassigned)} volumes ({count} particles) lie in groups too small to be "
-                "states and were put with the nearest one; --min_particles 0 shows them."
-            )
-        if not mapping.is_exact:
-            self.note(
-                f"Volume components of particles are predicted by a map learned from volumes: of those held out it "
-                f"misses {100 * mapping.held_out_loss.min():.1f} % of the variance."
-            )
-
-    def _summary(
-        self, found: Landscape, surfaces: Sequence[tuple[Surface, tuple[int, ...]]], closure: Closure | None
-    ) -> dict[str, Any]:
-        """Results for job.yaml."""
-        clusters, mapping, shares = found.clusters, found.mapping, found.pca.explained_variance_ratio
-        return {
-            "particles": len(found.rows),
-            "found": self._found,
-            "sketch": len(clusters.label),
-            "explained_variance": [round(float(share), 5) for share in shares[: self.settings.components]],
-            "mapping": "exact" if mapping.is_exact else "learned",
-            "held_out_loss": None if mapping.is_exact else round(float(mapping.held_out_loss.min()), 6),
-            "states": [
-                {"state": number, "volumes": int(clusters.n_volumes[number]),
-                 "particles": int(clusters.n_particles[number]),
-                 "on_data_particle": int(row)}
-                for number, row in enumerate(found.rows[found.center_index])
-            ],
-            "closed_curve": None if closure is None else {
-                "closed": closure.is_closed, "persistence": round(closure.persistence, 3), "gap": round(closure.gap, 3),
-            },
-            "density_maxima": [
-                {"components": list(components), "position": [round(float(p), 5) for p in maximum.position],
-                 "depth_kT": round(float(maximum.depth_kT), 3) if np.isfinite(maximum.depth_kT) else "highest",
-                 "depth_sd_kT": round(float(maximum.depth_sd_kT), 3), "stability": round(maximum.stability, 3)}
-                for surface, components in surfaces for maximum in surface.maxima if maximum.is_stable
-            ],
-        }  # fmt: skip
-
     def _result(self, found: Landscape) -> JobResult:
         layout, name = self.layout, self._particles_name
         uid, v, label = self.inputs.result.particles.uid[found.rows], found.mapping.v, found.label
@@ -395,15 +343,3 @@ def report_landscape(finished: FinishedResult, monitor: Monitor) -> None:
     given = replace(settings, in_parts=finished.learned(settings.in_parts))
     run = LandscapeRun(settings, LandscapeRun.check(given, monitor), monitor)
     run.write_reports(finished.facts)
-
-
-def _working_mask(path: Path, model: Heterogeneity, monitor: Monitor) -> NDArray[np.float32]:
-    """Bring the user's mask to the box of the volumes."""
-    given = read_map(path)
-    check_mask_values(given, path)
-    for note in given.notes:
-        monitor.message(f"Note: {note}")
-    found: NDArray[np.float32] = working_map(given, model.box_size, model.pixel_size_A, "--in_mask").numpy()
-    if not (found > 0.5).any():
-        raise InputError(f"{path} has no voxel above 0.5 in a box of {model.box_size}: the region is too small.")
-    return found

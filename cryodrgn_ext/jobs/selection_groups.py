@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,9 @@ from cryodrgn_ext.analysis.selection import (
 )
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.row_matching import shared_rows
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.chosen_rows import listed_rows
-from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.learned_result import TABLES, LearnedResult, read_learned_result
+from cryodrgn_ext.results.chosen_rows import particles_in
+from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
 
 IndexArray = NDArray[np.int64]
@@ -158,34 +154,6 @@ class Selection:
             z = self.result.require_latents().z
             conditions.append(np.flatnonzero(np.linalg.norm(z, axis=1) <= settings.z_norm_max))
         return conditions
-
-
-def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) -> IndexArray:
-    """Rows of the particles that a selection holds, matched by identity: of replicate runs no order is the same.
-
-    Parameters
-    ----------
-    path : Path
-        A table of particles, a folder with one, or rows of these particles (.txt, .npy, .pkl).
-    particles : ParticleSet
-    every_one : bool
-        Whether a particle that is not among ``particles`` is an error; else it does not matter.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be read, or shares no particle with ``particles``.
-    """
-    if path.is_dir() and Layout(path).particles.is_file():
-        path = Layout(path).particles
-    if path.suffix.lower() not in TABLES and not path.is_dir():
-        return read_index_file(path, particles.n)
-    if every_one:
-        return listed_rows(path, particles)
-    rows = shared_rows(read_particles(path, require_poses=False), particles).rows
-    if len(rows) == 0:
-        raise InputError(f"{path} has none of the particles of {particles.path}: it is not of a run on the same ones.")
-    return rows
 
 
 def read_selection(settings: SelectSettings, monitor: Monitor) -> Selection:

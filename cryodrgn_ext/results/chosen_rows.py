@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.metadata.row_matching import match_rows, shared_rows
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import TABLES, LearnedResult
 
 
@@ -65,3 +66,31 @@ def listed_rows(path: Path, particles: ParticleSet, monitor: Monitor | None = No
         for note in match.notes:
             monitor.warn(f"{note}.")
     return np.unique(match.rows)
+
+
+def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) -> NDArray[np.int64]:
+    """Rows of the particles that a selection holds, matched by identity: of replicate runs no order is the same.
+
+    Parameters
+    ----------
+    path : Path
+        A table of particles, a folder with one, or rows of these particles (.txt, .npy, .pkl).
+    particles : ParticleSet
+    every_one : bool
+        Whether a particle that is not among ``particles`` is an error; else it does not matter.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, or shares no particle with ``particles``.
+    """
+    if path.is_dir() and Layout(path).particles.is_file():
+        path = Layout(path).particles
+    if path.suffix.lower() not in TABLES and not path.is_dir():
+        return read_index_file(path, particles.n)
+    if every_one:
+        return listed_rows(path, particles)
+    rows = shared_rows(read_particles(path, require_poses=False), particles).rows
+    if len(rows) == 0:
+        raise InputError(f"{path} has none of the particles of {particles.path}: it is not of a run on the same ones.")
+    return rows

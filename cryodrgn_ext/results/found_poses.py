@@ -50,6 +50,28 @@ class FoundPoses:
 
 
 @dataclass(frozen=True)
+class TrainedModel:
+    """Where a model, its consensus and its checkpoints lie."""
+
+    root: Path
+
+    @property
+    def consensus(self) -> Path:
+        """Map, half-maps and mask that it started from."""
+        return self.root / "consensus"
+
+    @property
+    def training(self) -> Path:
+        """Checkpoints of the engine."""
+        return self.root / "training"
+
+    @property
+    def model(self) -> Path:
+        """The saved model."""
+        return self.root / "model"
+
+
+@dataclass(frozen=True)
 class AbinitFiles:
     """Paths below the checkpoint of a result directory."""
 
@@ -80,17 +102,17 @@ class AbinitFiles:
         """Map and half-maps of the result."""
         return self.layout.checkpoint / "maps"
 
-    def first_model(self, key: str) -> Path:
-        """Folder of the model on the poses that were found."""
-        return self.layout.checkpoint / f"first_{key}"
+    def first_model(self, key: str) -> TrainedModel:
+        """Model on the poses that were found."""
+        return TrainedModel(self.layout.checkpoint / f"first_{key}")
 
     def refined(self, key: str) -> Path:
         """Folder of the poses against each image's own volume."""
         return self.layout.checkpoint / f"refined_{key}"
 
-    def last_model(self, key: str) -> Path:
-        """Folder of the model on the final poses."""
-        return self.layout.checkpoint / f"last_{key}"
+    def last_model(self, key: str) -> TrainedModel:
+        """Model on the final poses."""
+        return TrainedModel(self.layout.checkpoint / f"last_{key}")
 
 
 def write_found(directory: Path, placed: PlacedImages, found: FoundPoses) -> None:

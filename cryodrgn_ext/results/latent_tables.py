@@ -35,6 +35,13 @@ class LatentTable:
         """Number of particles."""
         return len(self.z)
 
+    def log_variance(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """(n, q) logarithms of the variances of some latents, where an engine defined them."""
+        if self.z_cov is None:
+            return None
+        variance = np.diagonal(self.z_cov[rows], axis1=1, axis2=2)
+        return np.log(np.maximum(variance, np.finfo(np.float32).tiny)).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class StateTable:

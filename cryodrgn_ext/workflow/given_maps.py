@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.images.working_map import check_extent
+from cryodrgn_ext.images.working_map import check_extent, working_map
+from cryodrgn_ext.progress import Monitor
 
 
 def read_mask(path: Path | None, option: str, box: int, pixel_size_A: float) -> VolumeMap | None:
@@ -44,6 +46,26 @@ def read_refinement_map(path: Path | None, option: str, box: int, pixel_size_A: 
             "or mask of the refinement of these particles, or leave it out."
         )
     check_extent(found, box * pixel_size_A, option)
+    return found
+
+
+def read_working_mask(path: Path | None, box: int, pixel_size_A: float, monitor: Monitor) -> NDArray[np.float32] | None:
+    """Read a mask, if one was given, and bring it to a working box.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, it is no mask of the same extent, or no voxel of it is left.
+    """
+    if path is None:
+        return None
+    given = read_map(path)
+    check_mask_values(given, path)
+    for note in given.notes:
+        monitor.message(f"Note: {note}")
+    found: NDArray[np.float32] = working_map(given, box, pixel_size_A, "--in_mask").numpy()
+    if not (found > 0.5).any():
+        raise InputError(f"{path} has no voxel above 0.5 in a box of {box}: the region is too small.")
     return found
 
 
