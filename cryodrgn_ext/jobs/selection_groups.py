@@ -22,6 +22,8 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import particles_in
+from cryodrgn_ext.results.empty_image_table import read_empty_images
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
 
@@ -57,14 +59,17 @@ class Selection:
             conditions.append(select_labels(self.result.require_states().label, settings.state, "state"))
         if settings.indices is not None:
             conditions.append(read_index_file(settings.indices, particles.n))
+        if not settings.junk:
+            empty = read_empty_images(Layout(self.result.directory).empty_images)
+            conditions.append(np.setdiff1d(np.arange(particles.n), empty))
         conditions += self._latent_conditions()
         conditions += [particles_in(path, particles) for path in settings.intersection]
         added = [particles_in(path, particles, every_one=True) for path in settings.union]
         taken = [particles_in(path, particles) for path in settings.difference]
         if not (conditions or added or taken):
             raise InputError(
-                "nothing to select by: give --state, --cluster with --clusters or --mixture, --outliers, --z_range, "
-                "--z_norm_max, --indices, --intersection, --union or --difference."
+                "nothing to select by: give --state, --cluster with --clusters or --mixture, --outliers, --junk no, "
+                "--z_range, --z_norm_max, --indices, --intersection, --union or --difference."
             )
         nothing, everything = np.empty(0, np.int64), np.arange(particles.n)
         chosen = combine(conditions, "intersection") if conditions else nothing if added else everything

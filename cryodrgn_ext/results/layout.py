@@ -57,6 +57,11 @@ class Layout:
         return self.root / "image_remarks.star"
 
     @property
+    def empty_images(self) -> Path:
+        """Images that probably show no particle, with their scales; absent where there are none."""
+        return self.root / "empty_images.star"
+
+    @property
     def checkpoint(self) -> Path:
         """Files that a Continue needs; may be deleted when the job is finished."""
         return self.root / "checkpoint"

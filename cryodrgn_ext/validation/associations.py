@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from cryodrgn_ext.fourier.point_groups import PointGroup
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.validation.covariates import Covariate, Design, covariates_of
+from cryodrgn_ext.validation.covariates import MEASURED_RADIUS, Covariate, Design, covariates_of
 from cryodrgn_ext.validation.held_out import one_row_per_image
 
 MOST_IMAGES = 5_000
 PERMUTATIONS = 99
-#: Cycles per box up to which scale and noise of an image are measured.
-MEASURED_RADIUS = 16
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ POWERS = 3
 #: Images per parameter below which what a regression finds is mostly noise.
 FEWEST_PER_GROUP = 3.0
 IMAGES_PER_BATCH = 256
+#: Cycles per box up to which scale and noise of an image are measured.
+MEASURED_RADIUS = 16
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def covariates_of(
     if images.ctf_parameters is not None:
         u, v = (getattr(images.ctf_parameters, f"defocus_{one}_A").cpu()[index].double().numpy() for one in "uv")
         found.append(Covariate(DEFOCUS, columns=_powers((u + v) / 2)))
-    scale, noise = _measured(images, index, volume)
-    found += [Covariate(SCALE, columns=_powers(scale)), Covariate(NOISE, columns=_powers(noise))]
+    measured = scale_and_noise(images, index, volume)
+    found += [Covariate(SCALE, columns=_powers(measured.scale)), Covariate(NOISE, columns=_powers(measured.noise))]
     micrograph = _micrographs(images)
     if micrograph is not None:
         found.append(Covariate(MICROGRAPH, groups=micrograph[rows]))
@@ -135,13 +137,30 @@ def _powers(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([scaled**power for power in range(1, POWERS + 1)], axis=1)
 
 
-def _measured(
-    images: ParticleImages, rows: torch.Tensor, volume: FourierVolume
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scale of the consensus in each image, and the power of what it leaves."""
+@dataclass(frozen=True)
+class ScaleAndNoise:
+    """How images show the consensus.
+
+    Attributes
+    ----------
+    scale : ndarray
+        (n,) least-squares scale of the consensus in each.
+    noise : ndarray
+        (n,) mean power of a coefficient of what it leaves.
+    power : ndarray
+        (n,) power of the expected image, over all coefficients.
+    """
+
+    scale: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+
+def scale_and_noise(images: ParticleImages, rows: torch.Tensor, volume: FourierVolume) -> ScaleAndNoise:
+    """Scale of the consensus in each image, and the power of what it leaves, in the band of ``volume``."""
     device = volume.data.device
     count = min(images.plane.prefix(volume.grid.radius), images.source.n_coefficients)
-    scale, noise = [], []
+    scale, noise, power = [], [], []
     for some in rows.split(IMAGES_PER_BATCH):
         batch = images.batch(some, count, device)
         expected = batch.ctf * volume.slice(batch.points)
@@ -149,7 +168,8 @@ def _measured(
         fit = (expected.conj() * batch.coefficients).real.sum(1) / size
         scale.append(fit.double().cpu())
         noise.append((batch.coefficients - fit[:, None] * expected).abs().square().mean(1).double().cpu())
-    return torch.cat(scale).numpy(), torch.cat(noise).numpy()
+        power.append(size.double().cpu())
+    return ScaleAndNoise(*(torch.cat(parts).numpy() for parts in (scale, noise, power)))
 
 
 def _micrographs(images: ParticleImages) -> NDArray[np.int64] | None:

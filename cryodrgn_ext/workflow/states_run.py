@@ -26,6 +26,7 @@ from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.decoded_volumes import decode_at_centers
+from cryodrgn_ext.results.empty_image_table import write_empty_images
 from cryodrgn_ext.results.latent_tables import (
     LatentTable,
     StateTable,
@@ -50,6 +51,7 @@ from cryodrgn_ext.results.states import StateResult, read_states, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import compare_with_reference
+from cryodrgn_ext.validation.empty_images import find_empty_images
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, fewest_of_a_state, iterate_states
 from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
@@ -214,6 +216,18 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         z = None if self.options.homogeneous else read_latent_table(self.layout.latents).z
         found = associate(images, consensus.map, consensus.symmetry, table.label, z, self.options.seed)
         write_associations(self.layout, found)
+        self._name_empty_images(images, consensus)
+
+    def _name_empty_images(self, images: ParticleImages, consensus: Consensus) -> None:
+        """Say and list which images show no particle; they stay in their states."""
+        found = find_empty_images(images, consensus.map)
+        write_empty_images(self.layout.empty_images, images, found)
+        if len(rows := found.empty_rows):
+            self.monitor.warn(
+                f"Warning: {len(rows)} of {images.n} images show nothing of the consensus (no particle, ice, another "
+                f"thing), such as {self.inputs.particles.describe_row(int(rows[0]))}: see {self.layout.empty_images}. "
+                "select --junk no takes them out, to train again without them."
+            )
 
     def _write_particles(self, table: StateTable) -> None:
         particles, name = self.particles, self.returned

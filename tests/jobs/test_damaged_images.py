@@ -96,3 +96,20 @@ def test_a_consensus_is_that_of_the_others(damaged: Path) -> None:
     consensus(replace(settings, in_parts=Path("others.star"), o=Path("others")), SilentMonitor())
     first, second = (mrcfile.read(Path(name) / "consensus/half1.mrc") for name in ("all", "others"))
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.999
+
+
+def test_images_without_a_particle_are_listed_and_can_be_taken_out(project: Path, engine: FakeEngine) -> None:
+    empty = [3, 30, 31, 80]
+    with mrcfile.mmap(project / "Particles/particles.mrcs", mode="r+") as file:
+        for row in empty:
+            file.data[row] = np.random.default_rng(row).normal(size=file.data[row].shape)
+    said = io.StringIO()
+    train(SETTINGS, Monitor(said))
+    listed = starfile.read("out/empty_images.star")
+    assert (listed["cdxRow"] - 1).tolist() == empty
+    assert f"{len(empty)} of {N} images show nothing of the consensus" in said.getvalue()
+    assert (states() >= 0).all()
+    select(SelectSettings(in_parts=Path("out"), o=Path("clean.star"), junk=False), SilentMonitor())
+    names = read_particles("particles.star").image_name
+    kept = starfile.read("clean.star")["particles"]["rlnImageName"].tolist()
+    assert kept == np.delete(names, empty).tolist()

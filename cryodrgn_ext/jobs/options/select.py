@@ -39,6 +39,9 @@ class SelectSettings(Settings):
         help="What to do with particles whose latents are far longer than usual; with --mixture, with those that no "
         "Gaussian explains (one in 10,000 of a Gaussian is as far out) and with Gaussians far from all others",
     )
+    junk: bool = setting(
+        True, help="Keep images that show no particle, which the job lists in empty_images.star; no takes them out"
+    )
     z_range: tuple[str, ...] = setting(
         (), help="Latent intervals to keep, as column:low:high (z1:-0.5:2, pc1::0); either end may be left out"
     )
