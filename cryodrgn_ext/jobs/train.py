@@ -27,7 +27,7 @@ from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun, report_sta
 
 __all__ = ["TrainRun", "report_states", "train"]
 
-HELPER_MODULE = "cryodrgn_ext.jobs.helper_process"
+HELPER_MODULE = "cryodrgn_ext.cli.helper_process"
 
 
 def train(settings: TrainSettings, monitor: Monitor) -> JobResult:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryodrgn_ext.cli.helper_process import main
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
-from cryodrgn_ext.jobs.helper_process import main
 from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.train import HELPER_MODULE

@@ -8,7 +8,7 @@ from pathlib import Path
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.settings import ComputeSettings, changed_options, own_options
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -23,7 +23,7 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         "orientations in it are ignored",
     )
     o: Path = setting(help="Result directory")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     in_3dref: Path | None = setting(
         None, help="Map that the result is turned, shifted and mirrored onto when all is done; it has no part in the "
         "search, and may have another box and pixel size"
@@ -57,9 +57,7 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box that images are Fourier-cropped to; at most 64 if not given"
     )
-    mask_diameter_A: float | None = setting(
-        None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; the whole box if not given"
-    )
+    mask_diameter_A: float | None = setting(**shared.MASK_DIAMETER_A)
     max_shift_A: float | None = setting(
         None, low=0, unit="Å", help="Farthest that particles lie off the centre of their images, or off the origins "
         "that are used, along x and along y; a tenth of the box if not given"
@@ -78,12 +76,8 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         "auto", choices=("auto", "yes", "no"),
         help="Put latents into columns of the returned STAR file; auto leaves RELION 3.0 files without",
     )  # fmt: skip
-    particles_format: str = setting(
-        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
-    )
-    contrast: str = setting(
-        "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
-    )
+    particles_format: str = setting(**shared.PARTICLES_FORMAT)
+    contrast: str = setting(**shared.CONTRAST)
 
 
 def network_options(settings: AbinitSettings) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import Settings, setting
 
 
@@ -19,7 +19,7 @@ class ConvertSettings(Settings):
         None, help="Original file in the format of the output: all of its columns are restored by uid or image"
     )
     passthrough: tuple[str, ...] = setting((), help="Passthrough .cs files of the input, joined by uid")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     carry: bool = setting(
         True, help="Take fields that RELION has no column for along in columns cdxCs..., for the way back to a .cs"
     )
@@ -30,4 +30,4 @@ class ConvertSettings(Settings):
         True, help="Count y on micrographs from the other edge, as CryoSPARC and RELION do; no where a program in "
         "between has turned the micrographs already"
     )  # fmt: skip
-    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")
+    overwrite: bool = setting(**shared.OVERWRITE)

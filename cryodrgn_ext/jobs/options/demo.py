@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -20,4 +21,4 @@ class DemoSettings(ResultSettings):
     zdim: int = setting(8, low=1, high=128, help="Dimensions of the latent space")
     epochs: int | None = setting(None, low=1, high=10_000, help="Passes over all particles; chosen if not given")
     states: int = setting(4, low=1, high=200, help="Number of states")
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
+    seed: int = setting(**shared.ANY_SEED)

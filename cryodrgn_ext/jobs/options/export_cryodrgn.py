@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -19,7 +19,7 @@ class ExportCryodrgnSettings(ResultSettings):
         "particles with poses: .star, .cs, .csg"
     )
     o: Path = setting(help="Directory for poses.pkl, ctf.pkl, z.pkl, particles.star, and ind.pkl of a subset")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     indices: Path | None = setting(
         None, help="Take these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import Settings, setting
 
 
@@ -16,4 +17,4 @@ class FscSettings(Settings):
     map2: Path = setting(help="Second map (.mrc)")
     mask: Path | None = setting(None, help="Mask that both maps are multiplied by")
     o: Path | None = setting(None, help="STAR file for the curve; printed only if not given")
-    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")
+    overwrite: bool = setting(**shared.OVERWRITE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -14,7 +14,7 @@ from cryodrgn_ext.workflow.result_settings import ResultSettings
 class _FurtherSettings(ResultSettings):
     """Options that both jobs share."""
 
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     states: int = setting(4, low=1, high=200, help="Number of states to cut the particles into (k-means)")
     knots: int = setting(
         64, low=1, high=1000,
@@ -24,34 +24,19 @@ class _FurtherSettings(ResultSettings):
         None, low=20, high=10_000_000,
         help="Particles near a place that its volume is made of; chosen by cross-validation of half-sets if not given",
     )  # fmt: skip
-    symmetry: str = setting(
-        "C1", help="Point group that is imposed on consensus and states, by RELION's name, as C1, C4, D2, T, O, I or I3"
-    )
+    symmetry: str = setting(**shared.STATE_SYMMETRY)
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to show, at centres of the latent cloud")
     in_mask: Path | None = setting(None, help="Solvent mask of the particle; made from the consensus if not given")
-    in_3dref: Path | None = setting(
-        None, help="Map of the refinement; compared with our consensus, to find wrong poses or a wrong pixel size"
-    )
+    in_3dref: Path | None = setting(**shared.REFINEMENT_MAP)
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box that images are Fourier-cropped to; at most 128 if not given"
     )
-    mask_diameter_A: float | None = setting(
-        None, low=10, unit="Å", help="Diameter of the soft disc that is kept of each image; the whole box if not given"
-    )
-    contrast: str = setting(
-        "auto", choices=("auto", "white", "black"), help="Whether particles are bright or dark; auto looks at the data"
-    )
-    star_columns: str = setting(
-        "auto", choices=("auto", "yes", "no"),
-        help="Put latents and states into columns of returned STAR files; auto leaves RELION 3.0 files as they are",
-    )  # fmt: skip
-    particles_format: str = setting(
-        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
-    )
-    device: str = setting(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
-    )
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
+    mask_diameter_A: float | None = setting(**shared.MASK_DIAMETER_A)
+    contrast: str = setting(**shared.CONTRAST)
+    star_columns: str = setting(**shared.STATE_COLUMNS)
+    particles_format: str = setting(**shared.PARTICLES_FORMAT)
+    device: str = setting(**shared.DEVICE)
+    seed: int = setting(**shared.ANY_SEED)
 
 
 @dataclass(frozen=True)

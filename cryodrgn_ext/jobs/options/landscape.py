@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -20,7 +20,7 @@ class LandscapeSettings(ResultSettings):
         "states",
     )
     o: Path = setting(help="Result directory")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     sketch: int = setting(500, low=4, high=20_000, help="Number of particles whose volumes stand for all")
     clusters: int = setting(10, low=1, high=1000, help="Number of clusters (states) to cut the volumes into")
     linkage: str = setting("average", choices=("average", "ward", "complete"), help="How clusters are merged")
@@ -51,16 +51,12 @@ class LandscapeSettings(ResultSettings):
     )
     mapping_volumes: int = setting(2000, low=16, high=1_000_000, help="Volumes that a learned mapping is trained on")
     bootstrap: int = setting(60, low=2, high=10_000, help="Bootstrap replicates of densities and free energies")
-    indices: Path | None = setting(
-        None, help="Use these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them"
-    )
+    indices: Path | None = setting(**shared.USED_PARTICLES)
     star_columns: str = setting(
         "auto",
         choices=("auto", "yes", "no"),
         help="Put clusters and volume components into columns of returned STAR files; auto leaves RELION 3.0 files as "
         "they are",
     )
-    particles_format: str = setting(
-        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
-    )
+    particles_format: str = setting(**shared.PARTICLES_FORMAT)
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the sketch, the learned mapping and the bootstrap")

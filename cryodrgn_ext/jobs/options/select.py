@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import Settings, setting
 
 
@@ -21,7 +21,7 @@ class SelectSettings(Settings):
     o: Path = setting(
         help="Output: a .star, .cs or .csg file, or a directory that gets particles.star or .cs, as the input has them"
     )
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     state: tuple[int, ...] = setting((), low=0, help="States to keep, by number (from 0)")
     cluster: tuple[int, ...] = setting(
         (), low=0, help="Clusters to keep, by number (from 0), when --clusters or --mixture is given"
@@ -65,4 +65,4 @@ class SelectSettings(Settings):
     )
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the clustering")
     j: int = setting(0, low=0, high=1024, help="CPU threads; 0 leaves it to the libraries")
-    overwrite: bool = setting(False, help="Replace an output file that is there already, without keeping it as NAME.1~")
+    overwrite: bool = setting(**shared.OVERWRITE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -34,4 +35,4 @@ class SimulateSettings(ResultSettings):
     rare_fraction: float = setting(
         0.0, low=0, high=0.5, help="Fraction of the particles in a further, rare state: one more factor is bound"
     )
-    seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of everything random")
+    seed: int = setting(**shared.ANY_SEED)

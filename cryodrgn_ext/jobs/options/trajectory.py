@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -19,7 +19,7 @@ class TrajectorySettings(ResultSettings):
         "states"
     )
     o: Path = setting(help="Directory that gets vol_000.mrc, vol_001.mrc, ... and trajectory.cxc for ChimeraX")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     method: str = setting(
         "pc",
         choices=("pc", "graph", "density", "line"),
@@ -44,7 +44,5 @@ class TrajectorySettings(ResultSettings):
     mean_neighbors: float = setting(5.0, low=1, high=1000, help="Mean number of neighbours in the graph (method graph)")
     max_neighbors: int = setting(10, low=1, high=1000, help="Largest number of neighbours (methods graph and density)")
     nearest: int = setting(20, low=1, high=10_000, help="Number of particles to list for each volume")
-    indices: Path | None = setting(
-        None, help="Use these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them"
-    )
+    indices: Path | None = setting(**shared.USED_PARTICLES)
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of clusters and samples")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options.project import PROJECT_HELP
+from cryodrgn_ext.jobs.options import shared
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.result_settings import ResultSettings
 
@@ -19,7 +19,7 @@ class ValidateSettings(ResultSettings):
         help="Result directory of a train, abinit or landscape job, or particles.star of it or of one of its states",
     )
     o: Path = setting(help="Result directory")
-    project: Path | None = setting(None, help=PROJECT_HELP)
+    project: Path | None = setting(**shared.PROJECT)
     state: tuple[int, ...] = setting((), low=0, help="States to validate, by number (from 0); all if not given")
     indices: tuple[str, ...] = setting(
         (),
@@ -56,10 +56,6 @@ class ValidateSettings(ResultSettings):
     keep_images: bool = setting(
         False, help="Keep the preprocessed images in checkpoint/, for another run in the same directory"
     )
-    particles_format: str = setting(
-        "auto", choices=("auto", "star", "cs"), help="Format of returned particles; auto is that of the input"
-    )
-    device: str = setting(
-        "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"
-    )
+    particles_format: str = setting(**shared.PARTICLES_FORMAT)
+    device: str = setting(**shared.DEVICE)
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of the random subsets and phases")

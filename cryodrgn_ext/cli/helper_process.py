@@ -1,4 +1,4 @@
-"""A helper of a job on several processes, as a program of its own: ``python -m cryodrgn_ext.jobs.helper_process``."""
+"""A helper of a job on several processes, as a program of its own: ``python -m cryodrgn_ext.cli.helper_process``."""
 
 from __future__ import annotations
 
