@@ -25,10 +25,13 @@ from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.null_runs import NullRuns, found_path, read_finding
+from cryodrgn_ext.jobs.halves_runs import read_halves, run_halves
+from cryodrgn_ext.jobs.null_runs import found_path, read_finding, run_null
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
+from cryodrgn_ext.jobs.repeated_training import RepeatedTraining
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.evidence_tables import evidence_tables
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
@@ -43,6 +46,7 @@ from cryodrgn_ext.results.validated_sets import TABLE_NAME, ValidatedSets, choos
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
+from cryodrgn_ext.validation.independent_halves import HalvesFinding
 from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import overall
@@ -114,8 +118,8 @@ class ValidateInputs(CheckedInputs):
     device : torch.device
     own_poses : bool
         Whether the poses of both halves were found with one model.
-    null_runs : NullRuns or None
-        The training, where it shall be repeated on images of one structure.
+    training : RepeatedTraining or None
+        Where it shall be repeated.
     """
 
     result: LearnedResult
@@ -126,7 +130,7 @@ class ValidateInputs(CheckedInputs):
     preprocessing: PreprocessSettings
     device: torch.device
     own_poses: bool
-    null_runs: NullRuns | None
+    training: RepeatedTraining | None
 
 
 class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
@@ -165,7 +169,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return ValidateInputs(
             record=record, result=result, sets=sets, native_box=native, box=box, mask=mask, preprocessing=preprocessing,
             device=choose_device(settings.device), own_poses=own_poses,
-            null_runs=NullRuns.of(result) if settings.null else None,
+            training=RepeatedTraining.of(result) if settings.null or settings.independent_halves else None,
         )  # fmt: skip
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
@@ -194,11 +198,10 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.note(CAUTION)
         if inputs.own_poses:
             self.note(POSES_CAUTION)
-        null = self._null_finding(key)
-        states = dict(zip(names, judged_states(read_states(layout, names), null), strict=True))
+        null, halves = self._null_finding(key), self._halves_finding(key)
+        states = dict(zip(names, judged_states(read_states(layout, names), null, halves), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
-        if null is not None:
-            found = f"{found} {null.sentence()}"
+        found = " ".join([found, *(one.sentence() for one in (null, halves) if one is not None)])
         self.headline(found)
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
@@ -206,7 +209,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
         explained = read_associations(layout)
-        write_validation_reports(self.facts, titles, fits, consensus, particles.n, explained)
+        tables = evidence_tables(explained, [state.summary() for state in states.values()],
+                                 None if halves is None else halves.plain())  # fmt: skip
+        write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
         if not settings.keep_images:
             for folder in ("images", "null_images"):
                 shutil.rmtree(layout.checkpoint / folder, ignore_errors=True)
@@ -217,6 +222,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "random_subsets": settings.random_subsets,
             "found": found,
             "null": None if null is None else null.plain(),
+            "independent_halves": None if halves is None else halves.plain(),
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
@@ -225,8 +231,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
 
     def _null_finding(self, key: str) -> NullFinding | None:
         """Repeat the training on images of one structure as often as asked; None when it was not."""
-        runs, folders = self.inputs.null_runs, []
-        for number in range(self.settings.null if runs is not None else 0):
+        training, folders = self.inputs.training, []
+        for number in range(self.settings.null if training is not None else 0):
             folder = self.layout.checkpoint / f"null_{number + 1:03d}"
             folders.append(folder)
             self.stage(f"null {number + 1}", fingerprint(key, number), f"Images of one structure, set {number + 1}",
@@ -234,18 +240,30 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return read_finding(folders) if folders else None
 
     def _run_null(self, number: int, folder: Path) -> None:
-        runs = self.inputs.null_runs
-        assert runs is not None
-        runs.run(lambda: self._trained_images, self.settings.seed + number, folder, self.monitor)
+        training = self.inputs.training
+        assert training is not None
+        run_null(training, lambda: self._trained_images, self.settings.seed + number, folder, self.monitor)
+
+    def _halves_finding(self, key: str) -> HalvesFinding | None:
+        """Repeat the training on each half-set; None when that was not asked for."""
+        training = self.inputs.training
+        if training is None or not self.settings.independent_halves:
+            return None
+        found = self.layout.checkpoint / "independent_halves.json"
+        folder = self.layout.checkpoint / "independent_halves"
+        self.stage("independent halves", key, "Two models, each of one half-set",
+                   lambda: run_halves(training, lambda: self._trained_images, folder, found, self.monitor),
+                   found)  # fmt: skip
+        return read_halves(found)
 
     @cached_property
     def _trained_images(self) -> ParticleImages:
         """The images as the training had them."""
-        runs = self.inputs.null_runs
-        assert runs is not None
-        if runs.preprocessing == self.inputs.preprocessing:
+        training = self.inputs.training
+        assert training is not None
+        if training.preprocessing == self.inputs.preprocessing:
             return self.images
-        return self.open_images(self.inputs.result.particles, runs.preprocessing, "null_images")
+        return self.open_images(self.inputs.result.particles, training.preprocessing, "null_images")
 
     def _sharpen(self, states: Mapping[int, StateResult]) -> dict[str, GuinierFit]:
         """Write sharpened.mrc of each set whose resolution allows it; return the Guinier plots by name."""
@@ -336,11 +354,12 @@ def _data_sign(record: Mapping[str, Any]) -> str:
     return found
 
 
-def judged_states(states: Sequence[StateResult], null: NullFinding | None) -> list[StateResult]:
-    """States with their conclusions held against what was found in images of one structure."""
-    if null is None:
-        return list(states)
-    return [replace(state, conclusion=null.judge(state.conclusion)) for state in states]
+def judged_states(states: Sequence[StateResult], *against: NullFinding | HalvesFinding | None) -> list[StateResult]:
+    """States with their conclusions held against what repeated trainings found, where there were any."""
+    for finding in against:
+        if finding is not None:
+            states = [replace(state, conclusion=finding.judge(state.conclusion)) for state in states]
+    return list(states)
 
 
 def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
@@ -354,13 +373,17 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     layout, settings = finished.layout, finished.settings
     assert isinstance(settings, ValidateSettings)
     names = {one["state"]: one["name"] for one in finished.record["results"]["states"]}
-    null = finished.record["results"].get("null")
-    judged = judged_states(read_states(layout, names), None if null is None else NullFinding(**null))
+    null, halves = (finished.record["results"].get(name) for name in ("null", "independent_halves"))
+    judged = judged_states(
+        read_states(layout, names), None if null is None else NullFinding(**null),
+        None if halves is None else HalvesFinding.of(halves),
+    )  # fmt: skip
     states = dict(zip(names.values(), judged, strict=True))
     found = {name: sharpened(layout.state(state.number), np.array(state.fsc), settings.b_factor)
              for name, state in states.items()}  # fmt: skip
     fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
-    write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, explained)
+    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves)
+    write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, tables)
     monitor.poll()

@@ -12,7 +12,7 @@ import numpy as np
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
 from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.report.association_table import association_table
+from cryodrgn_ext.report.evidence_tables import evidence_tables
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.map_summaries import consensus_summary, state_summary
 from cryodrgn_ext.report.page import ReportContent
@@ -94,7 +94,7 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
         group_name="state",
         consensus=consensus_summary(consensus, len(table.label), whole),
         shown=shown,
-        tables=association_table(report.explained_by, [state.summary() for state in states]),
+        tables=evidence_tables(report.explained_by, [state.summary() for state in states]),
     )
     facts.write(content, _files(facts, z is not None))
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from cryodrgn_ext.fourier.sharpening import GuinierFit
-from cryodrgn_ext.report.association_table import association_table
 from cryodrgn_ext.report.guinier_plot import CAPTION, guinier_plot
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.map_summaries import consensus_summary, state_summary
-from cryodrgn_ext.report.page import ReportContent, ReportFigure
+from cryodrgn_ext.report.page import ReportContent, ReportFigure, ReportTable
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.states import StateResult
@@ -27,7 +25,7 @@ def write_validation_reports(
     fits: Mapping[str, GuinierFit],
     consensus: Consensus,
     n_particles: int,
-    explained_by: Sequence[Mapping[str, Any]] = (),
+    tables: Sequence[ReportTable] = (),
 ) -> None:
     """Write report.html and logfile.pdf.
 
@@ -41,8 +39,8 @@ def write_validation_reports(
     consensus : Consensus
     n_particles : int
         Of all sets and the rest.
-    explained_by : sequence
-        What states and latents go with, as job.yaml has it.
+    tables : sequence of ReportTable
+        See :func:`.evidence_tables.evidence_tables`.
     """
     whole, pictures = draw_maps(
         [facts.layout.state(state.number) / "map.mrc" for state in states.values()], consensus.map
@@ -58,6 +56,6 @@ def write_validation_reports(
         further=[ReportFigure("Sharpening", CAPTION, guinier_plot(fits))] if fits else [],
         group_name="state",
         consensus=consensus_summary(consensus, n_particles, whole),
-        tables=association_table(explained_by, [state.summary() for state in states.values()]),
+        tables=tables,
     )
     facts.write(content, FILES)

@@ -185,23 +185,15 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
 
     def _cut(self, images: ParticleImages) -> None:
         """Write the states; images that cannot be used belong to none."""
-        rows = np.flatnonzero(~images.unusable)
-        label = np.full(images.n, -1, np.int32)
-        if self.options.homogeneous:
-            label[rows], center_index = 0, rows[:1]
-        else:
-            z = read_latent_table(self.layout.latents).z[rows]
-            clusters = cluster_latents(
-                z, self.options.states, seed=self.options.seed, fewest=fewest_of_a_state(len(z), self.options.states)
+        z = None if self.options.homogeneous else read_latent_table(self.layout.latents).z
+        table, apart = cut_latents(z, images.unusable, self.options.states, self.options.seed)
+        if len(apart):
+            self.monitor.warn(
+                f"Warning: the latents of {len(apart)} particles are far from all others, such as those of "
+                f"{self.inputs.particles.describe_row(int(apart[0]))}: so few are no states; they are in the nearest "
+                "ones."
             )
-            label[rows], center_index = clusters.label, rows[clusters.center_index]
-            if len(clusters.apart):
-                row = int(rows[clusters.apart[0]])
-                self.monitor.warn(
-                    f"Warning: the latents of {len(clusters.apart)} particles are far from all others, such as those "
-                    f"of {self.inputs.particles.describe_row(row)}: so few are no states; they are in the nearest ones."
-                )
-        write_state_table(self.layout.states_table, StateTable(label, center_index))
+        write_state_table(self.layout.states_table, table)
 
     def _make_states(self, images: ParticleImages, table: StateTable, consensus: Consensus, key: str) -> None:
         make_missing_states(
@@ -307,3 +299,33 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
     report = StatesReport(result.particles, result.latents, table, states, consensus, history, explained)
     write_states_reports(finished.facts, report)
     monitor.poll()
+
+
+def cut_latents(
+    z: NDArray[np.float32] | None, unusable: NDArray[np.bool_], n_states: int, seed: int
+) -> tuple[StateTable, NDArray[np.int64]]:
+    """Cut particles into states by k-means of their latents.
+
+    Parameters
+    ----------
+    z : ndarray or None
+        (N, q); None for one state of all.
+    unusable : ndarray
+        (N,) images that belong to no state.
+    n_states : int
+    seed : int
+
+    Returns
+    -------
+    StateTable
+    ndarray
+        Rows of the few particles far from all others, which are no states.
+    """
+    rows = np.flatnonzero(~unusable)
+    label = np.full(len(unusable), -1, np.int32)
+    if z is None:
+        label[rows] = 0
+        return StateTable(label, rows[:1]), np.empty(0, np.int64)
+    clusters = cluster_latents(z[rows], n_states, seed=seed, fewest=fewest_of_a_state(len(rows), n_states))
+    label[rows] = clusters.label
+    return StateTable(label, rows[clusters.center_index]), rows[clusters.apart]

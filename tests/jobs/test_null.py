@@ -29,18 +29,31 @@ def results() -> dict[str, object]:
 def test_a_motion_is_found_in_the_particles_and_not_in_images_of_one_structure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default engine, from particles to verdict; the null by the same way."""
+    """The default engine, from particles to verdict; the null by the same way, and the half-sets apart."""
     monkeypatch.chdir(tmp_path)
     particles = simulate_particles(600, motion="hinge", box_size=24, pixel_size_A=10.0, snr=0.3, max_shift_px=1.0)
     write_relion_project(Path(), particles)
     train(TrainSettings(in_parts=Path("particles.star"), o=Path("out"), zdim=2, states=2, volumes=0, device="cpu"),
           SilentMonitor())  # fmt: skip
-    validate(replace(VALIDATE, null=1), SilentMonitor())
+    validate(replace(VALIDATE, null=1, independent_halves=True), SilentMonitor())
     found = results()
     assert [state["conclusion"] for state in found["states"]] == ["proven", "proven"]  # type: ignore[attr-defined]
     assert found["null"] == {**found["null"], "runs": 1, "states": 2, "proven": 0}  # type: ignore[dict-item]
     assert "claimed 0 of 2 states" in str(found["found"])
     assert not list(CHECKED.checkpoint.glob("null_0*/*")), "images of one structure are not kept"
+    halves = found["independent_halves"]
+    assert [state["shared"] for state in halves["states"]] == [True, True]  # type: ignore[index]
+    assert max(halves["agreement"]) > 0.8  # type: ignore[index]
+    assert "Two models that never met" in CHECKED.report.read_text()
+
+
+def test_a_model_that_invents_has_nothing_in_common_with_another(finished: FinishedProject, engine: FakeEngine) -> None:
+    """The fake's latents are random: each half is trained once, on its own images."""
+    text = said(replace(VALIDATE, independent_halves=True))
+    assert [call["n"] for call in engine.calls] == [60, 60]
+    assert "have 0 of 3 states in common" in text
+    assert "done before" in said(replace(VALIDATE, independent_halves=True, keep_images=True))
+    assert len(engine.calls) == 2
 
 
 def test_every_set_is_made_once_and_a_claim_on_one_structure_counts_against_the_states(
@@ -57,7 +70,7 @@ def test_every_set_is_made_once_and_a_claim_on_one_structure_counts_against_the_
 
 def test_only_a_training_can_be_repeated(project: Path, engine: FakeEngine) -> None:
     train(replace(SETTINGS, zdim=0), SilentMonitor())
-    with pytest.raises(InputError, match=r"--null repeats a training .* homogeneous train job"):
+    with pytest.raises(InputError, match=r"halves repeat a training, .* homogeneous train job"):
         validate(replace(VALIDATE, null=1), SilentMonitor())
     assert not CHECKED.root.exists()
 

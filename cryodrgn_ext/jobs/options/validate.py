@@ -46,6 +46,11 @@ class ValidateSettings(ResultSettings):
         help="How many times the training is repeated on images of one structure, each with the pose, CTF, scale and "
         "noise of a particle; what it claims there counts against its states. Each takes as long as the training",
     )
+    independent_halves: bool = setting(
+        False,
+        help="Repeat the training on each half-set by itself, and say which states and components the two models, "
+        "which never met, have in common",
+    )
     b_factor: float | None = setting(
         None,
         low=-1000,

@@ -1,0 +1,68 @@
+"""Tables of a report that say what states and latents go with, and what models that never met have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cryodrgn_ext.report.page import ReportTable
+
+CAPTION = (
+    "Share of the variance that each of these explains by itself, without what chance explains; chance is how often "
+    "images in another order have as much. In single images: the largest share of a state's difference that goes with "
+    "it. Preferred views or ice can go with a real motion; a state that is nothing else is named above."
+)
+HALVES_CAPTION = (
+    "Each model was trained on one half-set alone; states are matched by their differences from the consensus of their "
+    "half, made of original images. What both have is no invention of a model; errors of poses and contrast are in "
+    "both halves alike, and are judged above."
+)
+
+
+def evidence_tables(
+    explained: Sequence[Mapping[str, Any]],
+    states: Sequence[Mapping[str, Any]],
+    halves: Mapping[str, Any] | None = None,
+) -> list[ReportTable]:
+    """Make the tables from what job.yaml has of a job; none where an earlier version wrote nothing.
+
+    Parameters
+    ----------
+    explained : sequence
+        ``explained_by``.
+    states : sequence
+        ``states``.
+    halves : mapping, optional
+        ``independent_halves``.
+    """
+    return [*_associations(explained, states), *([] if halves is None else [_halves(halves)])]
+
+
+def _halves(found: Mapping[str, Any]) -> ReportTable:
+    rows = [
+        (f"{one['first']} and {one['second']}", _percent(one["share_first"]), _percent(one["share_second"]),
+         f"{one['correlation']:.2f}", f"{one['resolution_A']:.1f} Å", "yes" if one["shared"] else "no")
+        for one in found["states"]
+    ]  # fmt: skip
+    shares = ", ".join(_percent(share) for share in found["agreement"])
+    caption = f"{HALVES_CAPTION} Of the components of the first model the second one has {shares}."
+    head = ("states", "of half 1", "of half 2", "correlation", "FSC 0.143", "in both")
+    return ReportTable("Two models that never met", caption, head, rows)
+
+
+def _associations(explained: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+    if not explained:
+        return []
+    rows = []
+    for one in explained:
+        shares = [
+            state["explained_by"][one["name"]] for state in states if one["name"] in state.get("explained_by", {})
+        ]
+        rows.append((one["name"], _percent(one["of_states"]), _percent(one["of_latents"]),
+                     _percent(max(shares, default=None)), f"{one['chance']:.2g}"))  # fmt: skip
+    return [ReportTable("What states and latents go with", CAPTION,
+                        ("", "of the states", "of the latents", "in single images", "chance"), rows)]  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"
