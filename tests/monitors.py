@@ -9,7 +9,15 @@ from typing import TypeVar
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.progress import Monitor
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+def said_by(job: Callable[[S, Monitor], object], settings: S) -> str:
+    """Run a job; return all that it said."""
+    said = io.StringIO()
+    job(settings, Monitor(said))
+    return said.getvalue()
 
 
 class RecordingMonitor(Monitor):

@@ -86,26 +86,11 @@ def _restored(settings: ConvertSettings, particles: ParticleSet, monitor: Monito
     monitor.message(f"Matched {particles.n} particles with {reference.path} by {restored.joined_by}.")
     for note in restored.notes:
         monitor.message(f"Warning: {note}.")
-    _report(restored, particles.path, monitor)
-    return restored
-
-
-def _report(restored: Restored, path: Path, monitor: Monitor) -> None:
-    """Say what was taken from the input, and what of it was not."""
-    taken = f"but for {', '.join(restored.updated)}, which differ" if restored.updated else "nothing has changed"
-    if not restored.updated and (restored.kept or restored.not_taken):
-        taken = "nothing is taken over"
-    monitor.message(f"All columns are those of the reference ({taken}).")
     if restored.particles.poses_changed:
         say_changed_poses(restored.particles, monitor)
-    for what, names in (
-        ("Left out, as they belong to the old defocus", restored.dropped),
-        ("Kept, although measured with the old values", restored.named),
-        (f"These differ in {path} and stay as the reference has them", restored.kept),
-        (f"Only {path} has these, and they are not taken over", restored.not_taken),
-    ):
-        if names:
-            monitor.message(f"{what}: {', '.join(names)}")
+    for sentence in restored.sentences(particles.path):
+        monitor.message(sentence)
+    return restored
 
 
 def _write_star(settings: ConvertSettings, particles: ParticleSet, restored: Restored | None, monitor: Monitor) -> None:

@@ -12,50 +12,32 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.simulate import (
-    MOTIONS,
     Motion,
-    RareStateMotion,
     RelionProject,
+    choose_motion,
     empty_pipeline,
     simulate_particles,
-    two_domain_protein,
     write_relion_project,
 )
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 
-def choose_motion(settings: SimulateSettings) -> Motion:
-    """Specimen that the settings ask for.
-
-    Raises
-    ------
-    InputError
-        When an angle is given to a motion that has none to choose.
-    """
-    if settings.motion == "hinge":
-        motion: Motion = two_domain_protein(settings.seed, settings.angle)
-    else:
-        default = SimulateSettings(o=settings.o).angle
-        if settings.angle != default:
-            raise InputError(f"--angle belongs to --motion hinge, not to {settings.motion}: leave it out.")
-        motion = MOTIONS[settings.motion](settings.seed)
-    if settings.rare_fraction > 0:
-        return RareStateMotion(motion, settings.rare_fraction, settings.seed)
-    return motion
-
-
 def make_project(settings: SimulateSettings, monitor: Monitor) -> RelionProject:
     """Simulate particles and write them as a RELION project in ``settings.o``."""
     particles = simulate_particles(
         settings.particles,
-        motion=choose_motion(settings),
+        motion=_motion(settings),
         box_size=settings.box,
         pixel_size_A=settings.pixel_size_A,
         snr=settings.snr,
         seed=settings.seed,
     )
     return write_relion_project(settings.o, particles, monitor=monitor)
+
+
+def _motion(settings: SimulateSettings) -> Motion:
+    return choose_motion(settings.motion, settings.angle, settings.rare_fraction, settings.seed)
 
 
 def refuse_project_in_use(directory: Path) -> None:
@@ -96,7 +78,7 @@ class SimulateRun(JobRun[SimulateSettings, CheckedInputs]):
     def check(cls, settings: SimulateSettings, monitor: Monitor) -> CheckedInputs:
         """Look at the directory and the motion; see :meth:`JobRun.check`."""
         refuse_project_in_use(settings.o)
-        choose_motion(settings)
+        _motion(settings)
         return CheckedInputs(record={})
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:

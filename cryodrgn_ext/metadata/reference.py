@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,22 @@ class Restored:
     dropped: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def sentences(self, path: Path) -> list[str]:
+        """Say what was taken from the input, the file ``path``, and what of it was not."""
+        taken = f"but for {', '.join(self.updated)}, which differ" if self.updated else "nothing has changed"
+        if not self.updated and (self.kept or self.not_taken):
+            taken = "nothing is taken over"
+        return [f"All columns are those of the reference ({taken})."] + [
+            f"{what}: {', '.join(names)}"
+            for what, names in (
+                ("Left out, as they belong to the old defocus", self.dropped),
+                ("Kept, although measured with the old values", self.named),
+                (f"These differ in {path} and stay as the reference has them", self.kept),
+                (f"Only {path} has these, and they are not taken over", self.not_taken),
+            )
+            if names
+        ]
 
 
 def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:

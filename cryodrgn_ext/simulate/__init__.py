@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryodrgn_ext.simulate.motions import MOTIONS, Motion, RareStateMotion, two_domain_protein
+from cryodrgn_ext.simulate.motions import MOTIONS, Motion, RareStateMotion, choose_motion, two_domain_protein
 from cryodrgn_ext.simulate.optics import ONE_GROUP, TWO_GROUPS, SimulatedOptics
 from cryodrgn_ext.simulate.particles import SimulatedParticles, simulate_particles
 from cryodrgn_ext.simulate.relion_project import RelionProject, empty_pipeline, write_relion_project
@@ -18,6 +18,7 @@ __all__ = [
     "RelionProject",
     "SimulatedOptics",
     "SimulatedParticles",
+    "choose_motion",
     "empty_pipeline",
     "load_truth",
     "simulate_particles",

@@ -27,6 +27,10 @@ class LinearSet:
     mode_map: np.ndarray
 
 
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
 def _bead_transform(points: torch.Tensor, beads: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     width = 1.2  # voxels
     phase = -2 * math.pi * points @ beads.T / BOX

@@ -21,7 +21,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
-from tests.engines.linear_set import LinearSet, make_linear_set
+from tests.engines.linear_set import LinearSet, correlation, make_linear_set
 
 KNOTS = np.linspace(-1.8, 1.8, 9, dtype=np.float32)[:, None]
 RADIUS = 12  # of the consensus' resolution, cycles per box
@@ -41,10 +41,6 @@ def consensus(many: LinearSet) -> np.ndarray:
 def fitted(many: LinearSet, consensus: np.ndarray) -> KernelRegression:
     z = many.y[:, None].astype(np.float32)
     return regress_volumes(many.images, z, KNOTS, 300, consensus, RADIUS, monitor=SilentMonitor())
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 @pytest.mark.parametrize("y", [-1.5, -0.5, 0.2, 1.4])

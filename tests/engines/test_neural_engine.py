@@ -26,7 +26,7 @@ from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.progress import Monitor
 from tests.devices import DEVICES
 from tests.engines.contexts import context
-from tests.engines.linear_set import LinearSet, make_linear_set
+from tests.engines.linear_set import LinearSet, correlation, make_linear_set
 from tests.engines.processes import run_group
 from tests.monitors import RecordingMonitor
 
@@ -49,10 +49,6 @@ def fitted_there(request: pytest.FixtureRequest, linear_set: LinearSet, fitted: 
                  ) -> NeuralHeterogeneity:  # fmt: skip
     """A model trained on each device of this machine."""
     return fitted if request.param == "cpu" else fit(linear_set, device=request.param)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted_there: NeuralHeterogeneity) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -28,12 +27,13 @@ from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.pose_table import PoseTable
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs import fake_engine, fake_poses
 from tests.jobs.fake_poses import ELSEWHERE, FakeSearch
+from tests.monitors import said_by
 
 N, BOX, PIXEL_SIZE_A = 240, 32, 8.0
 OUT = Path("out")
@@ -53,9 +53,7 @@ class Finished:
 
 
 def run(settings: AbinitSettings) -> str:
-    said = io.StringIO()
-    abinit(settings, Monitor(said))
-    return said.getvalue()
+    return said_by(abinit, settings)
 
 
 def table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from cryodrgn_ext.jobs import abinit_neural
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import read_particles
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_poses
+from tests.monitors import said_by
 
 N, BOX, PIXEL_SIZE_A, TILT_DEG = 120, 32, 8.0, 35.0
 SMALL = AbinitSettings(
@@ -46,9 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(settings: AbinitSettings) -> str:
-    said = io.StringIO()
-    abinit(settings, Monitor(said))
-    return said.getvalue()
+    return said_by(abinit, settings)
 
 
 def interrupted(*_: object, **__: object) -> None:

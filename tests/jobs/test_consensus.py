@@ -21,6 +21,7 @@ from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult, OutputKind
 from cryodrgn_ext.workflow.sharpened_maps import write_sharpened
+from tests.engines.linear_set import correlation
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, N
 
 SETTINGS = ConsensusSettings(in_parts=Path("particles.star"), o=Path("cons"), device="cpu")
@@ -30,10 +31,6 @@ FOLDER = Path("cons/consensus")
 def run(settings: ConsensusSettings = SETTINGS) -> tuple[JobResult, str]:
     said = io.StringIO()
     return consensus(settings, Monitor(said)), said.getvalue()
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 def test_map_halves_mask_and_report(project: Path) -> None:

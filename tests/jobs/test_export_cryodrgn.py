@@ -18,14 +18,13 @@ from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.progress import Monitor
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, FinishedProject, N
 from tests.metadata.test_cryodrgn_particles import relion_matrix
+from tests.monitors import said_by
 
 OUT = Path("exported")
 
 
 def export(given: str, **options: object) -> str:
-    said = io.StringIO()
-    export_cryodrgn(ExportCryodrgnSettings(in_parts=Path(given), o=OUT, **options), Monitor(said))  # type: ignore[arg-type]
-    return said.getvalue()
+    return said_by(export_cryodrgn, ExportCryodrgnSettings(in_parts=Path(given), o=OUT, **options))  # type: ignore[arg-type]
 
 
 def unpickled(name: str) -> list[Any]:

@@ -27,6 +27,7 @@ from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs.test_train import data_rows
 from tests.metadata.test_cryodrgn_particles import relion_matrix
+from tests.monitors import said_by
 
 N, BOX, PIXEL_SIZE_A = 600, 24, 10.0
 SETTINGS = ImportSettings(
@@ -81,9 +82,7 @@ def imported(imported_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def run(settings: ImportSettings) -> str:
-    said = io.StringIO()
-    import_latents(settings, Monitor(said))
-    return said.getvalue()
+    return said_by(import_latents, settings)
 
 
 def command(*words: str) -> str:

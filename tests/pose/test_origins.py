@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -23,11 +22,12 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_par
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.origins import average_snr, centred_on, judge_origins, origins_px, read_origins
-from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.jobs import fake_engine, fake_poses
 from tests.jobs.fake_poses import ELSEWHERE, FakeSearch
 from tests.jobs.test_abinit import table, without
+from tests.monitors import said_by
 
 N, BOX, PIXEL_SIZE_A, FARTHEST_PX = 240, 32, 8.0, 5.0
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -72,9 +72,7 @@ def search(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
 
 
 def run(settings: AbinitSettings) -> str:
-    said = io.StringIO()
-    abinit(settings, Monitor(said))
-    return said.getvalue()
+    return said_by(abinit, settings)
 
 
 def images_of(name: str) -> ParticleImages:

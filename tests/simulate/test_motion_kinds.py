@@ -12,11 +12,12 @@ from scipy.spatial.distance import cdist, pdist
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.options.simulate import SimulateSettings
-from cryodrgn_ext.jobs.simulate import choose_motion, simulate
+from cryodrgn_ext.jobs.simulate import simulate
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import describe
 from cryodrgn_ext.simulate import MOTIONS, RareStateMotion, load_truth, simulate_particles
+from cryodrgn_ext.simulate.motions import HINGE_DEG, choose_motion
 from cryodrgn_ext.simulate.motions.base import exact_counts
 from cryodrgn_ext.simulate.motions.circular import N_ARM as N_CIRCLING
 from cryodrgn_ext.simulate.motions.rare import N_FACTOR
@@ -141,10 +142,11 @@ def test_rare_state_from_the_settings(tmp_path: Path) -> None:
 def test_every_motion_has_its_option(tmp_path: Path) -> None:
     field = next(field for field in describe(SimulateSettings) if field.name == "motion")
     assert set(field.choices or ()) == set(MOTIONS)
+    assert SimulateSettings(o=tmp_path).angle == HINGE_DEG
     for name in MOTIONS:
-        motion = choose_motion(SimulateSettings(o=tmp_path, motion=name))
+        motion = choose_motion(name, HINGE_DEG, 0.0, 0)
         assert np.array_equal(motion.state_coordinates, MOTIONS[name](0).state_coordinates)
     with pytest.raises(InputError, match="--angle belongs to --motion hinge, not to circular"):
-        choose_motion(SimulateSettings(o=tmp_path, motion="circular", angle=30.0))
+        choose_motion("circular", 30.0, 0.0, 0)
     with pytest.raises(InputError, match=r"above 0 and at most 0\.5"):
         RareStateMotion(MOTIONS["rigid"](0), 0.7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.simulate.motions.base import Beads, Motion
 from cryodrgn_ext.simulate.motions.circular import CircularMotion
 from cryodrgn_ext.simulate.motions.compositional import CompositionalMotion
@@ -28,7 +29,28 @@ MOTIONS: dict[str, Callable[[int], Motion]] = {
     "ribosome": lambda seed: RibosomeMotion(seed),
 }
 
+HINGE_DEG = 60.0
+
+
+def choose_motion(name: str, angle_deg: float, rare_fraction: float, seed: int) -> Motion:
+    """Specimen by its name, of the hinge by its angle too, with a further rare state where its share is not zero.
+
+    Raises
+    ------
+    InputError
+        When an angle is given to a motion that has none to choose.
+    """
+    if name == "hinge":
+        motion: Motion = two_domain_protein(seed, angle_deg)
+    elif angle_deg != HINGE_DEG:
+        raise InputError(f"--angle belongs to --motion hinge, not to {name}: leave it out.")
+    else:
+        motion = MOTIONS[name](seed)
+    return RareStateMotion(motion, rare_fraction, seed) if rare_fraction > 0 else motion
+
+
 __all__ = [
+    "HINGE_DEG",
     "MOTIONS",
     "Beads",
     "CircularMotion",
@@ -40,5 +62,6 @@ __all__ = [
     "RareStateMotion",
     "RibosomeMotion",
     "TwoHingesMotion",
+    "choose_motion",
     "two_domain_protein",
 ]

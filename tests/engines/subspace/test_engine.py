@@ -19,7 +19,7 @@ from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
 from tests.devices import DEVICES
 from tests.engines.contexts import context
-from tests.engines.linear_set import LinearSet
+from tests.engines.linear_set import LinearSet, correlation
 from tests.engines.subspace.test_halves import homogeneous
 from tests.monitors import RecordingMonitor
 
@@ -51,10 +51,6 @@ def explained_by(z: np.ndarray, y: np.ndarray) -> float:
     half = len(design) // 2
     coefficients, *_ = np.linalg.lstsq(design[:half], y[:half], rcond=None)
     return float(abs(spearmanr(design[half:] @ coefficients, y[half:])[0]))
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
 def same(a: SubspaceHeterogeneity, b: SubspaceHeterogeneity) -> None:

@@ -17,8 +17,8 @@ from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
 from tests.engines.contexts import context
-from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map
-from tests.engines.subspace.test_engine import correlation, explained_by
+from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map, correlation
+from tests.engines.subspace.test_engine import explained_by
 
 N = 600
 
