@@ -219,34 +219,53 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0, 
     centers, apart = _centers(z, n_clusters, seed, fewest)
     order = order_of_centers(centers.astype(np.float64))
     centers = centers[order]
-    label = np.asarray(KDTree(centers).query(z)[1], np.int64)
     inside = np.setdiff1d(np.arange(len(z)), apart)
+    label = np.asarray(KDTree(centers).query(z)[1], np.int64)
+    members = np.bincount(label[inside], minlength=len(centers))
+    if not members.all():  # centres that single precision does not tell apart
+        centers = centers[members > 0]
+        label = np.asarray(KDTree(centers).query(z)[1], np.int64)
     center_index = inside[nearest_members(z[inside], label[inside], centers)]
     return Clustering(label.astype(np.int32), center_index, z[center_index], apart)
 
 
 def _centers(z: NDArray[np.float32], n_clusters: int, seed: int, fewest: int) -> tuple[NDArray[np.float32], IndexArray]:
     """Centres of k-means (K, q), none of them of fewer than ``fewest`` particles, and the particles left out."""
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
     inside = np.arange(len(z))
     first: NDArray[np.float32] | None = None
     for _ in range(LEAVE_OUT_AT_MOST):
-        points = z[inside]
-        if len(points) >= MINI_BATCH_FROM:
-            fit = MiniBatchKMeans(n_clusters, random_state=seed, n_init=3, batch_size=16_384).fit(points)
-        else:
-            fit = KMeans(n_clusters, random_state=seed, n_init=3).fit(points)
-        size = np.bincount(fit.labels_, minlength=n_clusters)
-        centers = fit.cluster_centers_[size > 0].astype(np.float32)  # mini-batches may leave a cluster empty
-        small = (size > 0) & (size < fewest)
+        label, centers = k_means(z[inside], n_clusters, seed=seed, n_init=3)
+        small = np.bincount(label) < fewest
         if not small.any():
             return centers, np.setdiff1d(np.arange(len(z)), inside)
         first = centers if first is None else first
-        inside = inside[~small[fit.labels_]]
+        inside = inside[~small[label]]
         if len(inside) < (1 - MOST_APART) * len(z) or len(np.unique(z[inside], axis=0)) < n_clusters:
             break
     return (centers if first is None else first), np.empty(0, np.int64)
+
+
+def k_means(
+    x: NDArray[np.float32], n_clusters: int, *, seed: int, n_init: int, rounds: int | None = None
+) -> tuple[IndexArray, NDArray[np.float32]]:
+    """Labels (N,) and centres (K, q) of k-means, in batches for very many points.
+
+    There are fewer centres than asked for where batches leave one empty, or where points of a few sharp states differ
+    by less than single precision tells.
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if len(x) >= MINI_BATCH_FROM:
+            batches = 30 if rounds else 100
+            fit = MiniBatchKMeans(n_clusters, random_state=seed, n_init=n_init, batch_size=16_384, max_iter=batches)
+        else:
+            fit = KMeans(n_clusters, random_state=seed, n_init=n_init, max_iter=rounds or 300)
+        fit.fit(x)
+    present, label = np.unique(fit.labels_, return_inverse=True)
+    return label.astype(np.int64), fit.cluster_centers_[present].astype(np.float32)
 
 
 def order_of_centers(center: FloatArray) -> IndexArray:

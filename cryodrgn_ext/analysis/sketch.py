@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from cryodrgn_ext.analysis.latents import MINI_BATCH_FROM, check_latents, nearest_members
+from cryodrgn_ext.analysis.latents import check_latents, k_means, nearest_members
 from cryodrgn_ext.errors import InputError
 
 IndexArray = NDArray[np.int64]
@@ -60,8 +60,6 @@ def sketch_particles(x: NDArray[np.floating], n_points: int, *, seed: int = 0) -
     InputError
         When coordinates are not finite or the number is not positive.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
     check_latents(x)
     if n_points < 1:
         raise InputError(f"a sketch needs at least one particle, not {n_points}")
@@ -72,12 +70,8 @@ def sketch_particles(x: NDArray[np.floating], n_points: int, *, seed: int = 0) -
         return Sketch(index, nearest_points(x, x[index]))
     n_rare = round(RARE_SHARE * n_points) if len(x) > 5 * GROUP_SIZE else 0
     n_centers = n_points - n_rare
-    if len(x) >= MINI_BATCH_FROM:
-        fit = MiniBatchKMeans(n_centers, random_state=seed, n_init=1, batch_size=16_384, max_iter=30).fit(x)
-    else:
-        fit = KMeans(n_centers, random_state=seed, n_init=1, max_iter=50).fit(x)
-    present, label = np.unique(fit.labels_, return_inverse=True)
-    chosen = nearest_members(x, label, fit.cluster_centers_[present])
+    label, centers = k_means(x, n_centers, seed=seed, n_init=1, rounds=50)
+    chosen = nearest_members(x, label, centers)
     index = np.unique(np.concatenate([chosen, _overlooked(x, x[chosen], n_rare)]))
     return Sketch(index, nearest_points(x, x[index]))
 

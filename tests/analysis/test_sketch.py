@@ -67,3 +67,12 @@ def test_what_cannot_be_sketched() -> None:
         sketch_particles(np.zeros((4, 2)), 0)
     with pytest.raises(InputError, match="not finite"):
         sketch_particles(np.full((4, 2), np.inf), 2)
+
+
+def test_sharp_states_whose_particles_hardly_differ_are_sketched_without_a_word() -> None:
+    """Warnings are errors here."""
+    rng = np.random.default_rng(0)
+    x = np.where(np.arange(300)[:, None] % 2 == 0, -1.0, 1.0) + 2e-7 * rng.normal(size=(300, 2))
+    found = sketch_particles(x, 36)
+    assert set(np.sign(x[found.index, 0])) == {-1.0, 1.0}
+    assert (np.sign(x[found.index[found.label], 0]) == np.sign(x[:, 0])).all()

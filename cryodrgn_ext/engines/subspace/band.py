@@ -12,6 +12,9 @@ from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 
+#: Lower frequencies (cycles per box) do not count. A background that was subtracted with the error of an estimate, or
+#: a ramp, moves them all together, which looks like heterogeneity; of what differs between particles they hold little.
+BACKGROUND_RADIUS = 2.0
 CHUNK_COEFFICIENTS = 1 << 20
 BYTES_PER_COEFFICIENT = 16  # complex64, float32, and a place in the order of cubes
 
@@ -45,7 +48,9 @@ class Band:
         # Along rows of an image neighbours in the list are neighbours in the volume.
         self.order = torch.argsort(kxy[:, 1] * (2 * images.box_size) + kxy[:, 0], stable=True)
         self.grid = ComponentGrid(images.box_size, radius)
-        self.operators = Operators(self.grid, base, kxy[self.order].float().contiguous())
+        kxy = kxy[self.order].float().contiguous()
+        self._background = (kxy.norm(dim=1) < BACKGROUND_RADIUS).nonzero()[:, 0]
+        self.operators = Operators(self.grid, base, kxy)
         self.chunk_size = max(1, CHUNK_COEFFICIENTS // self.count)
         self.resident = BYTES_PER_COEFFICIENT * images.n * self.count <= memory_bytes
         self._kept: dict[int, Chunk] = {}
@@ -54,7 +59,9 @@ class Band:
         batch = self.images.batch(rows, self.count, self.device)
         order = self.order.to(self.device)
         planes = self.images.planes(rows).to(self.device)
-        return Chunk(rows, batch.coefficients[:, order], batch.ctf[:, order], planes)
+        whitened_ctf = batch.ctf[:, order]
+        whitened_ctf[:, self._background.to(self.device)] = 0
+        return Chunk(rows, batch.coefficients[:, order], whitened_ctf, planes)
 
     def chunks(self, rows: Tensor) -> Iterator[Chunk]:
         """The images ``rows`` (int64, on the CPU), in that order, some at a time."""

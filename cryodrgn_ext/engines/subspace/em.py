@@ -22,8 +22,9 @@ from torch import Tensor
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.equations import Equations
+from cryodrgn_ext.engines.subspace.evidence import Gains, component_gains
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
-from cryodrgn_ext.engines.subspace.halves import independent_halves
+from cryodrgn_ext.engines.subspace.halves import Halves, independent_halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates, infer_mixture
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -31,13 +32,12 @@ from cryodrgn_ext.progress import Monitor
 
 FIRST_RADIUS = 8
 BAND_GROWTH = 1.4
-PASSES = (15, 8, 4)  # at the first bands; the last number for all further ones
+PASSES = (15, 5, 3)  # at the first bands; the last number for all further ones
 FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
 SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
 RANDOM_BLOCK = 4096  # rows that one random generator starts
-ENOUGH_INFORMATION = 0.98
-ROOM_ABOVE = 0.8  # the band has grown enough when information ends below this fraction of it
+LINEAR_SHARE = 0.5  # of the limit: beyond, the curved model goes on, which needs fewer parameters for a motion
 LEAST_POWER = 1e-3  # of all components' power, of one that is called real
 LEAST_VARIANCE = 1e-12  # of latents: with fewer images than components some do not vary at all
 LEAST_SHARE = 1e-3  # of a component's power that counts
@@ -59,6 +59,8 @@ class Subspace:
         (q,) float64: power of each component, the variance of volumes along it; in descending order.
     agreement : Tensor
         (q,) float64: correlation of each component between half-sets.
+    informative : int
+        The first so many components predict images of the other half-set.
     """
 
     grid: ComponentGrid
@@ -66,6 +68,7 @@ class Subspace:
     zdim: int
     power: Tensor
     agreement: Tensor
+    informative: int = 0
 
     @property
     def shared_power(self) -> Tensor:
@@ -84,8 +87,9 @@ class Subspace:
 
     @property
     def real(self) -> Tensor:
-        """(q,) bool: components that both half-sets show."""
-        return (self.agreement > AGREEING) & (self.power > LEAST_POWER * self.power.sum())
+        """(q,) bool: components that both half-sets show, or that predict images of the other half-set."""
+        alike = (self.agreement > AGREEING) & (self.power > LEAST_POWER * self.power.sum())
+        return alike | (torch.arange(len(self.power)) < self.informative)
 
     @property
     def n_real(self) -> int:
@@ -231,6 +235,9 @@ class SubspaceFit:
         self.power = torch.zeros(zdim, dtype=torch.float64)
         self.shared = torch.zeros(zdim, dtype=torch.float64)
         self.stage = self.done = 0
+        self.halves: Halves | None = None
+        self.signal = torch.zeros(0)
+        self.gains = Gains(torch.zeros(1, zdim + 1, dtype=torch.float64))
         self.history: list[float] = []
 
     def _infer(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
@@ -266,6 +273,7 @@ class SubspaceFit:
         raw = equations.halves(self.values)
         halves = independent_halves(self.band.grid, self.values, *raw, result.covariance)
         signal = equations.signal(halves.first, halves.second)
+        self.halves, self.signal = halves, signal
         if self.stage == 0 and self.done < FREE_PASSES:
             precision = WEAK_PRIOR * equations.diagonal() + 1e-20
         else:
@@ -279,43 +287,41 @@ class SubspaceFit:
             self.history.append(-result.evidence / self.band.count)
         self.done += 1
 
-    def grow(self) -> bool:
-        """Go on to the next band; False when the present one holds all that tells images apart, or is the last."""
-        if self.band.radius >= self.limit or self._information_radius() < ROOM_ABOVE * self.band.radius:
+    def weigh(self) -> bool:
+        """Measure what the components gain on images of the other half-set; whether it is more than at the last band.
+
+        The first band always counts.
+        """
+        if self.halves is None:
             return False
-        radius = min(self.limit, round(self.band.radius * BAND_GROWTH))
+        gains, former = component_gains(self.band, self.halves, self.signal, self.fit_contrast), self.gains
+        self.gains, self.halves = gains, None
+        return self.stage == 0 or gains.beats(former)
+
+    def grow(self) -> bool:
+        """Go on to the next band; False when the present one gained nothing, or is the last for linear components."""
+        last = min(self.limit, max(FIRST_RADIUS, round(LINEAR_SHARE * self.limit)))
+        if not self.weigh() or self.band.radius >= last:
+            return False
+        radius = min(last, round(self.band.radius * BAND_GROWTH))
         old = self.band.grid
         self.band = self.make_band(radius)
         self.values = old.moved_to(self.values.cpu(), self.band.grid).to(self.values.device)
         self.stage, self.done = self.stage + 1, 0
         return True
 
-    def _information_radius(self) -> int:
-        """Shell below which nearly all information on the latents lies.
-
-        A coefficient of signal-to-noise s tells of them in proportion to (s / (1 + s))^2 (a Fisher information).
-        """
-        sample = next(iter(self.band.chunks(torch.arange(min(self.images.n, self.band.chunk_size)))))
-        shell = self.images.plane.shell[: self.band.count][self.band.order]
-        count = torch.bincount(shell, minlength=self.band.radius + 1).double()
-        power = torch.zeros(self.band.radius + 1, dtype=torch.float64)
-        power.index_add_(0, shell, sample.whitened_ctf.double().square().mean(0).cpu())
-        variance = (self.values[..., 1:].double().square()).sum((1, 2))
-        snr = self.band.grid.shell_mean(variance).cpu() * power / count.clamp_min(1)
-        information = (count * (snr / (1 + snr)).square()).cumsum(0)
-        return int((information < ENOUGH_INFORMATION * information[-1]).sum())
-
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return plain numbers and tensors, for :meth:`restore`."""
         numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history}
-        return numbers, {"values": self.values, "power": self.power, "agreement": self.shared}
+        tensors = {"values": self.values, "power": self.power, "agreement": self.shared, "gains": self.gains.values}
+        return numbers, tensors
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to where another run was."""
         self.band = self.make_band(int(numbers["radius"]))
         self.stage, self.done, self.history = int(numbers["stage"]), int(numbers["done"]), list(numbers["history"])
         self.values = tensors["values"].to(self.band.device)
-        self.power, self.shared = tensors["power"], tensors["agreement"]
+        self.power, self.shared, self.gains = tensors["power"], tensors["agreement"], Gains(tensors["gains"])
 
     def run(self, checkpoint: Callable[[SubspaceFit], None] | None = None) -> Subspace:
         """All bands."""
@@ -324,11 +330,16 @@ class SubspaceFit:
             label = f"Components to {edge:.1f} Å"
             for _ in self.monitor.track(range(self.done, self.passes), label, self.passes - self.done):
                 self.step()
-                if checkpoint is not None:
+                if checkpoint is not None and self.done < self.passes:  # the last one leaves more than a file keeps
                     checkpoint(self)
             if not self.grow():
                 break
-        return Subspace(self.band.grid, self.values, self.zdim, self.power, self.shared)
+        return self.subspace
+
+    @property
+    def subspace(self) -> Subspace:
+        """The components as they are."""
+        return Subspace(self.band.grid, self.values, self.zdim, self.power, self.shared, self.gains.informative)
 
 
 def latents(

@@ -14,11 +14,11 @@ from torch import Tensor
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import current
-from cryodrgn_ext.engines.subspace.assignment import Assignment, assign
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
-from cryodrgn_ext.engines.subspace.decoder import DecoderState, fit_decoder, restriction
-from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, latents
+from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_bands, scale_spread
+from cryodrgn_ext.engines.subspace.decoder import restriction
+from cryodrgn_ext.engines.subspace.em import Latents, Subspace, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
 from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
@@ -32,7 +32,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 
 __all__ = ["load", "train"]
 
-IMAGES_PER_NODE = 20
+IMAGES_PER_NODE = 5
 MOST_NODES = 400
 CURVE_LENGTH = 0.35  # of the features, in units of the latents' spread
 LEAST_RADIUS = 6
@@ -122,12 +122,13 @@ class _Run:
         found = self.file.load()
         fit = self._fit(found)
         if found is None or found.stage == "em":
-            subspace = fit.run(lambda state: self._save_fit(state, "em"))
+            subspace = fit.run(self._save_fit)
         else:
-            subspace = Subspace(fit.band.grid, fit.values, self.zdim, fit.power, fit.shared)
+            subspace = fit.subspace
         self.monitor.message(
-            f"{subspace.n_real} of {self.zdim} components agree between the half-sets; images tell their latents by "
-            f"frequencies up to {self.images.box_size * self.images.pixel_size_A / fit.band.radius:.1f} Å."
+            f"{subspace.n_real} of {self.zdim} components agree between the half-sets, at frequencies up to "
+            f"{self.images.box_size * self.images.pixel_size_A / fit.band.radius:.1f} Å; images of one half-set gain "
+            f"{float(fit.gains.mean.max()):.3f} nats by components of the other."
         )
         return self._decode(fit, subspace, found)
 
@@ -151,11 +152,10 @@ class _Run:
             fit.restore(found.numbers, found.tensors)
         return fit
 
-    def _save_fit(self, fit: SubspaceFit, stage: str, more: dict[str, Tensor] | None = None, done: int = 0) -> None:
-        if stage == "em" and time.monotonic() - self.last_saved < self.context.checkpoint_seconds:
+    def _save_fit(self, fit: SubspaceFit) -> None:
+        if time.monotonic() - self.last_saved < self.context.checkpoint_seconds:
             return
-        numbers, tensors = fit.state()
-        self.file.save(Checkpoint(stage, {**numbers, "passes": done}, {**tensors, **(more or {})}))
+        self.file.save(Checkpoint("em", *fit.state()))
         self.last_saved = time.monotonic()
 
     def _rare_states(self, fit: SubspaceFit, subspace: Subspace, found: Checkpoint | None) -> RareStates:
@@ -181,23 +181,35 @@ class _Run:
         x, x_cov = known.mean * scale, known.covariance * scale[:, None] * scale
         columns = rare_columns(subspace, states)
         z = workers.gather_rows(columns.latents(x, known.rare), images.n)
-        z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
-        if self.on_latents is not None:
-            self.on_latents(z.numpy(), z_cov.numpy())
         used = subspace.real.nonzero()[:, 0] if subspace.n_real else subspace.scale.argmax()[None]
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
-        nodes = Nodes.place(z[:, used], min(count, images.n), self.context.seed)
+        nodes = Nodes.cover(z[:, used], CURVE_LENGTH, min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
         features = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
-        assigned = assign(rows, x[:, used], x_cov[:, used][:, :, used], known.particle_scale, nodes, known.rare)
         particle, moving = self._masks(fit, subspace, states)
-        values = self._volumes(fit, states, features, assigned, particle, moving, found)
+        curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, features, particle, moving)
+        if found is not None and found.stage == "decoder":
+            curved.restore(found.numbers, found.tensors)
+        held_out = curved.run(curved_bands(fit.band.radius, self.limit), lambda: self._save_curved(fit, curved, states))
+        self.monitor.message(
+            f"Single images under what the other half-set learned: {held_out.gain:.3f} ± {held_out.error:.3f} nats "
+            f"above the average structure, which is {held_out.average:.2f} above nothing"
+            + ("." if held_out.wins else ": the volumes explain them no better than the average.")
+        )
+        x[:, used] = curved.in_order("mean")
+        x_cov[:, used[:, None], used] = curved.in_order("covariance")
+        z = workers.gather_rows(columns.latents(x, known.rare), images.n)
+        z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
+        smoothing = z_cov[:, used][:, :, used].double().mean(0).contiguous()
+        if self.on_latents is not None:
+            self.on_latents(z.numpy(), z_cov.numpy())
         return SubspaceHeterogeneity(
             features=features,
+            share=curved.share,
             columns_used=tuple(used.tolist()),
-            smoothing=z_cov[:, used][:, :, used].double().mean(0).contiguous(),
+            smoothing=smoothing,
             radius=self.limit,
-            values=values[..., : features.count + 1 + len(states)].cpu().contiguous(),
+            values=curved.volumes[..., : curved.columns].cpu().contiguous(),
             consensus=self.consensus,
             particle=particle.numpy(),
             moving=moving.numpy(),
@@ -206,6 +218,7 @@ class _Run:
             z_cov=z_cov.numpy(),
             # Bands hold different coefficients, so that a new band begins at another level.
             loss_history={"total": list(fit.history)},
+            held_out=held_out.as_numbers(),
             rare=columns.column,
             rare_scale=columns.scale,
         )
@@ -218,25 +231,46 @@ class _Run:
             added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
             own = standing_out(added, subspace.grid.radius)
             moving = torch.maximum(moving, own if focus is None else own * focus)
-        if given is None:
-            particle = particle_region(self.consensus, fit.band.radius, moving)
-        else:
-            particle = torch.as_tensor(np.asarray(given, dtype=np.float32))
+        particle = (
+            particle_region(self.consensus, fit.band.radius, moving)
+            if given is None
+            else torch.as_tensor(np.asarray(given, dtype=np.float32))
+        )
         return particle, torch.minimum(moving, particle)
 
-    def _volumes(
-        self, fit: SubspaceFit, states: RareStates, features: Features, assigned: Assignment, particle: Tensor,
-        moving: Tensor, found: Checkpoint | None,
-    ) -> Tensor:  # fmt: skip
-        """Components (V, 2, Q) of the volumes at all frequencies; goes on from where the checkpoint stands."""
-        state = None
-        if found is not None and found.stage == "decoder":
-            values = found.tensors["decoder"].to(self.device)
-            state = DecoderState(values, found.tensors["precision"], int(found.numbers["passes"]))
+    def _curved(
+        self, rows: Tensor, x: Tensor, x_cov: Tensor, known: Latents, features: Features, particle: Tensor,
+        moving: Tensor,
+    ) -> CurvedFit:  # fmt: skip
+        """The curved model as the linear one's latents of this process's ``rows`` begin it."""
+        second = self.images.half_set == 2
+        if bool(second.all()) or not bool(second.any()):
+            second = torch.arange(self.images.n) % 2 == 1  # latents need other images' volumes all the same
+        halves = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]]
+        begun, own_rows = [], []
+        for members in halves:
+            mine = ((members >= int(rows[0])) & (members <= int(rows[-1]))).nonzero()[:, 0] if len(rows) else rows
+            here = members[mine] - (int(rows[0]) if len(rows) else 0)
+            gain = torch.zeros(len(here), 2, dtype=torch.float64)
+            scale, rare = known.particle_scale[here], known.rare[here]
+            begun.append(HalfLatents(members[mine], x[here], x_cov[here], scale, rare, gain))
+            own_rows.append(mine)
+        spread = scale_spread(known.particle_scale) if self.settings.fit_contrast else 0.0
+        share = torch.full((features.count + 1 + known.rare.shape[1],), float(moving.square().mean())).double()
+        share[0] = float(particle.square().mean())
 
-        def keep(done: DecoderState) -> None:
-            more = {"decoder": done.values, "precision": done.precision, "rare_values": states.values,
-                    "rare_shares": torch.stack([states.share, states.offset, states.width])}  # fmt: skip
-            self._save_fit(fit, "decoder", more, done.done)
+        def bands(radius: int) -> list[Band]:
+            memory = self.context.memory_bytes / 2
+            return [Band(self.images.subset(m), self.base, radius, self.device, memory) for m in halves]
 
-        return fit_decoder(self._band(self.limit), features, assigned, particle, moving, self.monitor, state, keep)
+        return CurvedFit(
+            features, begun, bands, own_rows, restriction(particle, moving), share.clamp_min(1e-6), spread,
+            self.monitor,
+        )  # fmt: skip
+
+    def _save_curved(self, fit: SubspaceFit, curved: CurvedFit, states: RareStates) -> None:
+        numbers, tensors = fit.state()
+        own_numbers, own = curved.state(self.images.n)
+        rare = {"rare_values": states.values, "rare_shares": torch.stack([states.share, states.offset, states.width])}
+        self.file.save(Checkpoint("decoder", {**numbers, **own_numbers}, {**tensors, **own, **rare}))
+        self.last_saved = time.monotonic()

@@ -22,6 +22,8 @@ from torch import Tensor
 LINEAR_SHARE = 0.1  # of the kernel: carries on in a straight line where there are no particles
 NODE_SAMPLE = 20_000
 KMEANS_ROUNDS = 12
+FEWEST_NODES = 50
+STRAIGHT = 0.25  # of the features' length
 LEAST_EIGENVALUE = 1e-4  # of the largest
 FEATURES = 15  # with the consensus' correction one block of 16 columns
 
@@ -48,6 +50,21 @@ class Nodes:
             return 0.0
         nearest = torch.cdist(self.centres, self.centres).topk(2, largest=False).values[:, 1]
         return float(self.weight @ nearest.square()) / self.centres.shape[1]
+
+    @classmethod
+    def cover(cls, x: Float[Tensor, "N d"], length: float, most: int, seed: int) -> Nodes:
+        """As many nodes of latents (N, d), up to ``most``, as features of a length (in spreads) are straight between.
+
+        Features bend within their length; a step of a quarter of it is straight to about a hundredth.
+        """
+        count = min(FEWEST_NODES, most)
+        while True:
+            nodes = cls.place(x, count, seed)
+            middle = nodes.weight @ nodes.centres
+            spread2 = float(nodes.weight @ (nodes.centres - middle).square().sum(1))
+            if count >= most or nodes.cell * x.shape[1] <= (STRAIGHT * length) ** 2 * spread2:
+                return nodes
+            count = min(2 * count, most)
 
     @classmethod
     def place(cls, x: Float[Tensor, "N d"], count: int, seed: int) -> Nodes:
@@ -137,3 +154,13 @@ class Features:
         """(K, m + 1) float64: 1 and the features of every node."""
         values = self(self.nodes.centres)
         return torch.cat([torch.ones(len(values), 1, dtype=torch.float64), values], dim=1)
+
+    def slopes(self) -> Float64[Tensor, "K q d"]:
+        """(K, m + 1, d) float64: derivatives of :meth:`at_nodes` along the latents."""
+        x, weight = self.nodes.centres, self.nodes.weight
+        offset = x[None] - x[:, None]  # (K, K, d) from a point to a node
+        near = torch.exp(-offset.square().sum(-1) / (2 * self.length**2))
+        slope = near[..., None] * offset / self.length**2 + LINEAR_SHARE * x / self.spread**2
+        slope = slope - (weight @ slope)[:, None]
+        features = self.projection.T @ slope
+        return torch.cat([torch.zeros(len(x), 1, x.shape[1], dtype=torch.float64), features], dim=1)

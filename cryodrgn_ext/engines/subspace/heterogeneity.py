@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.base import LinearForm
 from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
+from cryodrgn_ext.engines.subspace.cells import Cells
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.errors import InputError
@@ -41,6 +42,10 @@ class SubspaceHeterogeneity:
     values : Tensor
         (V, 2, Q) float32 components on the grid of that band: the correction of the consensus, those of the features,
         and what each rare state adds.
+    share : Tensor, optional
+        (K,) float64 of the particles at each node of the features; models made by earlier versions have none.
+    held_out : mapping of str to float
+        Log likelihoods of single images under what the other half-set learned, see :class:`.curved.HeldOut`.
     consensus : ndarray
         (D, D, D).
     particle, moving : ndarray
@@ -61,6 +66,8 @@ class SubspaceHeterogeneity:
     loss_history: Mapping[str, Sequence[float]]
     rare: tuple[int, ...] = ()
     rare_scale: tuple[float, ...] = ()
+    share: Tensor | None = None
+    held_out: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def box_size(self) -> int:
@@ -89,12 +96,19 @@ class SubspaceHeterogeneity:
         if not np.isfinite(z).all():
             row = int(np.argmin(np.isfinite(z).all(axis=1)))
             raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
-        table = self.features.at_nodes()[:, 1:]
         x = torch.from_numpy(z[:, list(self.columns_used)].astype(np.float64))
-        parts = [node_probabilities(part, self.smoothing, self.features.nodes) @ table for part in x.split(4096)]
-        features = (torch.cat(parts) if parts else table[:0]).float().numpy()
+        if self.share is None:  # a model made before there were cells
+            table, nodes = self.features.at_nodes()[:, 1:], self.features.nodes
+            parts = [node_probabilities(part, self.smoothing, nodes) @ table for part in x.split(4096)]
+            features = (torch.cat(parts) if parts else table[:0]).float().numpy()
+        else:
+            features = self._cells.weights(x, self.smoothing, self.share)[:, 1:].float().numpy()
         scale = np.array(self.rare_scale, np.float32)
         return np.hstack([features, np.clip(z[:, list(self.rare)] / scale, 0, 1)])
+
+    @cached_property
+    def _cells(self) -> Cells:
+        return Cells(self.features)
 
     @cached_property
     def _mean(self) -> NDArray[np.float32]:
@@ -144,13 +158,15 @@ class SubspaceHeterogeneity:
             "centres": self.features.nodes.centres, "weight": self.features.nodes.weight,
             "projection": self.features.projection,
         }  # fmt: skip
+        if self.share is not None:
+            tensors["share"] = self.share
         if self.z_cov is not None:
             tensors["z_cov"] = torch.from_numpy(self.z_cov)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(directory / MODEL_FILE))
         description = {
             "box_size": self.box_size, "pixel_size_A": self.pixel_size_A, "radius": self.radius,
             "carried": list(self.columns_used), "rare": list(self.rare), "rare_scale": list(self.rare_scale),
-            "length": self.features.length, "spread": self.features.spread,
+            "held_out": dict(self.held_out), "length": self.features.length, "spread": self.features.spread,
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }  # fmt: skip
         write_description(directory, "subspace", description)
@@ -184,6 +200,8 @@ def load(directory: Path) -> SubspaceHeterogeneity:
             loss_history=description["loss_history"],
             rare=tuple(int(column) for column in description.get("rare", ())),
             rare_scale=tuple(float(scale) for scale in description.get("rare_scale", ())),
+            share=t.get("share"),
+            held_out={name: float(value) for name, value in description.get("held_out", {}).items()},
         )
         if t["values"].shape != (model.grid.n_voxels, 2, model.features.count + 1 + len(model.rare)):
             raise ValueError("components of another shape")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from cryodrgn_ext.engines.subspace.assignment import assign, node_probabilities
+from cryodrgn_ext.engines.subspace.assignment import node_probabilities
+from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 
 
@@ -62,8 +63,11 @@ def test_degenerate_latents_give_finite_features_and_probabilities(x: torch.Tens
     covariance = torch.zeros(len(x), x.shape[1], x.shape[1])
     probability = node_probabilities(x, covariance, nodes)
     assert torch.allclose(probability.sum(1), torch.ones(len(x), dtype=torch.float64))
-    assigned = assign(torch.arange(len(x)), x, covariance, torch.ones(len(x)), nodes)
-    assert torch.allclose(assigned.probability.sum(1), torch.ones(len(x)), atol=1e-5)
+    model = torch.randn(len(x), 20, features.count + 1, generator=torch.Generator().manual_seed(0))
+    terms = ImageTerms.split(model.mT @ model, model.sum(1), features.count + 1, torch.zeros(len(x), 0))
+    found = Cells(features).posterior(terms, nodes.weight, 0.1)
+    assert torch.isfinite(found.mean).all()
+    assert (torch.linalg.eigvalsh(found.covariance) > 0).all()
 
 
 def test_more_nodes_than_particles_are_not_placed() -> None:
@@ -90,12 +94,22 @@ def test_probabilities_are_those_of_gaussians_about_the_latents() -> None:
         assert torch.allclose(got[i], torch.from_numpy(density / density.sum()), atol=1e-4)
 
 
-def test_assignment_keeps_the_likeliest_nodes() -> None:
-    x = latents(200, 2)
-    nodes = Nodes.place(x, 50, 0)
-    covariance = 0.01 * torch.eye(2).expand(200, 2, 2)
-    assigned = assign(torch.arange(200), x, covariance, torch.ones(200), nodes)
-    full = node_probabilities(x, covariance, nodes)
-    assert torch.equal(assigned.node[:, 0].long(), full.argmax(1))
-    kept = full.gather(1, assigned.node.long()).sum(1)
-    assert kept.min() > 0.95
+def test_slopes_are_the_derivatives_of_the_features() -> None:
+    nodes = Nodes.place(latents(500, 2), 60, 0)
+    features, step = Features.build(nodes, 0.35, 15), 1e-5
+    ahead, behind = (
+        torch.stack([features(nodes.centres + sign * step * axis) for axis in torch.eye(2).double()], -1)
+        for sign in (1, -1)
+    )
+    torch.testing.assert_close(features.slopes()[:, 1:], (ahead - behind) / (2 * step), atol=1e-6, rtol=1e-6)
+    assert not features.slopes()[:, 0].any()
+
+
+def test_nodes_cover_a_line_with_few_and_a_plane_with_many() -> None:
+    line = Nodes.cover(latents(4000, 1), 0.35, 400, 0)
+    plane = Nodes.cover(latents(4000, 2), 0.35, 400, 0)
+    assert len(line.centres) < 200
+    assert len(plane.centres) > 300
+    middle = line.centres.sort(0).values[5:-5]
+    assert middle.diff(dim=0).max() < 0.35 / 2
+    assert len(Nodes.cover(latents(7, 2), 0.35, 3, 0).centres) <= 3

@@ -1,0 +1,374 @@
+"""Latents and volumes of the curved model together, each half-set's latents from the other half-set's volumes.
+
+Volumes are linear in smooth functions of the latents (:mod:`.features`), and latents are a distribution over cells of
+latent space (:mod:`.cells`; as in generative topographic mapping, Bishop, Svensen and Williams 1998). Each pass infers
+the posterior of every image, exact for the curved model, with the particle scale integrated out; volumes and the prior
+of the latents are those that the other half-set learned, so that no image meets its own noise. From the posteriors
+follow the volumes and the prior of the image's own half-set.
+
+The gain, the log likelihood per image less that of the average structure, rises while there is more to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.assignment import node_probabilities
+from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
+from cryodrgn_ext.engines.subspace.equations import Equations
+from cryodrgn_ext.engines.subspace.features import Features
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.torch_form import Chunk
+from cryodrgn_ext.progress import Monitor
+
+MOST_SHARE_STEPS = 100  # of the prior per pass, where it goes on to gain
+LEAST_SHARE = 1e-7
+PRIOR_PASSES = 2  # at each band, after which the prior of its volumes stays
+MOST_PASSES = 5  # at each band
+LEAST_RISE = 0.02  # of the gain, that is worth another pass
+LEAST_SPREAD = 0.02  # of the particle scale
+LEAST_SCALE = 0.05
+FAR = 2.5  # ratio of bands that calls for one between
+ROWS = 4096
+SURE = 2.0  # standard errors
+LEAST_GAIN = 1e-3  # nats per image: below it is rounding
+
+
+@dataclass
+class HalfLatents:
+    """Latents of the images of one half-set that this process works on; each pass puts its own in.
+
+    Attributes
+    ----------
+    rows : Tensor
+        (n,) int64 particle rows.
+    mean : Tensor
+        (n, d) float32.
+    covariance : Tensor
+        (n, d, d) float32.
+    scale : Tensor
+        (n,) float32 particle scale.
+    rare : Tensor
+        (n, K) float32 probabilities of rare states.
+    gain : Tensor
+        (n, 2) float64 log likelihood per image: under the model less the average structure, and under the average
+        structure less nothing.
+    """
+
+    rows: Int64[Tensor, " n"]
+    mean: Float32[Tensor, "n d"]
+    covariance: Float32[Tensor, "n d d"]
+    scale: Float32[Tensor, " n"]
+    rare: Float32[Tensor, "n R"]
+    gain: Float64[Tensor, "n 2"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Log likelihoods per image, in nats, of images under what the other half-set learned.
+
+    Attributes
+    ----------
+    gain : float
+        Of the model over the average structure.
+    error : float
+        Its standard error.
+    average : float
+        Of the average structure over nothing.
+    """
+
+    gain: float
+    error: float
+    average: float
+
+    @property
+    def wins(self) -> bool:
+        """Whether the model explains single images better than the average structure does, beyond chance."""
+        return self.gain > max(SURE * self.error, LEAST_GAIN)
+
+    def as_numbers(self) -> dict[str, float]:
+        """By name, for records."""
+        return {"gain_nats": self.gain, "standard_error_nats": self.error, "average_structure_nats": self.average}
+
+
+def curved_bands(start: int, limit: int) -> list[int]:
+    """Bands from that of the linear components to the limit, one between where that is far."""
+    middle = round((start * limit) ** 0.5)
+    between = [middle] if limit > FAR * start else []
+    return sorted({min(start, limit), *between, limit})
+
+
+def scale_spread(scale: Float32[Tensor, " n"]) -> float:
+    """Spread of the particle scale to begin with, from estimates (n,) of this process's images."""
+    sums = torch.stack([torch.ones(len(scale)).double(), (scale.double() - 1).square()]).sum(1)
+    current().sum(sums)
+    return float((sums[1] / sums[0].clamp_min(1)).sqrt().clamp_min(LEAST_SPREAD))
+
+
+def _images_at_nodes(node: Tensor, logit: Tensor, share: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Expected number (K,) of images at each node under ``share``, and their log likelihood under ``other``."""
+    total, score = torch.zeros_like(share), torch.zeros(1, dtype=torch.float64)
+    for here in torch.arange(len(node)).split(ROWS):
+        index, own = node[here].long(), logit[here].double()
+        probability = torch.softmax(own + share.log()[index], dim=1)
+        total.index_add_(0, index.flatten(), probability.flatten())
+        score += (own + other.log()[index]).logsumexp(1).sum()
+    current().sum(total, score)
+    return total, score
+
+
+def prior_shares(found: list[tuple[Tensor, Tensor]], shares: list[Tensor]) -> list[Tensor]:
+    """Share (K,) of each half-set's images at each node, by expectation maximisation from ``shares``.
+
+    It stops when images of one half-set are no longer predicted better by the shares of the other: the prior becomes
+    as sharp as particles, not noise, call for.
+
+    Parameters
+    ----------
+    found : list of tuple of Tensor
+        Of each half-set's images of this process: likeliest nodes (n, T), and log likelihoods (n, T) there.
+    shares : list of Tensor
+        (K,) float64.
+    """
+    best, kept = -float("inf"), shares
+    for _ in range(MOST_SHARE_STEPS):
+        results = [_images_at_nodes(*found[h], shares[h], shares[1 - h]) for h in (0, 1)]
+        score = float(results[0][1] + results[1][1])
+        if score <= best + 1e-6 * float(results[0][0].sum() + results[1][0].sum()):
+            break
+        best, kept = score, shares
+        totals = [(total / total.sum().clamp_min(1e-300)).clamp_min(LEAST_SHARE) for total, _ in results]
+        shares = [total / total.sum() for total in totals]
+    return kept
+
+
+class CurvedFit:
+    """The alternation.
+
+    Parameters
+    ----------
+    features : Features
+    halves : list of HalfLatents
+        Of both half-sets, to begin with.
+    make_bands : callable
+        radius -> bands of both half-sets' images, whose rows are those of the half-set in ascending order.
+    locals_ : list of Tensor
+        Rows of this process within each half-set's band.
+    restrict : callable
+        Holds components to their regions: (grid, values) -> values.
+    region_share : Tensor
+        (Q,) float64 fraction of the box that each component can fill.
+    scale_spread : float
+        Standard deviation of the particle scale about 1; 0 when it is not fitted.
+    monitor : Monitor
+    """
+
+    def __init__(
+        self, features: Features, halves: list[HalfLatents], make_bands: Callable[[int], list[Band]],
+        locals_: list[Tensor], restrict: Callable[[ComponentGrid, Tensor], Tensor], region_share: Tensor,
+        scale_spread: float, monitor: Monitor,
+    ) -> None:  # fmt: skip
+        self.features, self.halves, self.make_bands, self.locals = features, halves, make_bands, locals_
+        self.restrict, self.region_share, self.monitor = restrict, region_share, monitor
+        self.scale_spread, self.fit_scale = scale_spread, scale_spread > 0
+        self.cells = Cells(features)
+        self.outer = (self.cells.table[:, :, None] * self.cells.table[:, None, :]).float().flatten(1)
+        self.n_features = self.cells.table.shape[1]
+        self.columns = self.n_features + halves[0].rare.shape[1]
+        self.shares = [features.nodes.weight.clone() for _ in halves]
+        self.bands: list[Band] = []
+        self.values: list[Tensor] = []
+        self.precision = torch.zeros(0)
+        self.solved = self.inferred = 0  # times at this band
+        self.volumes = torch.zeros(0)  # (V, 2, Qp) of both half-sets together
+        self.former: Tensor | None = None
+
+    @property
+    def radius(self) -> int:
+        """Band that the volumes are at."""
+        return self.bands[0].radius
+
+    @property
+    def share(self) -> Tensor:
+        """(K,) of all particles at each node."""
+        return 0.5 * (self.shares[0] + self.shares[1])
+
+    def widen(self, radius: int) -> None:
+        """Go to another band."""
+        bands = self.make_bands(radius)
+        grid = bands[0].grid
+        if self.bands:
+            old = self.bands[0].grid
+            self.values = [old.moved_to(v.cpu(), grid).to(v.device) for v in self.values]
+        else:
+            empty = torch.zeros(grid.n_voxels, 2, padded(self.columns), device=bands[0].device)
+            self.values = [empty, empty.clone()]
+        self.bands, self.solved, self.inferred = bands, 0, 0
+
+    def run(self, radii: list[int], checkpoint: Callable[[], None]) -> HeldOut:
+        """Alternate at each band of ``radii`` until nothing more is gained.
+
+        After :meth:`restore` it goes on from there.
+        """
+        if not self.bands:
+            self.widen(radii[0])
+            self._pass("Volumes", begin=True)
+            checkpoint()
+        while not (self._converged() and self.radius == radii[-1]):
+            if self._converged():
+                self.widen(min(r for r in radii if r > self.radius))
+            self.former = self.gains() if self.inferred else None
+            self._pass("Latents and volumes")
+            checkpoint()
+        return self._held_out()
+
+    def _converged(self) -> bool:
+        """Whether this band has nothing more to tell, or has had its passes."""
+        return self.inferred > 1 and (self.inferred >= MOST_PASSES or not self.rose())
+
+    def state(self, images: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return plain numbers and tensors, for :meth:`restore`; ``images`` of all processes."""
+        numbers = {"curved_radius": self.radius, "solved": self.solved, "inferred": self.inferred,
+                   "scale_spread": self.scale_spread}  # fmt: skip
+        tensors = {"half1": self.values[0], "half2": self.values[1], "both": self.volumes}
+        tensors |= {"precision": self.precision, "share1": self.shares[0], "share2": self.shares[1]}
+        for name in ("mean", "covariance", "scale", "gain"):
+            tensors[f"latent_{name}"] = current().gather_rows(self.in_order(name), images)
+        return numbers, tensors if self.former is None else {**tensors, "former": self.former}
+
+    def restore(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """Go back to where another run was, after a pass."""
+        self.widen(int(numbers["curved_radius"]))
+        self.solved, self.inferred = int(numbers["solved"]), int(numbers["inferred"])
+        self.scale_spread = float(numbers["scale_spread"])
+        self.values = [tensors[name].to(self.bands[0].device) for name in ("half1", "half2")]
+        self.volumes = tensors["both"].to(self.bands[0].device)
+        self.precision, self.former = tensors["precision"], tensors.get("former")
+        self.shares = [tensors["share1"], tensors["share2"]]
+        for half in self.halves:
+            for name in ("mean", "covariance", "scale", "gain"):
+                setattr(half, name, tensors[f"latent_{name}"][half.rows])
+
+    def in_order(self, name: str) -> Tensor:
+        """An attribute of both half-sets' latents, in ascending order of this process's rows."""
+        order = torch.cat([half.rows for half in self.halves]).argsort()
+        together: Tensor = torch.cat([getattr(half, name) for half in self.halves])[order]
+        return together
+
+    def _pass(self, label: str, begin: bool = False) -> None:
+        """Latents of all images, volumes and prior of both half-sets; at the beginning from the latents given."""
+        equations = Equations.empty(self.bands[0], self.columns)
+        squares = torch.zeros(2, dtype=torch.float64)
+        found = []
+        for half, band in enumerate(self.bands):
+            rows, start = self.locals[half], 0
+            nodes, logits = [], []
+            chunks = self.monitor.track(band.chunks(rows), f"{label}, half {half + 1}", len(rows), band.chunk_size)
+            for chunk in chunks:
+                self.monitor.poll()
+                here = slice(start, start + len(chunk.rows))
+                start = here.stop
+                if begin:
+                    moments = self._first_moments(self.halves[half], here)
+                else:
+                    moments, node, logit, own = self._infer(half, chunk, here)
+                    nodes.append(node.to(torch.int16))
+                    logits.append(logit)
+                    squares += own
+                which = torch.full((len(chunk.rows),), half, device=band.device)
+                scale = self.halves[half].scale[here].to(band.device)
+                moments = self._with_rare(moments, self.halves[half].rare[here]).to(band.device)
+                equations.add(self.values[half], chunk, scale, which, moments)
+            empty = torch.zeros(0, 1)
+            found.append((torch.cat(nodes or [empty.to(torch.int16)]), torch.cat(logits or [empty])))
+        current().sum(squares)
+        self._solve(equations)
+        if not begin:
+            self.shares, self.inferred = prior_shares(found, self.shares), self.inferred + 1
+            if self.fit_scale:
+                self.scale_spread = float((squares[0] / squares[1]).sqrt())
+
+    # Volumes --------------------------------------------------------------------------------------------------------
+
+    def _first_moments(self, half: HalfLatents, here: slice) -> Tensor:
+        """(b, q, q) second moments of the features, from Gaussian posteriors of the linear components."""
+        nodes = self.features.nodes
+        probability = node_probabilities(half.mean[here].double(), half.covariance[here], nodes).float()
+        return (probability @ self.outer).view(-1, self.n_features, self.n_features)
+
+    def _with_rare(self, features: Tensor, rare: Tensor) -> Tensor:
+        """(b, Q, Q) second moments of the weights of features and rare states, as if these were independent."""
+        q = self.n_features
+        moments = torch.zeros(len(rare), self.columns, self.columns)
+        moments[:, :q, :q] = features
+        moments[:, :q, q:] = features[:, :, :1] * rare[:, None, :]
+        moments[:, q:, :q] = moments[:, :q, q:].mT
+        moments[:, q:, q:] = torch.diag_embed(rare)
+        return moments
+
+    def _solve(self, equations: Equations) -> None:
+        """Volumes of both half-sets, and of both together."""
+        equations.complete()
+        grid = self.bands[0].grid
+        self.solved += 1
+        if self.solved <= PRIOR_PASSES:
+            free = torch.zeros(self.radius + 1, self.columns, dtype=torch.float64)
+            raw = [self.restrict(grid, equations.solve(self.values[half], free, half)) for half in (0, 1)]
+            self.precision = equations.precision(equations.signal(*raw), self.region_share)
+        middle = 0.5 * (self.values[0] + self.values[1])
+        self.volumes = self.restrict(grid, equations.solve(middle, self.precision))
+        self.values = [self.restrict(grid, equations.solve(self.values[half], self.precision, half)) for half in (0, 1)]
+
+    # Latents --------------------------------------------------------------------------------------------------------
+
+    def _infer(self, half: int, chunk: Chunk, here: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Put in the latents of some images.
+
+        Returns
+        -------
+        tuple of Tensor
+            Second moments of the features, likeliest nodes and log likelihoods there, summed squared deviations of the
+            scale and their number.
+        """
+        own, other = self.halves[half], 1 - half
+        inner, cross = self.bands[half].operators.gram(self.values[other], self.columns, chunk)
+        terms = ImageTerms.split(inner.cpu(), cross.cpu(), self.n_features, own.rare[here])
+        found = self.cells.posterior(terms, self.shares[other], self.scale_spread if self.fit_scale else 0.0)
+        own.mean[here], own.covariance[here] = found.mean.float(), found.covariance.float()
+        own.scale[here] = found.scale.clamp_min(LEAST_SCALE).float()
+        own.gain[here] = torch.stack([found.evidence - found.average, found.average], 1)
+        squares = torch.stack([found.deviation.sum(), torch.tensor(float(len(cross)), dtype=torch.float64)])
+        return found.moments, found.node, found.logit, squares
+
+    # What is gained -------------------------------------------------------------------------------------------------
+
+    def _held_out(self) -> HeldOut:
+        gains = torch.cat([half.gain for half in self.halves])
+        sums = torch.stack([torch.ones(len(gains)).double(), gains[:, 0], gains[:, 0].square(), gains[:, 1]]).sum(1)
+        current().sum(sums)
+        n, gain, square, average = sums.tolist()
+        gain /= n
+        return HeldOut(gain, max(square / n - gain**2, 0.0) ** 0.5 / n**0.5, average / n)
+
+    def gains(self) -> Tensor:
+        """(N,) gain of every image of all processes."""
+        out = torch.zeros(sum(band.images.n for band in self.bands), dtype=torch.float64)
+        for half in self.halves:
+            out[half.rows] = half.gain[:, 0]
+        current().sum(out)
+        return out
+
+    def rose(self) -> bool:
+        """Whether images gain more than they did in the pass before at this band, beyond chance and worth a pass."""
+        if self.former is None:
+            return True
+        gains = self.gains()
+        rise = gains - self.former
+        return bool(rise.mean() > max(SURE * rise.std(correction=0) / len(rise) ** 0.5, LEAST_RISE * gains.mean()))

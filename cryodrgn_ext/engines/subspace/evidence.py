@@ -1,0 +1,96 @@
+"""How much better components explain images that they were not learned from: what bands and numbers are chosen by.
+
+Images of one half-set are compared with the components that the other half-set learned, filtered per component and
+shell by what both have in common. The gain of an image is its log likelihood with the latents integrated out, less that
+of the average structure. Maps that fit noise predict nothing and pay for the latents that they need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.halves import Halves
+from cryodrgn_ext.engines.subspace.posterior import infer
+
+MOST_IMAGES = 2000
+SURE = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Gains of some images.
+
+    Attributes
+    ----------
+    values : Tensor
+        (n, q + 1) float64 nats: with the first 0 .. q components.
+    """
+
+    values: Float64[Tensor, "n c"]
+
+    @property
+    def mean(self) -> Tensor:
+        """(q + 1,) over the images."""
+        return self.values.mean(0)
+
+    @property
+    def informative(self) -> int:
+        """Least number of components that no greater number beats by more than chance."""
+        best = int(self.mean.argmax())
+        behind = self.values[:, best : best + 1] - self.values
+        error = behind.std(0, correction=0) / len(behind) ** 0.5
+        return int((behind.mean(0) <= SURE * error).nonzero()[0])
+
+    def beats(self, other: Gains) -> bool:
+        """Whether the same images gain more here than there, beyond chance."""
+        better = self.values[:, int(self.mean.argmax())] - other.values[:, int(other.mean.argmax())]
+        return bool(better.mean() > SURE * better.std(correction=0) / len(better) ** 0.5)
+
+
+def filtered(band: Band, halves: Halves, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Components (V, 2, Qp) of each half-set, times what of their power is shared.
+
+    Parameters
+    ----------
+    band : Band
+    halves : Halves
+    signal : Tensor
+        (S, Q) float64 power per voxel that the halves have in common.
+    """
+    count = signal.shape[1]
+    grid = band.grid
+    own = 0.5 * sum(grid.shell_mean(half.square().sum(1)).cpu()[:, :count] for half in (halves.first, halves.second))
+    share = (signal / own.clamp_min(1e-30)).clamp(0, 1)  # type: ignore[union-attr]
+    gain = torch.zeros(len(share), halves.first.shape[2])
+    gain[:, :count] = share.float()
+    gain = gain[grid.shell].to(halves.first.device)[:, None]
+    return halves.first * gain, halves.second * gain
+
+
+def component_gains(band: Band, halves: Halves, signal: Tensor, fit_contrast: bool) -> Gains:
+    """Gains of up to :data:`MOST_IMAGES` images, spread evenly, by components of the half-set that they are not in."""
+    maps = filtered(band, halves, signal)
+    columns = signal.shape[1]
+    images, workers = band.images, current()
+    chosen = torch.linspace(0, images.n - 1, min(images.n, MOST_IMAGES)).long().unique()
+    found = torch.zeros(len(chosen), columns, dtype=torch.float64)
+    shard = workers.shard(len(chosen))
+    start = shard.start
+    for chunk in band.chunks(chosen[shard.start : shard.stop]):
+        first = (images.half_set[chunk.rows] == 1).to(band.device)
+        inner1, cross1 = band.operators.gram(maps[1], columns, chunk)
+        inner2, cross2 = band.operators.gram(maps[0], columns, chunk)
+        inner = torch.where(first[:, None, None], inner1, inner2)
+        cross = torch.where(first[:, None], cross1, cross2)
+        for c in range(columns):
+            evidence = infer(inner[:, : c + 1, : c + 1], cross[:, : c + 1], fit_contrast).evidence
+            found[start : start + len(chunk.rows), c] = evidence.cpu()
+        start += len(chunk.rows)
+    workers.sum(found)
+    return Gains(found - found[:, :1])
