@@ -321,7 +321,9 @@ class SubspaceFit:
         self.band = self.make_band(int(numbers["radius"]))
         self.stage, self.done, self.history = int(numbers["stage"]), int(numbers["done"]), list(numbers["history"])
         self.values = tensors["values"].to(self.band.device)
-        self.power, self.shared, self.gains = tensors["power"], tensors["agreement"], Gains(tensors["gains"])
+        self.power, self.shared = tensors["power"], tensors["agreement"]
+        if "gains" in tensors:  # not in checkpoints of earlier versions
+            self.gains = Gains(tensors["gains"])
 
     def run(self, checkpoint: Callable[[SubspaceFit], None] | None = None) -> Subspace:
         """All bands."""

@@ -188,7 +188,7 @@ class _Run:
         features = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
         particle, moving = self._masks(fit, subspace, states)
         curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, features, particle, moving)
-        if found is not None and found.stage == "decoder":
+        if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         held_out = curved.run(curved_bands(fit.band.radius, self.limit), lambda: self._save_curved(fit, curved, states))
         self.monitor.message(
