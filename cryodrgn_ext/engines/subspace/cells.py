@@ -16,7 +16,9 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.features import Features
 
-NEAR = 100  # likeliest nodes of an image whose cells are looked into
+NEAR = 64  # likeliest nodes of an image whose cells are looked into, at most
+FEWEST_NEAR = 16
+UNLIKELY = 15.0  # nats below the likeliest node: a cell that does not count
 BLOCK = 256  # images at a time
 LEAST_VARIANCE = 1e-12
 REACH = 3.0  # standard deviations of a cell's prior that a latent may be off its node
@@ -100,7 +102,7 @@ class CellPosterior:
     node : Tensor
         (B, T) int64 likeliest nodes.
     logit : Tensor
-        (B, T) float32 log likelihood of the image in their cells, up to a constant of each image.
+        (B, T) float32 log likelihood of the image in their cells, up to a constant of its own; -inf if hardly there.
     scale : Tensor
         (B,) float64 mean particle scale.
     deviation : Tensor
@@ -187,7 +189,9 @@ class Cells:
         norm = ((terms.inner @ self.table.T) * self.table.T).sum(1) + 2 * terms.beside @ self.table.T
         whole = ScaleIntegral.over(along, norm + terms.norm[:, None], spread)
         count = min(NEAR, len(log_share))
-        node = (whole.logit + log_share).topk(count, dim=1).indices
+        best, node = (whole.logit + log_share).topk(count, dim=1)
+        likely = int((best > best[:, :1] - UNLIKELY).sum(1).max())
+        node = node[:, : max(likely, FEWEST_NEAR)]
         logit, scale, variance = (tensor.gather(1, node) for tensor in (whole.logit, whole.mean, whole.variance))
         weight, slope = self.table[node], self.slope[node]  # (B, T, q), (B, T, q, d)
 
@@ -222,6 +226,8 @@ class Cells:
         parts = torch.cat([moved, within], 1).float()
         deviation = (probability * ((scale - 1).square() + variance)).sum(1)
         average = ScaleIntegral.over(terms.cross[:, 0], terms.inner[:, 0, 0], spread).logit
-        relative = (logit - weighted.max(1, keepdim=True).values).float()
+        relative = torch.full((b, count), -torch.inf)
+        relative[:, :t] = (logit - weighted.max(1, keepdim=True).values).float()
+        node = torch.nn.functional.pad(node, (0, count - t))
         return CellPosterior(mean, covariance, parts.mT @ parts, node, relative, (probability * scale).sum(1),
                              deviation, evidence, average)  # fmt: skip
