@@ -18,13 +18,13 @@ Sets (each with as many seeds as asked for; seeds differ in specimen, poses, CTF
     map-ctf         the same with noise, CTF and shifts
 
 and prints one line each: seconds from opened images to the result; share of the particles on which the two best
-starts agree; median and mean angle, mean and median squared Frobenius norm of the rotations' error after a global
-alignment of either hand (Zhong 2022, 5.6.4), median error of the shift, FSC 0.5 with the true map and FSC 0.143 between
-the half-maps as fractions of Nyquist. With ``--limit`` also the error of poses searched against the true map: what
-noise leaves. The figures of Zhong 2022 (table 5.2, 50,000 images, mean/median squared Frobenius norm) for projections
-of its hand (``hand_map.py`` makes its map): cryoSPARC 0.012/0.002 noiseless, 0.692/0.071 at SNR 0.1; cryoDRGN-BNB
-0.39/0.007, 0.06/0.25; cryoDRGN2 0.002/0.0003, 0.086/0.027; of its spike protein (box 128): cryoSPARC 0.0007/0.0003
-noiseless, 0.065/0.002 noisy; cryoDRGN-BNB 0.10/0.0006, 0.066/0.012; cryoDRGN2 0.0004/0.0001, 0.057/0.011.
+initialisations agree; median and mean angle, mean and median squared Frobenius norm of the rotations' error after a
+global alignment of either hand (Zhong 2022, 5.6.4), median error of the shift, FSC 0.5 with the true map and FSC 0.143
+between the half-maps as fractions of Nyquist. With ``--limit`` also the error of poses searched against the true map:
+what noise leaves. The figures of Zhong 2022 (table 5.2, 50,000 images, mean/median squared Frobenius norm) for
+projections of its hand (``hand_map.py`` makes its map): cryoSPARC 0.012/0.002 noiseless, 0.692/0.071 at SNR 0.1;
+cryoDRGN-BNB 0.39/0.007, 0.06/0.25; cryoDRGN2 0.002/0.0003, 0.086/0.027; of its spike protein (box 128): cryoSPARC
+0.0007/0.0003 noiseless, 0.065/0.002 noisy; cryoDRGN-BNB 0.10/0.0006, 0.066/0.012; cryoDRGN2 0.0004/0.0001, 0.057/0.011.
 """
 
 from __future__ import annotations

@@ -208,8 +208,8 @@ def compare_runs(
         for j in range(count):
             if i == j:
                 continue
-            told = compare_latents(latents[i], latents[j], seed)
-            linear[i, j], neighbors[i, j] = told.linear, told.neighbors
+            agreement = compare_latents(latents[i], latents[j], seed)
+            linear[i, j], neighbors[i, j] = agreement.linear, agreement.neighbors
             if i < j:
                 found = compare_clusterings(labels[i], labels[j])
                 rand[i, j] = rand[j, i] = found.adjusted_rand

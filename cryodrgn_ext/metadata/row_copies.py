@@ -86,14 +86,14 @@ def tell_copies(
     """
     copies = Copies.of_keys(wanted, available)
     found = np.where(copies.count == 1, copies.order[np.minimum(copies.first, len(copies.order) - 1)], _OPEN)
-    told: list[str] = []
+    criteria: list[str] = []
     for how, find in (("their other columns", _by_columns), ("their poses", _by_poses)):
         left = np.flatnonzero(found == _OPEN)
         if not len(left):
             break
         new = find(particles, reference, copies, left)
         if np.any(new != _OPEN):
-            told.append(how)
+            criteria.append(how)
             found[left] = new
     left = np.flatnonzero(found == _OPEN)
     if len(left):
@@ -103,10 +103,10 @@ def tell_copies(
         if not whole.all() or not undistinguished:
             raise _ambiguous(particles, reference, copies, left[~whole] if not whole.all() else left)
         found[left] = copies.order[copies.first[left] + occurrences(wanted[left]).astype(np.int64)]
-        told.append("the order of their rows")
+        criteria.append("the order of their rows")
     if not as_list:
         _refuse_twice(particles, reference, found)
-    return found, " and ".join(told) or None
+    return found, " and ".join(criteria) or None
 
 
 def _by_columns(particles: ParticleSet, reference: ParticleSet, copies: Copies, left: Rows) -> Rows:

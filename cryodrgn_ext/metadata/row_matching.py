@@ -83,11 +83,11 @@ def match_rows(particles: ParticleSet, reference: ParticleSet, *, as_list: bool 
         if len(lost):
             fewest = lost if fewest is None or len(lost) < len(fewest) else fewest
             continue
-        found, told = tell_copies(particles, reference, wanted, available, as_list=as_list)
+        found, criterion = tell_copies(particles, reference, wanted, available, as_list=as_list)
         decisive = "uid" in what
         refusal, notes = _held_against_positions(particles, reference, found, what, decisive)
         if refusal is None:
-            return RowMatch(found, what if told is None else f"{what}, copies of one image by {told}", notes)
+            return RowMatch(found, what if criterion is None else f"{what}, copies of one image by {criterion}", notes)
         refusals.append(refusal)
     by_position, missing = _by_position(particles, reference, as_list)
     if by_position is not None:
@@ -220,8 +220,8 @@ def _by_position(particles: ParticleSet, reference: ParticleSet, as_list: bool) 
     if missing:
         return None, missing
     keys = place_of_row.reshape(-1).astype(np.uint64)
-    rows, told = tell_copies(particles, reference, place[:, 0].astype(np.uint64), keys, as_list=as_list)
-    what = "micrograph and position" if told is None else f"micrograph and position, copies by {told}"
+    rows, criterion = tell_copies(particles, reference, place[:, 0].astype(np.uint64), keys, as_list=as_list)
+    what = "micrograph and position" if criterion is None else f"micrograph and position, copies by {criterion}"
     note = (
         f"{particles.path}: its images are not those of {reference.path}; particles were found by their positions, "
         f"which differ by up to {distance[:, 0].max():.1f} px"

@@ -50,9 +50,9 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         help="How all orientations are searched against an explicit map: the whole grid, of which the best rotations "
         "are refined (cryoDRGN2), or by subdivision with bounds (branch and bound, the older algorithm)",
     )  # fmt: skip
-    starts: int = setting(3, low=1, high=100, help="Random starts, of which the likeliest is kept")
+    starts: int = setting(3, low=1, high=100, help="Random initialisations, of which the likeliest is kept")
     start_particles: int | None = setting(
-        None, low=100, high=10_000_000, help="Particles that the starts are made from; chosen if not given"
+        None, low=100, high=10_000_000, help="Particles that random initialisations are made from; chosen if not given"
     )
     box: int | None = setting(
         None, low=16, high=1024, unit="px", help="Box that images are Fourier-cropped to; at most 64 if not given"
