@@ -3,6 +3,10 @@
 relion_preprocess subtracts a x + b y + c, fitted by least squares to the pixels outside a circle about the box centre,
 and divides by the standard deviation of what is left of them. The pixels are the same in all images of a box, so the
 normal matrix is too: coefficients of a block of images are one matrix product.
+
+Where the backgrounds of an optics group are curved, which :func:`curvature_excess` tells from a sample, x², xy and y²
+are fitted as well: a bowl of one standard deviation hides a motion of 60 degrees. Elsewhere they are not, since what is
+extrapolated into the circle brings noise there, the more of it the higher the order.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from cryodrgn_ext.images.preprocessing import outside_circle
 SAMPLED_PIXELS = 256
 #: Standard deviations between the quartiles of a normal distribution.
 QUARTILES_SD = 1.34898
+#: Quantile of the images whose curvatures are compared: it is enough that one of four is curved.
+CURVED_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class LevelledImages:
     images : Tensor
         (B, D, D) float32, in the units of the files.
     plane : Tensor
-        (B, 3) value at the box centre, and change along x and y over half a box, in the same units.
+        (B, P) value at the box centre, change along x and y over half a box, and terms of second order if they are
+        fitted, in the same units.
     sd : Tensor
         (B,) root mean square of the background that is left.
     peak : Tensor
@@ -52,17 +59,17 @@ class LevelledImages:
 
 
 @dataclass(frozen=True)
-class BackgroundPlane:
-    """Least-squares fit of a plane to the background of images of one box.
+class BackgroundSurface:
+    """Least-squares fit of a plane, or of a surface of second order, to the background of images of one box.
 
     Attributes
     ----------
     outside : Tensor
         (D, D) bool: the background's pixels.
     basis : Tensor
-        (3, D²) float32: 1, x and y at every pixel, from -1 to 1 over the box.
+        (P, D²) float32: 1, x, y (and xx, xy, yy) at every pixel, from -1 to 1 over the box.
     solve : Tensor
-        (D², 3) float32: pixels to coefficients; 0 inside the circle.
+        (D², P) float32: pixels to coefficients; 0 inside the circle.
     sampled : Tensor
         (K,) int64 background pixels, spread evenly.
     counted : Tensor
@@ -76,10 +83,10 @@ class BackgroundPlane:
     counted: Tensor
 
     @classmethod
-    def make(cls, box_size: int, radius_px: float) -> BackgroundPlane:
-        """Prepare the fit outside a circle of ``radius_px`` pixels."""
+    def make(cls, box_size: int, radius_px: float, order: int = 1) -> BackgroundSurface:
+        """Prepare the fit outside a circle of ``radius_px`` pixels: of a plane, or to second ``order``."""
         outside = outside_circle(box_size, radius_px)
-        basis = plane_basis(box_size)
+        basis = surface_basis(box_size, order)
         inside_free = basis * outside.flatten()
         normal = inside_free @ inside_free.T
         solve = torch.linalg.solve(normal, inside_free)
@@ -93,7 +100,7 @@ class BackgroundPlane:
         return int(self.outside.sum())
 
     def level(self, images: Tensor) -> LevelledImages:
-        """Subtract from each image (B, D, D) the plane through its background; a NaN gives NaN."""
+        """Subtract from each image (B, D, D) the surface through its background; a NaN gives NaN."""
         flat = images.flatten(1)
         # A value near the mean goes first: raw counts can have a mean of thousands and a spread of one.
         middle = flat[:, self.sampled].mean(1, keepdim=True)
@@ -111,11 +118,34 @@ class BackgroundPlane:
         return quartile_sd(values)
 
 
-def plane_basis(box_size: int) -> Tensor:
-    """(3, D²) float64: 1, x and y at every pixel, in units of half a box from the box centre, pixel D // 2."""
+def surface_basis(box_size: int, order: int = 1) -> Tensor:
+    """(P, D²) float64: products of x and y up to ``order``, in half boxes from the box centre, pixel D // 2."""
     axis = (torch.arange(box_size, dtype=torch.float64) - box_size // 2) / (box_size / 2)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack([torch.ones_like(x), x, y]).flatten(1)
+    terms = [x ** (degree - power) * y**power for degree in range(order + 1) for power in range(degree + 1)]
+    return torch.stack(terms).flatten(1)
+
+
+def curvature_excess(images: Tensor, outside: Tensor) -> float:
+    """How much stronger terms of second order are in the background of images than those of third order.
+
+    Noise, of any colour, has about as much of one as of the other (a ratio near 1); what is smooth has less.
+
+    Parameters
+    ----------
+    images : Tensor
+        (B, D, D) images without their background planes, in units of the background's standard deviation.
+    outside : Tensor
+        (D, D) bool: pixels of the background.
+    """
+    basis = surface_basis(images.shape[-1], order=3)[:, outside.flatten()]
+    orthonormal = torch.linalg.qr(basis.T).Q[:, 3:].to(images.dtype)
+    known = images.flatten(1)[:, outside.flatten()]
+    power = (known[torch.isfinite(known).all(1)] @ orthonormal).square()
+    if not len(power):
+        return 1.0
+    second, third = (part.mean(1).quantile(CURVED_SHARE) for part in (power[:, :3], power[:, 3:]))
+    return float(second / third.clamp_min(1e-30))
 
 
 def quartile_sd(values: Tensor) -> Tensor:

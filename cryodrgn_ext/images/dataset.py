@@ -92,7 +92,8 @@ def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes
     sigma = torch.tensor(header.measured["noise_sigma"])
     shell = pipeline.geometry.plane.shell
     gains = [header.measured["contrast_sign"] * group.sign / sigma[g][shell] for g, group in enumerate(pipeline.groups)]
-    pipeline.outlier_sd = list(header.measured["outlier_sd"])
+    for g, learnt in enumerate(zip(header.measured["background_order"], header.measured["outlier_sd"], strict=True)):
+        pipeline.use_background(g, *learnt)
     writer = StoreWriter(directory, header, pipeline.table)
     try:
         chunks = pipeline.chunks(np.arange(header.images_done, header.n_images), chunk_bytes)

@@ -24,7 +24,7 @@ SAMPLE_SIZE = 1000
 #: Pixels of them that the noise is measured on: 1000 images of 192 px, fewer of larger ones (at least 150).
 NOISE_PIXELS = 1000 * 192**2
 
-#: Images that show how far pixels of a usual image reach.
+#: Images that show how far pixels of a usual image reach, and whether backgrounds are curved.
 PEAK_IMAGES = 100
 
 
@@ -59,10 +59,9 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
             continue
         window_power[g] = group.window.square().mean()
         radius = pipeline.settings.background_radius * group.box_size
-        estimator = NoiseEstimator(
-            group.box_size, radius, group.window, group.background.basis if pipeline.settings.normalise else None
-        )
-        pipeline.outlier_sd[g] = pipeline.learn_outliers(g, rows[:: max(1, len(rows) // PEAK_IMAGES)], chunk_bytes)
+        pipeline.learn_background(g, rows[:: max(1, len(rows) // PEAK_IMAGES)], chunk_bytes)
+        fitted = pipeline.groups[g].background.basis if pipeline.settings.normalise else None
+        estimator = NoiseEstimator(group.box_size, radius, group.window, fitted)
         raw, status = [], []
         every = max(1, len(rows) // max(150, NOISE_PIXELS // group.box_size**2))
         low_band = sign_coefficients(pipeline.geometry.plane)
@@ -96,6 +95,7 @@ def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str,
         weight += found.n_images
     measured = {
         "outlier_sd": pipeline.outlier_sd,
+        "background_order": pipeline.background_order,
         "noise_sigma": sigma.tolist(),
         "window_power": window_power.tolist(),
         "contrast_score": score / max(weight, 1.0) ** 0.5,

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from cryodrgn_ext.images.background import BackgroundPlane, LevelledImages, quartile_sd
+from cryodrgn_ext.images.background import BackgroundSurface, LevelledImages, quartile_sd
 
 #: Pixels of pure noise that would be called outliers, in all images of a group together.
 FALSE_PIXELS = 0.01
@@ -84,7 +84,7 @@ def outlier_threshold(n_pixels: int, peaks: Tensor) -> float:
     return max(noise, BEYOND_USUAL * upper, upper + BEYOND_SPREAD * (upper - middle))
 
 
-def suspicious_images(levelled: LevelledImages, background: BackgroundPlane, threshold: float) -> Tensor:
+def suspicious_images(levelled: LevelledImages, background: BackgroundSurface, threshold: float) -> Tensor:
     """(S,) int64 images that may have outlier pixels, or that are not finite.
 
     Few outliers exceed the threshold although they are in the standard deviation; many spoil it.
@@ -94,7 +94,7 @@ def suspicious_images(levelled: LevelledImages, background: BackgroundPlane, thr
     return (~fine).nonzero()[:, 0]
 
 
-def repair_outliers(images: Tensor, background: BackgroundPlane, threshold: float) -> Repaired:
+def repair_outliers(images: Tensor, background: BackgroundSurface, threshold: float) -> Repaired:
     """Replace outlier pixels of (B, D, D) images by the median of their surroundings.
 
     Background plane and noise are fitted again and again to the pixels within the threshold, from an estimate by
@@ -123,15 +123,15 @@ def repair_outliers(images: Tensor, background: BackgroundPlane, threshold: floa
     return Repaired(flat.float().view_as(images), count, (~finite).sum(1))
 
 
-def _robust_fit(flat: Tensor, finite: Tensor, background: BackgroundPlane) -> tuple[Tensor, Tensor]:
-    """Plane (B, 3) and standard deviation (B,) of the background pixels that are near the plane."""
+def _robust_fit(flat: Tensor, finite: Tensor, background: BackgroundSurface) -> tuple[Tensor, Tensor]:
+    """Surface (B, P), and standard deviation (B,) of the background pixels that are near it."""
     outside = background.outside.flatten().nonzero()[:, 0]
     basis, values, usable = background.basis[:, outside].double(), flat[:, outside], finite[:, outside]
     middle = torch.nan_to_num(torch.where(usable, values, torch.nan).nanmedian(dim=1, keepdim=True).values)
     values = torch.where(usable, values - middle, 0.0)
     tied = (values == 0).double().mean(1) > TIED
     inlier = usable & (values.abs() <= FITTED_SD * _spread(values, tied)[:, None])
-    ridge = 1e-9 * len(outside) * torch.eye(3, dtype=torch.float64)
+    ridge = 1e-9 * len(outside) * torch.eye(len(basis), dtype=torch.float64)
     for number in range(FITS):
         weight = inlier.double()
         normal = torch.einsum("bn,in,jn->bij", weight, basis, basis) + ridge

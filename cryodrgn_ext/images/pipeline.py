@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
 from cryodrgn_ext.fourier.ctf import CtfParameters
-from cryodrgn_ext.images.background import BackgroundPlane, LevelledImages
+from cryodrgn_ext.images.background import BackgroundSurface, LevelledImages, curvature_excess
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.image_statistics import Status, statistics_of
 from cryodrgn_ext.images.outlier_pixels import Repaired, outlier_threshold, repair_outliers, suspicious_images
@@ -28,6 +28,8 @@ from cryodrgn_ext.metadata.particles import OpticsGroup, ParticleSet
 HALF_SET_SEED = 0
 #: Pixels of images whose background is normalised at a time.
 PIECE_PIXELS = 1 << 18
+#: Curvature of a group's backgrounds, over that of noise, from which it is fitted.
+CURVED = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class GroupPipeline:
     """Preprocessing of one optics group's images."""
 
     box_size: int
-    background: BackgroundPlane
+    background: BackgroundSurface
     window: Tensor
     index: Tensor
     sign: Tensor  # (M,) complex: phase origin, absent frequencies, demodulation of odd aberrations
@@ -60,7 +62,8 @@ class Pipeline:
             reference=int(members.argmax()),
         )
         self.groups = [self._group(optics, box) for optics, box in zip(particles.optics, boxes, strict=True)]
-        #: Threshold of outlier pixels of each group, as measured on a sample; none before.
+        #: Of each group, as measured on a sample; planes, and no outliers, before.
+        self.background_order = [1] * len(self.groups)
         self.outlier_sd = [math.inf] * len(self.groups)
         self.optics = tuple(self._optics(g, optics) for g, optics in enumerate(particles.optics))
 
@@ -72,7 +75,7 @@ class Pipeline:
         odd = antisymmetric_phase(frequency, optics.odd_zernike, optics.beam_tilt_mrad, optics.cs_mm, optics.voltage_kV)
         return GroupPipeline(
             box,
-            BackgroundPlane.make(box, self.settings.background_radius * box),
+            BackgroundSurface.make(box, self.settings.background_radius * box),
             image_window(self.settings, box, optics.pixel_size_A),
             index,
             sign * phase_factor(odd).conj(),
@@ -104,15 +107,25 @@ class Pipeline:
             out.append((g, torch.from_numpy(position), torch.from_numpy(images)))
         return out
 
-    def learn_outliers(self, g: int, rows: NDArray[np.int64], chunk_bytes: int) -> float:
-        """Threshold of outlier pixels in images of group ``g``, from what a sample of its images usually reach."""
-        peaks = []
-        for chunk in self.chunks(rows, chunk_bytes):
-            for _, _, images in self.read(chunk):
-                levelled = self.groups[g].background.level(images)
-                peaks.append(levelled.peak / levelled.sd)
+    def learn_background(self, g: int, rows: NDArray[np.int64], chunk_bytes: int) -> None:
+        """Order of the background's surface and threshold of outlier pixels of group ``g``, from a sample of images."""
+        group = self.groups[g]
+        sample = [images for chunk in self.chunks(rows, chunk_bytes) for _, _, images in self.read(chunk)]
+        if not sample or not self.settings.normalise:
+            return
+        normalised = torch.cat([group.background.level(images).normalised() for images in sample])
+        order = 2 if curvature_excess(normalised, group.background.outside) > CURVED else 1
+        self.use_background(g, order, math.inf)
+        levelled = [self.groups[g].background.level(images) for images in sample]
         members = int((self.table.group == g).sum())
-        return outlier_threshold(members * self.groups[g].box_size ** 2, torch.cat([*peaks, torch.empty(0)]))
+        peaks = torch.cat([part.peak / part.sd for part in levelled])
+        self.outlier_sd[g] = outlier_threshold(members * group.box_size**2, peaks)
+
+    def use_background(self, g: int, order: int, outlier_sd: float) -> None:
+        """Take over what was learnt before of group ``g``."""
+        group, radius = self.groups[g], self.settings.background_radius * self.groups[g].box_size
+        self.groups[g] = replace(group, background=BackgroundSurface.make(group.box_size, radius, order))
+        self.background_order[g], self.outlier_sd[g] = order, outlier_sd
 
     def normalise(self, g: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise the background of images of group ``g``, and replace outlier pixels.
@@ -156,7 +169,7 @@ class Pipeline:
             out.copy_(images)
         status[~torch.isfinite(levelled.peak) & (status == Status.USABLE)] = int(Status.NOT_FINITE)
         out[(status != Status.USABLE).nonzero()[:, 0]] = 0.0
-        slope = levelled.plane[:, 1:].norm(dim=1) / levelled.sd
+        slope = levelled.plane[:, 1:3].norm(dim=1) / levelled.sd
         count = torch.zeros_like(status) if repaired is None else repaired.count
         return statistics_of(levelled.plane[:, 0], levelled.sd, slope, levelled.peak / levelled.sd, count, status)
 

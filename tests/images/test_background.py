@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryodrgn_ext.images.background import BackgroundPlane
+from cryodrgn_ext.images.background import BackgroundSurface
 
 BOX, RADIUS = 32, 12
 
@@ -37,7 +37,7 @@ def least_squares(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("slope", [0.0, 0.3, 30.0])
 def test_the_plane_is_that_of_least_squares(slope: float) -> None:
     images = raw_images(slope=slope)
-    levelled = BackgroundPlane.make(BOX, RADIUS).level(images)
+    levelled = BackgroundSurface.make(BOX, RADIUS).level(images)
     for image, found in zip(images.double().numpy(), levelled.normalised().numpy(), strict=True):
         assert np.abs(found - least_squares(image)).max() < 2e-3
     y, x = torch.meshgrid(*(torch.arange(BOX) / (BOX / 2) - 1,) * 2, indexing="ij")
@@ -48,7 +48,7 @@ def test_the_plane_is_that_of_least_squares(slope: float) -> None:
 
 
 def test_normalised_images_stay_as_they_are() -> None:
-    background = BackgroundPlane.make(BOX, RADIUS)
+    background = BackgroundSurface.make(BOX, RADIUS)
     once = background.level(raw_images(slope=1.0)).normalised()
     again = background.level(once)
     assert torch.allclose(once, again.normalised(), atol=1e-4)
@@ -56,7 +56,7 @@ def test_normalised_images_stay_as_they_are() -> None:
 
 
 def test_a_block_gives_what_single_images_give() -> None:
-    background, images = BackgroundPlane.make(BOX, RADIUS), raw_images(n=9, slope=1.0)
+    background, images = BackgroundSurface.make(BOX, RADIUS), raw_images(n=9, slope=1.0)
     single = torch.cat([background.level(image[None]).normalised() for image in images])
     assert torch.allclose(single, background.level(images).normalised(), atol=1e-4)
 
@@ -64,8 +64,8 @@ def test_a_block_gives_what_single_images_give() -> None:
 def test_images_without_noise_are_constant_on_any_plane() -> None:
     y, x = torch.meshgrid(*(torch.arange(BOX, dtype=torch.float32),) * 2, indexing="ij")
     images = torch.stack([torch.zeros(BOX, BOX), torch.full((BOX, BOX), 3.3), 5000 + 7 * x - 2 * y])
-    assert BackgroundPlane.make(BOX, RADIUS).level(images).is_constant.tolist() == [True] * 3
-    assert not BackgroundPlane.make(BOX, RADIUS).level(raw_images()).is_constant.any()
+    assert BackgroundSurface.make(BOX, RADIUS).level(images).is_constant.tolist() == [True] * 3
+    assert not BackgroundSurface.make(BOX, RADIUS).level(raw_images()).is_constant.any()
 
 
 @pytest.mark.relion
@@ -78,7 +78,7 @@ def test_relion_preprocess_subtracts_the_same_plane(tmp_path: Path, ramp: bool) 
     subprocess.run([*command, "--bg_radius", str(RADIUS)], cwd=tmp_path, check=True, capture_output=True)
     with mrcfile.open(tmp_path / "norm.mrcs", permissive=True) as file:
         theirs = torch.from_numpy(np.array(file.data))
-    ours = BackgroundPlane.make(BOX, RADIUS).level(images)
+    ours = BackgroundSurface.make(BOX, RADIUS).level(images)
     assert torch.allclose(ours.normalised(), theirs, atol=2e-3)
     if ramp:
         assert ours.plane[:, 1:].abs().min() > 1

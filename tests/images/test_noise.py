@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cryodrgn_ext.fourier.half_plane import HalfPlane
-from cryodrgn_ext.images.background import BackgroundPlane
+from cryodrgn_ext.images.background import BackgroundSurface
 from cryodrgn_ext.images.geometry import crop_index, crop_transform
 from cryodrgn_ext.images.noise import NoiseEstimator
 from cryodrgn_ext.images.preprocessing import PreprocessSettings, image_window, outside_circle
@@ -38,7 +38,7 @@ def coloured_noise(n: int, exponent: float, seed: int = 0) -> tuple[Tensor, Tens
 def test_whitened_coefficients_have_the_power_of_the_window_in_every_shell(exponent: float, windowed: bool) -> None:
     noise, _ = coloured_noise(500, exponent)
     window = image_window(PreprocessSettings(window=windowed), BOX, 1.0)
-    background = BackgroundPlane.make(BOX, 0.375 * BOX)
+    background = BackgroundSurface.make(BOX, 0.375 * BOX)
     estimator = NoiseEstimator(BOX, 0.375 * BOX, window, background.basis)
     estimator.add(background.level(noise).normalised())
     sigma = estimator.shell_power().sqrt().float()
@@ -56,7 +56,7 @@ def test_whitened_coefficients_have_the_power_of_the_window_in_every_shell(expon
 @pytest.mark.parametrize("fitted", ["mean", "plane"])
 def test_the_lowest_shell_knows_what_the_fit_of_the_background_took_and_brought(fitted: str) -> None:
     noise = torch.randn(4000, BOX, BOX, generator=torch.Generator().manual_seed(2))
-    background = BackgroundPlane.make(BOX, 0.375 * BOX)
+    background = BackgroundSurface.make(BOX, 0.375 * BOX)
     window = image_window(PreprocessSettings(), BOX, 1.0)
     if fitted == "plane":
         images, functions = background.level(noise).images, background.basis

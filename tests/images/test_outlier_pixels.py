@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.images.background import BackgroundPlane
+from cryodrgn_ext.images.background import BackgroundSurface
 from cryodrgn_ext.images.outlier_pixels import outlier_threshold, repair_outliers, suspicious_images
 
 BOX, RADIUS = 48, 18
-BACKGROUND = BackgroundPlane.make(BOX, RADIUS)
+BACKGROUND = BackgroundSurface.make(BOX, RADIUS)
 THRESHOLD = outlier_threshold(2000 * BOX**2, torch.full((9,), 4.0))
 Y, X = np.mgrid[:BOX, :BOX] - BOX // 2
 FloatArray = NDArray[np.float64]
