@@ -22,6 +22,7 @@ from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult
 from cryodrgn_ext.results.record import require_record
+from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.workflow.finished_result import read_finished
 from cryodrgn_ext.workflow.given_maps import read_mask
 from cryodrgn_ext.workflow.reconstructions import make_consensus
@@ -87,6 +88,11 @@ class RepeatedTraining:
         )
         sign = "black" if record["results"].get("data_sign", 1) < 0 else "white"
         return cls(settings, int(record["results"]["box"]), sign, Layout(result.directory).consensus, (solvent, focus))
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of how it was trained."""
+        return fingerprint(self.settings.to_mapping(), self.box, self.data_sign)
 
     @property
     def preprocessing(self) -> PreprocessSettings:

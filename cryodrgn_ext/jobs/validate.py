@@ -28,6 +28,7 @@ from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.halves_runs import read_halves, run_halves
 from cryodrgn_ext.jobs.null_runs import found_path, read_finding, run_null
 from cryodrgn_ext.jobs.options.validate import ValidateSettings
+from cryodrgn_ext.jobs.relion_check import RelionCheck, check_sentence, read_check, require_relion
 from cryodrgn_ext.jobs.repeated_training import RepeatedTraining
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.progress import Monitor
@@ -149,6 +150,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         if not result.particles.project_dir.samefile(Path.cwd()):
             monitor.message(f"Images are read from {result.particles.project_dir}")
         check_images(result.particles)
+        if settings.relion_check:
+            require_relion(result.particles)
         require_same_images(result, settings.project, monitor)
         native = native_box(result.particles)
         pixel_A = native_pixel_A(result.particles)
@@ -206,11 +209,12 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
         self.monitor.poll()
+        checked = self._relion_check(rows, consensus, key)
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
         explained = read_associations(layout)
         tables = evidence_tables(explained, [state.summary() for state in states.values()],
-                                 None if halves is None else halves.plain())  # fmt: skip
+                                 None if halves is None else halves.plain(), checked)  # fmt: skip
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
         if not settings.keep_images:
             for folder in ("images", "null_images"):
@@ -223,6 +227,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "found": found,
             "null": None if null is None else null.plain(),
             "independent_halves": None if halves is None else halves.plain(),
+            "relion_check": checked,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
@@ -232,11 +237,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
     def _null_finding(self, key: str) -> NullFinding | None:
         """Repeat the training on images of one structure as often as asked; None when it was not."""
         training, folders = self.inputs.training, []
-        for number in range(self.settings.null if training is not None else 0):
+        for number in range(self.settings.null):
+            assert training is not None
             folder = self.layout.checkpoint / f"null_{number + 1:03d}"
             folders.append(folder)
-            self.stage(f"null {number + 1}", fingerprint(key, number), f"Images of one structure, set {number + 1}",
-                       partial(self._run_null, number, folder), found_path(folder))  # fmt: skip
+            self.stage(f"null {number + 1}", fingerprint(key, number, training.key),
+                       f"Images of one structure, set {number + 1}", partial(self._run_null, number, folder),
+                       found_path(folder))  # fmt: skip
         return read_finding(folders) if folders else None
 
     def _run_null(self, number: int, folder: Path) -> None:
@@ -251,10 +258,29 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             return None
         found = self.layout.checkpoint / "independent_halves.json"
         folder = self.layout.checkpoint / "independent_halves"
-        self.stage("independent halves", key, "Two models, each of one half-set",
+        self.stage("independent halves", fingerprint(key, training.key), "Two models, each of one half-set",
                    lambda: run_halves(training, lambda: self._trained_images, folder, found, self.monitor),
                    found)  # fmt: skip
         return read_halves(found)
+
+    def _relion_check(
+        self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, key: str
+    ) -> list[dict[str, Any]]:
+        """Let RELION reconstruct the sets; none when that was not asked for."""
+        if not self.settings.relion_check:
+            return []
+        found, names = self.layout.checkpoint / "relion_check.json", self.inputs.sets.names
+
+        def check() -> None:
+            half_set = self.images.half_set.cpu().numpy()
+            RelionCheck(self.inputs.result.particles, half_set, self.settings.symmetry, consensus.data_sign,
+                        self.layout, self.monitor).run(rows, consensus, found)  # fmt: skip
+
+        self.stage("relion check", fingerprint(key, sorted(names)), "RELION's own reconstructions", check, found)
+        checked = read_check(found)
+        for one in checked:
+            self.note(check_sentence(names[one["state"]], one))
+        return checked
 
     @cached_property
     def _trained_images(self) -> ParticleImages:
@@ -384,6 +410,7 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
-    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves)
+    checked = finished.record["results"].get("relion_check", [])
+    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves, checked)
     write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, tables)
     monitor.poll()

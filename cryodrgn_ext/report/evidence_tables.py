@@ -17,12 +17,17 @@ HALVES_CAPTION = (
     "half, made of original images. What both have is no invention of a model; errors of poses and contrast are in "
     "both halves alike, and are judged above."
 )
+RELION_CAPTION = (
+    "Each set and all particles, reconstructed in halves by relion_reconstruct: correlation of the difference between "
+    "a set and all, between RELION's halves and with the difference of the maps here."
+)
 
 
 def evidence_tables(
     explained: Sequence[Mapping[str, Any]],
     states: Sequence[Mapping[str, Any]],
     halves: Mapping[str, Any] | None = None,
+    relion: Sequence[Mapping[str, Any]] = (),
 ) -> list[ReportTable]:
     """Make the tables from what job.yaml has of a job; none where an earlier version wrote nothing.
 
@@ -34,8 +39,25 @@ def evidence_tables(
         ``states``.
     halves : mapping, optional
         ``independent_halves``.
+    relion : sequence
+        ``relion_check``.
     """
-    return [*_associations(explained, states), *([] if halves is None else [_halves(halves)])]
+    found = _associations(explained, states)
+    if halves is not None:
+        found.append(_halves(halves))
+    if relion:
+        found.append(_relion(relion))
+    return found
+
+
+def _relion(checked: Sequence[Mapping[str, Any]]) -> ReportTable:
+    rows = [
+        (f"state {one['state']:02d}", f"{one['between_halves']:.2f}", f"{one['with_ours']:.2f}",
+         "-" if one["resolution_A"] is None else f"{one['resolution_A']:.2f} Å", "yes" if one["comes_back"] else "no")
+        for one in checked
+    ]  # fmt: skip
+    head = ("", "between halves", "with ours", "postprocess", "comes back")
+    return ReportTable("RELION's own reconstructions", RELION_CAPTION, head, rows)
 
 
 def _halves(found: Mapping[str, Any]) -> ReportTable:

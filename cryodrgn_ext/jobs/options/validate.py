@@ -51,6 +51,11 @@ class ValidateSettings(ResultSettings):
         help="Repeat the training on each half-set by itself, and say which states and components the two models, "
         "which never met, have in common",
     )
+    relion_check: bool = setting(
+        False,
+        help="Reconstruct each set and all particles in halves by relion_reconstruct, run relion_postprocess, and say "
+        "whether the differences come back; maps go to relion/ in the folder of each state",
+    )
     b_factor: float | None = setting(
         None,
         low=-1000,

@@ -1,0 +1,200 @@
+"""RELION's own reconstruction of returned sets of particles, which shows whether their differences come back.
+
+Every set and all particles are reconstructed in two halves by relion_reconstruct, from a STAR file of the user's rows;
+relion_postprocess gives the FSC. The difference of the maps of a set and of all, within the mask and up to where the
+consensus is good, is correlated between RELION's halves, and with the difference of our maps.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import starfile
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.errors import InputError, JobAborted
+from cryodrgn_ext.fourier.resizing import crop_map
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
+from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.plain_files import load_json, write_json
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.results.consensus import Consensus
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.validation.differences import comparison_radius
+
+PROGRAMS = ("relion_reconstruct", "relion_postprocess")
+FOLDER = "relion"
+#: Both correlations must reach this for a difference to have come back.
+COMES_BACK = 0.5
+POLL_S = 0.5
+
+
+def require_relion(particles: ParticleSet) -> None:
+    """Raise InputError unless RELION's programs are there and can read the particles."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        raise InputError(f"--relion_check needs {missing[0]}, which is not on the PATH: load RELION, or leave it out.")
+    if particles.source.format != "star":
+        raise InputError(f"--relion_check needs particles of a STAR file; {particles.path} is none: leave it out.")
+
+
+@dataclass(frozen=True)
+class RelionCheck:
+    """Particles that RELION reconstructs.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+    half_set : ndarray
+        (N,) 1 or 2, as our maps were made.
+    symmetry : str
+    data_sign : int
+        -1 when particles are dark in their images: RELION's maps of them are, too.
+    layout : Layout
+        Of the result; maps of RELION go to ``states/stateNN/relion``.
+    monitor : Monitor
+    """
+
+    particles: ParticleSet
+    half_set: NDArray[np.integer]
+    symmetry: str
+    data_sign: int
+    layout: Layout
+    monitor: Monitor
+
+    def run(self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, found: Path) -> None:
+        """Reconstruct all particles and each set, compare, and write what was found to ``found``."""
+        everything = self.layout.checkpoint / FOLDER
+        self._reconstruct(np.arange(self.particles.n), everything)
+        whole = [self._map(everything, half) for half in (1, 2)]
+        states = []
+        for number, some in rows.items():
+            folder = self.layout.state(number) / FOLDER
+            self._reconstruct(some, folder)
+            halves = [self._map(folder, half) for half in (1, 2)]
+            ours = read_map(self.layout.state(number) / "map.mrc").data - consensus.map
+            differences = [state - both for state, both in zip(halves, whole, strict=True)]
+            between, with_ours = compare_differences(differences, ours, consensus)
+            states.append({
+                "state": number, "between_halves": round(between, 4), "with_ours": round(with_ours, 4),
+                "comes_back": min(between, with_ours) >= COMES_BACK, "resolution_A": self._postprocess(number, folder),
+            })  # fmt: skip
+        write_json(found, {"states": states})
+        shutil.rmtree(everything)
+
+    def _reconstruct(self, rows: NDArray[np.int64], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for half in (1, 2):
+            star, out = (folder / f"half{half}{suffix}" for suffix in (".star", ".mrc"))
+            write_particles_star(self.particles.subset(rows[self.half_set[rows] == half]), star)
+            self._call("relion_reconstruct", "--i", star, "--o", out, "--ctf", "--sym", self.symmetry)
+            star.unlink()
+
+    def _postprocess(self, number: int, folder: Path) -> float | None:
+        """Resolution by relion_postprocess, in the mask of the set where it has the box of the images."""
+        mask, half = read_map(self.layout.state(number) / "mask.mrc"), read_map(folder / "half1.mrc")
+        words: list[object] = ["--i", folder / "half1.mrc", "--i2", folder / "half2.mrc", "--o", folder / "postprocess",
+                               "--angpix", half.pixel_size_A]  # fmt: skip
+        if mask.box_size == half.box_size:
+            words += ["--mask", self.layout.state(number) / "mask.mrc"]
+        try:
+            self._call("relion_postprocess", *words)
+            table = starfile.read(folder / "postprocess.star", always_dict=True)["general"]
+            return round(float(table["rlnFinalResolution"]), 3)
+        except (InputError, OSError, KeyError, ValueError) as error:
+            self.monitor.warn(f"Warning: relion_postprocess gave no resolution of state {number:02d}: {error}")
+            return None
+
+    def _map(self, folder: Path, half: int) -> NDArray[np.float32]:
+        return np.asarray(read_map(folder / f"half{half}.mrc").data * self.data_sign, np.float32)
+
+    def _call(self, program: str, *words: object) -> None:
+        """Run a program in the project, whose images its STAR files name; end it when the job is aborted."""
+        log = self.layout.checkpoint / "relion.log"
+        text = [str(word.absolute()) if isinstance(word, Path) else str(word) for word in words]
+        with log.open("w") as stream:
+            running = subprocess.Popen([program, *text], cwd=self.particles.project_dir, stdout=stream,
+                                       stderr=subprocess.STDOUT)  # fmt: skip
+            try:
+                while running.poll() is None:
+                    self.monitor.poll()
+                    try:
+                        running.wait(POLL_S)
+                    except subprocess.TimeoutExpired:
+                        continue
+            except JobAborted:
+                running.kill()
+                running.wait()
+                raise
+        if running.returncode != 0:
+            last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+            raise InputError(f"{program} ended with status {running.returncode}: {last} (see {log}).")
+
+
+def compare_differences(
+    differences: Sequence[NDArray[np.float32]], ours: NDArray[np.float32], consensus: Consensus
+) -> tuple[float, float]:
+    """Correlations of two differences with each other, and of their mean with ours, where the consensus is good.
+
+    Unfiltered maps are mostly noise where the CTF is small: every shell counts by the share that ours has of its power
+    and of the noise that the two differ by.
+
+    Parameters
+    ----------
+    differences : pair of ndarray
+        (B, B, B) of either half, in the box of the images.
+    ours : ndarray
+        (D, D, D).
+    consensus : Consensus
+        In the box of ``ours``.
+    """
+    box = min(len(ours), 2 * comparison_radius(consensus.fsc, len(ours) // 2 - 1) + 2)
+    mask = crop_map(torch.from_numpy(consensus.mask), box).clamp(0, 1)
+    first, second, third = (torch.fft.rfftn(crop_map(torch.from_numpy(one), box)) for one in (*differences, ours))
+    noise = _shell_power(0.5 * (first - second), box)
+    weight = _shell_power(third, box) / (_shell_power(third, box) + noise).clamp_min(1e-30)
+
+    def inside(spectrum: Tensor) -> Tensor:
+        masked: Tensor = torch.fft.irfftn(weight * spectrum, s=(box,) * 3) * mask
+        return masked.double().flatten()
+
+    return _correlation(inside(first), inside(second)), _correlation(inside(first + second), inside(third))
+
+
+def _shell_power(spectrum: Tensor, box: int) -> Tensor:
+    """Mean power of each nearest-integer shell, at every coefficient of a real map's transform."""
+    k = torch.fft.fftfreq(box) * box
+    norm = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, : box // 2 + 1].abs() ** 2).sqrt()
+    shell = norm.round().long()
+    total = torch.bincount(shell.flatten(), spectrum.abs().square().double().flatten())
+    power: Tensor = (total / torch.bincount(shell.flatten()).clamp_min(1))[shell]
+    return power
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    product: Tensor = (a @ b) / (a.norm() * b.norm()).clamp_min(1e-300)
+    return float(product)
+
+
+def read_check(found: Path) -> list[dict[str, Any]]:
+    """Read what :meth:`RelionCheck.run` wrote."""
+    return list(load_json(found)["states"])
+
+
+def check_sentence(name: str, one: Mapping[str, Any]) -> str:
+    """One line for the user."""
+    resolution = "" if one["resolution_A"] is None else f"; {one['resolution_A']:.2f} Å by relion_postprocess"
+    what = "comes back" if one["comes_back"] else "does not come back"
+    return (
+        f"{name} by relion_reconstruct: its difference from all particles {what} (correlation "
+        f"{one['between_halves']:.2f} between RELION's halves, {one['with_ours']:.2f} with ours{resolution})."
+    )
