@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from comparison.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
 from cryodrgn_ext.analysis.agreement import evaluation_particles, moving_region, per_image_fsc_area, predict_truth
+from cryodrgn_ext.analysis.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.simulate import GroundTruth
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparison.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
 from comparison.table import add_comparison, text_table
+
+from cryodrgn_ext.analysis.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity
 
 MEASURE = Path(__file__).parents[2] / "benchmarks" / "comparison" / "measure.py"
 

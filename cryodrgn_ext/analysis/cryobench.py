@@ -41,6 +41,11 @@ def fsc_auc(volume: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     return float((heights[1:] + heights[:-1]).sum() / (2 * box))
 
 
+def perfect_auc(box: int) -> float:
+    """:func:`fsc_auc` of identical volumes."""
+    return (box // 2 - 1) / box
+
+
 def neighbourhood_similarity(z: NDArray[np.floating], truth: FloatArray, share: float = 0.1) -> float:
     """Percentage of a particle's nearest neighbours by truth that are among its nearest by latents.
 
