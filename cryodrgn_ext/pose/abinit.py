@@ -1,9 +1,9 @@
 """Ab initio reconstruction: poses and a map from particles of which nothing but the CTF is known.
 
-Random initialisations on some of the particles (:mod:`.random_initialisations`), of which the likeliest is kept, then
-the refinement in two independent halves (:mod:`.refinement`): of as many particles as a good map needs, and when they
-have converged, of all. A wrong initialisation betrays itself: no other one agrees with it, and searches keep on moving
-poses; then others are refined too, and the likeliest result is returned. Images cannot tell a map from its mirror
+Random initialisations on some of the particles (:mod:`.random_initialisations`), then the refinement in two
+independent halves (:mod:`.refinement`): of several initialisations on some of the particles, until the likeliest result
+has been found twice (:mod:`.attempts`); then of as many particles as a good map needs, and when they have converged, of
+all. Images cannot tell a map from its mirror
 image: either hand comes out, with the same likelihood.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.attempts import Contest, contest, judge
 from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.random_initialisations import (
@@ -32,27 +33,31 @@ from cryodrgn_ext.pose.random_initialisations import (
     Initialisation,
     InitialisationReport,
     choose_rows,
-    distinct_initialisations,
     make_initialisations,
     report_initialisations,
-    warn_unless_confirmed,
 )
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.settings import WORTH_A_CORE, ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
 INITIALISATIONS_FILE = "starts.safetensors"
-#: Of the refinement of the likeliest initialisation, and of those that are tried when its poses do not converge.
-REFINEMENT_FILES = ("refinement.safetensors", "refinement2.safetensors", "refinement3.safetensors")
+#: Of refinements, the first without a number: those that contest where all particles that are refined first do, and
+#: those where only some do.
+REFINEMENT_FILES, CONTEST_FILES = "refinement{}.safetensors", "contest{}.safetensors"
 #: Of the refinement of all particles, when some have been refined first.
 WHOLE_FILE = "refinement_all.safetensors"
-MOST_ATTEMPTS = len(REFINEMENT_FILES)
+#: Particles on which several initialisations are refined, when there are many more.
+CONTEST_PARTICLES = 5000
 #: Poses have not converged when the last search moved a larger share of the images.
 UNCONVERGED_SHARE = 0.1
 STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "converged")
 #: Names in checkpoints that differ.
 STATE_KEYS = {"converged": "settled"}
+
+
+#: Whether the map is right, as far as the images can tell.
+Verdict = Literal["found", "probably", "not found"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ class AbInitio:
         Log-likelihood of each random initialisation, and how far it agrees with the best one.
     moved_share : float
         Share of the images that the last search over all orientations still moved by more than 10 degrees.
+    agreement : float or None
+        Share of the images that tell their pose best on which an independent refinement agrees, see :mod:`.attempts`.
+    verdict : {"found", "probably", "not found"}
+        "found" when an independent refinement found the same and the poses have converged; "probably" when one of the
+        two holds only as far as it was tried (poses still move, or a single initialisation was asked for).
     """
 
     poses: Poses
@@ -92,6 +102,8 @@ class AbInitio:
     error_px: NDArray[np.float32]
     initialisations: tuple[InitialisationReport, ...]
     moved_share: float
+    agreement: float | None
+    verdict: Verdict
 
 
 def reconstruct(
@@ -124,56 +136,67 @@ def reconstruct(
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
-        made = _initialisations(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
-        warn_unless_confirmed(made, settings, monitor)
+        starts = _Initialisations(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
         core = core_rows(images, settings)
         some = images if len(core) == images.n else images.subset(core)
-        if len(core) < images.n:
-            monitor.message(f"{len(core)} of {images.n} particles are refined first.")
-        best: Refined | None = None
-        for number, one in enumerate(distinct_initialisations(made)[:MOST_ATTEMPTS]):
-            if best is not None:
-                monitor.message(
-                    f"The poses do not converge (the last search moved {100 * best.state.moved_share:.0f} % of the "
-                    f"images): another random initialisation is refined (seed {one.seed})."
-                )
-            file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES[number], key)
-            refined = _refined(some, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
-            best = refined if best is None or _likelier(refined, best) else best
-            if best.state.moved_share <= UNCONVERGED_SHARE:
-                break
-        if best is None:
-            raise ValueError("there are no random initialisations to refine")
+        if some is not images:
+            monitor.message(f"{some.n} of {images.n} particles are refined first.")
+        contesting = evenly_chosen(some, contest_size(some.n), settings.seed)
+        few = some if len(contesting) == some.n else some.subset(contesting)
+        files = REFINEMENT_FILES if few is some else CONTEST_FILES
+
+        def refine_one(number: int, one: Initialisation) -> Refined:
+            file = CheckpointFile(checkpoint_dir, files.format("" if number == 0 else number + 1), key)
+            return _refined(few, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
+
+        most = 1 if settings.initialisations == 1 else 2 * settings.initialisations
+        found = contest(starts.first(), most, refine_one, starts.another, monitor)
+        judge(found, monitor)
+        best = found.best
+        if few is not some:
+            file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES.format(""), key)
+            best = _joined(some, few.n, best, settings, file, monitor)
         if best.state.moved_share > UNCONVERGED_SHARE:
             monitor.warn(
                 f"The last search over all orientations still moved {100 * best.state.moved_share:.0f} % of the images "
                 "by more than 10 degrees: the map may be wrong, or the particles differ too much for one map. Look at "
                 "the map, and try more --starts, or particles that were cleaned by 2D classes."
             )
-        if len(core) < images.n:
-            monitor.message(f"All {images.n} particles are aligned to the map of the first {len(core)}.")
-            halves = best.references.half1, best.references.half2
-            file = CheckpointFile(checkpoint_dir, WHOLE_FILE, key)
-            best = _refined(images, halves, best.state.radius, settings, file, monitor)
-        return _result(images, best, report_initialisations(made)[1])
+        if some is not images:
+            best = _joined(images, some.n, best, settings, CheckpointFile(checkpoint_dir, WHOLE_FILE, key), monitor)
+        return _result(images, best, report_initialisations(starts.made, found.seed)[1], found)
+
+
+def _joined(
+    images: ParticleImages, n_before: int, best: Refined, settings: ReconstructSettings, file: CheckpointFile,
+    monitor: Monitor,
+) -> Refined:  # fmt: skip
+    """Refinement of all of ``images`` from the half-maps of some of them."""
+    monitor.message(f"All {images.n} particles are aligned to the map of the first {n_before}.")
+    halves = best.references.half1, best.references.half2
+    return _refined(images, halves, best.state.radius, settings, file, monitor)
 
 
 def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Int[Tensor, " n"]:
     """(n,) int64 sorted rows of the particles that are refined first, from both half-sets as evenly as they allow."""
-    wanted = settings.core(images.n)
+    return evenly_chosen(images, settings.core(images.n), settings.seed)
+
+
+def contest_size(n: int) -> int:
+    """Particles out of ``n`` on which several initialisations are refined."""
+    return CONTEST_PARTICLES if n > WORTH_A_CORE * CONTEST_PARTICLES else n
+
+
+def evenly_chosen(images: ParticleImages, wanted: int, seed: int) -> Int[Tensor, " n"]:
+    """(wanted,) int64 sorted rows, from both half-sets as evenly as they allow."""
     if wanted == images.n:
         return torch.arange(images.n)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(images.n, generator=generator)
     half_of = images.half_set.cpu()[order]
     parts = [order[half_of == half] for half in (1, 2)]
     fewer = min(len(parts[0]), len(parts[1]), wanted // 2)
     return torch.cat([part[: max(fewer, wanted - len(other))] for part, other in (parts, parts[::-1])]).sort().values
-
-
-def _likelier(one: Refined, other: Refined) -> bool:
-    """Whether the images are likelier by one result than by the other."""
-    return float(one.state.estimates.log_likelihood.mean()) > float(other.state.estimates.log_likelihood.mean())
 
 
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
@@ -186,41 +209,55 @@ def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any
     ]  # fmt: skip
 
 
-def _initialisations(
-    images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-) -> list[Initialisation]:
-    """All random initialisations."""
-    rows = choose_rows(images, settings)
-    device = torch.device(images.rotation.device if settings.device is None else settings.device)
-    done: list[Initialisation] = []
-    finished = False
-    found = file.load()
-    if found is not None:
+class _Initialisations:
+    """Random initialisations, kept on disk as they are made."""
+
+    def __init__(
+        self, images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
+    ) -> None:
+        self.images, self.settings, self.file, self.monitor = images, settings, file, monitor
+        self.rows = choose_rows(images, settings)
+        self.made: list[Initialisation] = []
+        self.returned = settings.initialisations
+        device = torch.device(images.rotation.device if settings.device is None else settings.device)
+        found = file.load()
+        if found is None:
+            return
         numbers, tensors = found
-        finished = bool(numbers["finished"])
         for i, seed in enumerate(numbers["seeds"]):
             volume, rotation, shift = (tensors[f"{name}{i}"].to(device) for name in ("map", "rotation", "shift_px"))
             fit = float(numbers["log_likelihood"][i])
-            done.append(Initialisation(int(seed), volume, Poses(rotation, shift), fit))
-        monitor.message(f"Continuing after {len(done)} random initialisations.")
-    if finished:
-        return done
+            self.made.append(Initialisation(int(seed), volume, Poses(rotation, shift), fit))
+        monitor.message(f"Continuing after {len(self.made)} random initialisations.")
 
-    def keep(made: Sequence[Initialisation], finished: bool = False) -> None:
+    def first(self) -> list[Initialisation]:
+        """Return as many as the settings ask for; those that an interrupted run made come later again."""
+        self._until(self.settings.initialisations)
+        return self.made[: self.settings.initialisations]
+
+    def another(self) -> Initialisation:
+        """Return one more than were returned so far."""
+        self.returned += 1
+        self._until(self.returned)
+        return self.made[self.returned - 1]
+
+    def _until(self, count: int) -> None:
+        if len(self.made) < count:
+            self.monitor.message(f"Random initialisations from {len(self.rows)} of {self.images.n} particles.")
+            self.made = make_initialisations(
+                self.images, self.rows, self.settings, self.monitor, count, self.made, self._keep
+            )
+
+    def _keep(self, made: Sequence[Initialisation]) -> None:
         numbers = {
             "seeds": [one.seed for one in made],
             "log_likelihood": [one.log_likelihood for one in made],
-            "finished": finished,
+            "finished": len(made) >= self.settings.initialisations,
         }
         tensors: dict[str, Tensor] = {}
         for i, one in enumerate(made):
             tensors |= {f"map{i}": one.map, f"rotation{i}": one.poses.rotation, f"shift_px{i}": one.poses.shift_px}
-        file.save(numbers, tensors)
-
-    monitor.message(f"Random initialisations from {len(rows)} of {images.n} particles.")
-    made = make_initialisations(images, rows, settings, monitor, done, keep)
-    keep(made, finished=True)
-    return made
+        self.file.save(numbers, tensors)
 
 
 def _refined(
@@ -243,7 +280,18 @@ def _refined(
     return refine(images, halves, settings, state, monitor, keep)
 
 
-def _result(images: ParticleImages, refined: Refined, reports: tuple[InitialisationReport, ...]) -> AbInitio:
+def _verdict(outcome: Contest, refined: Refined) -> Verdict:
+    converged = refined.state.moved_share <= UNCONVERGED_SHARE
+    if outcome.agreement is None:
+        return "probably" if converged else "not found"
+    if not outcome.is_confirmed:
+        return "not found"
+    return "found" if converged else "probably"
+
+
+def _result(
+    images: ParticleImages, refined: Refined, reports: tuple[InitialisationReport, ...], outcome: Contest
+) -> AbInitio:
     found = refined.state.estimates
     maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
     return AbInitio(
@@ -258,4 +306,6 @@ def _result(images: ParticleImages, refined: Refined, reports: tuple[Initialisat
         error_px=found.error_px.numpy().astype(np.float32),
         initialisations=reports,
         moved_share=refined.state.moved_share,
+        agreement=outcome.agreement,
+        verdict=_verdict(outcome, refined),
     )

@@ -1,8 +1,8 @@
-"""Several random initialisations side by side: which is the likeliest, and whether any other one found the same.
+"""Several random initialisations side by side: maps and poses from nothing, and which of them differ.
 
 Random initialisations end in better and worse optima. Each is brought to the same band on the same particles by rounds
-of search and local refinement; then their mean log-likelihoods can be compared. A second one whose poses agree with the
-best one's, up to rotation and hand, is the sign that the best one is no accident; while there is none, more are made.
+of search and local refinement; then their mean log-likelihoods can be compared. Which one is right, images tell at
+higher frequencies: see :mod:`.attempts`.
 """
 
 from __future__ import annotations
@@ -145,20 +145,22 @@ def make_initialisation(
 
 def make_initialisations(
     images: ParticleImages,
-    rows: Int[Tensor, " n"],
+    rows: Tensor,
     settings: ReconstructSettings,
     monitor: Monitor,
+    count: int,
     done: Sequence[Initialisation] = (),
     keep: Callable[[Sequence[Initialisation]], None] | None = None,
 ) -> list[Initialisation]:
-    """Make initialisations until the best one has been found twice.
+    """Make initialisations until there are ``count``.
 
     Parameters
     ----------
     images, rows, settings, monitor
         As in :func:`make_initialisation`.
+    count : int
     done : sequence of Initialisation
-        Those that an interrupted run has made.
+        Those that there are already.
     keep : callable, optional
         Called with all of them after each.
 
@@ -167,12 +169,8 @@ def make_initialisations(
     list of Initialisation
         All of them, in the order in which they were made.
     """
-    made, wanted = list(done), settings.initialisations
-    while len(made) < 2 * wanted:
-        if len(made) >= wanted and (wanted == 1 or _confirmed(report_initialisations(made)[1])):
-            break
-        if len(made) == wanted:
-            monitor.message("No two random initialisations agree so far: more are made.")
+    made = list(done)
+    while len(made) < count:
         one = make_initialisation(images, rows, settings, settings.seed + len(made), monitor)
         made.append(one)
         monitor.message(
@@ -182,17 +180,6 @@ def make_initialisations(
         if keep is not None:
             keep(made)
     return made
-
-
-def warn_unless_confirmed(made: Sequence[Initialisation], settings: ReconstructSettings, monitor: Monitor) -> None:
-    """Warn when several random initialisations were asked for, and none found what the best one found."""
-    best, reports = report_initialisations(made)
-    if settings.initialisations > 1 and not _confirmed(reports):
-        monitor.warn(
-            f"None of the {len(made)} random initialisations found what the best one found (they agree on "
-            f"{100 * max((r.agreement for r in reports if r.seed != best.seed), default=0.0):.0f} % of the particles): "
-            "the map may be wrong. Look at it, and try more --starts, or particles that were cleaned by 2D classes."
-        )
 
 
 def distinct_initialisations(made: Sequence[Initialisation]) -> list[Initialisation]:
@@ -210,17 +197,13 @@ def _agreement(one: Initialisation, other: Initialisation) -> tuple[float, bool]
     return float(np.mean(aligned.errors.degrees < AGREEING_DEG)), aligned.transform.mirrored
 
 
-def report_initialisations(made: Sequence[Initialisation]) -> tuple[Initialisation, tuple[InitialisationReport, ...]]:
-    """Return the likeliest one, and how far each of them agrees with it."""
-    best = max(made, key=lambda one: one.log_likelihood)
+def report_initialisations(
+    made: Sequence[Initialisation], best_seed: int | None = None
+) -> tuple[Initialisation, tuple[InitialisationReport, ...]]:
+    """Return the best one (the likeliest, unless its seed is given), and how far each of them agrees with it."""
+    best = max(made, key=lambda one: one.log_likelihood if best_seed is None else float(one.seed == best_seed))
     reports = []
     for one in made:
         share, mirrored = (1.0, False) if one is best else _agreement(one, best)
         reports.append(InitialisationReport(one.seed, one.log_likelihood, share, mirrored))
     return best, tuple(reports)
-
-
-def _confirmed(reports: Sequence[InitialisationReport]) -> bool:
-    """Whether another one agrees with the best one."""
-    best = max(reports, key=lambda report: report.log_likelihood)
-    return any(report.agreement >= AGREEING_SHARE for report in reports if report is not best)

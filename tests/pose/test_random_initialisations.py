@@ -1,4 +1,4 @@
-"""Random initialisations: which are the same, which is the likeliest, and when more of them are made."""
+"""Random initialisations: which are the same, which is the likeliest, and how many are made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from cryodrgn_ext.pose.random_initialisations import (
     distinct_initialisations,
     make_initialisations,
     report_initialisations,
-    warn_unless_confirmed,
 )
 from cryodrgn_ext.pose.settings import ReconstructSettings
-from cryodrgn_ext.progress import Monitor
 from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import phantom
 
@@ -57,45 +55,15 @@ def test_those_that_found_the_same_count_once(three: list[Initialisation]) -> No
     assert [one.seed for one in distinct_initialisations(three)] == [6, 5]
 
 
-def made_from(
-    monkeypatch: pytest.MonkeyPatch, supply: list[Initialisation], wanted: int, monitor: Monitor
-) -> list[Initialisation]:
-    remaining = list(supply)
+def test_they_are_made_until_there_are_enough(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
+    remaining, kept = list(three), []
     monkeypatch.setattr(random_initialisations, "make_initialisation", lambda *_: remaining.pop(0))
-    images = phantom(4, box_size=16, snr=None).images
-    settings = ReconstructSettings(initialisations=wanted)
-    made = make_initialisations(images, torch.arange(4), settings, monitor)
-    warn_unless_confirmed(made, settings, monitor)
-    return made
-
-
-def test_no_more_are_made_when_the_best_was_found_twice(
-    monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]
-) -> None:
-    monitor = RecordingMonitor()
-    assert len(made_from(monkeypatch, [*three, *three], 3, monitor)) == 3
-    assert not monitor.warnings
-
-
-def test_more_are_made_while_none_agrees(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
-    monitor = RecordingMonitor()
-    assert len(made_from(monkeypatch, [*three, *three], 2, monitor)) == 3
-    assert any("more are made" in line for line in monitor.lines)
-    assert not monitor.warnings
-
-
-def test_those_that_never_agree_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    supply = [initialisation(i, float(i), Rotation.random(N, rng=10 + i).as_matrix()) for i in range(4)]
-    monitor = RecordingMonitor()
-    assert len(made_from(monkeypatch, supply, 2, monitor)) == 4
-    assert len(monitor.warnings) == 1
-    assert "may be wrong" in monitor.warnings[0]
-
-
-def test_a_single_one_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch, three: list[Initialisation]) -> None:
-    monitor = RecordingMonitor()
-    assert len(made_from(monkeypatch, three, 1, monitor)) == 1
-    assert not monitor.warnings
+    images, settings = phantom(4, box_size=16, snr=None).images, ReconstructSettings()
+    rows, monitor = torch.arange(4), RecordingMonitor()
+    made = make_initialisations(images, rows, settings, monitor, 2, keep=lambda now: kept.append(len(now)))
+    assert [one.seed for one in made] == [5, 6]
+    assert kept == [1, 2]
+    assert make_initialisations(images, rows, settings, monitor, 3, made) == three
 
 
 def test_rows_are_a_random_sample() -> None:

@@ -1,0 +1,163 @@
+"""Refinements from several random initialisations: which one images prefer, and whether another one found the same.
+
+In the low band in which initialisations are made, wrong maps can be likelier than the right one, and can agree with
+each other. Where the band has grown they cannot: so several are refined, first those that differ, until the likeliest
+has been found twice or there is none left. Two count as the same when they give the same poses, up to rotation and
+hand, within what noise leaves uncertain, to nearly all images that tell their pose best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.estimates import PoseEstimates
+from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.random_initialisations import Initialisation, distinct_initialisations
+from cryodrgn_ext.pose.refinement import Refined
+from cryodrgn_ext.progress import Monitor
+
+#: Distinct initialisations that are refined whatever the first one gives.
+DISTINCT = 3
+#: Poses agree within so many standard deviations along each of three axes; never less than LEAST_DEG, for the curvature
+#: of the likelihood tells least of what noise does.
+DEVIATIONS, LEAST_DEG = 3.0, 5.0
+#: Share of the better half of the images (by likelihood) that agrees when two refinements found the same. Poses of
+#: empty images and of junk agree with nothing, and are not in that half unless they are more than half.
+SAME_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A refined initialisation.
+
+    Attributes
+    ----------
+    seed : int
+        Of its initialisation.
+    estimates : PoseEstimates
+        Of the images that it was refined on.
+    moved_share : float
+        Share of the images that its last search over all orientations moved.
+    """
+
+    seed: int
+    estimates: PoseEstimates
+    moved_share: float
+
+    @property
+    def log_likelihood(self) -> float:
+        """Mean nats per image."""
+        return float(self.estimates.log_likelihood.mean())
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Outcome of several attempts.
+
+    Attributes
+    ----------
+    best : Refined
+        The likeliest.
+    seed : int
+        Of its initialisation.
+    attempts : tuple of Attempt
+        All, in the order in which they were made.
+    agreement : float or None
+        Largest share of the images that tell their pose best on which another attempt agrees with it; None when there
+        is no other.
+    """
+
+    best: Refined
+    seed: int
+    attempts: tuple[Attempt, ...]
+    agreement: float | None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether another attempt found the same."""
+        return self.agreement is not None and self.agreement >= SAME_SHARE
+
+
+def contest(
+    made: Sequence[Initialisation],
+    most: int,
+    refine: Callable[[int, Initialisation], Refined],
+    make: Callable[[], Initialisation],
+    monitor: Monitor,
+) -> Contest:
+    """Refine initialisations until the likeliest refinement has been found twice.
+
+    Parameters
+    ----------
+    made : sequence of Initialisation
+    most : int
+        Initialisations that are refined at most, those among them that are still to be made; 1 takes the likeliest
+        one as it is.
+    refine : callable
+        Refines an initialisation; gets its number, from 0, besides.
+    make : callable
+        Makes another initialisation.
+    monitor : Monitor
+    """
+    distinct = distinct_initialisations(made)[:DISTINCT]
+    known = [one.seed for one in distinct]
+    waiting = [*distinct, *sorted((one for one in made if one.seed not in known), key=lambda one: -one.log_likelihood)]
+    attempts: list[Attempt] = []
+    best: Refined | None = None
+    winner = agreement = None
+    while len(attempts) < most:
+        monitor.poll()
+        one = waiting.pop(0) if waiting else make()
+        if best is not None:
+            monitor.message(f"Another random initialisation is refined (seed {one.seed}).")
+        refined = refine(len(attempts), one)
+        attempt = Attempt(one.seed, refined.state.estimates, refined.state.moved_share)
+        attempts.append(attempt)
+        if winner is None or attempt.log_likelihood > winner.log_likelihood:
+            best, winner = refined, attempt
+        agreement = max((agreement_share(winner, other) for other in attempts if other is not winner), default=None)
+        if len(attempts) >= len(distinct) and agreement is not None and agreement >= SAME_SHARE:
+            break
+    if best is None or winner is None:
+        raise ValueError("there are no random initialisations to refine")
+    return Contest(best, winner.seed, tuple(attempts), agreement)
+
+
+def agreement_share(one: Attempt, other: Attempt) -> float:
+    """Share of the better half of the images, by ``one``, whose rotations agree with the other's, in either hand."""
+    fit = one.estimates.log_likelihood.numpy()
+    better = np.flatnonzero(fit >= np.median(fit))
+    mine, theirs = (_some(attempt.estimates.poses, better) for attempt in (one, other))
+    degrees = align_poses(mine, theirs).errors.degrees
+    noise = one.estimates.error_deg.numpy()[better]
+    allowed = np.maximum(LEAST_DEG, DEVIATIONS * math.sqrt(3.0) * noise)
+    return float(np.mean(degrees <= allowed))
+
+
+def _some(poses: Poses, rows: NDArray[np.int64]) -> Poses:
+    return Poses(poses.rotation[rows], poses.shift_px[rows])
+
+
+def judge(found: Contest, monitor: Monitor) -> None:
+    """Say what came of the attempts, and warn when none found what the likeliest one found."""
+    for one in found.attempts:
+        share = "" if one.seed == found.seed else f", {100 * _share_with(found, one):.0f} % of its poses agree"
+        monitor.message(f"Refined from seed {one.seed}: {one.log_likelihood:.2f} nats per particle{share}.")
+    if found.agreement is not None and not found.is_confirmed:
+        monitor.warn(
+            f"None of the other {len(found.attempts) - 1} random initialisations that were refined found the poses "
+            f"that the likeliest one found (they agree on {100 * found.agreement:.0f} % of the particles at most): the "
+            "map may be wrong, whatever its resolution. Look at it, and try more --starts, or particles that were "
+            "cleaned by 2D classes."
+        )
+
+
+def _share_with(found: Contest, one: Attempt) -> float:
+    best = next(attempt for attempt in found.attempts if attempt.seed == found.seed)
+    return agreement_share(best, one)
