@@ -54,6 +54,7 @@ from cryodrgn_ext.results.found_poses import (
     AbinitFiles,
     FoundPoses,
     read_search,
+    read_verdict,
     write_found,
 )
 from cryodrgn_ext.results.latent_tables import read_latent_table
@@ -114,6 +115,16 @@ def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
     return AbinitRun.start(settings, monitor)
 
 
+#: What a verdict of the search means to the user.
+VERDICTS = {
+    "found": "Verdict: found. Refinements from independent random initialisations led to the same poses.",
+    "probably": "Verdict: probably found, but not confirmed in full: either the poses of some images still move, or a "
+    "single random initialisation was made (--starts 1).",
+    "not found": "Verdict: not found. No other random initialisation led to this map; do not go on with it before it "
+    "was confirmed (more --starts, another --seed, cleaner particles).",
+}
+
+
 class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
     """One run of the job: the stages in order, and what they hand on through the result directory."""
 
@@ -139,6 +150,8 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         placed = self._placed(images, inputs.origins, "origins")
         self.stage("poses", pose_key(settings, inputs), "Poses from nothing", lambda: self._find(placed),
                    found / MAP_NAME, found / POSES_NAME)  # fmt: skip
+        if (verdict := read_verdict(found)) in VERDICTS:
+            self.note(VERDICTS[verdict])
         key = transform_key(settings, inputs)
         self.stage("frame", key, "Coordinates and hand", self._choose_transform, self.files.transform)
         chosen = read_transform(self.files.transform)
@@ -323,6 +336,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             "pixel_size_A": round(images.pixel_size_A, 6),
             "resolution_A": round(consensus.resolution_A, 3),
             "data_sign": consensus.data_sign,
+            **({"verdict": verdict} if (verdict := read_verdict(self.files.found)) else {}),
             "log_likelihood_of_starts": [round(one, 4) for one in likelihoods],
             "mirrored": chosen.transform.mirrored,
             "correlation_with_reference": chosen.correlation,

@@ -67,8 +67,9 @@ def find_poses_with_network(
     halves = reconstruct_half_maps(images.with_poses(result.poses), device=context.device, monitor=monitor)
     initialisations = () if first is None else first.initialisations
     return FoundPoses(
-        result.poses, result.log_likelihood, halves.map, halves.fsc, initialisations, result.tilted_shift_px
-    )
+        result.poses, result.log_likelihood, halves.map, halves.fsc, initialisations, result.tilted_shift_px,
+        "" if first is None else first.verdict,
+    )  # fmt: skip
 
 
 def _in_the_hand_of_tilts(

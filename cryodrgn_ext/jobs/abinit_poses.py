@@ -33,7 +33,7 @@ def find_poses(
             f"{100 * one.agreement:.0f} % of its particles agree with the best one{hand}"
         )
     likelihoods = tuple(one.log_likelihood for one in found.initialisations)
-    return FoundPoses(found.poses, found.log_likelihood, found.map, found.fsc, likelihoods)
+    return FoundPoses(found.poses, found.log_likelihood, found.map, found.fsc, likelihoods, verdict=found.verdict)
 
 
 def refine_poses(

@@ -39,6 +39,8 @@ class FoundPoses:
         Log-likelihood per image that each random initialisation reached; the largest was kept.
     tilted_shift_px : ndarray or None
         (N, 2) of the second images of tilt pairs.
+    verdict : str
+        Whether the map is right, see :class:`cryodrgn_ext.pose.abinit.AbInitio`; empty where it was not judged.
     """
 
     poses: Poses
@@ -47,6 +49,7 @@ class FoundPoses:
     fsc: NDArray[np.float64]
     initialisations: tuple[float, ...]
     tilted_shift_px: NDArray[np.floating] | None = None
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def write_found(directory: Path, placed: PlacedImages, found: FoundPoses) -> Non
     write_map(directory / MAP_NAME, found.map, placed.images.pixel_size_A)
     table = PoseTable.from_working(placed.images, placed.in_image(found.poses), found.log_likelihood)
     likelihoods = np.array(found.initialisations, np.float64)
-    table.write(directory / POSES_NAME, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64))
+    table.write(directory / POSES_NAME, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64),
+                verdict=np.array(found.verdict, np.str_))  # fmt: skip
 
 
 def read_search(directory: Path) -> tuple[list[float], NDArray[np.float64]]:
@@ -132,12 +136,20 @@ def read_search(directory: Path) -> tuple[list[float], NDArray[np.float64]]:
         return arrays["starts"].tolist(), arrays["fsc"]
 
 
+def read_verdict(directory: Path) -> str:
+    """Verdict that :func:`write_found` wrote; empty when there is none, as in results of earlier versions."""
+    path = directory / POSES_NAME
+    with readable(path, "delete it and continue the job"):
+        return str(load_arrays(path).get("verdict", ""))
+
+
 def write_first_poses(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:
     """Keep the poses of an explicit map, and what their search warned of."""
     rotation, shift_px = found.poses.numpy()
     likelihoods = np.array(found.initialisations, np.float64)
     write_arrays(path, {"rotation": rotation, "shift_px": shift_px, "log_likelihood": found.log_likelihood,
                         "map": found.map, "fsc": found.fsc, "starts": likelihoods,
+                        "verdict": np.array(found.verdict, np.str_),
                         "warnings": np.array(warnings, np.str_)})  # fmt: skip
 
 
@@ -157,4 +169,5 @@ def read_first_poses(path: Path, monitor: Monitor) -> FoundPoses | None:
         likelihoods = tuple(arrays["starts"].tolist())
         for sentence in arrays["warnings"].tolist() if "warnings" in arrays else ():
             monitor.warn(sentence)
-        return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods)
+        verdict = str(arrays.get("verdict", ""))
+        return FoundPoses(poses, arrays["log_likelihood"], arrays["map"], arrays["fsc"], likelihoods, verdict=verdict)
