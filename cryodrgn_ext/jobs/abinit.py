@@ -325,6 +325,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
     ) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
         likelihoods, _ = read_search(self.files.found)
+        gained = self.note_single_images(load_heterogeneity(self.layout.model)) if self.settings.zdim > 0 else {}
         self.monitor.poll()
         found = overall([Conclusion(NOT_TESTED, reason=UNTESTED if self.settings.zdim > 0 else UNASKED)], "particle")
         self.headline(found)
@@ -340,6 +341,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             "log_likelihood_of_starts": [round(one, 4) for one in likelihoods],
             "mirrored": chosen.transform.mirrored,
             "correlation_with_reference": chosen.correlation,
+            **gained,
         }
 
     def _result(self, poses: PoseTable, consensus: Consensus) -> JobResult:

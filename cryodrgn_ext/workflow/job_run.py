@@ -38,6 +38,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from cryodrgn_ext.durable_files import make_output_directory
+from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.engines.held_out import weighed
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.image_remarks import write_remarks
@@ -178,6 +180,17 @@ class JobRun(ABC, Generic[S, C]):
         self._add_notes(sentences)
         for sentence in sentences:
             self.monitor.message(sentence)
+
+    def note_single_images(self, model: Heterogeneity) -> dict[str, Any]:
+        """Say what single images gain by a model over the average structure; return it for job.yaml.
+
+        Nothing where the engine does not measure it on images that the model was not learned from.
+        """
+        found = weighed(model)
+        if found is None:
+            return {}
+        self.note(found.sentence())
+        return {"single_images": {name: round(value, 4) for name, value in found.as_numbers().items()}}
 
     def note_data_sign(self, folders: Iterable[Path], data_sign: int, particles: ParticleSet, returned: str) -> None:
         """Write maps in the sign of the images where RELION needs them, and say what the user must know of the sign.

@@ -236,12 +236,13 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         """Report, and what job.yaml says of the results."""
         states = read_states(self.layout, range(table.n_states))
         latents = None if self.options.homogeneous else read_latent_table(self.layout.latents)
-        history = load_heterogeneity(self.layout.model).loss_history
+        model = load_heterogeneity(self.layout.model)
+        gained = self.note_single_images(model)
         self.monitor.poll()
         found = self._overall(states)
         self.headline(found)
         explained = read_associations(self.layout)
-        report = StatesReport(self.inputs.particles, latents, table, states, consensus, history, explained)
+        report = StatesReport(self.inputs.particles, latents, table, states, consensus, model.loss_history, explained)
         write_states_reports(self.facts, report)
         for state in states:
             self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
@@ -254,6 +255,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
             "found": found,
             "states": [state.summary() for state in states],
             "explained_by": explained,
+            **gained,
         }
 
     def _overall(self, states: Sequence[StateResult]) -> str:

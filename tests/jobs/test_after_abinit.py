@@ -150,6 +150,14 @@ def test_landscape_its_states_and_what_follows_from_them(found: Path, quick: Non
     assert "poses of both halves were found with one model" in said.getvalue()
 
 
+def test_record_and_report_say_what_single_images_gain(found: Path) -> None:
+    results = yaml.safe_load(Path("out/job.yaml").read_text())["results"]
+    gained = results["single_images"]
+    assert gained["gain_nats"] > 10 * gained["standard_error_nats"] > 0
+    assert any("nats higher with the model" in note for note in results["notes"])
+    assert "nats higher with the model" in Path("out/report.html").read_text()
+
+
 def test_the_mask_of_the_map_stands_for_that_of_a_consensus(found: Path) -> None:
     assert read_learned_result(Path("out")).solvent_mask == Path("out/mask.mrc")
     Path("out/mask.mrc").unlink()

@@ -19,6 +19,7 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.held_out import SURE, HeldOut
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
@@ -37,8 +38,6 @@ LEAST_SPREAD = 0.02  # of the particle scale
 LEAST_SCALE = 0.05
 FAR = 2.5  # ratio of bands that calls for one between
 ROWS = 4096
-SURE = 2.0  # standard errors
-LEAST_GAIN = 1e-3  # nats per image: below it is rounding
 
 
 @dataclass
@@ -68,34 +67,6 @@ class HalfLatents:
     scale: Float32[Tensor, " n"]
     rare: Float32[Tensor, "n R"]
     gain: Float64[Tensor, "n 2"]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Log likelihoods per image, in nats, of images under what the other half-set learned.
-
-    Attributes
-    ----------
-    gain : float
-        Of the model over the average structure.
-    error : float
-        Its standard error.
-    average : float
-        Of the average structure over nothing.
-    """
-
-    gain: float
-    error: float
-    average: float
-
-    @property
-    def wins(self) -> bool:
-        """Whether the model explains single images better than the average structure does, beyond chance."""
-        return self.gain > max(SURE * self.error, LEAST_GAIN)
-
-    def as_numbers(self) -> dict[str, float]:
-        """By name, for records."""
-        return {"gain_nats": self.gain, "standard_error_nats": self.error, "average_structure_nats": self.average}
 
 
 def curved_bands(start: int, limit: int) -> list[int]:

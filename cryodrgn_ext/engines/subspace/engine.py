@@ -191,11 +191,6 @@ class _Run:
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         held_out = curved.run(curved_bands(fit.band.radius, self.limit), lambda: self._save_curved(fit, curved, states))
-        self.monitor.message(
-            f"Single images under what the other half-set learned: {held_out.gain:.3f} ± {held_out.error:.3f} nats "
-            f"above the average structure, which is {held_out.average:.2f} above nothing"
-            + ("." if held_out.wins else ": the volumes explain them no better than the average.")
-        )
         x[:, used] = curved.in_order("mean")
         x_cov[:, used[:, None], used] = curved.in_order("covariance")
         z = workers.gather_rows(columns.latents(x, known.rare), images.n)

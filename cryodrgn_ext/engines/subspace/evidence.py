@@ -14,12 +14,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.held_out import SURE
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.halves import Halves
 from cryodrgn_ext.engines.subspace.posterior import infer
 
 MOST_IMAGES = 2000
-SURE = 2.0  # standard errors
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class SubspaceHeterogeneity:
     share : Tensor, optional
         (K,) float64 of the particles at each node of the features; models made by earlier versions have none.
     held_out : mapping of str to float
-        Log likelihoods of single images under what the other half-set learned, see :class:`.curved.HeldOut`.
+        Log likelihoods of single images under what the other half-set learned, see
+        :class:`cryodrgn_ext.engines.held_out.HeldOut`.
     consensus : ndarray
         (D, D, D).
     particle, moving : ndarray

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryodrgn_ext.engines.held_out import HeldOut, weighed
 from cryodrgn_ext.engines.subspace.cells import CellPosterior, Cells, ImageTerms
-from cryodrgn_ext.engines.subspace.curved import LEAST_GAIN, curved_bands, prior_shares
+from cryodrgn_ext.engines.subspace.curved import curved_bands, prior_shares
 from cryodrgn_ext.engines.subspace.evidence import Gains
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from tests.engines.linear_set import LinearSet
@@ -130,14 +131,20 @@ def test_prior_shares_of_noise_stay_broad() -> None:
 
 
 def test_a_homogeneous_set_gains_nothing_and_says_so(linear_set: LinearSet) -> None:
-    found = fit(homogeneous(linear_set)).held_out
-    assert found["gain_nats"] < max(2 * found["standard_error_nats"], LEAST_GAIN)
-    assert found["average_structure_nats"] > 0
+    found = weighed(fit(homogeneous(linear_set)))
+    assert found is not None
+    assert not found.wins
+    assert found.average > 0
+    assert "no better than the average structure" in found.sentence()
 
 
 def test_a_heterogeneous_set_gains_much(linear_set: LinearSet) -> None:
-    found = fit(linear_set).held_out
-    assert found["gain_nats"] > 10 * found["standard_error_nats"]
+    found = weighed(fit(linear_set))
+    assert found is not None
+    assert found.wins
+    assert found.gain > 10 * found.error
+    assert HeldOut.from_numbers(found.as_numbers()) == found
+    assert "no better" not in found.sentence()
 
 
 def test_number_of_components_is_the_least_that_none_beats() -> None:
