@@ -31,18 +31,21 @@ from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.relion_check import RelionCheck, check_sentence, read_check, require_relion
 from cryodrgn_ext.jobs.repeated_training import RepeatedTraining
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.plain_files import load_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.evidence_tables import evidence_tables
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
+from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
-from cryodrgn_ext.results.states import StateResult, read_states, write_state
+from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
 from cryodrgn_ext.results.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
@@ -202,7 +205,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         if inputs.own_poses:
             self.note(POSES_CAUTION)
         null, halves = self._null_finding(key), self._halves_finding(key)
-        states = dict(zip(names, judged_states(read_states(layout, names), null, halves), strict=True))
+        empty = read_empty_images(Layout(inputs.result.directory).empty_images)
+        own = with_junk_named(read_states(layout, names), label, empty)
+        states = dict(zip(names, judged_states(own, null, halves), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
         found = " ".join([found, *(one.sentence() for one in (null, halves) if one is not None)])
         self.headline(found)
@@ -400,8 +405,10 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     assert isinstance(settings, ValidateSettings)
     names = {one["state"]: one["name"] for one in finished.record["results"]["states"]}
     null, halves = (finished.record["results"].get(name) for name in ("null", "independent_halves"))
+    empty = read_empty_images(Layout(Path(finished.record["inputs"]["result"])).empty_images)
+    named = with_junk_named(read_states(layout, names), load_arrays(layout.root / TABLE_NAME, "label")["label"], empty)
     judged = judged_states(
-        read_states(layout, names), None if null is None else NullFinding(**null),
+        named, None if null is None else NullFinding(**null),
         None if halves is None else HalvesFinding.of(halves),
     )  # fmt: skip
     states = dict(zip(names.values(), judged, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.states import State
-from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion
+from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk
 
 DESCRIPTION_NAME = "state.json"
 
@@ -130,3 +130,23 @@ def read_states(layout: Layout, numbers: Iterable[int]) -> list[StateResult]:
             raise InputError(f"{layout.state(number)} is missing or damaged: delete {layout.states} and continue.")
         states.append(state)
     return states
+
+
+def with_junk_named(
+    states: Iterable[StateResult], label: NDArray[np.integer], empty_rows: NDArray[np.integer]
+) -> list[StateResult]:
+    """States of which those that are mostly images without a particle are concluded to be that.
+
+    Parameters
+    ----------
+    states : iterable of StateResult
+    label : ndarray
+        (N,) state of each particle.
+    empty_rows : ndarray
+        (m,) images that show nothing of the consensus.
+    """
+    empty = np.bincount(label[empty_rows][label[empty_rows] >= 0], minlength=int(label.max(initial=0)) + 1)
+    return [
+        replace(state, conclusion=name_junk(state.conclusion, float(empty[state.number]) / max(state.particles, 1)))
+        for state in states
+    ]

@@ -17,7 +17,7 @@ not tested
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryodrgn_ext.validation.covariates import MICROGRAPH, OPTICS_GROUP, VIEW
@@ -25,6 +25,7 @@ from cryodrgn_ext.validation.evidence import SIGNIFICANCE, Evidence, Verdict
 from cryodrgn_ext.validation.single_images import CONTRAST, LEVELS, MOSTLY, SingleImages, Tie
 
 PROVEN, LIKELY, NOT_SHOWN, ARTEFACT, NOT_TESTED = "proven", "likely", "not shown", "an artefact", "not tested"
+JUNK = "junk"
 #: Shares below this are not worth a word.
 WORTH_A_WORD = 0.2
 #: Covariates that may stand for a difference of the molecule or of the microscope: a state that is nothing beyond them
@@ -91,6 +92,20 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(LIKELY, reason=reason, **numbers)
     cause = _cause(single, tied, allowed)
     return Conclusion(NOT_SHOWN, **numbers) if cause is None else Conclusion(ARTEFACT, cause, **numbers)
+
+
+def name_junk(conclusion: Conclusion, empty_share: float) -> Conclusion:
+    """Name images without a particle where they, and not the ice, are what makes an artefact of contrast.
+
+    Parameters
+    ----------
+    conclusion : Conclusion
+    empty_share : float
+        Of the state's images that show nothing of the consensus.
+    """
+    if conclusion.claim != ARTEFACT or not conclusion.of.startswith(CONTRAST) or empty_share < MOSTLY:
+        return conclusion
+    return replace(conclusion, of=JUNK, reason=f"{empty_share:.0%} of its images show nothing of the consensus")
 
 
 def _cause(single: SingleImages, tied: str | None, allowed: float) -> str | None:
@@ -173,6 +188,7 @@ def _artefact(found: Sequence[Conclusion], n: int, what: str) -> str:
     cause = _commonest([one.of for one in found])
     more = {
         CONTRAST: "the thickness of ice, empty images",
+        JUNK: "images that show nothing of the consensus",
         LEVELS[1]: "errors of defocus or magnification, blur",
         LEVELS[2]: "poses that are wrong by a little, as those of every refinement",
     }

@@ -26,7 +26,7 @@ from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.decoded_volumes import decode_at_centers
-from cryodrgn_ext.results.empty_image_table import write_empty_images
+from cryodrgn_ext.results.empty_image_table import read_empty_images, write_empty_images
 from cryodrgn_ext.results.latent_tables import (
     LatentTable,
     StateTable,
@@ -35,6 +35,7 @@ from cryodrgn_ext.results.latent_tables import (
     write_latent_table,
     write_state_table,
 )
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
 from cryodrgn_ext.results.returned_particles import (
@@ -47,7 +48,7 @@ from cryodrgn_ext.results.returned_particles import (
     write_groups,
     write_particles,
 )
-from cryodrgn_ext.results.states import StateResult, read_states, write_state
+from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import compare_with_reference
@@ -234,7 +235,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
 
     def _finish(self, images: ParticleImages, table: StateTable, consensus: Consensus) -> dict[str, Any]:
         """Report, and what job.yaml says of the results."""
-        states = read_states(self.layout, range(table.n_states))
+        states = named_states(self.layout, table)
         latents = None if self.options.homogeneous else read_latent_table(self.layout.latents)
         model = load_heterogeneity(self.layout.model)
         gained = self.note_single_images(model)
@@ -295,12 +296,18 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
     layout = finished.layout
     result = read_learned_result(layout.root)
     table = read_state_table(layout.states_table)
-    states, consensus = read_states(layout, range(table.n_states)), read_consensus(layout.consensus)
+    states, consensus = named_states(layout, table), read_consensus(layout.consensus)
     history = load_heterogeneity(layout.model).loss_history
     explained = finished.record["results"].get("explained_by", [])
     report = StatesReport(result.particles, result.latents, table, states, consensus, history, explained)
     write_states_reports(finished.facts, report)
     monitor.poll()
+
+
+def named_states(layout: Layout, table: StateTable) -> list[StateResult]:
+    """Read the states, with those named that are mostly images without a particle."""
+    states = read_states(layout, range(table.n_states))
+    return with_junk_named(states, table.label, read_empty_images(layout.empty_images))
 
 
 def cut_latents(

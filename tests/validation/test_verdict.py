@@ -13,7 +13,7 @@ from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Evidence, Verdict, not_tested
 from cryodrgn_ext.validation.single_images import LEVELS, SingleImages, Tie
 from cryodrgn_ext.validation.states import iterate_states
-from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, overall
+from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk, overall
 
 from .conftest import Case, N, images_of
 
@@ -97,6 +97,15 @@ def test_what_is_left_of_a_large_error_proves_nothing() -> None:
     """No consensus is so exact that all of an error can be taken away: a tenth of what was is no proof."""
     assert conclude(evidence(seen(0.7, 0.7, 0.7, 0.08))).words == "an artefact of orientation errors"
     assert conclude(evidence(seen(0.08, 0.08, 0.08, 0.08))).words == "proven"
+
+
+def test_a_state_of_empty_images_is_junk_and_uneven_ice_is_not() -> None:
+    contrast, poses = Conclusion("an artefact", "contrast"), Conclusion("an artefact", "orientation errors")
+    assert name_junk(contrast, 0.9).words == "an artefact of junk"
+    assert name_junk(contrast, 0.1) == contrast
+    assert name_junk(poses, 0.9) == poses
+    assert name_junk(Conclusion("proven"), 0.9).words == "proven"  # a thing of its own that is not the consensus
+    assert "(images that show nothing of the consensus)" in overall([name_junk(contrast, 0.9)])
 
 
 def test_a_tie_needs_that_nothing_is_left_within() -> None:
