@@ -90,16 +90,16 @@ def stack_of_another_box(project: TinyProject) -> None:
 
 
 @case("train", r"images\.mrcs", "finite|nan")
-def stack_with_nan_pixels(project: TinyProject) -> None:
+def stack_of_images_that_are_not_finite(project: TinyProject) -> None:
     images = tiny_images()
-    images[6, 3, 3] = np.nan
+    images[4:, 3:20] = np.nan
     write_stack(project.stack, images)
 
 
 @case("train", r"images\.mrcs|image", "constant|same value|no contrast|background|empty")
-def stack_with_an_empty_image(project: TinyProject) -> None:
+def stack_of_empty_images(project: TinyProject) -> None:
     images = tiny_images()
-    images[6] = 0
+    images[4:] = 0
     write_stack(project.stack, images)
 
 
