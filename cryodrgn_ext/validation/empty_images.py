@@ -39,12 +39,15 @@ class Presence:
         (n,) scale of the consensus in each, and its standard deviation by noise.
     empty : ndarray
         (n,) probability that there is no particle; 0 where single images do not tell.
+    spread : float
+        Standard deviation of the scales of images with a particle over their mean, without what noise makes.
     """
 
     rows: NDArray[np.int64]
     scale: FloatArray
     error: FloatArray
     empty: FloatArray
+    spread: float
 
     @property
     def empty_rows(self) -> NDArray[np.int64]:
@@ -65,7 +68,17 @@ def find_empty_images(images: ParticleImages, consensus: NDArray[np.float32]) ->
     volume = FourierVolume.from_map(torch.from_numpy(consensus), radius=min(MEASURED_RADIUS, images.plane.radius))
     measured = scale_and_noise(images, torch.from_numpy(rows), volume)
     error = np.sqrt(0.5 * measured.noise / np.maximum(measured.power, 1e-30))
-    return Presence(rows, measured.scale, error, probability_of_nothing(measured.scale, error))
+    empty = probability_of_nothing(measured.scale, error)
+    spread = relative_spread(measured.scale, error, empty)
+    return Presence(rows, measured.scale, error, empty, spread)
+
+
+def relative_spread(scale: FloatArray, error: FloatArray, empty: FloatArray) -> float:
+    """Spread of the scales of images with a particle over their mean, without what their errors make."""
+    shown = (1 - empty) / max(float((1 - empty).sum()), 1e-300)
+    mean = float((shown * scale).sum())
+    variance = float((shown * ((scale - mean) ** 2 - error**2)).sum())
+    return float(np.sqrt(max(variance, 0.0))) / mean if mean > 0 else 0.0
 
 
 def probability_of_nothing(scale: FloatArray, error: FloatArray) -> FloatArray:

@@ -68,6 +68,9 @@ from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Rol
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states
 
+#: Spread of the particles' scales, in their mean, from which a user should fit them.
+UNEVEN = 0.2
+
 
 @dataclass(frozen=True)
 class StateOptions:
@@ -220,6 +223,11 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                 f"Warning: {len(rows)} of {images.n} images show nothing of the consensus (no particle, ice, another "
                 f"thing), such as {self.inputs.particles.describe_row(int(rows[0]))}: see {self.layout.empty_images}. "
                 "select --junk no takes them out, to train again without them."
+            )
+        if found.spread > UNEVEN and getattr(self.settings, "fit_contrast", True) is False:
+            self.monitor.warn(
+                f"How strongly particles show differs by {100 * found.spread:.0f} % (standard deviation; thickness of "
+                "ice, errors of poses), and latents may follow that: train with --fit_contrast yes, which fits it."
             )
 
     def _write_particles(self, table: StateTable) -> None:

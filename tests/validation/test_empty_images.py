@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryodrgn_ext.validation.empty_images import BELIEVED, probability_of_nothing
+from cryodrgn_ext.validation.empty_images import BELIEVED, probability_of_nothing, relative_spread
 
 
 def scales(n: int, share: float, spread: float, error: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,3 +37,12 @@ def test_nothing_is_said_where_single_images_do_not_tell() -> None:
     assert not probability_of_nothing(scale, np.full(4000, 0.6)).any()
     noise = np.random.default_rng(1).normal(size=500)
     assert not probability_of_nothing(noise, np.ones(500)).any()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2, 0.6])
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_the_spread_of_scales_is_that_of_particles_without_noise(spread: float, share: float) -> None:
+    scale, _ = scales(4000, share, spread, 0.15)
+    error = np.full(4000, 0.15)
+    found = relative_spread(scale, error, probability_of_nothing(scale, error))
+    assert found == pytest.approx(spread / 3**0.5 / 1.2, abs=0.04)
