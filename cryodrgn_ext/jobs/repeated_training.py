@@ -117,5 +117,5 @@ class RepeatedTraining:
         make_consensus(folder / "consensus", images, self.masks[0], choose_device(settings.device), monitor, group)
         consensus = read_consensus(folder / "consensus")
         model = learn_regions(settings, self.masks, folder / "training", images, consensus, monitor)
-        table, _ = cut_latents(model.z, images.unusable, settings.states, settings.seed)
+        table, _ = cut_latents(model.z, model.z_cov, images.unusable, settings.states, settings.seed)
         return Trained(model, consensus, table.label)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.indistinct_clusters import join_indistinct
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
@@ -189,8 +190,14 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
 
     def _cut(self, images: ParticleImages) -> None:
         """Write the states; images that cannot be used belong to none."""
-        z = None if self.options.homogeneous else read_latent_table(self.layout.latents).z
-        table, apart = cut_latents(z, images.unusable, self.options.states, self.options.seed)
+        latents = None if self.options.homogeneous else read_latent_table(self.layout.latents)
+        z, z_cov = (None, None) if latents is None else (latents.z, latents.z_cov)
+        table, apart = cut_latents(z, z_cov, images.unusable, self.options.states, self.options.seed)
+        if z is not None and table.n_states < self.options.states:
+            self.monitor.message(
+                f"{table.n_states} states instead of {self.options.states}: beside the large differences among the "
+                "latents, further ones would be cut where no image can tell them apart."
+            )
         if len(apart):
             self.monitor.warn(
                 f"Warning: the latents of {len(apart)} particles are far from all others, such as those of "
@@ -319,7 +326,11 @@ def named_states(layout: Layout, table: StateTable) -> list[StateResult]:
 
 
 def cut_latents(
-    z: NDArray[np.float32] | None, unusable: NDArray[np.bool_], n_states: int, seed: int
+    z: NDArray[np.float32] | None,
+    z_cov: NDArray[np.float32] | None,
+    unusable: NDArray[np.bool_],
+    n_states: int,
+    seed: int,
 ) -> tuple[StateTable, NDArray[np.int64]]:
     """Cut particles into states by k-means of their latents.
 
@@ -327,6 +338,8 @@ def cut_latents(
     ----------
     z : ndarray or None
         (N, q); None for one state of all.
+    z_cov : ndarray or None
+        (N, q, q) their covariances, where the engine gives them.
     unusable : ndarray
         (N,) images that belong to no state.
     n_states : int
@@ -344,5 +357,7 @@ def cut_latents(
         label[rows] = 0
         return StateTable(label, rows[:1]), np.empty(0, np.int64)
     clusters = cluster_latents(z[rows], n_states, seed=seed, fewest=fewest_of_a_state(len(rows), n_states))
+    if z_cov is not None:
+        clusters = join_indistinct(z[rows], z_cov[rows], clusters)
     label[rows] = clusters.label
     return StateTable(label, rows[clusters.center_index]), rows[clusters.apart]
