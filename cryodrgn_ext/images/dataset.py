@@ -25,6 +25,7 @@ from cryodrgn_ext.images.store import (
     HEADER_NAME,
     StoreHeader,
     StoreWriter,
+    check_sums,
     hash_images,
     open_store,
     read_check_sums,
@@ -102,11 +103,13 @@ def _build(pipeline: Pipeline, header: StoreHeader, directory: Path, chunk_bytes
         for rows, parts in monitor.track(loaded, "Preprocessing images", header.n_images - header.images_done, unit):
             out = torch.empty(len(rows), header.n_coefficients, dtype=torch.complex64)
             found = torch.empty(len(rows), len(COLUMNS))
+            sums = np.empty(len(rows), np.uint64)
             for g, position, images in parts:
+                sums[position.numpy()] = check_sums(images)
                 normalised, found[position] = pipeline.normalise(g, images)
                 out[position] = pipeline.transform(g, normalised, gains[g])
             _leave_out_giants(out, found, header)
-            writer.append(out, found)
+            writer.append(out, found, sums)
         return writer.header
     finally:
         writer.close()

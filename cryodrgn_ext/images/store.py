@@ -37,8 +37,6 @@ from cryodrgn_ext.plain_files import load_arrays, load_json, readable, write_arr
 FORMAT = 1
 HEADER_NAME, IMAGES_NAME, DATA_NAME, SUMS_NAME = "store.json", "images.npz", "coefficients.bin", "sums.bin"
 STATISTICS_NAME = "statistics.bin"
-#: Coefficients of an image that its check sum is made of: enough noise that no two images agree in all of them.
-SUMMED_COEFFICIENTS = 32
 FLOAT16_LIMIT = 6.0e4
 
 
@@ -237,8 +235,17 @@ class StoreWriter:
                     (directory / DATA_NAME).unlink(missing_ok=True)
                 raise
 
-    def append(self, values: Tensor, statistics: Tensor | None = None) -> None:
-        """Write the next (B, M) complex64 rows, with (B, S) float32 statistics of the images where there are any.
+    def append(self, values: Tensor, statistics: Tensor | None = None, sums: NDArray[np.uint64] | None = None) -> None:
+        """Write the next (B, M) complex64 rows, with what is known of their images.
+
+        Parameters
+        ----------
+        values : Tensor
+            (B, M) complex64.
+        statistics : Tensor, optional
+            (B, S) float32.
+        sums : ndarray, optional
+            (B,) :func:`check_sums` of the images.
 
         Raises
         ------
@@ -254,15 +261,15 @@ class StoreWriter:
                     "noise in their background; use float32 storage"
                 )
             pairs = pairs.half()
-        pixels = np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype)
-        raw = memoryview(pixels.tobytes())
+        raw = memoryview(np.ascontiguousarray(pairs.numpy(), dtype=self.header.dtype).tobytes())
         position = self.header.images_done * self.header.row_bytes
         with _disk_errors(self.directory, self.header.n_images * self.header.row_bytes):
             while raw:
                 written = os.pwrite(self._fd, raw, position)
                 raw, position = raw[written:], position + written
             os.fsync(self._fd)
-            self._append_beside(SUMS_NAME, check_sums(pixels).astype("<u8"))
+            if sums is not None:
+                self._append_beside(SUMS_NAME, sums.astype("<u8"))
             if statistics is not None:
                 self._append_beside(STATISTICS_NAME, statistics.numpy().astype("<f4"))
             done = self.header.images_done + len(values)
@@ -286,10 +293,14 @@ class StoreWriter:
         os.close(self._fd)
 
 
-def check_sums(rows: NDArray[np.floating]) -> NDArray[np.uint64]:
-    """(B,) sums of the first coefficients of rows (B, M, 2), equal where these are equal bit by bit."""
-    lowest = np.ascontiguousarray(rows[:, :SUMMED_COEFFICIENTS])
-    words = lowest.view(np.uint16 if lowest.dtype.itemsize == 2 else np.uint32).reshape(len(rows), -1).astype(np.uint64)
+def check_sums(images: Tensor) -> NDArray[np.uint64]:
+    """(B,) sums of the two central rows of images (B, D, D) as they are stored, equal where these are bit by bit.
+
+    Of the pixels, not of what was made of them: matrix products round the same image otherwise in another place.
+    """
+    middle = images.shape[1] // 2
+    words = np.ascontiguousarray(images[:, middle - 1 : middle + 1].numpy(), np.float32).view(np.uint32)
+    words = words.reshape(len(images), -1).astype(np.uint64)
     factors = np.random.default_rng(0).integers(0, 2**64, words.shape[1], np.uint64) | np.uint64(1)
     sums: NDArray[np.uint64] = (words * factors).sum(axis=1, dtype=np.uint64)
     return sums
