@@ -252,6 +252,10 @@ def install_test_programs() -> None:
         raise BootstrapError(f"{', '.join(still_missing)} is still not on PATH after installing {', '.join(packages)}.")
 
 
+#: Processes that share the tests: each takes up to 2 GB.
+MOST_TEST_PROCESSES = 4
+
+
 def environment() -> dict[str, str]:
     """Return the environment with the console scripts of the virtual environment first on PATH."""
     path = os.environ.get("PATH", os.defpath)
@@ -286,8 +290,9 @@ def test(arguments: Sequence[str]) -> int:
             say(f"{name} found the faults above; pytest was not run.")
             return 1
     say("Running pytest: fast tests first, then those that call RELION, then the long ones")
-    # Of a run of all tests, the share of lines that they reach is printed last.
-    options = list(arguments) or ["--cov", "--cov-report=term"]
+    # Of a run of all tests, the share of lines that they reach is printed last. A file's tests stay in one process.
+    processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
+    options = list(arguments) or ["-n", processes, "--dist", "loadfile", "--cov", "--cov-report=term"]
     return run([venv_python(), "-m", "pytest", *options], environment())
 
 

@@ -15,7 +15,8 @@ shape_checks.install()  # before anything of the package is imported
 
 matplotlib.use("Agg")
 # RELION and the processes that tests start read this as well.
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that share the cores
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // beside)))
 # Tests start programs beside themselves: threads that wait must not keep the cores busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
