@@ -212,10 +212,8 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0, 
     z = np.ascontiguousarray(z, np.float32)
     if not 1 <= n_clusters <= len(z):
         raise InputError(f"{n_clusters} clusters asked for, but there are {len(z)} particles")
-    if n_clusters > 1 and len(np.unique(z[: 100 * n_clusters + 1000], axis=0)) < n_clusters:
-        distinct = len(np.unique(z, axis=0))
-        if distinct < n_clusters:
-            raise InputError(f"{n_clusters} clusters asked for, but the latents have only {distinct} distinct values")
+    if (distinct := distinct_latents(z, n_clusters)) < n_clusters:
+        raise InputError(f"{n_clusters} clusters asked for, but the latents have only {distinct} distinct values")
     centers, apart = _centers(z, n_clusters, seed, fewest)
     order = order_of_centers(centers.astype(np.float64))
     centers = centers[order]
@@ -227,6 +225,12 @@ def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0, 
         label = np.asarray(KDTree(centers).query(z)[1], np.int64)
     center_index = inside[nearest_members(z[inside], label[inside], centers)]
     return Clustering(label.astype(np.int32), center_index, z[center_index], apart)
+
+
+def distinct_latents(z: NDArray[np.floating], most: int) -> int:
+    """Count distinct rows of latents (N, q), up to ``most``: where nothing was learnt, all are the same."""
+    found = len(np.unique(z[: 100 * most + 1000], axis=0))
+    return min(most, found if found >= most else len(np.unique(z, axis=0)))
 
 
 def _centers(z: NDArray[np.float32], n_clusters: int, seed: int, fewest: int) -> tuple[NDArray[np.float32], IndexArray]:

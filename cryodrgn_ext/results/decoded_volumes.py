@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.analysis.latents import cluster_latents, distinct_latents
 from cryodrgn_ext.durable_files import atomic_directory, atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.images.maps import write_map
@@ -46,7 +46,7 @@ def decode_at_centers(layout: Layout, count: int, seed: int, monitor: Monitor) -
     if model.z.shape[1] == 0:
         z = np.zeros((1, 0), np.float32)
     else:
-        count = min(count, len(model.z))
+        count = distinct_latents(model.z, min(count, len(model.z)))
         fewest = max(1, min(FEWEST_AT_A_VOLUME, len(model.z) // (10 * max(count, 1))))
         z = model.z[:0]
         if count:

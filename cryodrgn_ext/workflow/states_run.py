@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.indistinct_clusters import join_indistinct
-from cryodrgn_ext.analysis.latents import cluster_latents
+from cryodrgn_ext.analysis.latents import cluster_latents, distinct_latents
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
@@ -194,10 +194,13 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         z, z_cov = (None, None) if latents is None else (latents.z, latents.z_cov)
         table, apart = cut_latents(z, z_cov, images.unusable, self.options.states, self.options.seed)
         if z is not None and table.n_states < self.options.states:
-            self.monitor.message(
-                f"{table.n_states} states instead of {self.options.states}: beside the large differences among the "
-                "latents, further ones would be cut where no image can tell them apart."
+            why = (
+                "all latents are the same, nothing was learnt"
+                if table.n_states == 1
+                else "beside the large differences among the latents, further ones would be cut where no image can "
+                "tell them apart"
             )
+            self.monitor.message(f"{table.n_states} states instead of {self.options.states}: {why}.")
         if len(apart):
             self.monitor.warn(
                 f"Warning: the latents of {len(apart)} particles are far from all others, such as those of "
@@ -356,6 +359,7 @@ def cut_latents(
     if z is None:
         label[rows] = 0
         return StateTable(label, rows[:1]), np.empty(0, np.int64)
+    n_states = distinct_latents(z[rows], n_states)
     clusters = cluster_latents(z[rows], n_states, seed=seed, fewest=fewest_of_a_state(len(rows), n_states))
     if z_cov is not None:
         clusters = join_indistinct(z[rows], z_cov[rows], clusters)
