@@ -28,6 +28,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+#: How warnings begin, in logs as in reports.
+WARNING = "Warning: "
+
+
 class Monitor:
     """Receiver of the messages, progress and warnings of long work.
 
@@ -53,7 +57,9 @@ class Monitor:
         self._stream.flush()
 
     def warn(self, text: str) -> None:
-        """Write a line that the user should see again in the report: it is kept in ``warnings``."""
+        """Write a line, named a warning, that the user should see again in the report: it is kept in ``warnings``."""
+        if not text.startswith(WARNING):
+            text = WARNING + text
         self.warnings.append(text)
         self.message(text)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.fourier.resizing import crop_map
+from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
@@ -55,7 +56,7 @@ class RelionCheck:
     ----------
     particles : ParticleSet
     half_set : ndarray
-        (N,) 1 or 2, as our maps were made.
+        (N,) 1 or 2, as our maps were made; 0 for images that cannot be used, which RELION is not given.
     symmetry : str
     data_sign : int
         -1 when particles are dark in their images: RELION's maps of them are, too.
@@ -74,7 +75,7 @@ class RelionCheck:
     def run(self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, found: Path) -> None:
         """Reconstruct all particles and each set, compare, and write what was found to ``found``."""
         everything = self.layout.checkpoint / FOLDER
-        self._reconstruct(np.arange(self.particles.n), everything)
+        self._reconstruct(np.flatnonzero(self.half_set), everything)
         whole = [self._map(everything, half) for half in (1, 2)]
         states = []
         for number, some in rows.items():
@@ -159,25 +160,15 @@ def compare_differences(
     """
     box = min(len(ours), 2 * comparison_radius(consensus.fsc, len(ours) // 2 - 1) + 2)
     mask = crop_map(torch.from_numpy(consensus.mask), box).clamp(0, 1)
-    first, second, third = (torch.fft.rfftn(crop_map(torch.from_numpy(one), box)) for one in (*differences, ours))
-    noise = _shell_power(0.5 * (first - second), box)
-    weight = _shell_power(third, box) / (_shell_power(third, box) + noise).clamp_min(1e-30)
+    first, second, third = (crop_map(torch.from_numpy(one), box) for one in (*differences, ours))
+    half = 0.5 * (first - second)
+    power, noise = shell_products(third, third), shell_products(half, half)
+    weight = power / (power + noise).clamp_min(1e-30)
 
-    def inside(spectrum: Tensor) -> Tensor:
-        masked: Tensor = torch.fft.irfftn(weight * spectrum, s=(box,) * 3) * mask
-        return masked.double().flatten()
+    def inside(volume: Tensor) -> Tensor:
+        return (apply_radial_weights(volume, weight) * mask).double().flatten()
 
     return _correlation(inside(first), inside(second)), _correlation(inside(first + second), inside(third))
-
-
-def _shell_power(spectrum: Tensor, box: int) -> Tensor:
-    """Mean power of each nearest-integer shell, at every coefficient of a real map's transform."""
-    k = torch.fft.fftfreq(box) * box
-    norm = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, : box // 2 + 1].abs() ** 2).sqrt()
-    shell = norm.round().long()
-    total = torch.bincount(shell.flatten(), spectrum.abs().square().double().flatten())
-    power: Tensor = (total / torch.bincount(shell.flatten()).clamp_min(1))[shell]
-    return power
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -277,7 +277,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         found, names = self.layout.checkpoint / "relion_check.json", self.inputs.sets.names
 
         def check() -> None:
-            half_set = self.images.half_set.cpu().numpy()
+            half_set = np.where(self.images.unusable, 0, self.images.half_set.cpu().numpy())
             RelionCheck(self.inputs.result.particles, half_set, self.settings.symmetry, consensus.data_sign,
                         self.layout, self.monitor).run(rows, consensus, found)  # fmt: skip
 

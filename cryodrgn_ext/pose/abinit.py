@@ -47,6 +47,8 @@ INITIALISATIONS_FILE = "starts.safetensors"
 REFINEMENT_FILES, CONTEST_FILES = "refinement{}.safetensors", "contest{}.safetensors"
 #: Of the refinement of all particles, when some have been refined first.
 WHOLE_FILE = "refinement_all.safetensors"
+#: Initialisations more than asked for, while the likeliest is alone: each takes as long as those before.
+MORE = 1
 #: Particles on which several initialisations are refined, when there are many more.
 CONTEST_PARTICLES = 5000
 #: Poses have not converged when the last search moved a larger share of the images.
@@ -149,7 +151,7 @@ def reconstruct(
             file = CheckpointFile(checkpoint_dir, files.format("" if number == 0 else number + 1), key)
             return _refined(few, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
 
-        most = 1 if settings.initialisations == 1 else 2 * settings.initialisations
+        most = 1 if settings.initialisations == 1 else settings.initialisations + MORE
         found = contest(starts.first(), most, refine_one, starts.another, monitor)
         judge(found, monitor)
         best = found.best

@@ -68,15 +68,19 @@ class Contest:
         Of its initialisation.
     attempts : tuple of Attempt
         All, in the order in which they were made.
-    agreement : float or None
-        Largest share of the images that tell their pose best on which another attempt agrees with it; None when there
-        is no other.
+    shares : tuple of float
+        Share of the images that tell their pose best on which each attempt agrees with the likeliest; 1 for itself.
     """
 
     best: Refined
     seed: int
     attempts: tuple[Attempt, ...]
-    agreement: float | None
+    shares: tuple[float, ...]
+
+    @property
+    def agreement(self) -> float | None:
+        """Largest share of another attempt; None when there is no other."""
+        return _largest_of_others(self.attempts, self.shares, self.seed)
 
     @property
     def is_confirmed(self) -> bool:
@@ -110,7 +114,7 @@ def contest(
     waiting = [*distinct, *sorted((one for one in made if one.seed not in known), key=lambda one: -one.log_likelihood)]
     attempts: list[Attempt] = []
     best: Refined | None = None
-    winner = agreement = None
+    winner, shares = None, tuple[float, ...]()
     while len(attempts) < most:
         monitor.poll()
         one = waiting.pop(0) if waiting else make()
@@ -121,12 +125,17 @@ def contest(
         attempts.append(attempt)
         if winner is None or attempt.log_likelihood > winner.log_likelihood:
             best, winner = refined, attempt
-        agreement = max((agreement_share(winner, other) for other in attempts if other is not winner), default=None)
+        shares = tuple(1.0 if other is winner else agreement_share(winner, other) for other in attempts)
+        agreement = _largest_of_others(attempts, shares, winner.seed)
         if len(attempts) >= len(distinct) and agreement is not None and agreement >= SAME_SHARE:
             break
     if best is None or winner is None:
         raise ValueError("there are no random initialisations to refine")
-    return Contest(best, winner.seed, tuple(attempts), agreement)
+    return Contest(best, winner.seed, tuple(attempts), shares)
+
+
+def _largest_of_others(attempts: Sequence[Attempt], shares: Sequence[float], seed: int) -> float | None:
+    return max((share for one, share in zip(attempts, shares, strict=True) if one.seed != seed), default=None)
 
 
 def agreement_share(one: Attempt, other: Attempt) -> float:
@@ -146,8 +155,8 @@ def _some(poses: Poses, rows: NDArray[np.int64]) -> Poses:
 
 def judge(found: Contest, monitor: Monitor) -> None:
     """Say what came of the attempts, and warn when none found what the likeliest one found."""
-    for one in found.attempts:
-        share = "" if one.seed == found.seed else f", {100 * _share_with(found, one):.0f} % of its poses agree"
+    for one, same in zip(found.attempts, found.shares, strict=True):
+        share = "" if one.seed == found.seed else f", {100 * same:.0f} % of its poses agree"
         monitor.message(f"Refined from seed {one.seed}: {one.log_likelihood:.2f} nats per particle{share}.")
     if found.agreement is not None and not found.is_confirmed:
         monitor.warn(
@@ -156,8 +165,3 @@ def judge(found: Contest, monitor: Monitor) -> None:
             "map may be wrong, whatever its resolution. Look at it, and try more --starts, or particles that were "
             "cleaned by 2D classes."
         )
-
-
-def _share_with(found: Contest, one: Attempt) -> float:
-    best = next(attempt for attempt in found.attempts if attempt.seed == found.seed)
-    return agreement_share(best, one)

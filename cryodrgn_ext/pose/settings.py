@@ -28,8 +28,8 @@ class ReconstructSettings:
     Attributes
     ----------
     initialisations : int
-        Random initialisations that are made at least. Up to as many again follow while no second one agrees with the
-        best.
+        Random initialisations that are made at least. One more follows while no second one, refined, agrees with the
+        likeliest.
     initialisation_particles : int, optional
         Particles that they are made from; 2,000, or all when there are fewer.
     core_particles : int, optional

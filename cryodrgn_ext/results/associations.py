@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from cryodrgn_ext.plain_files import load_json, write_json
+from cryodrgn_ext.plain_files import load_json, readable, write_json
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.associations import Association
 
@@ -19,11 +19,18 @@ def write_associations(layout: Layout, found: Sequence[Association]) -> None:
 
 
 def read_associations(layout: Layout) -> list[dict[str, Any]]:
-    """Read them, as they stand in job.yaml; none where an earlier version wrote none."""
-    try:
-        return list(load_json(layout.checkpoint / ASSOCIATIONS_NAME)["explained_by"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Read them, as they stand in job.yaml; none where an earlier version wrote none.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged.
+    """
+    path = layout.checkpoint / ASSOCIATIONS_NAME
+    if not path.exists():
         return []
+    with readable(path, "delete it; it is made anew when the states are"):
+        return list(load_json(path)["explained_by"])
 
 
 def _rounded(one: Association) -> dict[str, Any]:

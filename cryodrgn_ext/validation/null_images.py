@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.fourier.shells import shell_sum
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
@@ -126,7 +127,7 @@ class _NullImages:
     def _shell_power(self, residual: Tensor) -> Tensor:
         """(B, S) mean power of each image's residual in each shell, over three neighbouring shells."""
         n_shells = int(self.shell.max()) + 1
-        total = torch.zeros(len(residual), n_shells).index_add_(1, self.shell, residual.abs().square())
+        total = shell_sum(residual.abs().square(), self.shell, n_shells).float()
         count = torch.bincount(self.shell, minlength=n_shells).float()
         kernel = torch.ones(1, 1, 3)
         total, count = (

@@ -226,7 +226,7 @@ def centre(volume: np.ndarray) -> np.ndarray:
 def test_warnings_of_the_search_are_in_record_and_report_and_survive_a_continue(
     finished: Finished, search: FakeSearch, fresh: None
 ) -> None:
-    search.warning = "None of the random initialisations agree: the map may be wrong."
+    search.warning = "Warning: None of the random initialisations agree: the map may be wrong."
     for _ in range(2):
         assert search.warning in run(SETTINGS)
         assert search.warning in yaml.safe_load((OUT / "job.yaml").read_text())["results"]["notes"]

@@ -56,11 +56,11 @@ def test_warnings_come_back_with_the_stage_that_raised_them(tmp_path: Path) -> N
     monitor.warn("of the images")
     stages = Stages(tmp_path)
     raised = stages.run("poses", "a", monitor, "Poses", lambda: monitor.warn("of the poses"))
-    assert raised == ["of the poses"]
+    assert raised == ["Warning: of the poses"]
     assert stages.run("maps", "a", monitor, "Maps", lambda: None) == []
     again = SilentMonitor()
-    assert Stages(tmp_path).run("poses", "a", again, "Poses", lambda: None) == ["of the poses"]
-    assert again.warnings == ["of the poses"]
+    assert Stages(tmp_path).run("poses", "a", again, "Poses", lambda: None) == ["Warning: of the poses"]
+    assert again.warnings == ["Warning: of the poses"]
     assert Stages(tmp_path).run("poses", "b", again, "Poses", lambda: None) == []  # another key: done anew, without
 
 

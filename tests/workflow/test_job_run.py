@@ -79,7 +79,7 @@ def test_a_finished_job_is_recorded_with_its_notes(settings: CountSettings) -> N
     CountRun.start(settings, SilentMonitor())
     found = record(settings)
     assert (found["job"], found["status"]) == ("count", "finished")
-    assert found["results"]["notes"] == ["The file is small.", "Doubled by 1."]
+    assert found["results"]["notes"] == ["Warning: The file is small.", "Doubled by 1."]
     assert set(found["results"]["seconds"]) == {"count", "double"}
     assert found["inputs"]["in_parts"]["bytes"] == 5
     assert (settings.o / "doubled.txt").read_text() == "10"
@@ -91,7 +91,7 @@ def test_a_second_run_does_what_has_changed_and_warns_again(settings: CountSetti
     CountRun.start(replace(settings, step=3), SilentMonitor())
     assert (settings.o / "doubled.txt").read_text() == "30"
     assert (settings.o / "size.txt").stat().st_mtime_ns == made
-    assert record(settings)["results"]["notes"] == ["The file is small.", "Doubled by 3."]
+    assert record(settings)["results"]["notes"] == ["Warning: The file is small.", "Doubled by 3."]
 
 
 def test_what_is_refused_leaves_nothing(settings: CountSettings) -> None:
@@ -108,7 +108,7 @@ def test_an_aborted_job_is_recorded_as_running_and_goes_on(settings: CountSettin
     (settings.o / ".map.x.partial.mrc").touch()
     CountRun.start(settings, SilentMonitor())
     assert record(settings)["status"] == "finished"
-    assert record(settings)["results"]["notes"][0] == "The file is small."
+    assert record(settings)["results"]["notes"][0] == "Warning: The file is small."
     assert not (settings.o / ".map.x.partial.mrc").exists()
 
 

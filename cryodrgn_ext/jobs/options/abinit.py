@@ -50,7 +50,7 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
         help="How all orientations are searched against an explicit map: the whole grid, of which the best rotations "
         "are refined (cryoDRGN2), or by subdivision with bounds (branch and bound, the older algorithm)",
     )  # fmt: skip
-    starts: int = setting(3, low=1, high=100, help="Random initialisations, of which the likeliest is kept")
+    starts: int = setting(3, low=1, high=100, help="Random initialisations (one more while the likeliest is alone)")
     start_particles: int | None = setting(
         None, low=100, high=10_000_000, help="Particles that random initialisations are made from; chosen if not given"
     )
