@@ -42,14 +42,14 @@ from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
-from cryodrgn_ext.jobs.train_engine import preprocessing
-from cryodrgn_ext.jobs.train_inputs import read_inputs
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.simulate import GroundTruth, load_truth, simulate_particles, write_relion_project
+from cryodrgn_ext.workflow.training.train_engine import preprocessing
+from cryodrgn_ext.workflow.training.train_inputs import read_inputs
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ from sklearn.metrics import adjusted_rand_score
 
 from cryodrgn_ext.analysis.loops import closure_of_particles
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import (
     MOTIONS,

@@ -43,9 +43,9 @@ from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.dataset import PreprocessSettings, open_images
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.stacks import ImageStacks
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves

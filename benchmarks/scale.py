@@ -40,7 +40,7 @@ from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.geometry import WorkingGeometry
 from cryodrgn_ext.images.store import StoredCoefficients
-from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 
 T = TypeVar("T")

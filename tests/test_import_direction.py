@@ -30,6 +30,7 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("reconstruction",),
     ("pose",),
     ("engines",),
+    ("options",),  # the settings of every job: what jobs have in common reads them, too
     ("analysis", "validation"),
     ("results",),
     ("report",),
@@ -43,7 +44,7 @@ ENTRY_POINTS = frozenset(LINES[-1])
 EXTRA_ARROWS = frozenset({("simulate", "images")})
 FORBIDDEN_ARROWS = frozenset({("fourier", "metadata")})
 # Entry points translate: they know the jobs, the formats of the suites, and the ground floor.
-ROOMS_FOR_ENTRY_POINTS = frozenset({"jobs", "workflow", "results", "metadata", GROUND})
+ROOMS_FOR_ENTRY_POINTS = frozenset({"jobs", "options", "workflow", "results", "metadata", GROUND})
 
 SCIENCE = frozenset({"torch", "scipy", "sklearn", "umap", "numba", "mrcfile", "matplotlib", "safetensors", "pandas"})
 FILES = frozenset(

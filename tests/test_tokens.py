@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.settings import describe
 from cryodrgn_ext.tokens import as_declared, in_one_form, is_option, refuse_others, split_options
 

@@ -15,6 +15,7 @@ import click
 from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 from cryodrgn_ext.jobs.registry import Job
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.setting_field import SettingField
 from cryodrgn_ext.settings import Settings, describe, from_mapping, text_of
@@ -22,7 +23,6 @@ from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 from cryodrgn_ext.workflow.run_log import logged_run
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.image_remarks import find_remarks, say_remarks, with_statistics
 from cryodrgn_ext.images.image_statistics import COLUMNS, ImageStatistics, Status
+from cryodrgn_ext.images.image_table import hash_images
 from cryodrgn_ext.images.measurement import decide_data_sign, measure
 from cryodrgn_ext.images.particle_images import GroupOptics, ImageBatch, ParticleImages
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED, Pipeline, assemble
@@ -26,7 +27,6 @@ from cryodrgn_ext.images.store import (
     StoreHeader,
     StoreWriter,
     check_sums,
-    hash_images,
     open_store,
     read_check_sums,
     read_statistics,

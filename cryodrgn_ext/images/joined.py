@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.ctf import CtfParameters
-from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
+from cryodrgn_ext.images.coefficient_source import CoefficientSource
+from cryodrgn_ext.images.particle_images import ParticleImages
 
 SAME_PIXEL = 1e-3  # relative
 
@@ -36,7 +37,7 @@ class JoinedCoefficients:
         return min(self.first.n_coefficients, self.second.n_coefficients)
 
     def gather(self, rows: Integer[Tensor, " B"], n_coefficients: int) -> Complex64[Tensor, "B M"]:
-        """See :class:`cryodrgn_ext.images.particle_images.CoefficientSource`."""
+        """See :class:`cryodrgn_ext.images.coefficient_source.CoefficientSource`."""
         late = rows >= self.split
         if not bool(late.any()):
             return self.first.gather(rows, n_coefficients)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.fourier.ctf import ctf
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from cryodrgn_ext.images.data_sign import BELIEVED, PURE, MapSign, measure_data_sign, sign_coefficients
+from cryodrgn_ext.images.image_table import ImageTable
 from cryodrgn_ext.images.noise import NoiseEstimator
-from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.pipeline import Pipeline, assemble, ctf_parameters
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.images.store import ImageTable
 from cryodrgn_ext.progress import Monitor
 
 #: Images of each optics group that the data sign is measured on.

@@ -14,13 +14,14 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
 from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.images.background import BackgroundSurface, LevelledImages, curvature_excess
+from cryodrgn_ext.images.coefficient_source import CoefficientSource
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.image_statistics import Status, statistics_of
+from cryodrgn_ext.images.image_table import ImageTable
 from cryodrgn_ext.images.outlier_pixels import Repaired, outlier_threshold, repair_outliers, suspicious_images
-from cryodrgn_ext.images.particle_images import CoefficientSource, GroupOptics, ParticleImages
+from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings, image_window
 from cryodrgn_ext.images.stacks import ImageStacks
-from cryodrgn_ext.images.store import ImageTable
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particles import OpticsGroup, ParticleSet
 

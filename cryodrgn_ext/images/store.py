@@ -32,79 +32,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.image_table import ImageTable, image_code
 from cryodrgn_ext.plain_files import load_arrays, load_json, readable, write_arrays, write_json
 
 FORMAT = 1
 HEADER_NAME, IMAGES_NAME, DATA_NAME, SUMS_NAME = "store.json", "images.npz", "coefficients.bin", "sums.bin"
 STATISTICS_NAME = "statistics.bin"
 FLOAT16_LIMIT = 6.0e4
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """The distinct images of a particle set, in the order in which they lie in the files.
-
-    Attributes
-    ----------
-    stack_paths : tuple of Path
-    stack, section : ndarray
-        (U,) int64: number into ``stack_paths``; 0-based section. Sorted by both.
-    group : ndarray
-        (U,) int64 optics group index.
-    row_of_particle : ndarray
-        (N,) int64: the image of each particle.
-    """
-
-    stack_paths: tuple[Path, ...]
-    stack: NDArray[np.int64]
-    section: NDArray[np.int64]
-    group: NDArray[np.int64]
-    row_of_particle: NDArray[np.int64]
-
-    @classmethod
-    def make(
-        cls,
-        stack_paths: tuple[Path, ...],
-        stack: NDArray[np.integer],
-        section: NDArray[np.integer],
-        group: NDArray[np.integer],
-    ) -> ImageTable:
-        """Gather the distinct images of particles given by (N,) stack, section and optics group."""
-        triple = np.stack([stack, section, group], axis=1).astype(np.int64)
-        code = _image_code(triple[:, 0], triple[:, 1])
-        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
-        clash = np.flatnonzero(triple[first[inverse], 2] != triple[:, 2])
-        if len(clash):
-            row = int(clash[0])
-            raise InputError(
-                f"image {int(section[row]) + 1}@{stack_paths[int(stack[row])]} (row {row + 1}) belongs to different "
-                "optics groups in different rows: give it one group"
-            )
-        columns = triple[first].T.copy()
-        return cls(stack_paths, columns[0], columns[1], columns[2], inverse.reshape(-1).astype(np.int64))
-
-    def __len__(self) -> int:
-        """Number U of distinct images."""
-        return len(self.stack)
-
-    def fingerprints(self) -> list[dict[str, Any]]:
-        """Path, size and modification time of every stack."""
-        out = []
-        for path in self.stack_paths:
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                raise InputError(
-                    f"the image stack {path} does not exist: image references are relative to the project directory"
-                ) from None
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}") from None
-            out.append({"path": str(path.resolve()), "size": status.st_size, "mtime_ns": status.st_mtime_ns})
-        return out
-
-
-def _image_code(stack: NDArray[np.integer], section: NDArray[np.integer]) -> NDArray[np.int64]:
-    return (stack.astype(np.int64) << 32) | section.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -185,14 +119,6 @@ class StoreHeader:
         if header.key != key:
             raise InputError(f"{path} was changed after it was written: delete {directory} to build it anew")
         return header
-
-
-def hash_images(table: ImageTable) -> str:
-    """Hash of which images a store holds, in order."""
-    digest = hashlib.sha256()
-    for array in (table.stack, table.section, table.group):
-        digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
-    return digest.hexdigest()
 
 
 class StoreWriter:
@@ -356,7 +282,7 @@ class _disk_errors:  # noqa: N801 - used as a with-block, reads as a function
 
 @dataclass(frozen=True)
 class StoredCoefficients:
-    """A complete store seen through the rows of a particle set; see CoefficientSource in dataset.py.
+    """A complete store seen through the rows of a particle set: a ``CoefficientSource``.
 
     Attributes
     ----------
@@ -431,8 +357,8 @@ def rows_in_store(
     except InputError as error:
         return str(error)
     stored_stack, stored_section, stored_group = arrays["stack"], arrays["section"], arrays["group"]
-    stored = _image_code(stored_stack, stored_section)  # sorted: rows follow stack and section
-    code = _image_code(number_of[table.stack], table.section)
+    stored = image_code(stored_stack, stored_section)  # sorted: rows follow stack and section
+    code = image_code(number_of[table.stack], table.section)
     row = np.minimum(np.searchsorted(stored, code), len(stored) - 1)
     missing = np.flatnonzero(stored[row] != code)
     if len(missing):

@@ -25,20 +25,8 @@ from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.abinit_inputs import (
-    AbinitInputs,
-    image_key,
-    pose_key,
-    read_inputs,
-    training_key,
-    transform_key,
-)
-from cryodrgn_ext.jobs.abinit_model import train_model, write_model_results
-from cryodrgn_ext.jobs.abinit_neural import find_poses_with_network
-from cryodrgn_ext.jobs.abinit_poses import find_poses, refine_poses
-from cryodrgn_ext.jobs.abinit_tilts import STEM, tilted_table
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.chosen_transform import ChosenTransform, choose_transform
 from cryodrgn_ext.pose.map_alignment import fit_to_box
 from cryodrgn_ext.pose.origins import JudgedOrigins, Origins, PlacedImages, judge_origins, origins_px
@@ -77,6 +65,18 @@ from cryodrgn_ext.results.returned_particles import (
 )
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.verdict import NOT_TESTED, Conclusion, overall
+from cryodrgn_ext.workflow.abinit.abinit_inputs import (
+    AbinitInputs,
+    image_key,
+    pose_key,
+    read_inputs,
+    training_key,
+    transform_key,
+)
+from cryodrgn_ext.workflow.abinit.abinit_model import train_model, write_model_results
+from cryodrgn_ext.workflow.abinit.abinit_neural import find_poses_with_network
+from cryodrgn_ext.workflow.abinit.abinit_poses import find_poses, refine_poses
+from cryodrgn_ext.workflow.abinit.abinit_tilts import STEM, tilted_table
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_outputs import kept_files, map_with_halves, picture, shown_maps

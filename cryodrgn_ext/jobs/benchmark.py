@@ -18,9 +18,9 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.poses import Poses
-from cryodrgn_ext.jobs.options.benchmark import BenchmarkSettings
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.options.benchmark import BenchmarkSettings
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.analysis.replicates import RunComparison, common_to_all, compare_runs
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.compare import CompareSettings
+from cryodrgn_ext.options.compare import CompareSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.compare_report import write_compare_reports

@@ -23,9 +23,9 @@ from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.consensus import ConsensusSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.consensus_report import write_consensus_reports
 from cryodrgn_ext.report.pictures import draw_fsc, draw_slices

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cryodrgn_ext.durable_files import keep_existing
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
@@ -17,6 +16,7 @@ from cryodrgn_ext.metadata.relion31 import as_relion31
 from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
+from cryodrgn_ext.options.convert import ConvertSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.returned_particles import list_lost, say_changed_poses, say_dark
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput

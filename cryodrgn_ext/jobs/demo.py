@@ -10,11 +10,11 @@ from typing import Any
 from cryodrgn_ext.analysis.truth import agreement_with_truth
 from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.options.demo import DemoSettings
-from cryodrgn_ext.jobs.options.simulate import SimulateSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.simulate import make_project, refuse_project_in_use
 from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.options.demo import DemoSettings
+from cryodrgn_ext.options.simulate import SimulateSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.simulate import load_truth

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import chosen_rows, listed_rows
 from cryodrgn_ext.results.latent_tables import LatentTable

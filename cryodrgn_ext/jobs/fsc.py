@@ -12,7 +12,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc as shell_correlation
 from cryodrgn_ext.fourier.fsc import resolution_A
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.jobs.options.fsc import FscSettings
+from cryodrgn_ext.options.fsc import FscSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.fsc_tables import write_fsc_star
 from cryodrgn_ext.workflow.job_result import JobResult

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.selection import read_index_file
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.point_groups import point_group
-from cryodrgn_ext.jobs.options.import_latents import ImportSettings
 from cryodrgn_ext.metadata.cryodrgn_particles import STACKS, read_stack, with_pickled_poses
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_indices, read_poses
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.latent_files import MatchedLatents, latents_of_particles, match_latents, read_latent_file
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.import_latents import ImportSettings
 from cryodrgn_ext.results.record import fingerprint_files, fingerprint_particles
 from cryodrgn_ext.workflow.given_maps import read_mask, read_refinement_map
 from cryodrgn_ext.workflow.given_particles import read_given_particles

@@ -17,8 +17,8 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.import_inputs import ImportInputs, read_import_inputs
-from cryodrgn_ext.jobs.options.import_latents import ImportCryodrgnSettings, ImportSettings
 from cryodrgn_ext.metadata.cryodrgn_run import read_run
+from cryodrgn_ext.options.import_latents import ImportCryodrgnSettings, ImportSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import describe, fingerprint

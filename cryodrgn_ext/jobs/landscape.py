@@ -33,7 +33,7 @@ from cryodrgn_ext.analysis.volume_landscape import (
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.landscape import LandscapeSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.landscape_report import write_landscape_reports

@@ -1,9 +1,9 @@
 """The jobs that there are. A new job is one file here and one line in ``JOBS``.
 
-The line names the settings class and the function as ``module:name`` within this package. Both may stand in one module:
+The line names the settings class and the function as ``module:name`` within cryodrgn_ext. Both may stand in one module:
 the settings are read to make commands, templates and help, so such a module imports nothing heavy at its top (torch,
-scipy, matplotlib), but in its functions. Larger jobs keep their settings in ``options/``. How a job with a result
-directory is written: :mod:`cryodrgn_ext.workflow.job_run`.
+scipy, matplotlib), but in its functions. Larger jobs keep their settings in ``cryodrgn_ext/options``. How a job with a
+result directory is written: :mod:`cryodrgn_ext.workflow.job_run`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Job:
     settings : str
         Settings class, as ``options.train:TrainSettings``.
     function : str
-        Function of (settings, monitor) that returns a :class:`JobResult`, as ``train:train``.
+        Function of (settings, monitor) that returns a :class:`JobResult`, as ``jobs.train:train``.
     summary : str
         One sentence for help texts.
     positional : tuple of str
@@ -106,83 +106,83 @@ class Job:
 
 def _load(place: str) -> Any:
     module, name = place.split(":")
-    return functools.reduce(getattr, name.split("."), importlib.import_module(f"cryodrgn_ext.jobs.{module}"))
+    return functools.reduce(getattr, name.split("."), importlib.import_module(f"cryodrgn_ext.{module}"))
 
 
 JOBS: dict[str, Job] = {
     job.name: job
     for job in (
-        Job("train", "options.train:TrainSettings", "train:train",
+        Job("train", "options.train:TrainSettings", "jobs.train:train",
             "Learn the heterogeneity of a finished refinement; volumes, states, half-maps.",
-            relion_program="cdx-relion-train", worker="train_engine:TrainWorker",
+            relion_program="cdx-relion-train", worker="workflow.training.train_engine:TrainWorker",
             shown=("engine", "zdim", "epochs", "states", "box", "mask_diameter_A", "preset", "volumes", "star_columns",
                    "seed"),
-            report="train:report_states"),
-        Job("abinit", "options.abinit:AbinitSettings", "abinit:abinit",
+            report="jobs.train:report_states"),
+        Job("abinit", "options.abinit:AbinitSettings", "jobs.abinit:abinit",
             "Find poses, a map and, if asked, heterogeneity from particles without orientations.",
             relion_program="cdx-relion-abinit",
             shown=("zdim", "starts", "start_particles", "box", "mask_diameter_A", "max_shift_A", "flip_hand",
                    "symmetry", "star_columns", "seed"),
-            report="abinit:report_abinit"),
-        Job("select", "options.select:SelectSettings", "select:select",
+            report="jobs.abinit:report_abinit"),
+        Job("select", "options.select:SelectSettings", "jobs.select:select",
             "Return the original particles of chosen states, clusters or latent regions.",
             positional=("in_parts",), relion_program="cdx-relion-select",
-            check="selection_groups:read_selection"),
-        Job("validate", "options.validate:ValidateSettings", "validate:validate",
+            check="jobs.selection_groups:read_selection"),
+        Job("validate", "options.validate:ValidateSettings", "jobs.validate:validate",
             "Reconstruct states anew at full size and test each against chance.",
-            positional=("in_parts",), relion_program="cdx-relion-validate", check="validate:ValidateRun.check",
+            positional=("in_parts",), relion_program="cdx-relion-validate", check="jobs.validate:ValidateRun.check",
             shown=("state", "indices", "symmetry", "box", "mask_diameter_A", "random_subsets", "keep_images", "device",
                    "seed"),
-            report="validate:report_validate"),
-        Job("landscape", "options.landscape:LandscapeSettings", "landscape:landscape",
+            report="jobs.validate:report_validate"),
+        Job("landscape", "options.landscape:LandscapeSettings", "jobs.landscape:landscape",
             "States and a landscape from the volumes of a trained model: clusters, components, densities.",
-            positional=("in_parts",), relion_program="cdx-relion-landscape", check="landscape:LandscapeRun.check",
+            positional=("in_parts",), relion_program="cdx-relion-landscape", check="jobs.landscape:LandscapeRun.check",
             shown=("sketch", "clusters", "linkage", "metric", "min_particles", "set_apart", "components", "mapping",
                    "star_columns", "seed"),
-            report="landscape:report_landscape"),
-        Job("import", "options.import_latents:ImportSettings", "import_latents:import_latents",
+            report="jobs.landscape:report_landscape"),
+        Job("import", "options.import_latents:ImportSettings", "jobs.import_latents:import_latents",
             "Take over latents of another program with their particles: volumes, states, half-maps.",
             relion_program="cdx-relion-import",
             shown=("latents", "states", "symmetry", "knots", "neighbors", "volumes", "box", "mask_diameter_A",
                    "star_columns", "seed"),
-            report="train:report_states"),
-        Job("import-cryodrgn", "options.import_latents:ImportCryodrgnSettings", "import_latents:import_cryodrgn",
+            report="jobs.train:report_states"),
+        Job("import-cryodrgn", "options.import_latents:ImportCryodrgnSettings", "jobs.import_latents:import_cryodrgn",
             "Take over a run of the public cryodrgn: latents, particles, poses, CTF.", positional=("in_run",),
             relion_program="cdx-relion-import-cryodrgn",
             shown=("in_run", "epoch", "poses", "ctf", "states", "symmetry", "volumes", "box", "star_columns", "seed")),
-        Job("consensus", "options.consensus:ConsensusSettings", "consensus:consensus",
+        Job("consensus", "options.consensus:ConsensusSettings", "jobs.consensus:consensus",
             "Reconstruct all particles in two halves: map, FSC, sharpened map; a check of their metadata.",
             relion_program="cdx-relion-consensus",
             shown=("symmetry", "box", "mask_diameter_A", "b_factor", "contrast", "keep_images", "device", "seed"),
-            report="consensus:report_consensus"),
-        Job("compare", "options.compare:CompareSettings", "compare:compare",
+            report="jobs.consensus:report_consensus"),
+        Job("compare", "options.compare:CompareSettings", "jobs.compare:compare",
             "Compare replicate runs: whether latents and states agree, and the particles on which they do.",
             positional=("in_results",), relion_program="cdx-relion-compare",
-            report="compare:report_compare"),
-        Job("trajectory", "options.trajectory:TrajectorySettings", "trajectory:trajectory",
+            report="jobs.compare:report_compare"),
+        Job("trajectory", "options.trajectory:TrajectorySettings", "jobs.trajectory:trajectory",
             "Volumes along a path through latent space: a component, nearest neighbours, dense regions or lines.",
             positional=("in_parts",), relion_program="cdx-relion-trajectory",
             shown=("method", "pc", "frames", "anchor_particles", "anchor_clusters", "nearest", "mean_neighbors",
                    "percentile_low", "percentile_high", "seed"),
-            report="trajectory:report_trajectory"),
-        Job("convert", "options.convert:ConvertSettings", "convert:convert",
+            report="jobs.trajectory:report_trajectory"),
+        Job("convert", "options.convert:ConvertSettings", "jobs.convert:convert",
             "Convert particles between RELION's .star and CryoSPARC's .cs and .csg.",
             positional=("in_parts", "o")),
-        Job("export-cryodrgn", "options.export_cryodrgn:ExportCryodrgnSettings", "export_cryodrgn:export_cryodrgn",
+        Job("export-cryodrgn", "options.export_cryodrgn:ExportCryodrgnSettings", "jobs.export_cryodrgn:export_cryodrgn",
             "Write particles, poses, CTF and latents as the pickles of the public cryodrgn.", positional=("in_parts",)),
-        Job("volumes", "options.volumes:VolumesSettings", "volumes:volumes",
+        Job("volumes", "options.volumes:VolumesSettings", "jobs.volumes:volumes",
             "Decode volumes at given latent positions.",
             positional=("in_result",)),
-        Job("report", "options.report:ReportSettings", "report:report",
+        Job("report", "options.report:ReportSettings", "jobs.report:report",
             "Write report.html and logfile.pdf of a finished result again.", positional=("in_result",)),
-        Job("fsc", "options.fsc:FscSettings", "fsc:fsc", "Fourier shell correlation of two maps.",
+        Job("fsc", "options.fsc:FscSettings", "jobs.fsc:fsc", "Fourier shell correlation of two maps.",
             positional=("map1", "map2")),
-        Job("benchmark", "options.benchmark:BenchmarkSettings", "benchmark:benchmark",
+        Job("benchmark", "options.benchmark:BenchmarkSettings", "jobs.benchmark:benchmark",
             "Agreement of latents, volumes, states and poses with a known truth, by CryoBench's measures.",
             positional=("in_result",)),
-        Job("simulate", "options.simulate:SimulateSettings", "simulate:simulate",
+        Job("simulate", "options.simulate:SimulateSettings", "jobs.simulate:simulate",
             "Simulate particles with a moving domain as a RELION project."),
-        Job("demo", "options.demo:DemoSettings", "demo:demo",
+        Job("demo", "options.demo:DemoSettings", "jobs.demo:demo",
             "Simulate, train, and compare what was recovered with the truth."),
     )
 }  # fmt: skip

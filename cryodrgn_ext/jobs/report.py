@@ -6,8 +6,8 @@ Nothing is computed anew, and nothing else in the directory changes.
 from __future__ import annotations
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.report import ReportSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout, find_result_directory
 from cryodrgn_ext.results.record import read_record

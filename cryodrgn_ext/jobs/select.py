@@ -10,9 +10,9 @@ import numpy as np
 
 from cryodrgn_ext.durable_files import keep_existing, make_output_directory
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, read_selection
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.results.chosen_rows import removed_rows

@@ -19,7 +19,7 @@ from cryodrgn_ext.analysis.selection import (
     select_ranges,
 )
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.empty_image_table import read_empty_images

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.simulate import SimulateSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.simulate import (

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.train_engine import learn, preprocessing
-from cryodrgn_ext.jobs.train_inputs import TrainInputs, engine_key, image_key, read_inputs
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import fingerprint
@@ -24,6 +22,8 @@ from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
 from cryodrgn_ext.workflow.reconstructions import symmetry_key
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun, report_states
+from cryodrgn_ext.workflow.training.train_engine import learn, preprocessing
+from cryodrgn_ext.workflow.training.train_inputs import TrainInputs, engine_key, image_key, read_inputs
 
 __all__ = ["TrainRun", "report_states", "train"]
 

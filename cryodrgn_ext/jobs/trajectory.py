@@ -22,8 +22,8 @@ from cryodrgn_ext.analysis.trajectories import (
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.metadata.latent_files import read_positions
+from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.plots import central_slices
 from cryodrgn_ext.report.trajectory_report import write_trajectory_reports

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import resolution_A
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.images.maps import VolumeMap
-from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.halves_runs import read_halves, run_halves
-from cryodrgn_ext.jobs.null_runs import found_path, read_finding, run_null
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
-from cryodrgn_ext.jobs.relion_check import RelionCheck, check_sentence, read_check, require_relion
-from cryodrgn_ext.jobs.repeated_training import RepeatedTraining
-from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.plain_files import load_arrays
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.evidence_tables import evidence_tables
@@ -41,12 +33,10 @@ from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
-from cryodrgn_ext.results.record import fingerprint_file, fingerprint_files, require_record
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
-from cryodrgn_ext.results.validated_sets import TABLE_NAME, ValidatedSets, choose_sets, write_set_table
+from cryodrgn_ext.results.validated_sets import TABLE_NAME, write_set_table
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
@@ -55,7 +45,6 @@ from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
-from cryodrgn_ext.workflow.given_maps import read_mask
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_outputs import (
     group_outputs,
@@ -66,12 +55,14 @@ from cryodrgn_ext.workflow.job_outputs import (
     slices_of_groups,
 )
 from cryodrgn_ext.workflow.job_result import JobResult, Role
-from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
+from cryodrgn_ext.workflow.job_run import JobRun
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states, symmetry_key
+from cryodrgn_ext.workflow.relion_check import RelionCheck, check_sentence, read_check
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
-from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A, working_box
+from cryodrgn_ext.workflow.training.halves_runs import read_halves, run_halves
+from cryodrgn_ext.workflow.training.null_runs import found_path, read_finding, run_null
+from cryodrgn_ext.workflow.validation_inputs import ValidateInputs, read_inputs
 
-LARGEST_DEFAULT_BOX = 256
 CAUTION = (
     "The states come from latents that one model learned from both halves: the maps are of independent halves, the "
     "choice of particles is not."
@@ -106,37 +97,6 @@ def validate(settings: ValidateSettings, monitor: Monitor) -> JobResult:
     return ValidateRun.start(settings, monitor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ValidateInputs(CheckedInputs):
-    """Checked inputs.
-
-    Attributes
-    ----------
-    result : LearnedResult
-    sets : ValidatedSets
-    native_box, box : int
-        Of the images on disk, and of the maps.
-    mask : VolumeMap or None
-        As the user gave it.
-    preprocessing : PreprocessSettings
-    device : torch.device
-    own_poses : bool
-        Whether the poses of both halves were found with one model.
-    training : RepeatedTraining or None
-        Where it shall be repeated.
-    """
-
-    result: LearnedResult
-    sets: ValidatedSets
-    native_box: int
-    box: int
-    mask: VolumeMap | None
-    preprocessing: PreprocessSettings
-    device: torch.device
-    own_poses: bool
-    training: RepeatedTraining | None
-
-
 class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
     """One run of the job."""
 
@@ -145,38 +105,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
     @classmethod
     def check(cls, settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
         """Read the result, the sets and the mask; see :meth:`JobRun.check`."""
-        point_group(settings.symmetry)  # refuses names that there are not
-        result = read_learned_result(settings.in_parts, settings.project)
-        sets = choose_sets(result, settings.state, settings.indices, monitor)
-        for sentence in result.particles.notes:
-            monitor.message(f"Note: {sentence}")
-        if not result.particles.project_dir.samefile(Path.cwd()):
-            monitor.message(f"Images are read from {result.particles.project_dir}")
-        check_images(result.particles)
-        if settings.relion_check:
-            require_relion(result.particles)
-        require_same_images(result, settings.project, monitor)
-        native = native_box(result.particles)
-        pixel_A = native_pixel_A(result.particles)
-        box = working_box(settings.box, native, LARGEST_DEFAULT_BOX)
-        mask = read_mask(settings.in_mask, "--in_mask", native, pixel_A)
-        record = result.record() | fingerprint_files({"in_mask": settings.in_mask})
-        if settings.indices:
-            record["indices"] = [fingerprint_file(Path(name)) for name in settings.indices]
-        record_of_result = require_record(result.directory, result.job)
-        learned = record_of_result["settings"]
-        diameter_A = settings.mask_diameter_A
-        preprocessing = PreprocessSettings(
-            box_size=box,
-            mask_diameter_A=learned.get("mask_diameter_A") if diameter_A is None else diameter_A,
-            data_sign=_data_sign(record_of_result),
-        )
-        own_poses = result.job == "abinit" and (result.latents is not None or learned.get("engine") == "neural")
-        return ValidateInputs(
-            record=record, result=result, sets=sets, native_box=native, box=box, mask=mask, preprocessing=preprocessing,
-            device=choose_device(settings.device), own_poses=own_poses,
-            training=RepeatedTraining.of(result) if settings.null or settings.independent_halves else None,
-        )  # fmt: skip
+        return read_inputs(settings, monitor)
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""
@@ -376,13 +305,6 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
         )
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))
-
-
-def _data_sign(record: Mapping[str, Any]) -> str:
-    """The sign that the job took the images for: it decided by other sizes, and its maps are compared with these."""
-    sign = record.get("results", {}).get("data_sign")
-    found: str = record["settings"].get("contrast", "auto") if sign is None else "black" if sign < 0 else "white"
-    return found
 
 
 def judged_states(states: Sequence[StateResult], *against: NullFinding | HalvesFinding | None) -> list[StateResult]:

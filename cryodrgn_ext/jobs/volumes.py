@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
-from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.metadata.latent_files import read_positions
+from cryodrgn_ext.options.volumes import VolumesSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.decoded_volumes import write_volumes
 from cryodrgn_ext.results.layout import Layout, find_result_directory

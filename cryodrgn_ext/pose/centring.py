@@ -12,7 +12,8 @@ from torch import Tensor
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierGrid
-from cryodrgn_ext.images.particle_images import CoefficientSource, ParticleImages
+from cryodrgn_ext.images.coefficient_source import CoefficientSource
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 
 #: Density above this fraction of the 99.99th percentile has weight in the centre of mass.

@@ -22,7 +22,8 @@ from torch import Tensor
 from cryodrgn_ext.fourier.shells import shell_sum
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.validation.image_errors import ImageErrors

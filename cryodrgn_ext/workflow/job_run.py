@@ -45,6 +45,7 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.image_remarks import write_remarks
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.layout import Layout
@@ -52,7 +53,6 @@ from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_
 from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
 from cryodrgn_ext.workflow.job_result import JobResult
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
 from cryodrgn_ext.workflow.unfinished_files import remove_unfinished

@@ -3,8 +3,8 @@
 As ``cryodrgn_ext/jobs/thin.py``, with this line in ``cryodrgn_ext/jobs/registry.py``, it is a sub-command of
 ``cryodrgn-ext``, an External job of RELION and of CryoSPARC, and a section of docs/options.md::
 
-    Job("thin", "thin:ThinSettings", "thin:thin", "Keep one particle of every few.", positional=("in_parts",),
-        relion_program="cdx-relion-thin"),
+    Job("thin", "jobs.thin:ThinSettings", "jobs.thin:thin", "Keep one particle of every few.",
+        positional=("in_parts",), relion_program="cdx-relion-thin"),
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import setting
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput, Picture
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)

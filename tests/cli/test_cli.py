@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs import registry
-from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings, describe
 from cryodrgn_ext.workflow.job_result import JobResult

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.jobs.train import train as train_job
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs import lifecycle, running

@@ -14,9 +14,9 @@ from cryosparc.dataset import Dataset
 from cryosparc.tools import CryoSPARC
 
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from cryodrgn_ext.workflow.job_result import JobResult

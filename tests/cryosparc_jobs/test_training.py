@@ -17,9 +17,9 @@ from numpy.testing import assert_array_equal
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.convert import ConvertSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.latent_tables import read_state_table
 from cryosparc_jobs import train

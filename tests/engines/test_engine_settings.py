@@ -14,8 +14,8 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import ComputeSettings, EngineSettings, options_of
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.options.abinit import AbinitSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.settings import Settings
 
 GIVEN: dict[str, Any] = {"in_parts": Path("particles.star"), "o": Path("out")}

@@ -21,7 +21,7 @@ from cryodrgn_ext.engines.neural.order import visiting_order
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, resolve
 from cryodrgn_ext.engines.neural.warm_start import WarmStart
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
-from cryodrgn_ext.images.particle_images import SubsetCoefficients
+from cryodrgn_ext.images.coefficient_source import SubsetCoefficients
 from cryodrgn_ext.images.store import StoredCoefficients
 from cryodrgn_ext.progress import Monitor
 from tests.devices import DEVICES

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from cryodrgn_ext.images.geometry import WorkingGeometry
-from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages
 
 BOX, PIXEL_A = 32, 4.0
 

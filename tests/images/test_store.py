@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.images.store import ImageTable, StoreHeader, StoreWriter, hash_images, open_store, rows_in_store
+from cryodrgn_ext.images.image_table import ImageTable, hash_images
+from cryodrgn_ext.images.store import StoreHeader, StoreWriter, open_store, rows_in_store
 
 M = 12
 

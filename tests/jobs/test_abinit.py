@@ -20,11 +20,11 @@ from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.poses import rotation_from_euler
+from cryodrgn_ext.options.abinit import AbinitSettings
+from cryodrgn_ext.options.convert import ConvertSettings
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.progress import SilentMonitor

@@ -21,18 +21,18 @@ from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.cs import read_cs
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.options.abinit import AbinitSettings
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.trajectory import TrajectorySettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result

@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.compare import compare
-from cryodrgn_ext.jobs.options.compare import CompareSettings
+from cryodrgn_ext.options.compare import CompareSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.jobs.conftest import FinishedProject, N
 from tests.jobs.test_train import data_rows

@@ -17,7 +17,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.sharpening import apply_b_factor
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.consensus import consensus
-from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
+from cryodrgn_ext.options.consensus import ConsensusSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult, OutputKind
 from cryodrgn_ext.workflow.sharpened_maps import write_sharpened

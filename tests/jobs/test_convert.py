@@ -18,10 +18,10 @@ from cryosparc.dataset import Dataset
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs.conftest import SETTINGS

@@ -13,13 +13,13 @@ import starfile
 import yaml
 
 from cryodrgn_ext.errors import InputError, ResumeError
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.workflow.job_result import OutputKind

@@ -13,15 +13,15 @@ import starfile
 import yaml
 
 from cryodrgn_ext.jobs.consensus import consensus
-from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
-from cryodrgn_ext.jobs.options.report import ReportSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.report import report
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.consensus import ConsensusSettings
+from cryodrgn_ext.options.report import ReportSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from tests.jobs.conftest import SETTINGS, N

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cryodrgn_ext.jobs.demo import demo
-from cryodrgn_ext.jobs.options.demo import DemoSettings
+from cryodrgn_ext.options.demo import DemoSettings
 from cryodrgn_ext.progress import Monitor
 
 

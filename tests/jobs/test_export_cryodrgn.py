@@ -13,8 +13,8 @@ import starfile
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.export_cryodrgn import export_cryodrgn
-from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.progress import Monitor
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, FinishedProject, N
 from tests.metadata.test_cryodrgn_particles import relion_matrix

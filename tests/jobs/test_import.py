@@ -20,8 +20,8 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.import_latents import import_cryodrgn, import_latents
-from cryodrgn_ext.jobs.options.import_latents import ImportCryodrgnSettings, ImportSettings
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.import_latents import ImportCryodrgnSettings, ImportSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project

@@ -18,9 +18,9 @@ from sklearn.metrics import adjusted_rand_score
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.select import select
+from cryodrgn_ext.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.job_result import JobResult, OutputKind

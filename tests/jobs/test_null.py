@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 from cryodrgn_ext.validation.null_images import make_null_images
@@ -84,7 +84,7 @@ def test_the_training_is_repeated_as_it_was(finished: FinishedProject, engine: F
         return make_null_images(images, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cryodrgn_ext.jobs.null_runs.make_null_images", watch)
+        patch.setattr("cryodrgn_ext.workflow.training.null_runs.make_null_images", watch)
         validate(replace(VALIDATE, null=1, box=16), SilentMonitor())
     trained = yaml.safe_load(Path("out/job.yaml").read_text())
     assert seen == [trained["results"]["box"]]

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
-from cryodrgn_ext.jobs.options.report import ReportSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.report import report
+from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping, from_plain
 from cryodrgn_ext.workflow.job_result import JobResult

@@ -20,17 +20,17 @@ from cryodrgn_ext.jobs.consensus import consensus
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.export_cryodrgn import export_cryodrgn
 from cryodrgn_ext.jobs.fsc import fsc
-from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.export_cryodrgn import ExportCryodrgnSettings
-from cryodrgn_ext.jobs.options.fsc import FscSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.jobs.validate import validate
+from cryodrgn_ext.options.consensus import ConsensusSettings
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.export_cryodrgn import ExportCryodrgnSettings
+from cryodrgn_ext.options.fsc import FscSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.trajectory import TrajectorySettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, FinishedProject
 from tests.jobs.fake_engine import FakeEngine

@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from cryodrgn_ext.errors import InputError, ResumeError
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.train import TrainSettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import describe
 from tests.jobs.conftest import SETTINGS, FinishedProject

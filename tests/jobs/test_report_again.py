@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from cryodrgn_ext.cli.main import main
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.report import ReportSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.report import report
+from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from tests.jobs.conftest import FinishedProject
 from tests.jobs.fake_engine import FakeEngine

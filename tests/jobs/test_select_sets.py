@@ -9,9 +9,9 @@ import pytest
 from sklearn.mixture import GaussianMixture
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.selection_groups import read_selection
+from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import SilentMonitor
 from tests.jobs.conftest import N, latents_in
 from tests.jobs.test_select_volumes_fsc import labels, selected

@@ -16,15 +16,15 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.demo import demo
 from cryodrgn_ext.jobs.fsc import fsc
-from cryodrgn_ext.jobs.options.demo import DemoSettings
-from cryodrgn_ext.jobs.options.fsc import FscSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.simulate import SimulateSettings
-from cryodrgn_ext.jobs.options.volumes import VolumesSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.simulate import simulate
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.volumes import volumes
+from cryodrgn_ext.options.demo import DemoSettings
+from cryodrgn_ext.options.fsc import FscSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.simulate import SimulateSettings
+from cryodrgn_ext.options.volumes import VolumesSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
 from tests.jobs.conftest import BOX, PIXEL_SIZE_A, SETTINGS, N, latents_in

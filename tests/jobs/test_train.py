@@ -17,9 +17,9 @@ import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.job_result import OutputKind

@@ -14,8 +14,8 @@ from scipy.spatial import KDTree
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs.options.trajectory import TrajectorySettings
 from cryodrgn_ext.jobs.trajectory import trajectory
+from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.job_result import OutputKind

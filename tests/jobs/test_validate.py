@@ -20,12 +20,12 @@ from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.convert import convert
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.results.layout import Layout

@@ -16,10 +16,10 @@ from cryodrgn_ext.errors import InputError, ResumeError
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.cs import read_cs, write_cs
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.origins import average_snr, centred_on, judge_origins, origins_px, read_origins
 from cryodrgn_ext.progress import SilentMonitor

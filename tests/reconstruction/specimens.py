@@ -12,7 +12,8 @@ from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
-from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 
 BOX, PIXEL_A = 32, 4.0
 

@@ -18,10 +18,10 @@ from cryodrgn_ext.fourier.fsc import fsc
 from cryodrgn_ext.images.dataset import open_images
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.jobs.abinit import abinit
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
 from cryodrgn_ext.pose.origins import judge_origins, read_origins
 from cryodrgn_ext.progress import SilentMonitor

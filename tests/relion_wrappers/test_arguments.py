@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.train import TrainSettings
 from relion_wrappers.arguments import parse_arguments, usage
 
 BASE = ["--o", "External/job003/", "--in_parts", "Import/job001/particles.star"]

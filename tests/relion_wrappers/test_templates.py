@@ -10,9 +10,9 @@ import pytest
 import starfile
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.simulate import empty_pipeline
 from relion_wrappers.arguments import parse_arguments
 from relion_wrappers.templates import Queue, job_star, write_template

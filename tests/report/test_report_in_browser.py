@@ -16,10 +16,10 @@ import pytest
 
 from cryodrgn_ext.analysis.shown_particles import ShownParticles
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.report.page import ReportContent, StateSummary
 from cryodrgn_ext.report.page_html import write_report_html

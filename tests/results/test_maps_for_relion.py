@@ -19,16 +19,16 @@ from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.jobs.consensus import consensus
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.landscape import landscape
-from cryodrgn_ext.jobs.options.consensus import ConsensusSettings
-from cryodrgn_ext.jobs.options.convert import ConvertSettings
-from cryodrgn_ext.jobs.options.landscape import LandscapeSettings
-from cryodrgn_ext.jobs.options.select import SelectSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.options.validate import ValidateSettings
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.consensus import ConsensusSettings
+from cryodrgn_ext.options.convert import ConvertSettings
+from cryodrgn_ext.options.landscape import LandscapeSettings
+from cryodrgn_ext.options.select import SelectSettings
+from cryodrgn_ext.options.train import TrainSettings
+from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.maps_for_relion import MAP_FOR_RELION
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project

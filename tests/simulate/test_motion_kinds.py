@@ -11,9 +11,9 @@ import pytest
 from scipy.spatial.distance import cdist, pdist
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.options.simulate import SimulateSettings
 from cryodrgn_ext.jobs.simulate import simulate
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.simulate import SimulateSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import describe
 from cryodrgn_ext.simulate import MOTIONS, RareStateMotion, load_truth, simulate_particles

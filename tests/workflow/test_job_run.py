@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint, setting
 from cryodrgn_ext.workflow.continuation import Continuation
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)

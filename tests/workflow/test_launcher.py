@@ -12,9 +12,9 @@ import pytest
 
 from cryodrgn_ext.cli.helper_process import main
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.train import HELPER_MODULE
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 from cryodrgn_ext.workflow import launcher

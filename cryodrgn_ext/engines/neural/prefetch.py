@@ -13,14 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from cryodrgn_ext.images.particle_images import CoefficientSource, SubsetCoefficients
+from cryodrgn_ext.images.coefficient_source import CoefficientSource, SubsetCoefficients
 
 MOST_MAPPED_BYTES = 1 << 28
 FAULT_AROUND_BYTES = 1 << 16  # Linux maps so much of the neighbourhood of a page that is touched
 
 
 class ReadAhead:
-    """A :class:`~cryodrgn_ext.images.particle_images.CoefficientSource` to which one can announce what is wanted next.
+    """A ``CoefficientSource`` to which one can announce what is wanted next.
 
     Parameters
     ----------

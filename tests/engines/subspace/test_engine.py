@@ -16,7 +16,8 @@ from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
-from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 from tests.devices import DEVICES
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet, correlation

@@ -10,7 +10,8 @@ import torch
 from cryodrgn_ext.engines.subspace.em import SubspaceFit, em_pass
 from cryodrgn_ext.engines.subspace.halves import Halves, independent_halves
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.images.particle_images import ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.test_em import band_of

@@ -14,8 +14,9 @@ from torch import Tensor
 from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.fourier.ctf import CtfParameters
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from cryodrgn_ext.images.geometry import WorkingGeometry
-from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages, ResidentCoefficients
+from cryodrgn_ext.images.particle_images import GroupOptics, ParticleImages
 from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, PIXEL_A, _bead_transform, bead_map, correlation
 from tests.engines.subspace.test_engine import explained_by

@@ -28,7 +28,7 @@ from cryodrgn_ext.engines.subspace.rare_posterior import (
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.images.particle_images import ResidentCoefficients
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from tests.engines.contexts import context
 from tests.engines.linear_set import BOX, LinearSet, make_linear_set
 from tests.engines.processes import run_group

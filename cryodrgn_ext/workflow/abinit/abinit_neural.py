@@ -14,7 +14,7 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.neural.tilt_pairs import hand_by_tilts, tilt_rotation
 from cryodrgn_ext.engines.settings import options_of
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps

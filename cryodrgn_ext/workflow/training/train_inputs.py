@@ -11,8 +11,8 @@ from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSett
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.maps import VolumeMap
-from cryodrgn_ext.jobs.options.train import TrainSettings
 from cryodrgn_ext.metadata.image_checks import check_images
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import fingerprint

@@ -11,14 +11,14 @@ from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSetting
 from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import VolumeMap, read_map
-from cryodrgn_ext.jobs.abinit_tilts import TiltedInputs, read_tilted
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.workflow.abinit.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.workflow.continuation import Continuation
 from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.workflow.job_run import CheckedInputs

@@ -14,12 +14,12 @@ from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.working_map import working_map
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.train_inputs import TrainInputs, read_inputs
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.workflow.launcher import Worker
+from cryodrgn_ext.workflow.training.train_inputs import TrainInputs, read_inputs
 
 
 def preprocessing(settings: TrainSettings, inputs: TrainInputs) -> PreprocessSettings:

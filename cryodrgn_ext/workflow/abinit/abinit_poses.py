@@ -13,7 +13,7 @@ import torch
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings

@@ -15,8 +15,7 @@ from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.options.train import TrainSettings
-from cryodrgn_ext.jobs.train_engine import learn_regions
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.layout import Layout
@@ -27,6 +26,7 @@ from cryodrgn_ext.workflow.finished_result import read_finished
 from cryodrgn_ext.workflow.given_maps import read_mask
 from cryodrgn_ext.workflow.reconstructions import make_consensus
 from cryodrgn_ext.workflow.states_run import cut_latents
+from cryodrgn_ext.workflow.training.train_engine import learn_regions
 from cryodrgn_ext.workflow.working_box import native_box, native_pixel_A
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options import shared
+from cryodrgn_ext.options import shared
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.settings import setting
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)

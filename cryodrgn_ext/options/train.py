@@ -8,9 +8,9 @@ from pathlib import Path
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import ComputeSettings
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
-from cryodrgn_ext.jobs.options import shared
+from cryodrgn_ext.options import shared
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.settings import setting
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)

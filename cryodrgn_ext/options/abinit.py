@@ -8,9 +8,9 @@ from pathlib import Path
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings
 from cryodrgn_ext.engines.settings import ComputeSettings, changed_options, own_options
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
-from cryodrgn_ext.jobs.options import shared
+from cryodrgn_ext.options import shared
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.settings import setting
-from cryodrgn_ext.workflow.result_settings import ResultSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryodrgn_ext.jobs.options import shared
+from cryodrgn_ext.options import shared
 from cryodrgn_ext.settings import Settings, setting
 
 

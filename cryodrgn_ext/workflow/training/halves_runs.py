@@ -15,7 +15,6 @@ from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.engines.base import Heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.jobs.repeated_training import RepeatedTraining, Trained
 from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.progress import Monitor, QuietMonitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
@@ -26,6 +25,7 @@ from cryodrgn_ext.validation.independent_halves import (
     matched_states,
 )
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
+from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining, Trained
 
 #: Volumes of either model that its components are found in.
 VOLUMES = 24

@@ -11,9 +11,9 @@ from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.poses import Poses
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.found_poses import FoundPoses
 from cryodrgn_ext.results.pose_table import PoseTable

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.jobs.repeated_training import RepeatedTraining
 from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.progress import Monitor, QuietMonitor
 from cryodrgn_ext.results.consensus import read_consensus
@@ -18,6 +17,7 @@ from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.null_images import make_null_images
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import Conclusion, conclude
+from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining
 
 
 def run_null(

@@ -8,8 +8,8 @@ from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.engines.base import Heterogeneity, get_engine
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.dataset import ParticleImages
-from cryodrgn_ext.jobs.options.abinit import AbinitSettings
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.found_poses import TrainedModel

@@ -1,0 +1,1 @@
+"""Steps of finding poses from nothing, between the job and the algorithms."""
