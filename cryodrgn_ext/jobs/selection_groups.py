@@ -14,14 +14,13 @@ from cryodrgn_ext.analysis.selection import (
     combine,
     complement,
     latent_columns,
-    read_index_file,
     select_labels,
     select_ranges,
 )
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.results.chosen_rows import particles_in
+from cryodrgn_ext.results.chosen_rows import listed_rows, particles_in
 from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
@@ -39,10 +38,13 @@ class Selection:
     ----------
     settings : SelectSettings
     result : LearnedResult
+    monitor : Monitor or None
+        Hears how a table of particles was matched.
     """
 
     settings: SelectSettings
     result: LearnedResult
+    monitor: Monitor | None = None
 
     @cached_property
     def rows(self) -> IndexArray:
@@ -58,7 +60,7 @@ class Selection:
         if settings.state:
             conditions.append(select_labels(self.result.require_states().label, settings.state, "state"))
         if settings.indices is not None:
-            conditions.append(read_index_file(settings.indices, particles.n))
+            conditions.append(listed_rows(settings.indices, particles, self.monitor))
         if not settings.junk:
             empty = read_empty_images(Layout(self.result.directory).empty_images)
             conditions.append(np.setdiff1d(np.arange(particles.n), empty))
@@ -170,6 +172,6 @@ def read_selection(settings: SelectSettings, monitor: Monitor) -> Selection:
         When the input is no result of a train or abinit job, a condition cannot be met, or nothing is selected.
     """
     monitor.message(f"Reading {settings.in_parts}")
-    selection = Selection(settings, read_learned_result(settings.in_parts, settings.project))
+    selection = Selection(settings, read_learned_result(settings.in_parts, settings.project), monitor)
     require_particles(selection.rows, "the combination of conditions")
     return selection

@@ -17,10 +17,11 @@ from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star import TableEdit
 from cryodrgn_ext.metadata.star_table import StarTable, format_values
 
+PIXEL_SIZE = "pixel_size_A"
 #: What a Global CTF refinement changes: name in messages, attribute, and by how much values of two files may differ
 #: that are the same (float32 in a .cs, six decimals in a STAR file).
 QUANTITIES: tuple[tuple[str, str, float], ...] = (
-    ("pixel size", "pixel_size_A", 2e-6),
+    ("pixel size", PIXEL_SIZE, 2e-6),
     ("voltage", "voltage_kV", 1e-4),
     ("spherical aberration", "cs_mm", 2e-6),
     ("amplitude contrast", "amplitude_contrast", 2e-6),
@@ -33,7 +34,7 @@ def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSe
     """Return ``chosen`` with the optics of ``particles`` (the same N rows), and what of them differed.
 
     A group of ``chosen`` whose particles are in several groups of ``particles`` is split; groups that ``particles`` has
-    as one stay apart. Quantities that the format of ``particles`` cannot hold stay as they are.
+    as one stay apart. The pixel size of images that were cropped or resampled, which have another box, is theirs only.
     """
     pairs, first, inverse = np.unique(
         np.stack([chosen.optics_index, particles.optics_index], axis=1), axis=0, return_index=True, return_inverse=True
@@ -45,6 +46,7 @@ def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSe
         if any(
             not _same(getattr(chosen.optics[a], attribute), getattr(particles.optics[b], attribute), tolerance)
             for a, b in pairs.tolist()
+            if attribute != PIXEL_SIZE or not _other_box(chosen.optics[a], particles.optics[b])
         )
     ]
     split = len(pairs) > len(np.unique(pairs[:, 0]))
@@ -63,10 +65,30 @@ def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSe
             name = f"{mine.name}_{number}"
         taken.add(number)
         values = {attribute: getattr(theirs, attribute) for _, attribute in differing}
+        if _other_box(mine, theirs):
+            values.pop(PIXEL_SIZE, None)
         index[pair] = len(groups)
         groups.append(replace(mine, number=number, name=name, made_of=mine.number, **values))
     names = [name for name, _ in differing] + (["optics groups"] if split else [])
     return chosen.with_optics(tuple(groups), index[inverse]), names
+
+
+def resampled_notes(chosen: ParticleSet, particles: ParticleSet) -> tuple[str, ...]:
+    """Say where images of ``particles`` have another box and pixel size than those of ``chosen`` (the same rows)."""
+    pairs = np.unique(np.stack([chosen.optics_index, particles.optics_index], axis=1), axis=0)
+    for a, b in pairs.tolist():
+        mine, theirs = chosen.optics[a], particles.optics[b]
+        if _other_box(mine, theirs) and not _same(mine.pixel_size_A, theirs.pixel_size_A, 2e-6):
+            return (
+                f"the images of {particles.path} are {theirs.box_size} pixels of {theirs.pixel_size_A:g} Å, those of "
+                f"{chosen.path} {mine.box_size} of {mine.pixel_size_A:g} Å: boxes and pixel sizes stay as they are "
+                "there",
+            )
+    return ()
+
+
+def _other_box(mine: OpticsGroup, theirs: OpticsGroup) -> bool:
+    return None not in (mine.box_size, theirs.box_size) and mine.box_size != theirs.box_size
 
 
 def _same(mine: Any, theirs: Any, tolerance: float) -> bool:

@@ -23,6 +23,7 @@ from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.plausible_units import unit_notes
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
 
 # Aberrations of CryoSPARC whose conversion to RELION's Zernike coefficients nobody has published or verified.
@@ -60,6 +61,8 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
         shift_A = 0.0 - shift_px * shift_pixel_A(table)[:, None]
     image_hash = image_hashes(references)
     half_set = half_sets(table)
+    ctf = _ctf(table)
+    table = replace(table, notes=(*table.notes, *unit_notes(table.path, ctf, optics)))
     return ParticleSet(
         source=CryosparcSource(table),
         project_dir=project.path,
@@ -69,7 +72,7 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
         stack_index=references.stack_index,
         euler_deg=euler_deg,
         shift_A=shift_A,
-        ctf=_ctf(table),
+        ctf=ctf,
         optics=optics,
         optics_index=optics_index,
         half_set=half_set,

@@ -121,7 +121,13 @@ class CsTable:
         rank = np.argsort(np.argsort(first))
         code = np.repeat(rank[inverse], np.diff(starts, append=len(values)))
         texts = distinct[np.argsort(first)].tolist()
-        return tuple(text.decode(errors="replace") if isinstance(text, bytes) else text for text in texts), code
+        try:
+            return tuple(text.decode() if isinstance(text, bytes) else text for text in texts), code
+        except UnicodeDecodeError as error:
+            row = int(np.argmax(values == error.object))
+            raise InputError(
+                f"{self.describe_row(row)}: {field} is {error.object!r}, but text in UTF-8 is expected: rename the file"
+            ) from None
 
     def describe_row(self, row: int) -> str:
         """Name a row for a message: file, 1-based row, uid."""
@@ -313,7 +319,8 @@ def checked_table(table: CsTable) -> CsTable:
         first, second = int(order[twice[0]]), int(order[twice[0] + 1])
         raise InputError(
             f"{table.path}: the uid {uid[first]} is in row {first + 1} and again in row {second + 1} ({len(twice)} "
-            "repeated in all), so rows cannot be told apart"
+            "repeated in all), so rows cannot be told apart: give the output of a CryoSPARC job as it is, or give "
+            "every row a uid of its own"
         )
     return replace(table, columns=table.columns | {"uid": uid.astype(np.uint64, copy=False)})
 

@@ -17,6 +17,7 @@ from cryodrgn_ext.metadata.star_table import StarTable, decoded
 UInt64Array: TypeAlias = npt.NDArray[np.uint64]
 
 _AT = ord("@")
+_EXPECTED = "index@stack is expected, 1@ where a file is a single image"
 _MAX_DIGITS = 15
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -55,7 +56,8 @@ def parse_image_names(table: StarTable, column: str = "rlnImageName") -> ImageRe
         part = slice(begin, begin + len(names))
         letters = names.view(np.uint8).reshape(len(names), -1)
         at = np.argmax(letters == _AT, axis=1)
-        _refuse(table, begin, names, letters[np.arange(len(at)), at] != _AT, column, "has no '@': index@stack expected")
+        missing = letters[np.arange(len(at)), at] != _AT
+        _refuse(table, begin, names, missing, column, f"has no '@': {_EXPECTED}")
         number, valid = _leading_numbers(letters, at)
         _refuse(table, begin, names, ~valid, column, "has no whole number in front of the '@'")
         _refuse(table, begin, names, number == 0, column, "has the index 0, but RELION counts images from 1")

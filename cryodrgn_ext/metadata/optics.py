@@ -31,6 +31,9 @@ _OF_PARTICLES = {
     "rlnAmplitudeContrast": "amplitude_contrast",
 }
 _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
+# What any electron microscope has; beyond it a number is of another unit.
+_VOLTAGES_KV = (1.0, 5000.0)
+_LARGEST_CS_MM = 100.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ def _fault(group: OpticsGroup) -> str | None:
     for quantity, value in positive.items():
         if not (math.isfinite(value) and value > 0):
             return f"the {quantity} is {value:g}, but must be a finite number above 0"
+    if not _VOLTAGES_KV[0] <= group.voltage_kV <= _VOLTAGES_KV[1]:
+        return f"the voltage is {group.voltage_kV:g} kV, which no microscope has: give it in kV (300), not in V or MV"
+    if group.cs_mm > _LARGEST_CS_MM:
+        return f"the spherical aberration is {group.cs_mm:g} mm, which no lens has: give it in mm (2.7), not in µm"
     if not (math.isfinite(group.cs_mm) and group.cs_mm >= 0):
         return f"the spherical aberration is {group.cs_mm:g} mm, but must be finite and at least 0"
     if not 0 <= group.amplitude_contrast <= 1:

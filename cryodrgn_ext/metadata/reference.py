@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryodrgn_ext.metadata.changed_optics import take_optics
+from cryodrgn_ext.metadata.changed_optics import resampled_notes, take_optics
 from cryodrgn_ext.metadata.column_table import columns_dropped, columns_named
 from cryodrgn_ext.metadata.cs import AnyArray
+from cryodrgn_ext.metadata.moved_boxes import MovedBoxes, moved_boxes
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import Rows
 from cryodrgn_ext.metadata.row_matching import match_rows
@@ -112,6 +113,9 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     chosen = reference.subset(match.rows)
     kept, not_taken = _differing_columns(particles, chosen)
     updated = []
+    moved = moved_boxes(particles, chosen) if particles.has_poses else MovedBoxes()
+    if moved.shift_A is not None:
+        particles = particles.with_poses(particles.rotation, particles.shift_A + moved.shift_A)
     if particles.has_poses and _poses_differ(particles, chosen):
         chosen = chosen.with_poses(particles.rotation, particles.shift_A)
         updated.append("poses")
@@ -127,7 +131,7 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     if mine is not None and not np.array_equal(mine, np.zeros_like(mine) if theirs is None else theirs):
         columns |= chosen.source.class_columns(mine)
         updated.append("classes")
-    pixel_size_A = chosen.pixel_size_A
+    pixel_size_A, resampled = chosen.pixel_size_A, resampled_notes(chosen, particles)
     chosen, changed_optics = take_optics(chosen, particles)
     updated += changed_optics
     if chosen.has_poses and not chosen.poses_changed and not np.array_equal(pixel_size_A, chosen.pixel_size_A):
@@ -144,7 +148,7 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
         not_taken=not_taken,
         dropped=columns_dropped(labels, "defocus") if "defocus" in changes else (),
         named=tuple(label for label in named if label not in columns),
-        notes=match.notes,
+        notes=(*match.notes, *moved.notes, *resampled),
     )
 
 

@@ -22,6 +22,7 @@ from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table, with_particle_optics
 from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.plausible_units import unit_notes
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN, RelionSource
 from cryodrgn_ext.metadata.star import StarFile, read_star
 from cryodrgn_ext.metadata.star_table import StarTable
@@ -66,6 +67,9 @@ def particles_from_star(
     if has_poses:
         euler_deg = np.stack([_finite(table, label) for label in _ANGLES], axis=1)
     uid, own_uids = _uids(table, image_hash)
+    ctf = _ctf(table)
+    optics = _with_box_sizes(optics, optics_index, stack_paths, references)
+    notes += unit_notes(star.path, ctf, optics)
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     return ParticleSet(
         source=RelionSource(star, table.name, own_uids, notes),
@@ -76,8 +80,8 @@ def particles_from_star(
         stack_index=references.stack_index,
         euler_deg=euler_deg,
         shift_A=_shifts(table, "optics" in star.blocks, pixel_size_A),
-        ctf=_ctf(table),
-        optics=_with_box_sizes(optics, optics_index, stack_paths, references),
+        ctf=ctf,
+        optics=optics,
         optics_index=optics_index,
         half_set=half_set,
         row_id=np.arange(table.n_rows),
@@ -125,7 +129,9 @@ def _particles_table(star: StarFile) -> StarTable:
     if "particles" in blocks:
         table = blocks["particles"]
     elif "optics" in blocks:
-        raise InputError(f"{star.path}: has no data_particles table, only {found}; give a particles STAR file")
+        others = [f"data_{name}" for name, one in blocks.items() if "rlnImageName" in one]
+        what = f"rename {others[0]} to data_particles" if len(others) == 1 else "give a particles STAR file"
+        raise InputError(f"{star.path}: has no data_particles table, only {found}; {what}")
     else:
         candidates = [one for one in blocks.values() if "rlnImageName" in one]
         if len(candidates) != 1:
@@ -204,7 +210,11 @@ def _ctf(table: StarTable) -> ParticleCtf:
 
 def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDArray[np.int32]:
     if "rlnOpticsGroup" not in table:
-        raise InputError(f"{table.path}: data_{table.name} has no column _rlnOpticsGroup")
+        raise InputError(
+            f"{table.path}: data_{table.name} has no column _rlnOpticsGroup, which says to which row of data_optics a "
+            "particle belongs; add it, for example with relion_star_handler --add_column rlnOpticsGroup "
+            "--add_column_value 1"
+        )
     number = table.integers("rlnOpticsGroup")
     defined = np.array([group.number for group in optics])
     order = np.argsort(defined)
@@ -237,13 +247,19 @@ def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:
     wrong = np.flatnonzero((half_set < 0) | (half_set > 2))
     if len(wrong):
         row = int(wrong[0])
-        raise InputError(f"{table.describe_row(row)}: _rlnRandomSubset is {half_set[row]}, but 1 or 2 is expected")
+        raise InputError(
+            f"{table.describe_row(row)}: _rlnRandomSubset is {half_set[row]}, but 1 or 2 is expected; take the column "
+            "out to have half-sets drawn"
+        )
     zero = np.flatnonzero(half_set == 0)
     if 0 < len(zero) < len(half_set):
         row = int(zero[0])
+        what = "give all particles a half-set or none"
+        if half_set.max() == 1:
+            what = "half-sets 0 and 1 are CryoSPARC's, so add 1 to all"
         raise InputError(
             f"{table.describe_row(row)}: _rlnRandomSubset is 0 in {len(zero)} rows and not in the others, which RELION "
-            "refuses; give all particles a half-set or none"
+            f"refuses; {what}"
         )
     return half_set.astype(np.int8)
 

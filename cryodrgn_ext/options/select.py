@@ -46,7 +46,9 @@ class SelectSettings(Settings):
         (), help="Latent intervals to keep, as column:low:high (z1:-0.5:2, pc1::0); either end may be left out"
     )
     indices: Path | None = setting(
-        None, help="File with the rows to keep (numbers from 0): .txt, .npy, or a pickle of indices as cryoDRGN writes"
+        None,
+        help="File with what to keep: rows from 0 as .txt, .npy, or a pickle of indices as cryoDRGN writes, or a .star "
+        "or .cs of some of the particles",
     )
     intersection: tuple[Path, ...] = setting(
         (),

@@ -77,6 +77,20 @@ def check_mask_values(mask: VolumeMap, path: Path) -> None:
             f"{path} is not a mask: its values must lie between 0 and 1 and reach 1, but run from "
             f"{low:.4g} to {high:.4g}; make one, for instance with relion_mask_create."
         )
+    if _is_inverted(mask.data):
+        raise InputError(
+            f"{path} is 1 at the edges of the box and 0 in the middle, as if it were inverted: a mask is 1 where the "
+            "particle is; give 1 minus it (relion_image_handler --multiply_constant -1, then --add_constant 1)."
+        )
+
+
+def _is_inverted(mask: NDArray[np.float32]) -> bool:
+    """Whether a mask leaves out the middle of the box, a ball of half its width, and has all that is around."""
+    faces = np.concatenate([np.take(mask, (0, -1), axis=axis).ravel() for axis in range(3)])
+    d = mask.shape[0]
+    axis = np.arange(d) - d // 2
+    middle = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (d / 4) ** 2
+    return bool(faces.min() > 0.5 and mask[middle].mean() < 0.5)
 
 
 def check_regions(

@@ -140,3 +140,15 @@ def test_wrong_selections(options: dict[str, object], says: str) -> None:
 
 def test_image_column_is_where_the_tests_think() -> None:
     assert "@" in data_rows(Path("particles.star"))[0][NAME]
+
+
+def test_a_list_may_be_a_table_of_some_particles() -> None:
+    listed = subset("some.star", [7, 3, 50])
+    assert selected(indices=listed) == selected(indices=rows_file("some.txt", [3, 7, 50])) == [3, 7, 50]
+
+
+def test_a_list_with_a_stranger_is_refused() -> None:
+    listed = subset("some.star", [7, 3])
+    listed.write_text(listed.read_text().replace("@Particles/", "@Other/again_").replace("MotionCorr/", "Other/x_"))
+    with pytest.raises(InputError, match="are not in this file"):
+        selected(indices=listed)

@@ -152,6 +152,13 @@ def mask_that_is_a_map(project: TinyProject) -> list[str]:
     return ["--in_parts", "particles.star", "--in_mask", "mask.mrc"]
 
 
+@case("train", r"mask\.mrc", "inverted")
+def mask_inverted(project: TinyProject) -> list[str]:
+    project.write()
+    write_volume(project.root / "mask.mrc", 1 - ball())
+    return ["--in_parts", "particles.star", "--in_mask", "mask.mrc"]
+
+
 @case("train", r"reference\.mrc", "cubic|cube")
 def reference_not_cubic(project: TinyProject) -> list[str]:
     project.write()

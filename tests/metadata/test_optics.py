@@ -150,6 +150,7 @@ def test_many_combinations_against_plain_python() -> None:
     rng = np.random.default_rng(0)
     columns = {label: rng.choice([1.0, 2.0, 4.0], 300) / 10 for label in per_particle()}
     columns["rlnBeamTiltX"], columns["rlnBeamTiltY"] = rng.choice([0.0, 0.5], (2, 300))
+    columns["rlnVoltage"] = rng.choice([120.0, 200.0, 300.0], 300)
     groups, index = optics_from_particles(new_table("images", columns))
     rows = list(zip(*columns.values(), strict=True))
     assert len(groups) == len(set(rows))

@@ -1,0 +1,63 @@
+"""Numbers that can be right, but look as if they were of another unit or sign: said, not refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cryodrgn_ext.metadata.optics import OpticsGroup
+from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
+
+#: Defocus in Å, of every particle of a file, below which it looks like one in µm: no stage is set so finely.
+LEAST_DEFOCUS_A = 100.0
+#: Width of a box in Å that holds no molecule.
+LEAST_BOX_A = 20.0
+
+
+def unit_notes(path: Path, ctf: ParticleCtf, optics: tuple[OpticsGroup, ...]) -> tuple[str, ...]:
+    """Return what a user should check of defocus and pixel size, one sentence each.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for the sentences.
+    ctf : ParticleCtf
+        Of N particles.
+    optics : tuple of OpticsGroup
+    """
+    return (*_defocus_notes(path, ctf), *_box_notes(path, optics))
+
+
+def _defocus_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:
+    defocus_A = 0.5 * (ctf.defocus_u_A + ctf.defocus_v_A)
+    n, largest_A = len(defocus_A), float(np.abs(defocus_A).max(initial=0.0))
+    focus, over = int(np.count_nonzero(defocus_A == 0)), int(np.count_nonzero(defocus_A < 0))
+    notes = []
+    if focus:
+        notes.append(
+            f"{path}: the defocus of {focus} of {n} particles is 0, as where it was never measured: their CTF is that "
+            "of an image in focus"
+        )
+    if 0 < largest_A < LEAST_DEFOCUS_A:
+        notes.append(
+            f"{path}: no defocus is above {largest_A:.3g} Å, so it may be in µm: RELION and CryoSPARC count it in Å "
+            "(15000 for 1.5 µm), and so is it taken here"
+        )
+    if over:
+        notes.append(
+            f"{path}: the defocus of {over} of {n} particles is negative, which RELION and CryoSPARC take for "
+            "overfocus: if it comes from a program that counts underfocus as negative, turn its sign"
+        )
+    return tuple(notes)
+
+
+def _box_notes(path: Path, optics: tuple[OpticsGroup, ...]) -> tuple[str, ...]:
+    for group in optics:
+        if group.box_size is not None and group.box_size * group.pixel_size_A < LEAST_BOX_A:
+            return (
+                f"{path}: the images of {group.name} are {group.box_size * group.pixel_size_A:.3g} Å wide "
+                f"({group.box_size} pixels of {group.pixel_size_A:g} Å), which holds no molecule: give pixel "
+                "sizes in Å, not in nm",
+            )
+    return ()

@@ -1,0 +1,145 @@
+"""Numbers of another unit or sign, and names that only need a word: refused or said, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particles import read_particles
+from tests.metadata.conftest import StarBuilder
+from tests.metadata.cs_data import Record, particles_record, save
+
+
+def of_all(builder: StarBuilder, label: str, value: str) -> None:
+    table = builder.optics if label in builder.optics else builder.columns
+    table[label] = [value] * len(table[label])
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "complaint"),
+    [
+        ("rlnVoltage", "300000", "row 1 of data_optics .* voltage is 300000 kV, .* not in V"),
+        ("rlnVoltage", "0.3", "voltage is 0.3 kV, .* give it in kV"),
+        ("rlnSphericalAberration", "2700", "aberration is 2700 mm, .* not in µm"),
+        ("rlnAmplitudeContrast", "10", "amplitude contrast is 10, but must lie in 0..1"),
+    ],
+)
+def test_optics_of_another_unit_are_refused(label: str, value: str, complaint: str, tmp_path: Path) -> None:
+    builder = StarBuilder()
+    of_all(builder, label, value)
+    with pytest.raises(InputError, match=complaint):
+        read_particles(builder.write(tmp_path / "a.star"))
+
+
+@pytest.mark.parametrize(("field", "value", "complaint"), [
+    ("ctf/accel_kv", 300_000, r"row 1 \(uid \d+\): the voltage is 300000 kV"),
+    ("ctf/cs_mm", 2700, r"row 1 \(uid \d+\): the spherical aberration is 2700 mm"),
+])  # fmt: skip
+def test_optics_of_a_cs_of_another_unit_are_refused(field: str, value: float, complaint: str, tmp_path: Path) -> None:
+    record = particles_record()
+    record[field] = value
+    with pytest.raises(InputError, match=complaint):
+        read_particles(save(tmp_path / "a.cs", record))
+
+
+def in_micrometres(defocus_A: np.ndarray) -> np.ndarray:
+    return defocus_A / 1e4
+
+
+def overfocus(defocus_A: np.ndarray) -> np.ndarray:
+    return -defocus_A
+
+
+def first_unknown(defocus_A: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(len(defocus_A)) == 0, 0.0, defocus_A)
+
+
+@pytest.mark.parametrize(("change", "note"), [
+    (in_micrometres, "it may be in µm"),
+    (overfocus, "particles is negative"),
+    (first_unknown, "the defocus of 1 of"),
+])  # fmt: skip
+def test_an_unlikely_defocus_is_used_and_said(
+    change: Callable[[np.ndarray], np.ndarray], note: str, tmp_path: Path
+) -> None:
+    builder, record = StarBuilder(), particles_record()
+    for label, field in (("rlnDefocusU", "ctf/df1_A"), ("rlnDefocusV", "ctf/df2_A")):
+        builder.columns[label] = [f"{one:.6f}" for one in change(np.array(builder.columns[label], float))]
+        record[field] = change(record[field].astype(float))
+    for path in (builder.write(tmp_path / "a.star"), save(tmp_path / "a.cs", record)):
+        particles = read_particles(path)
+        assert [one for one in particles.notes if note in one and one.startswith(str(path))]
+    assert np.array_equal(particles.ctf.defocus_u_A, record["ctf/df1_A"].astype(float))
+
+
+def test_ordinary_numbers_need_no_word(tmp_path: Path) -> None:
+    builder = StarBuilder(box=64)
+    assert read_particles(builder.write(tmp_path / "a.star")).notes == ()
+    notes = read_particles(save(tmp_path / "a.cs", particles_record())).notes
+    assert not [one for one in notes if "µm" in one or "negative" in one or "molecule" in one]
+
+
+def test_a_pixel_size_in_nanometres_is_said(tmp_path: Path) -> None:
+    builder = StarBuilder(box=64)
+    of_all(builder, "rlnImagePixelSize", "0.125")
+    (note,) = read_particles(builder.write(tmp_path / "a.star")).notes
+    assert "8 Å wide" in note
+    assert "not in nm" in note
+
+
+def unnamed_groups(builder: StarBuilder) -> None:
+    del builder.columns["rlnOpticsGroup"]
+
+
+def halves_of_cryosparc(builder: StarBuilder) -> None:
+    builder.columns["rlnRandomSubset"] = ["0", "1"] * 4
+
+
+def three_halves(builder: StarBuilder) -> None:
+    builder.columns["rlnRandomSubset"] = ["1", "2", "3", "1"] * 2
+
+
+def single_images(builder: StarBuilder) -> None:
+    builder.columns["rlnImageName"] = [f"Extract/one{i}.mrc" for i in range(8)]
+
+
+@pytest.mark.parametrize(("change", "advice"), [
+    (unnamed_groups, "--add_column rlnOpticsGroup"),
+    (halves_of_cryosparc, "half-sets 0 and 1 are CryoSPARC's, so add 1 to all"),
+    (three_halves, "is 3, .* take the column out"),
+    (single_images, "1@ where a file is a single image"),
+])  # fmt: skip
+def test_refusals_say_what_to_do(change: Callable[[StarBuilder], None], advice: str, tmp_path: Path) -> None:
+    builder = StarBuilder()
+    change(builder)
+    with pytest.raises(InputError, match=advice):
+        read_particles(builder.write(tmp_path / "a.star"))
+
+
+def test_a_table_of_another_name_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(StarBuilder().text().replace("data_particles", "data_images"))
+    with pytest.raises(InputError, match="rename data_images to data_particles"):
+        read_particles(path)
+
+
+def latin_1(record: Record) -> str:
+    record["blob/path"][4] = "J7/Hände.mrc".encode("latin1")
+    return r"row 5 \(uid \d+\): blob/path is b'J7/H\\xe4nde.mrc', but text in UTF-8 is expected"
+
+
+def uid_twice(record: Record) -> str:
+    record["uid"][5] = record["uid"][3]
+    return "give every row a uid of its own"
+
+
+@pytest.mark.parametrize("change", [latin_1, uid_twice])
+def test_fields_that_cannot_be_carried_are_refused(change: Callable[[Record], str], tmp_path: Path) -> None:
+    record = particles_record()
+    complaint = change(record)
+    with pytest.raises(InputError, match=complaint):
+        read_particles(save(tmp_path / "a.cs", record))
