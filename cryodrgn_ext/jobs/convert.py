@@ -13,6 +13,7 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_par
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import Restored, restore
 from cryodrgn_ext.metadata.relion31 import as_relion31
+from cryodrgn_ext.metadata.shared_density import tilt_series_warnings
 from cryodrgn_ext.metadata.star import write_star
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
@@ -51,7 +52,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     particles = read_particles(settings.in_parts, settings.project, require_poses=False,
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
-    for note in (*particles.notes, *own_half_set_warnings(particles)):
+    for note in (*particles.notes, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
         monitor.message(f"Note: {note}")
     restored = None if settings.reference is None else _restored(settings, particles, monitor)
     if restored is not None:

@@ -170,10 +170,15 @@ class RelionSource(ParticleSource):
         return _codes(self.table.raw(label)[rows]) if label in self.table else None
 
     def _micrograph(self, rows: Rows) -> Rows:
-        """Return (n,) numbers of the micrographs, or of the stacks of a file that does not name micrographs."""
+        """Return (n,) numbers of the micrographs, of the stacks for rows that do not name one."""
         if "rlnMicrographName" in self.table:
-            return _codes(self.table.raw("rlnMicrographName")[rows])
-        return parse_image_names(self.table).stack_id[rows].astype(np.int64)
+            number = _codes(self.table.raw("rlnMicrographName")[rows])
+            if number.min(initial=0) >= 0:
+                return number
+        else:
+            number = np.full(len(rows), -1)
+        stack = parse_image_names(self.table).stack_id[rows].astype(np.int64)
+        return np.where(number >= 0, number, int(number.max(initial=-1)) + 1 + stack)
 
     @override
     def micrograph_pixel_A(self, rows: Rows) -> Float64Array:

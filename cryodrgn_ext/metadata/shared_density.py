@@ -139,6 +139,18 @@ def refuse_tilt_series(particles: ParticleSet) -> None:
         )
 
 
+def tilt_series_warnings(particles: ParticleSet) -> tuple[str, ...]:
+    """Say where rows are tilt images of particles, for jobs that hand them on without using them."""
+    groups = tilt_series(particles)
+    if groups is None:
+        return ()
+    return (
+        f"Warning: the {particles.n} rows of {particles.path} are tilt images of {int(groups.max()) + 1} particles of "
+        "a tilt series; they are handed on as they are, but what reads them as single particles, as CryoSPARC and "
+        "cryodrgn do, takes every image for a particle of its own.",
+    )
+
+
 def joined_groups(groups: Iterator[Groups] | list[Groups]) -> Groups:
     """Return the finest groups (N,) that part no row from others of its group in any of several groupings."""
     return reduce(_joined, groups)

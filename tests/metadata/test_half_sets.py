@@ -19,6 +19,7 @@ from cryodrgn_ext.metadata.shared_density import (
     joined_groups,
     refuse_tilt_series,
     tilt_series,
+    tilt_series_warnings,
 )
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import particles_record, save
@@ -93,6 +94,17 @@ def test_boxes_of_a_filament_stay_together(tmp_path: Path, style: str) -> None:
 def test_filaments_of_a_file_without_micrographs_are_told_by_the_stack(tmp_path: Path) -> None:
     builder = StarBuilder(n=N)
     del builder.columns["rlnMicrographName"], builder.columns["rlnRandomSubset"]
+    builder.columns["rlnImageName"] = [f"{i % 24 + 1:06d}@Extract/job1/mic{i // 24}.mrcs" for i in range(N)]
+    builder.columns["rlnHelicalTubeID"] = TUBES
+    assert_never_split(read_particles(builder.write(tmp_path / "a.star")), np.arange(N) // 6)
+
+
+@pytest.mark.parametrize("unnamed", [N, 48])
+def test_filaments_of_micrographs_without_a_name_are_told_by_the_stack(unnamed: int, tmp_path: Path) -> None:
+    builder = StarBuilder(n=N)
+    del builder.columns["rlnRandomSubset"]
+    names = [f"mic{i // 24}.mrc" for i in range(N)]
+    builder.columns["rlnMicrographName"] = ["None"] * unnamed + names[unnamed:]
     builder.columns["rlnImageName"] = [f"{i % 24 + 1:06d}@Extract/job1/mic{i // 24}.mrcs" for i in range(N)]
     builder.columns["rlnHelicalTubeID"] = TUBES
     assert_never_split(read_particles(builder.write(tmp_path / "a.star")), np.arange(N) // 6)
@@ -311,6 +323,8 @@ def test_tilt_images_are_refused_and_never_split(tmp_path: Path, name: str) -> N
     assert same_partition(groups, np.arange(particles.n) // tilts)
     with pytest.raises(InputError, match=rf"{particles.n} rows are tilt images of {particles.n // tilts} particles"):
         refuse_tilt_series(particles)
+    (warning,) = tilt_series_warnings(particles)  # what convert and export-cryodrgn say
+    assert f"tilt images of {particles.n // tilts} particles" in warning
     if particles.n // tilts > 1:
         assert_never_split(particles, groups)
 
