@@ -24,7 +24,7 @@ GROUND_MODULES = frozenset(
 # Lowest line first. A room may import every room of the lines below its own.
 LINES: tuple[tuple[str, ...], ...] = (
     (GROUND,),
-    ("metadata",),
+    ("metadata", "atoms"),
     ("fourier",),
     ("images", "simulate"),
     ("reconstruction",),
@@ -52,6 +52,7 @@ FILES = frozenset(
 )
 FORBIDDEN_MODULES: dict[str, frozenset[str]] = {
     "metadata": frozenset({"torch"}),
+    "atoms": frozenset({"torch"}),
     "fourier": FILES,
     **dict.fromkeys(ENTRY_POINTS, SCIENCE),
 }

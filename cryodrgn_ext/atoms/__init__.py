@@ -1,0 +1,1 @@
+"""Atomic structures: PDB and mmCIF in and out, as arrays; no torch."""

@@ -1,0 +1,54 @@
+"""Analytic slices of Gaussians against a rendered volume and against finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from cryodrgn_ext.fourier.gaussians import gaussian_slices
+
+BOX = 24
+
+
+def _model(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(3)
+    positions = 3 * torch.randn(count, 3, generator=random, dtype=torch.float64)
+    amplitudes = 1 + torch.rand(count, generator=random, dtype=torch.float64)
+    rotation = torch.from_numpy(Rotation.random(3, random_state=5).as_matrix())
+    return positions.clamp(-5, 5), amplitudes, rotation
+
+
+def test_slices_are_those_of_the_rendered_volume() -> None:
+    """The sum over the voxels of a rendered map, at every frequency of three poses, in float64."""
+    positions, amplitudes, rotation = _model(12)
+    width = 1.3
+    kx, ky = torch.arange(0.0, 9, dtype=torch.float64), torch.arange(-8.0, 9, dtype=torch.float64)
+    axis = np.arange(BOX) - BOX // 2
+    voxels = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)[:, ::-1]  # x, y, z
+    density = np.zeros(len(voxels))
+    for centre, amplitude in zip(positions.numpy(), amplitudes.numpy(), strict=True):
+        squared = ((voxels - centre) ** 2).sum(axis=1)
+        density += amplitude * np.exp(-squared / (2 * width**2)) / (2 * np.pi * width**2) ** 1.5
+    expected = []
+    for matrix in rotation.numpy():
+        seen = voxels @ matrix.T
+        along_x = np.exp(-2j * np.pi / BOX * np.outer(seen[:, 0], kx))
+        along_y = np.exp(-2j * np.pi / BOX * np.outer(seen[:, 1], ky))
+        expected.append((along_y * density[:, None]).T @ along_x)
+    slices = gaussian_slices(ky, kx, rotation, positions, amplitudes, torch.tensor(width).double(), BOX).numpy()
+    error = np.linalg.norm(slices - np.array(expected)) / np.linalg.norm(expected)
+    assert error < 1e-3
+
+
+def test_gradients_are_finite_differences() -> None:
+    """Of positions of each image's own, amplitudes and width, in float64."""
+    positions, amplitudes, rotation = _model(3)
+    own = positions.expand(3, 3, 3).clone().requires_grad_()
+    width = torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
+    k = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
+
+    def slices(where: torch.Tensor, how_much: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(gaussian_slices(k, k, rotation, where, how_much, wide, BOX))
+
+    assert torch.autograd.gradcheck(slices, (own, amplitudes.requires_grad_(), width))
