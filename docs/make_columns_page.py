@@ -25,7 +25,7 @@ size.
 
 **In the other suite's file** (`convert`, `--particles_format`). What is converted is in the second column. Everything
 else of a `.cs` goes along in columns `cdxCs...` of the STAR file and comes back from there; what of a STAR file a `.cs`
-cannot hold is listed as "Not carried", and `convert --reference` takes it from the original file on the way back.
+cannot hold is listed as "Not converted", and `convert --reference` takes it from the original file on the way back.
 """
 RELION = """## Columns of RELION
 
@@ -43,7 +43,7 @@ CRYOSPARC = """
 def relion_row(column: RelionColumn) -> str:
     """One row of the first table."""
     treatments = (column.pose, column.pixel, column.defocus)
-    cells = [f"`{column.label}`", _code(column.field) or "not carried", *map(_shown, treatments), column.note]
+    cells = [f"`{column.label}`", _code(column.field) or "not converted", *map(_shown, treatments), column.note]
     return f"| {' | '.join(cells)} |"
 
 

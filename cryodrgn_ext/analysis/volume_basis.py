@@ -95,7 +95,7 @@ def rare_region(model: Heterogeneity, level: float = 0.5) -> NDArray[np.bool_] |
     """Voxels (D, D, D) in which what a rare state adds exceeds ``level`` times its own maximum; None without any.
 
     A few images show density of their own more weakly than all together show the rest: it may be below half of a
-    volume's maximum, and the volume is nevertheless told by it.
+    volume's maximum, and nevertheless be all that distinguishes the volume.
     """
     if not isinstance(model, Linear):
         return None

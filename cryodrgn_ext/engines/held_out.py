@@ -1,4 +1,4 @@
-"""What single images gain by a model over the average structure, measured on images that it was not learned from."""
+"""Gain of single images by a model over the average structure, measured on images that it was not learned from."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ class Weighed(Protocol):
 
 
 def weighed(model: object) -> HeldOut | None:
-    """What images gain by an engine's result, where it was measured."""
+    """Gain of images by an engine's result, where it was measured."""
     return HeldOut.from_numbers(model.held_out) if isinstance(model, Weighed) and model.held_out else None

@@ -35,8 +35,6 @@ class GroupGeometry:
     ----------
     native_box : int
         Pixels of the images on disk.
-    native_pixel_size_A : float
-        Their pixel size.
     pixel_size_A : float
         Extent of the images divided by the working box: what a shift in working pixels is measured in.
     frequency_scale : float
@@ -49,7 +47,6 @@ class GroupGeometry:
     """
 
     native_box: int
-    native_pixel_size_A: float
     pixel_size_A: float
     frequency_scale: float
     value_scale: float
@@ -114,7 +111,6 @@ class WorkingGeometry:
             groups.append(
                 GroupGeometry(
                     native_box=native_box,
-                    native_pixel_size_A=native_pixel,
                     pixel_size_A=native_box * native_pixel / box,
                     frequency_scale=scale,
                     value_scale=(native_pixel / model_pixel) ** 2 * (pixel_sizes_A[reference] / model_pixel),

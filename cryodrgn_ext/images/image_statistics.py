@@ -38,7 +38,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What was found of each image.
+    """Findings on each image.
 
     Attributes
     ----------

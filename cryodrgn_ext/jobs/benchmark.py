@@ -33,7 +33,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of N particles: state (N,), coordinates (N, L), and where to get the map of a state."""
+    """Known truth of N particles: state (N,), coordinates (N, L), and where to get the map of a state."""
 
     state: NDArray[np.int64]
     coordinates: NDArray[np.float64]

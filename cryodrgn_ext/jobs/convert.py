@@ -105,17 +105,17 @@ def _write_star(settings: ConvertSettings, particles: ParticleSet, restored: Res
             return
         write_particles_star(particles, settings.o)
         return
-    conversion = star_from_cs(particles, carry=settings.carry, flip_y=settings.flip_y)
+    conversion = star_from_cs(particles, embed=settings.carry, flip_y=settings.flip_y)
     for what, fields in (
         ("RELION has no columns for these fields", conversion.foreign),
         ("RELION has columns for these fields, but they are not converted", conversion.unconverted),
     ):
-        along = [field for field in fields if field not in conversion.not_carried]
+        along = [field for field in fields if field not in conversion.lost]
         if along:
             monitor.message(
                 f"{what}; they go along in columns cdxCs..., which the way back to a .cs reads: {', '.join(along)}"
             )
-    list_lost(conversion.not_carried, "a STAR file", monitor)
+    list_lost(conversion.lost, "a STAR file", monitor)
     for note in conversion.notes:
         monitor.message(f"Note: {note}.")
     say_dark(particles, monitor)
@@ -134,7 +134,7 @@ def _write_group(
         fields = write_particles_cs(particles, path, columns)
     else:
         conversion = cs_from_star(particles, dark=settings.contrast == "black", flip_y=settings.flip_y)
-        list_lost(conversion.not_carried, "a .cs file", monitor)
+        list_lost(conversion.lost, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")
         fields = write_cs(path, conversion.table, None, columns)

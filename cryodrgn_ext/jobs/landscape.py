@@ -296,7 +296,7 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
 
     @property
     def _found(self) -> str:
-        """What is known of the clusters: they are the model's, and only images can tell whether they are real."""
+        """Verdict on the clusters: they are the model's, and only images can tell whether they are real."""
         result = self.inputs.result
         own = overall([Conclusion(NOT_TESTED, reason="run validate on this directory: it asks the images")], "cluster")
         earlier = require_record(result.directory, result.job)["results"].get("found")

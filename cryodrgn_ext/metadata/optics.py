@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -56,10 +55,6 @@ class OpticsGroup:
         RELION's coefficients in rad, in RELION's order; empty when not given.
     mag_matrix : 2 x 2 nested tuple
         rlnMagMat00, 01; 10, 11: anisotropic magnification, the identity when not given.
-    mtf_path : Path or None
-        rlnMtfFileName as written.
-    original_pixel_size_A : float or None
-        Pixel size of the micrographs before binning, the scale of the MTF.
     ctf_premultiplied : bool
         Whether the images were multiplied by their CTF.
     made_of : int or None
@@ -77,8 +72,6 @@ class OpticsGroup:
     odd_zernike: tuple[float, ...] = ()
     even_zernike: tuple[float, ...] = ()
     mag_matrix: Matrix2 = _IDENTITY
-    mtf_path: Path | None = None
-    original_pixel_size_A: float | None = None
     ctf_premultiplied: bool = False
     made_of: int | None = None
 
@@ -173,8 +166,6 @@ def _read_group(
             f"{table.describe_row(row)}: the images are three-dimensional (subtomograms), which are not supported; "
             "give 2D particles"
         )
-    mtf = text["rlnMtfFileName"][row] if "rlnMtfFileName" in text else ""
-    original = number("rlnMicrographOriginalPixelSize")
     group = OpticsGroup(
         name=text["rlnOpticsGroupName"][row] if "rlnOpticsGroupName" in text else f"opticsGroup{group_number}",
         number=group_number,
@@ -190,8 +181,6 @@ def _read_group(
             (number("rlnMagMat00", 1.0), number("rlnMagMat01")),
             (number("rlnMagMat10"), number("rlnMagMat11", 1.0)),
         ),
-        mtf_path=None if mtf in ("", "None") else Path(mtf),
-        original_pixel_size_A=original if original > 0 else None,
         ctf_premultiplied=number("rlnCtfDataAreCtfPremultiplied") != 0,
     )
     return check_optics(group, lambda: table.describe_row(row))

@@ -164,11 +164,11 @@ def _poses_differ(particles: ParticleSet, chosen: ParticleSet) -> bool:
 def _ctf_changes(particles: ParticleSet, chosen: ParticleSet) -> npt.NDArray[np.bool_]:
     """Return (N,) whether defocus or phase shift differ."""
     mine, theirs = particles.ctf, chosen.ctf
-    turn = np.remainder(mine.defocus_angle_rad - theirs.defocus_angle_rad + np.pi / 2, np.pi) - np.pi / 2
+    difference = np.remainder(mine.defocus_angle_rad - theirs.defocus_angle_rad + np.pi / 2, np.pi) - np.pi / 2
     changed: npt.NDArray[np.bool_] = (
         (np.abs(mine.defocus_u_A - theirs.defocus_u_A) > DEFOCUS_TOLERANCE_A)
         | (np.abs(mine.defocus_v_A - theirs.defocus_v_A) > DEFOCUS_TOLERANCE_A)
-        | (np.abs(turn) > ANGLE_TOLERANCE_RAD)
+        | (np.abs(difference) > ANGLE_TOLERANCE_RAD)
         | (np.abs(mine.phase_shift_rad - theirs.phase_shift_rad) > ANGLE_TOLERANCE_RAD)
     )
     return changed

@@ -239,7 +239,7 @@ class RelionSource(ParticleSource):
 
     @override
     def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:
-        labels = [label for field in EXPANSION for label in self.table.columns if _is_carried(label, field)]
+        labels = [label for field in EXPANSION for label in self.table.columns if _is_embedded(label, field)]
         if len(labels) != len(EXPANSION):
             return None
         source, copy = (np.array([int(text) for text in self.table.raw(label).tolist()], np.uint64) for label in labels)
@@ -254,7 +254,7 @@ class RelionSource(ParticleSource):
         return Positions(tuple(names.tolist()), code.astype(np.int64), xy_px)
 
 
-def _is_carried(label: str, field: str) -> bool:
+def _is_embedded(label: str, field: str) -> bool:
     return label.startswith(f"cdxCs.{field.replace('/', '.')}.u")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.carried_fields import PREFIX, fields_of_columns
 from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field, relion_column
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
+from cryodrgn_ext.metadata.embedded_fields import PREFIX, fields_of_columns
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
@@ -32,7 +32,7 @@ _STATISTICS = {
     "error": 0, "error_min": 0, "resid_pow": 0, "slice_pow": 0, "image_pow": 0, "cross_cor": 0, "alpha": 1,
     "alpha_min": 0, "weight": 0, "pose_ess": 0, "shift_ess": 0, "class_posterior": 1, "class_ess": 1,
 }  # fmt: skip
-# What a STAR file does not tell: fields that a conversion from a .cs carried along go before these.
+# What a STAR file does not tell: fields that a conversion from a .cs put into columns of ours go before these.
 _NEUTRAL = frozenset({
     "blob/sign", "blob/import_sig", "ctf/type", "ctf/scale_const", "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A",
     "location/micrograph_uid", *(f"{ALIGNMENTS}/{name}" for name in _STATISTICS),
@@ -52,14 +52,14 @@ class CsConversion:
     Attributes
     ----------
     table : CsTable
-    not_carried : tuple of str
+    lost : tuple of str
         Columns of the STAR file whose values the .cs does not hold.
     notes : tuple of str
         What had to be assumed; one sentence each.
     """
 
     table: CsTable
-    not_carried: tuple[str, ...]
+    lost: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -90,16 +90,16 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     dark = dark or particles.source.dark_on_light(particles.row_id) == n
     columns: dict[str, AnyArray] = {"uid": particles.uid}
     columns |= _blob(particles, dark)
-    carried = fields_of_columns(particles.table, particles.row_id)
-    if _realigned_in_2d(particles, carried):
-        carried = {field: values for field, values in carried.items() if not field.startswith(f"{ALIGNMENTS_2D}/")}
+    embedded = fields_of_columns(particles.table, particles.row_id)
+    if _realigned_in_2d(particles, embedded):
+        embedded = {field: values for field, values in embedded.items() if not field.startswith(f"{ALIGNMENTS_2D}/")}
         notes.append("classes or origins have changed: the 2D alignments that came along (alignments2D) are left out")
-    exposure = _exposure_ids(particles, carried.get("ctf/exp_group_id"))
+    exposure = _exposure_ids(particles, embedded.get("ctf/exp_group_id"))
     columns |= _ctf(particles, exposure)
-    location = _location(particles, exposure, carried, flip_y)
+    location = _location(particles, exposure, embedded, flip_y)
     columns |= location
     if particles.has_poses:
-        columns |= _pose_fields(particles, carried.get(f"{ALIGNMENTS}/psize_A"), carried.get(f"{ALIGNMENTS}/pose"))
+        columns |= _pose_fields(particles, embedded.get(f"{ALIGNMENTS}/psize_A"), embedded.get(f"{ALIGNMENTS}/pose"))
         columns |= {f"{ALIGNMENTS}/{name}": np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
         columns[f"{ALIGNMENTS}/class"] = _classes(particles).astype(np.uint32)
         if particles.half_set.all():
@@ -107,48 +107,48 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
         else:
             notes.append("the particles have no half-sets: alignments3D/split is left out")
     elif particles.half_set.any():
-        notes.append("half-sets are not carried, because without orientations there is no alignments3D/split")
+        notes.append("half-sets are not converted, because without orientations there is no alignments3D/split")
     present = [label for label in _LOCATION if label in particles.table]
-    if present and not location and "location/center_x_frac" not in carried:
+    if present and not location and "location/center_x_frac" not in embedded:
         notes.append(
-            "positions on micrographs are not carried: CryoSPARC wants them as fractions of the micrograph, and "
+            "positions on micrographs are not converted: CryoSPARC wants them as fractions of the micrograph, and "
             "its size is not known (the micrographs are not found from the project directory, or have no name)"
         )
-    if "location/micrograph_uid" in location and "location/micrograph_uid" not in carried:
+    if "location/micrograph_uid" in location and "location/micrograph_uid" not in embedded:
         notes.append(
             "location/micrograph_uid is invented (made from the micrograph's name): CryoSPARC does not know the "
             "particles' micrographs by it"
         )
-    columns |= _carried_fields(particles, carried, columns)
-    if "blob/sign" not in carried:
+    columns |= _embedded_fields(particles, embedded, columns)
+    if "blob/sign" not in embedded:
         notes.append(
             "blob/sign is -1: the particles are taken to be dark on light"
             if dark
             else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
         )
-    return CsConversion(CsTable(particles.path, columns), _not_carried(particles, columns), tuple(notes))
+    return CsConversion(CsTable(particles.path, columns), _lost_columns(particles, columns), tuple(notes))
 
 
-def _realigned_in_2d(particles: ParticleSet, carried: dict[str, AnyArray]) -> bool:
+def _realigned_in_2d(particles: ParticleSet, embedded: dict[str, AnyArray]) -> bool:
     """Whether particles without 3D poses have other classes or origins than their 2D alignments that came along."""
     if particles.has_poses:
         return False
-    classes, shift = carried.get(f"{ALIGNMENTS_2D}/class"), carried.get(f"{ALIGNMENTS_2D}/shift")
+    classes, shift = embedded.get(f"{ALIGNMENTS_2D}/class"), embedded.get(f"{ALIGNMENTS_2D}/shift")
     if classes is not None and not np.array_equal(classes, _classes(particles)):
         return True
-    pixel_A = carried.get(f"{ALIGNMENTS_2D}/psize_A", particles.pixel_size_A)
+    pixel_A = embedded.get(f"{ALIGNMENTS_2D}/psize_A", particles.pixel_size_A)
     return shift is not None and bool(np.abs(shift * pixel_A[:, None] + particles.shift_A).max() > _SAME_SHIFT_A)
 
 
-def _carried_fields(
-    particles: ParticleSet, carried: dict[str, AnyArray], columns: dict[str, AnyArray]
+def _embedded_fields(
+    particles: ParticleSet, embedded: dict[str, AnyArray], columns: dict[str, AnyArray]
 ) -> dict[str, AnyArray]:
-    """Return the carried fields that go before what was converted: those that a STAR file does not tell.
+    """Return the embedded fields that go before what was converted: those that a STAR file does not tell.
 
     What describes an alignment goes with its pose only: rows that were aligned anew keep the neutral values.
     """
-    taken = {field: values for field, values in carried.items() if field not in columns or field in _NEUTRAL}
-    old_pose = carried.get(f"{ALIGNMENTS}/pose")
+    taken = {field: values for field, values in embedded.items() if field not in columns or field in _NEUTRAL}
+    old_pose = embedded.get(f"{ALIGNMENTS}/pose")
     if not particles.has_poses or old_pose is None:
         return taken
     same = _same_rotation(old_pose, particles)
@@ -296,16 +296,16 @@ def _classes(particles: ParticleSet) -> AnyArray:
 
 
 def _location(
-    particles: ParticleSet, exposure: AnyArray, carried: dict[str, AnyArray], flip_y: bool
+    particles: ParticleSet, exposure: AnyArray, embedded: dict[str, AnyArray], flip_y: bool
 ) -> dict[str, AnyArray]:
-    """Return location/* when the micrographs' shape (N, 2) was carried, or all have readable headers; else nothing."""
+    """Return location/* when the micrographs' shape (N, 2) was embedded, or all have readable headers; else nothing."""
     table, rows = particles.table, particles.row_id
     if "rlnMicrographName" not in table:
         return {}
     distinct, code = np.unique(table.text("rlnMicrographName")[rows], return_inverse=True)
     if any(label not in table for label in _LOCATION):  # the fractions may have come along
-        return {"location/micrograph_path": as_column(distinct)[code]} if "location/center_x_frac" in carried else {}
-    shape = carried.get("location/micrograph_shape")
+        return {"location/micrograph_path": as_column(distinct)[code]} if "location/center_x_frac" in embedded else {}
+    shape = embedded.get("location/micrograph_shape")
     if shape is None or np.any(shape == 0):
         shape = _micrograph_shapes(particles, distinct.tolist(), code)
     if shape is None or np.any(shape == 0):
@@ -317,7 +317,7 @@ def _location(
     if flip_y:
         fractions["center_y_frac"] = 1.0 - fractions["center_y_frac"]
     for name, fraction in fractions.items():
-        old = carried.get(f"location/{name}", fraction)
+        old = embedded.get(f"location/{name}", fraction)
         fractions[name] = np.where(np.abs(old - fraction) < _SAME_FRACTION, old, fraction)
     return {
         "location/micrograph_uid": uid[code],
@@ -340,7 +340,7 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
     return np.array(sizes)[code]
 
 
-def _not_carried(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple[str, ...]:
+def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple[str, ...]:
     """Return the columns of the STAR file whose content is in none of the fields ``columns``."""
     lost = []
     tables = {name: table for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)}

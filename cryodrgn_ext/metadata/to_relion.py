@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.carried_fields import columns_of_fields
 from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, class_index
 from cryodrgn_ext.metadata.cryosparc_particles import UNCONVERTED_ABERRATIONS
 from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.embedded_fields import columns_of_fields
 from cryodrgn_ext.metadata.filaments import filament_columns
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.relion31 import optics_table
@@ -48,7 +48,7 @@ class StarConversion:
         Fields of the .cs for which RELION has no column.
     unconverted : tuple of str
         Fields for which RELION has a column, but that are not converted.
-    not_carried : tuple of str
+    lost : tuple of str
         Those of both whose values the STAR file does not hold in columns of ours either.
     notes : tuple of str
         What had to be assumed, one sentence each.
@@ -57,7 +57,7 @@ class StarConversion:
     star: StarFile
     foreign: tuple[str, ...]
     unconverted: tuple[str, ...]
-    not_carried: tuple[str, ...]
+    lost: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -65,7 +65,7 @@ def star_from_cs(
     particles: ParticleSet,
     extra_columns: Mapping[str, Values] | None = None,
     *,
-    carry: bool = True,
+    embed: bool = True,
     flip_y: bool = True,
 ) -> StarConversion:
     """Convert particles of a .cs, with the poses that the set has now.
@@ -79,8 +79,8 @@ def star_from_cs(
         From a .cs.
     extra_columns : mapping of str to (N,) values, optional
         To append or replace.
-    carry : bool
-        Put what is not converted into columns of ours (:mod:`cryodrgn_ext.metadata.carried_fields`).
+    embed : bool
+        Put what is not converted into columns of ours (:mod:`cryodrgn_ext.metadata.embedded_fields`).
     flip_y : bool
         Count y from the other edge of the micrograph, as the two programs do unless something turned it already.
 
@@ -101,11 +101,11 @@ def star_from_cs(
     columns[UID_COLUMN] = particles.uid
     left = _unconverted_fields(table, particles, set(columns))
     lost = left
-    if carry:
+    if embed:
         companions = [field for field in _COMPANIONS if field in table and table.columns[field].ndim <= 2]
-        carried, lost = columns_of_fields(table, dict.fromkeys([*left, *companions]), particles.row_id)
+        embedded, lost = columns_of_fields(table, dict.fromkeys([*left, *companions]), particles.row_id)
         lost = tuple(field for field in lost if field in left)
-        columns |= carried
+        columns |= embedded
     columns |= dict(extra_columns or {})
     for label, values in columns.items():
         if len(values) != particles.n:
@@ -115,7 +115,7 @@ def star_from_cs(
         star,
         foreign=tuple(field for field in left if not cryosparc_field(field).counterpart),
         unconverted=tuple(field for field in left if cryosparc_field(field).counterpart),
-        not_carried=lost,
+        lost=lost,
         notes=(*_position_notes(table), *filaments.notes),
     )
 

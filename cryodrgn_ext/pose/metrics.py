@@ -86,13 +86,10 @@ class PoseAlignment:
         From the coordinates of the poses to those of the reference.
     errors : PoseErrors
         After it.
-    median_deg_other_hand : float or None
-        Median rotation error of the other hand at its own best alignment; None when only one was tried.
     """
 
     transform: CoordinateTransform
     errors: PoseErrors
-    median_deg_other_hand: float | None
 
 
 def align_poses(poses: Poses, reference: Poses, both_hands: bool = True) -> PoseAlignment:
@@ -129,11 +126,7 @@ def align_poses(poses: Poses, reference: Poses, both_hands: bool = True) -> Pose
     shift = _shift_between(rotated, ours_px - theirs_px, agreeing)
     transform = CoordinateTransform(chosen.rotation, shift, mirrored)
     errors = _errors(*transform.arrays(ours, given_px), theirs, theirs_px)
-    other = None
-    if both_hands:
-        elsewhere = transforms[not mirrored].arrays(ours, given_px)
-        other = float(np.median(_errors(*elsewhere, theirs, theirs_px).degrees))
-    return PoseAlignment(transform, errors, other)
+    return PoseAlignment(transform, errors)
 
 
 def _agreeing(degrees: FloatArray) -> NDArray[np.bool_]:

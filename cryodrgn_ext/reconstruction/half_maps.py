@@ -36,8 +36,6 @@ class HalfMaps:
     resolution_A : float
         Where the FSC falls below 0.143.
     pixel_size_A : float
-    n_half1, n_half2 : int
-        Particles in each half.
     symmetry : PointGroup
         That was imposed.
     """
@@ -48,8 +46,6 @@ class HalfMaps:
     fsc: NDArray[np.float64]
     resolution_A: float
     pixel_size_A: float
-    n_half1: int
-    n_half2: int
     symmetry: PointGroup = C1
 
 
@@ -79,8 +75,6 @@ def combine_halves(
         fsc=curve,
         resolution_A=resolution_A(curve, pixel_size_A, d, GOLD_STANDARD_FSC),
         pixel_size_A=pixel_size_A,
-        n_half1=sums1.n_particles,
-        n_half2=sums2.n_particles,
         symmetry=sums1.symmetry,
     )
 

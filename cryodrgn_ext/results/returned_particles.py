@@ -95,7 +95,7 @@ def say_conversion(particles: ParticleSet, path: Path, monitor: Monitor) -> None
         return
     if particles.source.format == "star":
         conversion = cs_from_star(particles)
-        list_lost(conversion.not_carried, "a .cs file", monitor)
+        list_lost(conversion.lost, "a .cs file", monitor)
         for note in conversion.notes:
             monitor.message(f"Note: {note}.")
         return
@@ -106,7 +106,7 @@ def list_lost(fields: Sequence[str], target: str, monitor: Monitor) -> None:
     """Name columns or fields that a conversion cannot carry."""
     if fields:
         monitor.message(
-            f"Not carried ({target} has no place for them; convert --reference restores them on the way back): "
+            f"Not converted ({target} has no place for them; convert --reference restores them on the way back): "
             f"{', '.join(fields)}"
         )
 

@@ -26,7 +26,7 @@ PERMUTATIONS = 99
 
 @dataclass(frozen=True)
 class Association:
-    """What one covariate explains.
+    """Share that one covariate explains.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What an image is known by beside its structure: view, defocus, scale, noise, micrograph, optics group.
+"""Covariates of an image beside its structure: view, defocus, scale, noise, micrograph, optics group.
 
 Latents and states may follow these: for no reason (chance), because refinement or microscope went with them, or because
 the molecule did (a motion that ice of another thickness hinders). How much they explain is found by linear regression
@@ -75,7 +75,7 @@ class Design:
     rank: int
 
     def residual(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the covariate does not explain of values (n,) or (n, k)."""
+        """Remainder that the covariate does not explain of values (n,) or (n, k)."""
         if self.basis is not None:
             centred = values - values.mean(axis=0)
             return np.asarray(centred - self.basis @ (self.basis.T @ centred))

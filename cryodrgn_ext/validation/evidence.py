@@ -35,13 +35,9 @@ class Evidence:
         Correlation of the two halves' difference maps to the consensus, inside the mask.
     null_halves : ndarray
         (m,) the same of random subsets with the sizes of the states.
-    halves_strength : float
-        Inner product of the two difference maps, in units of what random subsets of this size have of noise: a
-        correlation where there is no difference, and without its bound of 1 where there is one.
-    null_strength : ndarray
-        (m,) the same of the random subsets.
     halves_p : float
-        Chance that one more random subset has this strength (one-sided t-test of one value against a sample).
+        Chance that one more random subset has such a strength (one-sided t-test of one value against a sample), see
+        :meth:`RandomSubsets.strength`.
     single : SingleImages
         What single images show of the difference, outside of changes that are none of the molecule.
     n_states : int
@@ -53,8 +49,6 @@ class Evidence:
     verdict: Verdict
     halves: float
     null_halves: NDArray[np.float64]
-    halves_strength: float
-    null_strength: NDArray[np.float64]
     halves_p: float
     single: SingleImages
     n_states: int = 1
@@ -149,10 +143,10 @@ def judge(
     halves_p = float(student.sf((strength - null.mean()) / spread, len(null) - 1))
     distinct = max(halves_p, single.p) < SIGNIFICANCE / n_states
     verdict = Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE
-    return Evidence(verdict, products.correlation, random.correlations, strength, null, halves_p, single, n_states)
+    return Evidence(verdict, products.correlation, random.correlations, halves_p, single, n_states)
 
 
 def not_tested(reason: str) -> Evidence:
     """Evidence of a state that cannot be compared."""
     nan, none = np.nan, np.empty(0)
-    return Evidence(Verdict.NOT_TESTED, nan, none, nan, none, nan, NOTHING, 1, reason)
+    return Evidence(Verdict.NOT_TESTED, nan, none, nan, NOTHING, 1, reason)

@@ -1,9 +1,9 @@
 """How large the errors of the poses are, and how much images differ in scale, as the images themselves say.
 
-Each image's shift, turn and scale against the consensus are estimated twice, from two disjoint sets of coefficients,
+Each image's shift, rotation and scale against the consensus are estimated twice, from disjoint sets of coefficients,
 by least squares on the derivatives of its expected image. The noise of the two estimates is independent, so that the
 covariance over the images is the variance of the errors, free of noise. Structural differences that look like shifts or
-turns count as errors: for heterogeneous particles the sizes are upper bounds.
+rotations count as errors: for heterogeneous particles the sizes are upper bounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ImageErrors:
 
     Attributes
     ----------
-    turn_rad : float
+    rotation_rad : float
         Of the orientation, about each axis of the molecule.
     shift_px : float
         Of the shift, along each axis of the image, in pixels of the working box.
@@ -40,7 +40,7 @@ class ImageErrors:
         Of the scale of the signal, whose mean is 1.
     """
 
-    turn_rad: float
+    rotation_rad: float
     shift_px: float
     scale: float
 
@@ -61,8 +61,8 @@ def measure_errors(
     consensus : ndarray
         (D, D, D) map of all.
     mask : ndarray
-        (D, D, D) of the particle: noise around it would pass for what turns do far from the centre, and make them look
-        smaller than they are.
+        (D, D, D) of the particle: noise around it would pass for what rotations do far from the centre, and make them
+        look smaller than they are.
     radius : int
         Largest |k| to look at (cycles per box): that of the consensus' resolution.
     seed : int
@@ -88,8 +88,8 @@ def measure_errors(
             out.append(_fit(changes[:, :, part], residual[:, part]))
     first, second = (torch.cat(parts) for parts in found)
     variance = _shared_variance(first, second)
-    shift, turn = float(variance[1:3].mean()), float(variance[3:].mean())
-    return ImageErrors(math.sqrt(max(turn, 0)), math.sqrt(max(shift, 0)), math.sqrt(max(float(variance[0]), 0)))
+    shift, rotation = float(variance[1:3].mean()), float(variance[3:].mean())
+    return ImageErrors(math.sqrt(max(rotation, 0)), math.sqrt(max(shift, 0)), math.sqrt(max(float(variance[0]), 0)))
 
 
 def _fit(changes: Tensor, residual: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class MatchedState:
 
 @dataclass(frozen=True)
 class HalvesFinding:
-    """What both models have.
+    """States that both models have.
 
     Attributes
     ----------

@@ -5,11 +5,11 @@ refinement got wrong or the microscope did: particles are stronger or weaker, tu
 have. To first and second order in these errors an image of the consensus V changes by
 
     dX = s X + d (dCTF / d defocus) V + m (slices of x . grad V) + b k^2 X
-         + t . (-2 pi i k / D) X + w . (slices of -(x cross grad V)) + (products of two shifts or turns),
+         + t . (-2 pi i k / D) X + w . (slices of -(x cross grad V)) + (products of two shifts or rotations),
 
 which spans a small space per image. A difference that is looked for in single images is taken outside of that space:
 what remains can be no error of scale, defocus, pixel size, blur or pose. Real motions keep a part outside; the part
-that a shift or a turn of the whole particle could make is given up. The unfiltered, the filtered and the masked
+that a shift or a rotation of the whole particle could make is given up. The unfiltered, the filtered and the masked
 consensus all belong to the space, since the difference map is filtered and masked while the images are not.
 """
 
@@ -41,7 +41,7 @@ class ExpectedChanges:
     radial : FourierVolume
         What a pixel of another size makes of the filtered consensus.
     first : tuple of FourierVolume
-        The filtered consensus' derivatives with respect to turns about x, y, z.
+        The filtered consensus' derivatives with respect to rotations about x, y, z.
     second : tuple of FourierVolume
         Its six second derivatives.
     """

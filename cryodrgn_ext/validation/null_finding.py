@@ -1,4 +1,4 @@
-"""What a job finds in images of one structure, and what that means for its own states."""
+"""Findings of a job in images of one structure, and what they mean for its own states."""
 
 from __future__ import annotations
 

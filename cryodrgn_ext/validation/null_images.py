@@ -115,9 +115,11 @@ class _NullImages:
     def _turned(self, rows: Tensor, rng: np.random.Generator) -> Poses:
         """Poses that the particles have, when those that they are said to have are wrong."""
         given = self.images.poses[rows.to(self.images.rotation.device)].to("cpu", torch.float32)
-        turn = Rotation.from_rotvec(rng.normal(0, self.errors.turn_rad, (len(rows), 3))).as_matrix()
+        rotation = Rotation.from_rotvec(rng.normal(0, self.errors.rotation_rad, (len(rows), 3))).as_matrix()
         shift = rng.normal(0, self.errors.shift_px, (len(rows), 2))
-        return Poses(given.rotation @ torch.from_numpy(turn).float(), given.shift_px + torch.from_numpy(shift).float())
+        return Poses(
+            given.rotation @ torch.from_numpy(rotation).float(), given.shift_px + torch.from_numpy(shift).float()
+        )
 
     def _scales(self, measured: Tensor, rng: np.random.Generator) -> Tensor:
         """Scales as different as the true ones: those measured, without the spread that noise has given them."""

@@ -35,7 +35,7 @@ TYING = (VIEW, MICROGRAPH, OPTICS_GROUP)
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What is concluded of a state.
+    """Conclusion on a state.
 
     Attributes
     ----------

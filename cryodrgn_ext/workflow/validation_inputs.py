@@ -1,4 +1,4 @@
-"""What a validate job starts from: a result, sets of its particles, a mask, and how the images are prepared."""
+"""Inputs of a validate job: a result, sets of its particles, a mask, and how the images are prepared."""
 
 from __future__ import annotations
 

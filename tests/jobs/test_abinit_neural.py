@@ -11,13 +11,13 @@ import pytest
 from cryodrgn_ext.engines.neural.tilt_pairs import tilt_rotation
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.images.maps import read_map
-from cryodrgn_ext.jobs import abinit_neural
 from cryodrgn_ext.jobs.abinit import abinit
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.latent_tables import read_latent_table
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from cryodrgn_ext.workflow.abinit import abinit_neural
 from tests.jobs import fake_poses
 from tests.monitors import said_by
 

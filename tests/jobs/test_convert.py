@@ -65,14 +65,14 @@ def test_there_and_back() -> None:
 def test_losses_are_listed() -> None:
     StarBuilder().write(Path("a.star"))
     said = converted("a.star", "b.cs")
-    line = next(line for line in said.splitlines() if line.startswith("Not carried"))
+    line = next(line for line in said.splitlines() if line.startswith("Not converted"))
     assert "rlnSomethingUnknown" in line
     assert "rlnDefocusU" not in line
     assert "blob/sign is 1" in said
     assert "blob/sign is -1" in converted("a.star", "c.cs", contrast="black")
     assert (Dataset.load("c.cs")["blob/sign"] == -1).all()
     save(Path("a.cs"), particles_record())
-    assert "Not carried" in converted("a.cs", "d.star", carry=False)
+    assert "Not converted" in converted("a.cs", "d.star", carry=False)
 
 
 def test_reference_gives_the_original_back() -> None:

@@ -12,7 +12,6 @@ import yaml
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs import relion_check
 from cryodrgn_ext.jobs.convert import convert
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
@@ -20,6 +19,7 @@ from cryodrgn_ext.options.convert import ConvertSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.simulate import load_truth
+from cryodrgn_ext.workflow import relion_check
 from cryodrgn_ext.workflow.relion_check import compare_differences
 from tests.jobs.conftest import SETTINGS, FinishedProject
 from tests.jobs.fake_engine import FakeEngine

@@ -206,7 +206,7 @@ def test_what_the_table_says_of_a_cs_is_what_conversion_does(tmp_path: Path) -> 
         else:
             builder.columns[label] = [value] * 8
     builder.optics["rlnMagMat01"] = builder.optics["rlnMagMat10"] = ["0", "0"]
-    lost = set(cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).not_carried)
+    lost = set(cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).lost)
     present = (*builder.columns, *builder.optics)
     expected = {one.label for one in RELION_COLUMNS if not one.field and one.label in present}
     # Positions need the micrographs, which are not there.

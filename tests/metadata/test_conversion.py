@@ -72,7 +72,7 @@ def test_cs_to_star_to_cs_gives_every_field_back(cs_particles: ParticleSet, tmp_
     record = particles_record()
     conversion = star_from_cs(cs_particles)
     assert {"blob/sign", "alignments3D/error", "location/micrograph_uid"} <= set(conversion.foreign)
-    assert conversion.not_carried == ()
+    assert conversion.lost == ()
     write_star(tmp_path / "a.star", conversion.star)
     write_cs(tmp_path / "b.cs", cs_from_star(read_particles(tmp_path / "a.star")).table)
     back = np.load(tmp_path / "b.cs", allow_pickle=False)
@@ -88,14 +88,14 @@ def test_cs_to_star_to_cs_gives_every_field_back(cs_particles: ParticleSet, tmp_
 
 
 def test_without_carrying_what_is_lost_is_named(cs_particles: ParticleSet, tmp_path: Path) -> None:
-    conversion = star_from_cs(cs_particles, carry=False)
-    assert {"blob/sign", "alignments3D/error", "ctf/type"} <= set(conversion.not_carried)
+    conversion = star_from_cs(cs_particles, embed=False)
+    assert {"blob/sign", "alignments3D/error", "ctf/type"} <= set(conversion.lost)
     assert not {"alignments3D/pose", "ctf/df1_A", "location/center_x_frac", "ctf/trefoil_A"} & set(conversion.foreign)
-    _, table = as_star(cs_particles, tmp_path / "a.star", carry=False)
+    _, table = as_star(cs_particles, tmp_path / "a.star", embed=False)
     assert not [name for name in table.columns if name.startswith("cdxCs")]
 
 
-def test_poses_changed_in_relion_win_over_what_was_carried(cs_particles: ParticleSet, tmp_path: Path) -> None:
+def test_poses_changed_in_relion_win_over_what_was_embedded(cs_particles: ParticleSet, tmp_path: Path) -> None:
     write_particles_star(cs_particles, tmp_path / "a.star")
     star = read_particles(tmp_path / "a.star")
     turned = star.rotation.copy()
@@ -148,7 +148,7 @@ def test_star_as_cs(style: str, star_builder: type[StarBuilder], tmp_path: Path)
     assert table["blob/idx"].tolist() == [0, 1, 2, 3] * 2
     np.testing.assert_allclose(table["ctf/tilt_A"][0], 2.7e7 * np.sin([0.5e-3, -0.25e-3]), rtol=1e-6)
     np.testing.assert_allclose(table["ctf/anisomag"][0], [0.02, 0.01, 0.01, -0.02], atol=1e-7)
-    assert {"rlnOddZernike", "rlnSomethingUnknown", "rlnCoordinateX"} <= set(conversion.not_carried)
+    assert {"rlnOddZernike", "rlnSomethingUnknown", "rlnCoordinateX"} <= set(conversion.lost)
     assert any("positions on micrographs" in note for note in conversion.notes)
     dtypes = {name: column.dtype for name, column in table.items()}
     assert dtypes["uid"] == np.uint64
@@ -171,7 +171,7 @@ def test_coordinates_need_the_size_of_the_micrograph(
     np.testing.assert_allclose(table["location/center_x_frac"][:4], x[:4] / 4000, rtol=1e-6)
     np.testing.assert_allclose(table["location/center_y_frac"], 1 - y / 3000, rtol=1e-5)
     assert len(np.unique(table["location/micrograph_uid"])) == 2
-    assert "rlnCoordinateX" not in conversion.not_carried
+    assert "rlnCoordinateX" not in conversion.lost
 
 
 def test_star_to_cs_to_star_with_reference_is_the_original(star_builder: type[StarBuilder], tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_particle_that_the_reference_lacks(cs_particles: ParticleSet) -> None:
 
 def test_reference_that_is_a_cs_restores_fields(cs_particles: ParticleSet, tmp_path: Path) -> None:
     record = particles_record()
-    write_star(tmp_path / "a.star", star_from_cs(cs_particles, carry=False).star)
+    write_star(tmp_path / "a.star", star_from_cs(cs_particles, embed=False).star)
     restored = restore(read_particles(tmp_path / "a.star"), cs_particles)
     assert restored.updated == ()
     assert restored.particles.source.format == "cs"
@@ -228,7 +228,7 @@ def test_reference_that_is_a_cs_restores_fields(cs_particles: ParticleSet, tmp_p
     assert np.array_equal(np.load(tmp_path / "b.cs", allow_pickle=False), record)
 
 
-def test_carried_columns_that_were_cut_are_refused(cs_particles: ParticleSet, tmp_path: Path) -> None:
+def test_embedded_columns_that_were_cut_are_refused(cs_particles: ParticleSet, tmp_path: Path) -> None:
     write_particles_star(cs_particles, tmp_path / "a.star")
     text = (tmp_path / "a.star").read_text()
     (tmp_path / "a.star").write_text(text.replace("cdxCs.alignments3D.pose.f4x3.1", "other"))
@@ -244,7 +244,7 @@ def test_aberrations_without_counterpart_come_back_and_are_named(tmp_path: Path)
     note = next(note for note in particles.notes if "no verified counterpart" in note)
     assert "ctf/shift_A, ctf/trefoil_A, ctf/tetra_A" in note
     assert any("ctf/tilt_A" in note and "signs" in note for note in particles.notes)
-    assert {"ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A"} <= set(star_from_cs(particles, carry=False).not_carried)
+    assert {"ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A"} <= set(star_from_cs(particles, embed=False).lost)
     write_particles_star(particles, tmp_path / "a.star")
     write_particles_cs(read_particles(tmp_path / "a.star"), tmp_path / "b.cs")
     back = np.load(tmp_path / "b.cs", allow_pickle=False)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ def test_plain_groups() -> None:
     assert first.beam_tilt_mrad == (0.0, 0.0)
     assert first.mag_matrix == ((1.0, 0.0), (0.0, 1.0))
     assert first.odd_zernike == first.even_zernike == ()
-    assert first.mtf_path is None
     assert not first.ctf_premultiplied
 
 
@@ -59,9 +57,6 @@ def test_all_that_relion_may_say() -> None:
     assert second.odd_zernike == ()
     assert second.even_zernike == (1.0, 2.0)
     assert first.mag_matrix == ((1.01, 0.001), (-0.002, 0.99))
-    assert first.mtf_path == Path("mtf k3.star")
-    assert second.mtf_path is None
-    assert (first.original_pixel_size_A, second.original_pixel_size_A) == (0.75, None)
     assert first.ctf_premultiplied
     assert not second.ctf_premultiplied
 

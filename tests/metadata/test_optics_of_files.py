@@ -35,11 +35,11 @@ def test_numbers_stay_apart_whatever_they_count_from(numbers: list[str], expecte
 def test_names_are_kept_or_named(tmp_path: Path) -> None:
     builder = StarBuilder()
     particles = read_particles(builder.write(tmp_path / "a.star"))
-    assert "rlnOpticsGroupName" not in cs_from_star(particles).not_carried  # they say no more than the numbers
+    assert "rlnOpticsGroupName" not in cs_from_star(particles).lost  # they say no more than the numbers
     builder.optics["rlnOpticsGroupName"] = ["grid3_beamshift_1", "grid3_beamshift_2"]
     particles = read_particles(builder.write(tmp_path / "b.star"))
     assert [group.name for group in particles.optics] == ["grid3_beamshift_1", "grid3_beamshift_2"]
-    assert "rlnOpticsGroupName" in cs_from_star(particles).not_carried
+    assert "rlnOpticsGroupName" in cs_from_star(particles).lost
     write_particles_star(particles.subset([1]), tmp_path / "c.star")
     assert "grid3_beamshift_1" in (tmp_path / "c.star").read_text()
 
@@ -67,21 +67,21 @@ def test_beam_tilts_of_particles_beside_an_optics_table(tmp_path: Path) -> None:
     tilt = np.array([group.beam_tilt_mrad for group in particles.optics])[particles.optics_index]
     np.testing.assert_allclose(tilt[:, 0], [0, 0.1, 0.2, 0.3] * 2, atol=1e-12)
     conversion = cs_from_star(particles)
-    assert "rlnBeamTiltX" not in conversion.not_carried
+    assert "rlnBeamTiltX" not in conversion.lost
     builder.optics |= {"rlnBeamTiltX": ["0.5", "0.5"], "rlnBeamTiltY": ["0", "0"]}
     particles = read_particles(builder.write(tmp_path / "b.star"))
     assert particles.optics[0].beam_tilt_mrad == (0.5, 0.0)
     assert any("which count" in note for note in particles.notes)
-    assert {"rlnBeamTiltX", "rlnBeamTiltY"} <= set(cs_from_star(particles).not_carried)
+    assert {"rlnBeamTiltX", "rlnBeamTiltY"} <= set(cs_from_star(particles).lost)
 
 
 def test_aberrations_that_are_nothing_are_not_named_as_lost(tmp_path: Path) -> None:
     builder = StarBuilder()
     builder.optics |= {"rlnOddZernike": ["[0,0,0,0,0,0]"] * 2, "rlnCtfDataAreCtfPremultiplied": ["0"] * 2}
-    lost = cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).not_carried
+    lost = cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).lost
     assert not {"rlnOddZernike", "rlnCtfDataAreCtfPremultiplied"} & set(lost)
     builder.optics["rlnOddZernike"][1] = "[0,0.068,0,-1.8e+00,0,0]"
-    assert "rlnOddZernike" in cs_from_star(read_particles(builder.write(tmp_path / "b.star"))).not_carried
+    assert "rlnOddZernike" in cs_from_star(read_particles(builder.write(tmp_path / "b.star"))).lost
 
 
 def test_thousands_of_groups_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,9 +145,9 @@ def test_a_star_file_through_cryosparc(star: RandomStar, data: st.DataObject) ->
         write_cs(folder / "b.cs", conversion.table)
         assert_fields(np.load(folder / "b.cs", allow_pickle=False), star, rows)
         # Nothing is lost without a word: what is not listed comes back from the .cs alone.
-        again = star_from_cs(read_particles(folder / "b.cs", folder), carry=False)
+        again = star_from_cs(read_particles(folder / "b.cs", folder), embed=False)
         write_star(folder / "c.star", again.star)
-        assert_comes_back(read_columns(folder / "c.star"), star, rows, set(conversion.not_carried))
+        assert_comes_back(read_columns(folder / "c.star"), star, rows, set(conversion.lost))
         # And all comes back from the reference.
         reference = read_particles(folder / "a.star", folder)
         try:
@@ -241,7 +241,7 @@ def test_a_dataset_through_relion(record: NDArray[Any], data: st.DataObject) -> 
         write_particles_cs(star, folder / "c.cs")
         back = np.load(folder / "c.cs", allow_pickle=False)
         for field in record.dtype.names or ():
-            if field in conversion.not_carried:
+            if field in conversion.lost:
                 continue
             mine, theirs = back[field], record[field][rows]
             if field == "blob/path":

@@ -285,7 +285,7 @@ def test_filaments_without_angle_or_positions(tmp_path: Path) -> None:
 def test_tubes_of_relion_are_named_as_lost(tmp_path: Path) -> None:
     builder = StarBuilder()
     builder.columns |= {"rlnHelicalTubeID": ["1"] * 8, "rlnHelicalTrackLengthAngst": ["0.0"] * 8}
-    lost = cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).not_carried
+    lost = cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).lost
     assert {"rlnHelicalTubeID", "rlnHelicalTrackLengthAngst"} <= set(lost)
 
 

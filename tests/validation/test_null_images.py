@@ -77,11 +77,11 @@ def test_errors_of_poses_and_scales_are_measured(rigid: Case) -> None:
     turn = Rotation.from_rotvec(np.deg2rad(2.0) * rng.normal(size=(N, 3))).as_matrix()
     images = replace(images, rotation=images.rotation @ torch.from_numpy(turn).float())
     found = measured(images)
-    assert np.rad2deg(found.turn_rad) == pytest.approx(2.0, rel=0.25)
+    assert np.rad2deg(found.rotation_rad) == pytest.approx(2.0, rel=0.25)
     assert found.shift_px == pytest.approx(0.4, rel=0.25)
     assert found.scale == pytest.approx(0.3, rel=0.25)
     nothing = measured(rigid.images)
-    assert np.rad2deg(nothing.turn_rad) < 1.0
+    assert np.rad2deg(nothing.rotation_rad) < 1.0
     assert nothing.shift_px < 0.1
     assert nothing.scale < 0.1
 
@@ -91,5 +91,5 @@ def test_null_images_carry_the_planted_errors(rigid: Case, tmp_path: Path) -> No
     null = make_null_images(rigid.images, rigid.consensus.map, planted, (1,), tmp_path / "null.npy", SilentMonitor())
     assert torch.equal(null.rotation, rigid.images.rotation)
     found = measured(null)
-    assert found.turn_rad == pytest.approx(planted.turn_rad, rel=0.3)
+    assert found.rotation_rad == pytest.approx(planted.rotation_rad, rel=0.3)
     assert found.shift_px == pytest.approx(planted.shift_px, rel=0.3)

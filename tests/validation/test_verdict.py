@@ -75,7 +75,7 @@ def test_a_difference_between_optics_groups_is_tied_to_them_and_one_within_is_no
 def evidence(single: SingleImages, halves_p: float = 0.0, n_states: int = 4) -> Evidence:
     shown = max(halves_p, single.p) < 0.01 / n_states
     verdict = Verdict.DISTINCT if shown else Verdict.NOT_DISTINGUISHABLE
-    return Evidence(verdict, 0.9, np.zeros(12), 9.0, np.zeros(12), halves_p, single, n_states)
+    return Evidence(verdict, 0.9, np.zeros(12), halves_p, single, n_states)
 
 
 def seen(*levels: float, ties: tuple[Tie, ...] = ()) -> SingleImages:

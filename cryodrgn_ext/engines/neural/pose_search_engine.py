@@ -105,8 +105,8 @@ def train_abinit(
     plan = plan_abinit(settings, context.seed, images.n, images.box_size, images.plane.radius, max_shift_px)
     n, relative = images.n, torch.eye(3)[None]
     if tilted is not None:
-        turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
-        images, relative = join_pairs(images, tilted), torch.stack([torch.eye(3), turn])
+        tilt = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
+        images, relative = join_pairs(images, tilted), torch.stack([torch.eye(3), tilt])
     poses = None if initial is None else _checked(initial, n)
     precision = choose_precision(settings.precision, context.device)
     identity = _identify(images, relative, poses)

@@ -55,7 +55,7 @@ def tilt_rotation(tilt_deg: float, axis_deg: float = 0.0) -> Tensor:
 def hand_by_tilts(
     first: ParticleImages,
     second: ParticleImages,
-    turn: Tensor,
+    tilt: Tensor,
     volume: Tensor,
     max_shift_px: float,
     seed: int,
@@ -66,7 +66,7 @@ def hand_by_tilts(
     ----------
     first, second : ParticleImages
         Images of N particles, and their second images.
-    turn : Tensor
+    tilt : Tensor
         (3, 3) of :func:`tilt_rotation`.
     volume : Tensor
         (D, D, D) map, axes z, y, x.
@@ -83,7 +83,7 @@ def hand_by_tilts(
     chosen = torch.randperm(first.n, generator=torch.Generator().manual_seed(seed))[:HAND_PAIRS]
     images = join_pairs(first.subset(chosen), second.subset(chosen))
     members = torch.arange(len(chosen))
-    groups = ImageGroups(torch.stack([members, members + len(chosen)], 1), torch.stack([torch.eye(3), turn]))
+    groups = ImageGroups(torch.stack([members, members + len(chosen)], 1), torch.stack([torch.eye(3), tilt]))
     radius = float(images.plane.radius)
     low, high = (min(band, radius) for band in (HAND_RADIUS, 1.5 * HAND_RADIUS))
     settings = SearchSettings(refinements=2, k_min=low, k_max=high, shift_extent_px=max_shift_px)

@@ -155,13 +155,13 @@ class Cells:
     def weights(
         self, x: Float[Tensor, "P d"], covariance: Float[Tensor, "d d"], share: Float64[Tensor, " K"]
     ) -> Float64[Tensor, "P q"]:
-        """Mean weights (P, q) of the components where latents may lie that were told as ``x`` (P, d).
+        """Mean weights (P, q) of the components where latents may lie of which ``x`` (P, d) are known.
 
         Parameters
         ----------
         x : Tensor
         covariance : Tensor
-            (d, d) of what was told.
+            (d, d) of the errors of ``x``.
         share : Tensor
             (K,) prior probability of the nodes.
         """
@@ -179,7 +179,7 @@ class Cells:
         return torch.cat(parts) if parts else self.table[:0]
 
     def _reach(self, step: Float64[Tensor, "*B d"]) -> Float64[Tensor, "*B"]:
-        """What steps (..., d) from nodes are cut to: beyond its cell a node's slope says little."""
+        """Factor that steps (..., d) from nodes are cut by: beyond its cell a node's slope says little."""
         most = REACH * (step.shape[-1] * self.variance) ** 0.5
         reach: Tensor = (most / step.norm(dim=-1).clamp_min(1e-300)).clamp_max(1)
         return reach

@@ -81,8 +81,8 @@ def _in_the_hand_of_tilts(
     monitor: Monitor,
 ) -> FoundPoses:
     """Poses of an explicit map in the hand in which both images of the pairs agree with it."""
-    turn = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
-    one, other = hand_by_tilts(images, tilted, turn, torch.from_numpy(found.map), max_shift_px, settings.seed)
+    tilt = tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
+    one, other = hand_by_tilts(images, tilted, tilt, torch.from_numpy(found.map), max_shift_px, settings.seed)
     monitor.message(
         f"Hand of the map by the tilts: {one:.2f} nats per pair as it was found, {other:.2f} mirrored; the likelier is "
         "taken."

@@ -42,7 +42,7 @@ def run_null(
     null = make_null_images(images, consensus.map, errors, (seed, 8), folder / "coefficients.npy", monitor)
     found = _conclusions(training, null, folder, QuietMonitor(monitor))
     write_json(found_path(folder), {
-        "states": [vars(one) for one in found], "turn_deg": math.degrees(errors.turn_rad),
+        "states": [vars(one) for one in found], "turn_deg": math.degrees(errors.rotation_rad),
         "shift_A": errors.shift_px * images.pixel_size_A,
     })  # fmt: skip
     shutil.rmtree(folder)

@@ -72,8 +72,8 @@ def same(a: SubspaceHeterogeneity, b: SubspaceHeterogeneity) -> None:
 # The truth ------------------------------------------------------------------------------------------------------------
 
 
-def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted: SubspaceHeterogeneity) -> None:
-    assert explained_by(fitted.z, linear_set.y) > 0.97
+def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted_there: SubspaceHeterogeneity) -> None:
+    assert explained_by(fitted_there.z, linear_set.y) > 0.97
 
 
 def test_volumes_are_closer_to_the_truth_than_the_consensus(
@@ -86,19 +86,19 @@ def test_volumes_are_closer_to_the_truth_than_the_consensus(
         assert error < (0.5 if abs(linear_set.y[row]) > 1 else 1.0) * max(before, 0.2 * np.linalg.norm(truth))
 
 
-def test_volumes_move_along_the_true_mode(linear_set: LinearSet, fitted: SubspaceHeterogeneity) -> None:
-    high, low = fitted.z[linear_set.y > 1].mean(0), fitted.z[linear_set.y < -1].mean(0)
-    upper, lower = fitted.volumes(np.stack([high, low]))
+def test_volumes_move_along_the_true_mode(linear_set: LinearSet, fitted_there: SubspaceHeterogeneity) -> None:
+    high, low = fitted_there.z[linear_set.y > 1].mean(0), fitted_there.z[linear_set.y < -1].mean(0)
+    upper, lower = fitted_there.volumes(np.stack([high, low]))
     assert correlation(upper - lower, linear_set.mode_map) > 0.9
     assert correlation(upper + lower, linear_set.base_map) > 0.95
 
 
-def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted: SubspaceHeterogeneity) -> None:
-    assert fitted.z_cov is not None
-    design = np.column_stack([fitted.z, np.ones(len(fitted.z))])
+def test_posterior_covariance_covers_the_error(linear_set: LinearSet, fitted_there: SubspaceHeterogeneity) -> None:
+    assert fitted_there.z_cov is not None
+    design = np.column_stack([fitted_there.z, np.ones(len(fitted_there.z))])
     coefficients, *_ = np.linalg.lstsq(design, linear_set.y, rcond=None)
     error = (design @ coefficients - linear_set.y).std()
-    predicted = np.sqrt(np.einsum("i,nij,j->n", coefficients[:2], fitted.z_cov, coefficients[:2]).mean())
+    predicted = np.sqrt(np.einsum("i,nij,j->n", coefficients[:2], fitted_there.z_cov, coefficients[:2]).mean())
     assert 0.3 < predicted / error < 3
 
 
