@@ -34,6 +34,7 @@ from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
+from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
 from cryodrgn_ext.results.validated_sets import TABLE_NAME, write_set_table
@@ -56,6 +57,7 @@ from cryodrgn_ext.workflow.job_outputs import (
 )
 from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import JobRun
+from cryodrgn_ext.workflow.populations import find_populations
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states, symmetry_key
 from cryodrgn_ext.workflow.relion_check import RelionCheck, check_sentence, read_check
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
@@ -146,9 +148,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         checked = self._relion_check(rows, consensus, key)
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
-        explained = read_associations(layout)
+        explained, populations = read_associations(layout), self._populations(states)
         tables = evidence_tables(explained, [state.summary() for state in states.values()],
-                                 None if halves is None else halves.plain(), checked)  # fmt: skip
+                                 None if halves is None else halves.plain(), checked, populations)  # fmt: skip
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
         if not settings.keep_images:
             for folder in ("images", "null_images"):
@@ -164,9 +166,17 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "relion_check": checked,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
+            "populations": populations,
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
         return results, self._result(states, consensus)
+
+    def _populations(self, states: Mapping[int, StateResult]) -> list[dict[str, Any]]:
+        """Populations, where sets are claimed; say them."""
+        found = claimed_populations(self.layout, list(states.values()))
+        if found:
+            self.monitor.message(populations_sentence(found, self.inputs.sets.names))
+        return found
 
     def _null_finding(self, key: str) -> NullFinding | None:
         """Repeat the training on images of one structure as often as asked; None when it was not."""
@@ -276,6 +286,8 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         found = associate(self.images, consensus.map, consensus.symmetry, self.inputs.sets.label,
                           None if latents is None else latents.z, self.settings.seed)  # fmt: skip
         write_associations(self.layout, found)
+        find_populations(self.layout, sorted(self.inputs.sets.names), self.images, self.inputs.sets.label, consensus,
+                         self.settings.seed, self.inputs.device)  # fmt: skip
 
     def _own_mask(self, volume: NDArray[np.float32], common: torch.Tensor) -> torch.Tensor:
         """Mask of a set from its own map; the common one where the map shows nothing."""
@@ -340,6 +352,7 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
     checked = finished.record["results"].get("relion_check", [])
-    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves, checked)
+    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves, checked,
+                             claimed_populations(layout, judged))  # fmt: skip
     write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, tables)
     monitor.poll()

@@ -17,6 +17,11 @@ HALVES_CAPTION = (
     "half, made of original images. What both have is no invention of a model; errors of poses and contrast are in "
     "both halves alike, and are judged above."
 )
+POPULATIONS_CAPTION = (
+    "Shares of the particles: by the state that each is nearest to, which noise distorts, and by maximum likelihood "
+    "over all images, each told by maps of the half-set that it is not in. Where a motion is continuous, the shares "
+    "are those of as many points along it."
+)
 RELION_CAPTION = (
     "Each set and all particles, reconstructed in halves by relion_reconstruct: correlation of the difference between "
     "a set and all, between RELION's halves and with the difference of the maps here."
@@ -28,6 +33,7 @@ def evidence_tables(
     states: Sequence[Mapping[str, Any]],
     halves: Mapping[str, Any] | None = None,
     relion: Sequence[Mapping[str, Any]] = (),
+    populations: Sequence[Mapping[str, Any]] = (),
 ) -> list[ReportTable]:
     """Make the tables from what job.yaml has of a job; none where an earlier version wrote nothing.
 
@@ -41,13 +47,25 @@ def evidence_tables(
         ``independent_halves``.
     relion : sequence
         ``relion_check``.
+    populations : sequence
+        ``populations``.
     """
-    found = _associations(explained, states)
+    found = [_populations(populations)] if populations else []
+    found += _associations(explained, states)
     if halves is not None:
         found.append(_halves(halves))
     if relion:
         found.append(_relion(relion))
     return found
+
+
+def _populations(found: Sequence[Mapping[str, Any]]) -> ReportTable:
+    rows = [
+        (f"state {one['state']:02d}", f"{100 * one['nearest']:.1f} %", f"{100 * one['maximum_likelihood']:.1f} %",
+         f"{100 * one['low']:.1f} to {100 * one['high']:.1f} %")
+        for one in found
+    ]  # fmt: skip
+    return ReportTable("Populations", POPULATIONS_CAPTION, ("", "nearest", "maximum likelihood", "95 % interval"), rows)
 
 
 def _relion(checked: Sequence[Mapping[str, Any]]) -> ReportTable:

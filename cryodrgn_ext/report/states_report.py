@@ -50,6 +50,8 @@ class StatesReport:
         Name of a loss term to its values per epoch; empty when nothing was learned.
     explained_by : sequence
         What states and latents go with, as job.yaml has it.
+    populations : sequence
+        Of the states, as job.yaml has them.
     """
 
     particles: ParticleSet
@@ -59,6 +61,7 @@ class StatesReport:
     consensus: Consensus
     loss_history: Mapping[str, Sequence[float]]
     explained_by: Sequence[Mapping[str, Any]] = ()
+    populations: Sequence[Mapping[str, Any]] = ()
 
 
 def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
@@ -94,7 +97,9 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
         group_name="state",
         consensus=consensus_summary(consensus, len(table.label), whole),
         shown=shown,
-        tables=evidence_tables(report.explained_by, [state.summary() for state in states]),
+        tables=evidence_tables(
+            report.explained_by, [state.summary() for state in states], populations=report.populations
+        ),
     )
     facts.write(content, _files(facts, z is not None))
 

@@ -17,7 +17,7 @@ from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.states import State
-from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk
+from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk, together
 
 DESCRIPTION_NAME = "state.json"
 
@@ -135,7 +135,7 @@ def read_states(layout: Layout, numbers: Iterable[int]) -> list[StateResult]:
 def with_junk_named(
     states: Iterable[StateResult], label: NDArray[np.integer], empty_rows: NDArray[np.integer]
 ) -> list[StateResult]:
-    """States of which those that are mostly images without a particle are concluded to be that.
+    """States judged together, of which those that are mostly images without a particle are concluded to be that.
 
     Parameters
     ----------
@@ -145,6 +145,9 @@ def with_junk_named(
     empty_rows : ndarray
         (m,) images that show nothing of the consensus.
     """
+    states = list(states)
+    judged = together([state.conclusion for state in states])
+    states = [replace(state, conclusion=one) for state, one in zip(states, judged, strict=True)]
     empty = np.bincount(label[empty_rows][label[empty_rows] >= 0], minlength=int(label.max(initial=0)) + 1)
     return [
         replace(state, conclusion=name_junk(state.conclusion, float(empty[state.number]) / max(state.particles, 1)))

@@ -26,6 +26,7 @@ from cryodrgn_ext.validation.single_images import CONTRAST, LEVELS, MOSTLY, Sing
 
 PROVEN, LIKELY, NOT_SHOWN, ARTEFACT, NOT_TESTED = "proven", "likely", "not shown", "an artefact", "not tested"
 JUNK = "junk"
+PASSES_ALONE = "each passes alone, but not among so many"
 #: Shares below this are not worth a word.
 WORTH_A_WORD = 0.2
 #: Covariates that may stand for a difference of the molecule or of the microscope: a state that is nothing beyond them
@@ -88,10 +89,25 @@ def conclude(evidence: Evidence) -> Conclusion:
     if evidence.halves_p >= allowed:
         return Conclusion(NOT_SHOWN, **numbers)
     if max(evidence.halves_p, single.p) < SIGNIFICANCE:
-        reason = "each passes alone, but not among so many"
-        return Conclusion(LIKELY, reason=reason, **numbers)
+        return Conclusion(LIKELY, reason=PASSES_ALONE, **numbers)
     cause = _cause(single, tied, allowed)
     return Conclusion(NOT_SHOWN, **numbers) if cause is None else Conclusion(ARTEFACT, cause, **numbers)
+
+
+def together(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
+    """Conclusions on the states of one job, of which none stands alone on what passes for itself but not among as many.
+
+    Where particles differ, what one state has more of, others have less: a state that is likely only because it passes
+    for itself needs another one that is claimed. Alone, it would be claimed by chance in some sets of one structure.
+    """
+    claimed = sum(one.claim in (PROVEN, LIKELY) for one in conclusions)
+    alone = claimed == 1 and len(conclusions) > 1
+    return [
+        replace(one, claim=NOT_SHOWN, reason="it passes alone, not among so many, and no other state does")
+        if alone and one.claim == LIKELY and not one.of and one.reason == PASSES_ALONE
+        else one
+        for one in conclusions
+    ]
 
 
 def name_junk(conclusion: Conclusion, empty_share: float) -> Conclusion:

@@ -39,6 +39,7 @@ from cryodrgn_ext.results.latent_tables import (
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
+from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
     remove_other_formats,
@@ -67,6 +68,7 @@ from cryodrgn_ext.workflow.job_outputs import (
 )
 from cryodrgn_ext.workflow.job_result import ALL, JobResult, ParticleOutput, Role
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun, S
+from cryodrgn_ext.workflow.populations import find_populations
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states
 
 #: Spread of the particles' scales, in their mean, from which a user should fit them.
@@ -222,6 +224,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         z = None if self.options.homogeneous else read_latent_table(self.layout.latents).z
         found = associate(images, consensus.map, consensus.symmetry, table.label, z, self.options.seed)
         write_associations(self.layout, found)
+        find_populations(self.layout, range(table.n_states), images, table.label, consensus, self.options.seed,
+                         self.device)  # fmt: skip
         self._name_empty_images(images, consensus)
 
     def _name_empty_images(self, images: ParticleImages, consensus: Consensus) -> None:
@@ -260,11 +264,14 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         self.monitor.poll()
         found = self._overall(states)
         self.headline(found)
-        explained = read_associations(self.layout)
-        report = StatesReport(self.inputs.particles, latents, table, states, consensus, model.loss_history, explained)
+        explained, populations = read_associations(self.layout), claimed_populations(self.layout, states)
+        report = StatesReport(self.inputs.particles, latents, table, states, consensus, model.loss_history, explained,
+                              populations)  # fmt: skip
         write_states_reports(self.facts, report)
         for state in states:
             self.monitor.message(f"State {state.number:02d}: {state.sentence()}")
+        if populations:
+            self.monitor.message(populations_sentence(populations))
         return {
             "particles": self.inputs.particles.n,
             "box": images.box_size,
@@ -274,6 +281,7 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
             "found": found,
             "states": [state.summary() for state in states],
             "explained_by": explained,
+            "populations": populations,
             **gained,
         }
 
@@ -317,7 +325,8 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
     states, consensus = named_states(layout, table), read_consensus(layout.consensus)
     history = load_heterogeneity(layout.model).loss_history
     explained = finished.record["results"].get("explained_by", [])
-    report = StatesReport(result.particles, result.latents, table, states, consensus, history, explained)
+    report = StatesReport(result.particles, result.latents, table, states, consensus, history, explained,
+                          claimed_populations(layout, states))  # fmt: skip
     write_states_reports(finished.facts, report)
     monitor.poll()
 

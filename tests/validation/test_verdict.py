@@ -13,7 +13,15 @@ from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.evidence import Evidence, Verdict, not_tested
 from cryodrgn_ext.validation.single_images import LEVELS, SingleImages, Tie
 from cryodrgn_ext.validation.states import iterate_states
-from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk, overall
+from cryodrgn_ext.validation.verdict import (
+    PASSES_ALONE,
+    Conclusion,
+    conclude,
+    earlier_conclusion,
+    name_junk,
+    overall,
+    together,
+)
 
 from .conftest import Case, N, images_of
 
@@ -136,3 +144,14 @@ def test_what_was_not_tested_says_why_and_older_verdicts_are_not_more_than_they_
     assert earlier_conclusion("distinct").claim == "likely"
     assert "an earlier version" in overall([earlier_conclusion("distinct")])
     assert earlier_conclusion("not distinguishable").claim == "not shown"
+
+
+def test_a_state_that_passes_alone_needs_another_one() -> None:
+    """Where particles differ, at least two states do: one of many that barely passes is chance."""
+    barely = Conclusion("likely", reason=PASSES_ALONE)
+    nothing, proven, tied = Conclusion("not shown"), Conclusion("proven"), Conclusion("likely", "view")
+    assert [one.claim for one in together([barely, nothing, nothing])] == ["not shown"] * 3
+    assert [one.claim for one in together([barely, barely, nothing])] == ["likely", "likely", "not shown"]
+    assert [one.claim for one in together([barely, proven, nothing])] == ["likely", "proven", "not shown"]
+    assert [one.words for one in together([tied, nothing])] == [tied.words, "not shown"]
+    assert together([barely]) == [barely]

@@ -16,7 +16,7 @@ from cryodrgn_ext.validation.image_errors import measure_errors
 from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.null_images import make_null_images
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
-from cryodrgn_ext.validation.verdict import Conclusion, conclude
+from cryodrgn_ext.validation.verdict import Conclusion, conclude, together
 from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining
 
 
@@ -57,7 +57,7 @@ def _conclusions(
         images, trained.label, trained.consensus, StateMasks(trained.consensus.mask),
         draws=SubsetDraws(seed=training.settings.seed), device=choose_device(training.settings.device), monitor=monitor,
     )  # fmt: skip
-    return [conclude(state.evidence) for state in states]
+    return together([conclude(state.evidence) for state in states])
 
 
 def found_path(folder: Path) -> Path:
