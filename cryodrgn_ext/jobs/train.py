@@ -16,12 +16,19 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
+from cryodrgn_ext.results.empty_image_table import read_empty_images
+from cryodrgn_ext.results.latent_tables import read_state_table
+from cryodrgn_ext.results.null_table import found_path, weak_null_folder
+from cryodrgn_ext.results.states import read_states, with_junk_named
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.null_finding import hangs_on_weak_states
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
 from cryodrgn_ext.workflow.reconstructions import symmetry_key
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun, report_states
+from cryodrgn_ext.workflow.training.null_runs import run_null
+from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining
 from cryodrgn_ext.workflow.training.train_engine import learn, preprocessing
 from cryodrgn_ext.workflow.training.train_inputs import TrainInputs, engine_key, image_key, read_inputs
 
@@ -93,6 +100,24 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
         self.stage("training", key, "Training", lambda: self._train(images, consensus), layout.model)
         self.group.dismiss()
         return self.cut_into_states(images, consensus, key)
+
+    def weigh_weak_claims(self, images: ParticleImages, key: str) -> None:
+        """Repeat the training on images of one structure where claims are so weak that noise alone could make them."""
+        settings, layout = self.settings, self.layout
+        folder = weak_null_folder(layout)
+        table = read_state_table(layout.states_table)
+        states = with_junk_named(read_states(layout, range(table.n_states)), table.label,
+                                 read_empty_images(layout.empty_images))  # fmt: skip
+        if not settings.check_weak or not hangs_on_weak_states([state.conclusion for state in states]):
+            found_path(folder).unlink(missing_ok=True)
+            return
+        sign = "black" if images.data_sign < 0 else "white"
+        again = RepeatedTraining(
+            settings, self.inputs.box, sign, layout.consensus, (self.inputs.mask, self.inputs.focus)
+        )
+        self.stage("weak null", key, "Claims are weak: the same training on images of one structure",
+                   lambda: run_null(again, lambda: images, settings.seed, folder, self.monitor),
+                   found_path(folder))  # fmt: skip
 
     def _train(self, images: ParticleImages, consensus: Consensus) -> None:
         written = False

@@ -34,6 +34,7 @@ from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
+from cryodrgn_ext.results.null_table import found_path, read_finding, read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
@@ -62,7 +63,7 @@ from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_s
 from cryodrgn_ext.workflow.relion_check import RelionCheck, check_sentence, read_check
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.workflow.training.halves_runs import read_halves, run_halves
-from cryodrgn_ext.workflow.training.null_runs import found_path, read_finding, run_null
+from cryodrgn_ext.workflow.training.null_runs import run_null
 from cryodrgn_ext.workflow.validation_inputs import ValidateInputs, read_inputs
 
 CAUTION = (
@@ -179,7 +180,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return found
 
     def _null_finding(self, key: str) -> NullFinding | None:
-        """Repeat the training on images of one structure as often as asked; None when it was not."""
+        """Repeat the training on images of one structure as often as asked; else what it did by itself, if it did."""
         training, folders = self.inputs.training, []
         for number in range(self.settings.null):
             assert training is not None
@@ -188,7 +189,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.stage(f"null {number + 1}", fingerprint(key, number, training.key),
                        f"Images of one structure, set {number + 1}", partial(self._run_null, number, folder),
                        found_path(folder))  # fmt: skip
-        return read_finding(folders) if folders else None
+        return read_finding(folders) if folders else read_weak_null(Layout(self.inputs.result.directory))
 
     def _run_null(self, number: int, folder: Path) -> None:
         training = self.inputs.training

@@ -43,6 +43,11 @@ class TrainSettings(ResultSettings, NeuralSettings, SubspaceSettings, ComputeSet
     star_columns: str = setting(**shared.STATE_COLUMNS)
     particles_format: str = setting(**shared.PARTICLES_FORMAT)
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to decode, at centres of the latent cloud")
+    check_weak: bool = setting(
+        True,
+        help="Where states are claimed by so little that noise, which a model learns too, could make them, repeat the "
+        "training on images of one structure, and claim only what exceeds that; takes as long as the training",
+    )
     contrast: str = setting(**shared.CONTRAST)
     processes: int = setting(
         1, low=1, high=64, help="Processes on this machine that share the training, each with its part of the images"

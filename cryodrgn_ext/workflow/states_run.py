@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -39,6 +39,7 @@ from cryodrgn_ext.results.latent_tables import (
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
+from cryodrgn_ext.results.null_table import read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
@@ -184,11 +185,15 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         files = [where / name for where in (layout.root, *folders) for name in returned_names(self.returned)]
         self.stage("state maps", cut, "Reconstructing the states",
                    lambda: self._make_states(images, table, consensus, cut), *folders)  # fmt: skip
+        self.weigh_weak_claims(images, cut)
         self.particles = with_measured_sign(self.particles, consensus.data_sign)
         self.stage("particles", fingerprint(cut, options.star_columns, self.returned), "Writing particles",
                    lambda: self._write_particles(table), *files)  # fmt: skip
         self.note_data_sign((layout.consensus, *folders), consensus.data_sign, self.particles, self.returned)
         return self._finish(images, table, consensus), self._result(table)
+
+    def weigh_weak_claims(self, images: ParticleImages, key: str) -> None:
+        """Hold weak claims against what is found where there is nothing, if the job can; ``key`` is of its states."""
 
     def _cut(self, images: ParticleImages) -> None:
         """Write the states; images that cannot be used belong to none."""
@@ -288,7 +293,9 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
     def _overall(self, states: Sequence[StateResult]) -> str:
         if self.options.homogeneous:
             return "One structure was reconstructed: nothing was asked about its heterogeneity."
-        return overall([state.conclusion for state in states])
+        null = read_weak_null(self.layout)
+        found = overall([state.conclusion for state in states])
+        return found if null is None else f"{found} {null.sentence()}"
 
     def _result(self, table: StateTable) -> JobResult:
         layout, uid = self.layout, self.inputs.particles.uid
@@ -334,7 +341,8 @@ def report_states(finished: FinishedResult, monitor: Monitor) -> None:
 def named_states(layout: Layout, table: StateTable) -> list[StateResult]:
     """Read the states, with those named that are mostly images without a particle."""
     states = read_states(layout, range(table.n_states))
-    return with_junk_named(states, table.label, read_empty_images(layout.empty_images))
+    named, null = with_junk_named(states, table.label, read_empty_images(layout.empty_images)), read_weak_null(layout)
+    return named if null is None else [replace(one, conclusion=null.judge(one.conclusion)) for one in named]
 
 
 def cut_latents(

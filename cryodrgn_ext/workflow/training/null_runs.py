@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.particle_images import ParticleImages
-from cryodrgn_ext.plain_files import load_json, write_json
+from cryodrgn_ext.plain_files import write_json
 from cryodrgn_ext.progress import Monitor, QuietMonitor
 from cryodrgn_ext.results.consensus import read_consensus
+from cryodrgn_ext.results.null_table import found_path
 from cryodrgn_ext.validation.image_errors import measure_errors
-from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.null_images import make_null_images
 from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import Conclusion, conclude, together
@@ -58,15 +58,3 @@ def _conclusions(
         draws=SubsetDraws(seed=training.settings.seed), device=choose_device(training.settings.device), monitor=monitor,
     )  # fmt: skip
     return together([conclude(state.evidence) for state in states])
-
-
-def found_path(folder: Path) -> Path:
-    """Where a run in ``folder`` leaves what it found."""
-    return folder.with_suffix(".json")
-
-
-def read_finding(folders: list[Path]) -> NullFinding:
-    """Sum up finished runs."""
-    found = [load_json(found_path(folder)) for folder in folders]
-    runs = [[Conclusion(**one) for one in run["states"]] for run in found]
-    return NullFinding.of(runs, max(run["turn_deg"] for run in found), max(run["shift_A"] for run in found))
