@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.held_out import weighed
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.latent_tables import read_state_table
-from cryodrgn_ext.results.null_table import found_path, weak_null_folder
+from cryodrgn_ext.results.null_table import against_gain, found_path, weak_null_folder, write_gain
 from cryodrgn_ext.results.states import read_states, with_junk_named
 from cryodrgn_ext.settings import fingerprint
 from cryodrgn_ext.validation.null_finding import hangs_on_weak_states
@@ -102,13 +104,19 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
         return self.cut_into_states(images, consensus, key)
 
     def weigh_weak_claims(self, images: ParticleImages, key: str) -> None:
-        """Repeat the training on images of one structure where claims are so weak that noise alone could make them."""
+        """Hold claims so weak that noise alone could make them against the gain of single images, and one structure.
+
+        The training is repeated on images of one structure where the gain does not tell already.
+        """
         settings, layout = self.settings, self.layout
         folder = weak_null_folder(layout)
         table = read_state_table(layout.states_table)
         states = with_junk_named(read_states(layout, range(table.n_states)), table.label,
                                  read_empty_images(layout.empty_images))  # fmt: skip
-        if not settings.check_weak or not hangs_on_weak_states([state.conclusion for state in states]):
+        gained = weighed(load_heterogeneity(layout.model))
+        write_gain(layout, gained is None or gained.wins)
+        left = against_gain(layout, [state.conclusion for state in states])
+        if not settings.check_weak or not hangs_on_weak_states(left):
             found_path(folder).unlink(missing_ok=True)
             return
         sign = "black" if images.data_sign < 0 else "white"

@@ -34,7 +34,7 @@ from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
-from cryodrgn_ext.results.null_table import found_path, read_finding, read_weak_null
+from cryodrgn_ext.results.null_table import against_gain, found_path, read_finding, read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
@@ -138,7 +138,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.note(POSES_CAUTION)
         null, halves = self._null_finding(key), self._halves_finding(key)
         empty = read_empty_images(Layout(inputs.result.directory).empty_images)
-        own = with_junk_named(read_states(layout, names), label, empty)
+        own = weighed_states(inputs.result.directory, with_junk_named(read_states(layout, names), label, empty))
         states = dict(zip(names, judged_states(own, null, halves), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
         found = " ".join([found, *(one.sentence() for one in (null, halves) if one is not None)])
@@ -320,6 +320,12 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))
 
 
+def weighed_states(result: Path, states: Sequence[StateResult]) -> list[StateResult]:
+    """States with weak claims taken back when the model of the result that they are of gains nothing."""
+    left = against_gain(Layout(result), [state.conclusion for state in states])
+    return [replace(state, conclusion=one) for state, one in zip(states, left, strict=True)]
+
+
 def judged_states(states: Sequence[StateResult], *against: NullFinding | HalvesFinding | None) -> list[StateResult]:
     """States with their conclusions held against what repeated trainings found, where there were any."""
     for finding in against:
@@ -343,7 +349,7 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     empty = read_empty_images(Layout(Path(finished.record["inputs"]["result"])).empty_images)
     named = with_junk_named(read_states(layout, names), load_arrays(layout.root / TABLE_NAME, "label")["label"], empty)
     judged = judged_states(
-        named, None if null is None else NullFinding(**null),
+        weighed_states(Path(finished.record["inputs"]["result"]), named), None if null is None else NullFinding(**null),
         None if halves is None else HalvesFinding.of(halves),
     )  # fmt: skip
     states = dict(zip(names.values(), judged, strict=True))

@@ -91,3 +91,18 @@ def hangs_on_weak_states(conclusions: Sequence[Conclusion]) -> bool:
     """Whether states are claimed, and none by so much that what is learned from noise could not be it."""
     claimed = [one for one in conclusions if one.claim in (PROVEN, LIKELY)]
     return bool(claimed) and all(one.single_images < WEAK * one.error for one in claimed)
+
+
+def without_gain(conclusions: Sequence[Conclusion]) -> list[Conclusion]:
+    """Conclusions on states of a model that explains images which it was not learned from no better than one structure.
+
+    Claims that all are weak are taken back. Strong ones stay: a model can be too coarse, or follow too few particles,
+    for a gain, and its states differ all the same.
+    """
+    if not hangs_on_weak_states(conclusions):
+        return list(conclusions)
+    reason = "the model explains images that it was not learned from no better than one structure does"
+    return [
+        replace(one, claim=NOT_SHOWN, of="", reason=reason) if one.claim in (PROVEN, LIKELY) else one
+        for one in conclusions
+    ]

@@ -39,7 +39,7 @@ from cryodrgn_ext.results.latent_tables import (
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
-from cryodrgn_ext.results.null_table import read_weak_null
+from cryodrgn_ext.results.null_table import against_gain, read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import (
     latent_star_columns,
@@ -342,7 +342,11 @@ def named_states(layout: Layout, table: StateTable) -> list[StateResult]:
     """Read the states, with those named that are mostly images without a particle."""
     states = read_states(layout, range(table.n_states))
     named, null = with_junk_named(states, table.label, read_empty_images(layout.empty_images)), read_weak_null(layout)
-    return named if null is None else [replace(one, conclusion=null.judge(one.conclusion)) for one in named]
+    judged = against_gain(layout, [one.conclusion for one in named])
+    return [
+        replace(one, conclusion=left if null is None else null.judge(left))
+        for one, left in zip(named, judged, strict=True)
+    ]
 
 
 def cut_latents(
