@@ -125,7 +125,8 @@ def _entry(rows: list[dict[str, Any]]) -> str:
         return "failed"
     states = "+".join(f"{claimed(row)}/{len(row['conclusions'])}" for row in rows)
     if rows[0]["motion"] != "none":
-        states += f" {np.mean([row['explained'] for row in rows]):.2f} of {np.mean([row['limit'] for row in rows]):.2f}"
+        limit = np.mean([row["limit"] for row in rows])
+        states += f" {np.mean([row['explained'] for row in rows]):.2f} of {limit:.2f}"
     named = [row["named"] for row in rows if row["named"] is not None]
     return states + (" named" if named and all(named) else "")
 
@@ -136,7 +137,7 @@ def _sums(rows: list[dict[str, Any]]) -> list[str]:
     false = [row for row in one if claimed(row)]
     lines = [f"false claims in {len(false)} of {len(one)} sets of one structure"]
     for motion in MOTIONS[1:]:
-        can = [row for row in rows if row["motion"] == motion and row["limit"] >= ENOUGH]
+        can = [row for row in rows if row["motion"] == motion and not row["limit"] < ENOUGH]
         found = [row for row in can if claimed(row) and row["explained"] >= ENOUGH]
         shown = [row for row in can if claimed(row)]
         lines.append(f"{motion}: claimed in {len(shown)}, found in {len(found)} of {len(can)} sets where it could be")

@@ -159,7 +159,8 @@ def write_set(
     signal, variance = _signal(fault, motion, specimen, p, rng)
     deviation = np.sqrt(variance / snr)
     images = signal / np.float32(deviation) + _noise(fault, signal.shape, rng)
-    limit = np.nan if motion == "none" else _limit(specimen, motion, p, images * deviation, deviation)
+    unknown = motion == "none" or fault.expanded  # exact maps of the dimer are not made
+    limit = np.nan if unknown else _limit(specimen, motion, p, images * deviation, deviation)
     stored, given = np.arange(len(images)), _given_turns(fault, p, rng)
     if fault.copies or fault.expanded:
         again = given * Rotation.from_euler("z", 180, degrees=True) if fault.expanded else given

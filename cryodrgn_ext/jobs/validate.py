@@ -323,14 +323,14 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
 def weighed_states(result: Path, states: Sequence[StateResult]) -> list[StateResult]:
     """States with weak claims taken back when the model of the result that they are of gains nothing."""
     left = against_gain(Layout(result), [state.conclusion for state in states])
-    return [replace(state, conclusion=one) for state, one in zip(states, left, strict=True)]
+    return [state.concluded(one) for state, one in zip(states, left, strict=True)]
 
 
 def judged_states(states: Sequence[StateResult], *against: NullFinding | HalvesFinding | None) -> list[StateResult]:
     """States with their conclusions held against what repeated trainings found, where there were any."""
     for finding in against:
         if finding is not None:
-            states = [replace(state, conclusion=finding.judge(state.conclusion)) for state in states]
+            states = [state.concluded(finding.judge(state.conclusion)) for state in states]
     return list(states)
 
 

@@ -16,8 +16,17 @@ from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.validation.evidence import Verdict
 from cryodrgn_ext.validation.states import State
-from cryodrgn_ext.validation.verdict import Conclusion, conclude, earlier_conclusion, name_junk, together
+from cryodrgn_ext.validation.verdict import (
+    LIKELY,
+    PROVEN,
+    Conclusion,
+    conclude,
+    earlier_conclusion,
+    name_junk,
+    together,
+)
 
 DESCRIPTION_NAME = "state.json"
 
@@ -58,6 +67,15 @@ class StateResult:
             f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}; "
             f"conclusion: {self.conclusion.words}"
         )
+
+    def concluded(self, conclusion: Conclusion) -> StateResult:
+        """The state with another conclusion; where that takes a claim back, verdict and evidence say so."""
+        distinct = Verdict.DISTINCT.value
+        if self.verdict != distinct or conclusion.claim in (PROVEN, LIKELY):
+            return replace(self, conclusion=conclusion)
+        less = Verdict.NOT_DISTINGUISHABLE.value
+        said = f"{less}{self.evidence.removeprefix(distinct)}; {conclusion.reason}"
+        return replace(self, conclusion=conclusion, verdict=less, evidence=said)
 
     @property
     def finding(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -343,10 +343,7 @@ def named_states(layout: Layout, table: StateTable) -> list[StateResult]:
     states = read_states(layout, range(table.n_states))
     named, null = with_junk_named(states, table.label, read_empty_images(layout.empty_images)), read_weak_null(layout)
     judged = against_gain(layout, [one.conclusion for one in named])
-    return [
-        replace(one, conclusion=left if null is None else null.judge(left))
-        for one, left in zip(named, judged, strict=True)
-    ]
+    return [one.concluded(left if null is None else null.judge(left)) for one, left in zip(named, judged, strict=True)]
 
 
 def cut_latents(
