@@ -4,8 +4,9 @@ The random map is a backprojection of images at random orientations. Then every 
 posterior over all rotations of a grid and all shifts (Zhong 2022, eq. 5.2, uniform prior), and replaces part of the
 running sums of the backprojection by theirs (online EM; Cappé and Moulines 2009, J. R. Stat. Soc. B 71). Both halves
 are matrix products over the shared grid: scores are images times slices, and the sums of every grid slice are
-posteriors times images, so that no image is ever inserted by itself. The band grows while steps go on, and posteriors
-are tempered at first (deterministic annealing), for a random map that takes itself seriously stays what it is.
+posteriors times images, so that no image is ever inserted by itself. Posteriors are tempered at first, and cooled slowly
+from where the map breaks out of the symmetry of indifference (deterministic annealing, see :class:`Schedule`): a random
+map that takes itself seriously stays what it is.
 
 The map is regularised by the power that the images themselves say it has: orientations spread the frequencies of a
 slice over a shell, so the mean power of CTF-corrected, noise-corrected images is that of the map, without any pose.
@@ -42,55 +43,64 @@ MOST_NATS = 150.0
 SPARE_SHELLS = 4
 #: Shifts per period of the highest frequency.
 SHIFTS_PER_PERIOD = 3.0
+#: Grid of rotations, 15° apart.
+GRID_LEVEL = 1
+#: Shifts with less than this share of an image's posterior are left out of the sums.
+LEAST_POSTERIOR = 1e-5
 SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps in which a random initialisation is made.
+    """Annealing of a random initialisation: posteriors are cooled at one band.
+
+    While posteriors are warm, the only stable map is one that looks the same from everywhere. At some temperature it
+    breaks, along what images differ in most, and there cooling has to be slow: a map that is quenched keeps the first
+    break by chance. (Rose 1998, Proc. IEEE 86, on deterministic annealing.)
 
     Attributes
     ----------
-    first_radius, last_radius : float
-        Band of the first step and of the last ones, in cycles per box.
-    steps : int
+    turns : float
+        Cycles of the highest frequency along the radius of the mask. It fixes the band: higher ones would need a finer
+        grid than one of 15°.
     batch : int
         Images of a step.
-    growing : float
-        Fraction of the steps in which the band grows.
-    warm : float
-        Fraction of the steps in which posteriors are tempered.
     first_exponent : float
-        Exponent of the likelihood in the first step, 1 after the warm ones.
-    coarse_radius : float
-        Up to this band the 30° grid is used, beyond it the 15° grid.
-    least_rate : float
-        Least share of the running sums that a step replaces.
+        Exponent of the likelihood in the first step, as a share of the last one's.
+    warming : float
+        Factor of the exponent from step to step while posteriors tell nothing.
+    cooling : float
+        The same after that.
+    indifferent : float
+        Posteriors tell nothing while their effective number of rotations is above this share of the grid.
+    final_steps : int
+        Steps at the last exponent.
+    most_steps : int
+    rate : float
+        Share of the running sums that a step replaces.
     """
 
-    first_radius: float = 4.0
-    last_radius: float = 7.0
-    steps: int = 36
+    turns: float = 3.4
     batch: int = 200
-    growing: float = 0.8
-    warm: float = 0.5
-    first_exponent: float = 0.1
-    coarse_radius: float = 5.5
-    least_rate: float = 0.2
+    first_exponent: float = 0.15
+    warming: float = 1.15
+    cooling: float = 1.03
+    indifferent: float = 0.5
+    final_steps: int = 4
+    most_steps: int = 90
+    rate: float = 0.2
 
-    def radius(self, step: int) -> float:
-        """Band of a step."""
-        share = min(1.0, step / max(1.0, self.growing * self.steps))
-        return self.first_radius + (self.last_radius - self.first_radius) * share
+    def radius(self, box_size: int, mask_radius_px: float) -> float:
+        """Band in cycles per box."""
+        return self.turns * box_size / mask_radius_px
 
-    def exponent(self, step: int) -> float:
-        """Exponent of the likelihood in a step."""
-        share = min(1.0, step / max(1.0, self.warm * self.steps))
-        return float(self.first_exponent ** (1.0 - share))
+    def first_rate(self, step: int) -> float:
+        """Share of the running sums that a step replaces: more at first, when the map is of random orientations."""
+        return max(self.rate, float((step + 1.0) ** -0.6))
 
-    def rate(self, step: int) -> float:
-        """Share of the running sums that a step replaces."""
-        return max(self.least_rate, float((step + 1.0) ** -0.6))
+    def next_exponent(self, exponent: float, effective_share: float) -> float:
+        """Exponent of the next step, as a share of the last one's."""
+        return min(1.0, exponent * (self.warming if effective_share > self.indifferent else self.cooling))
 
 
 def signal_power(images: ParticleImages, scorer: Scorer) -> Float[Tensor, " S"]:
@@ -136,7 +146,7 @@ def shift_disc(extent_px: float, step_px: float) -> Float[Tensor, "T 2"]:
     """
     if extent_px <= 0:
         return torch.zeros(1, 2)
-    half = max(1, math.ceil(extent_px / step_px - 0.5))
+    half = max(1, math.ceil(extent_px / step_px - 1e-6))  # never farther apart: a shift in between fits no rotation
     axis = torch.arange(-half, half + 1, dtype=torch.float32) * (extent_px / half)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     both = torch.stack([x.flatten(), y.flatten()], dim=1)
@@ -190,14 +200,33 @@ class LowBandMap:
         return torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
 
 
+@dataclass(frozen=True)
+class Expectation:
+    """Posteriors of some images over grid and shifts, as sums of the images over every grid slice.
+
+    Attributes
+    ----------
+    numerator : Tensor
+        (G, M) complex64: sums of posterior times CTF times image.
+    weight : Tensor
+        (G, M) float32: sums of posterior times CTF².
+    effective_rotations : Tensor
+        (b,) float32: one over the sum of the squared posteriors of an image's rotations.
+    """
+
+    numerator: Complex[Tensor, "G M"]
+    weight: Float[Tensor, "G M"]
+    effective_rotations: Float[Tensor, " b"]
+
+
 def expectation(
     scorer: Scorer,
     rows: Int[Tensor, " b"],
     slices: Complex[Tensor, "G M"],
     phases: Complex[Tensor, "T M"],
     exponent: float,
-) -> tuple[Complex[Tensor, "G M"], Float[Tensor, "G M"], Float[Tensor, " b"]]:
-    """Posteriors of some images over grid and shifts, as sums of the images over every grid slice.
+) -> Expectation:
+    """Give some images their posteriors.
 
     Parameters
     ----------
@@ -210,12 +239,6 @@ def expectation(
         (T, M) complex64 that undo the shifts.
     exponent : float
         Of the likelihood.
-
-    Returns
-    -------
-    (numerator, weight, evidence) : (G, M) complex64, (G, M) float32, (b,) float32
-        Sums of posterior times CTF times image, of posterior times CTF², and the log of the mean likelihood over all
-        candidates.
     """
     n_slices, count = slices.shape
     n_shifts = len(phases)
@@ -223,7 +246,7 @@ def expectation(
     squared = torch.view_as_real(slices).square().sum(-1)
     numerator = torch.zeros(n_slices, 2 * count, device=slices.device)
     weight = torch.zeros(n_slices, count, device=slices.device)
-    evidence = torch.empty(len(rows), device=slices.device)
+    effective = torch.empty(len(rows), device=slices.device)
     budget = SCORES_BYTES_CPU if slices.device.type == "cpu" else SCORES_BYTES_GPU
     block = max(1, budget // (4 * n_slices * n_shifts))
     for start in range(0, len(rows), block):
@@ -232,16 +255,18 @@ def expectation(
         shifted = torch.view_as_real(scorer.data[chosen, :count][:, None] * phases).flatten(2).flatten(0, 1)
         scores = (shifted @ flat.T).view(len(chosen), n_shifts, n_slices)
         scores -= (0.5 * (power @ squared.T))[:, None]
-        peak = scores.flatten(1).amax(1)
-        scores -= peak[:, None, None]
-        likelihood = scores if exponent == 1.0 else scores * exponent
-        posterior = likelihood.exp_()
-        total = posterior.flatten(1).sum(1)
-        evidence[start : start + block] = peak + total.log() - math.log(n_slices * n_shifts)
+        scores -= scores.flatten(1).amax(1)[:, None, None]
+        posterior = scores.mul_(exponent).exp_()
+        of_shift = posterior.sum(2)
+        total = of_shift.sum(1)
         posterior /= total[:, None, None]
-        numerator.addmm_(posterior.flatten(0, 1).T, shifted)
-        weight.addmm_(posterior.sum(1).T, power)
-    return torch.view_as_complex(numerator.view(n_slices, count, 2)), weight, evidence
+        of_rotation = posterior.sum(1)
+        effective[start : start + block] = 1.0 / of_rotation.square().sum(1)
+        # Most shifts of an image are out of the question before long.
+        likely = (of_shift > LEAST_POSTERIOR * total[:, None]).flatten()
+        numerator.addmm_(posterior.flatten(0, 1)[likely].T, shifted[likely])
+        weight.addmm_(of_rotation.T, power)
+    return Expectation(torch.view_as_complex(numerator.view(n_slices, count, 2)), weight, effective)
 
 
 def _by_frequency_matrix(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -283,35 +308,41 @@ def random_initial_map(
     """
     generator = torch.Generator().manual_seed(seed)
     d, device, n = scorer.box_size, scorer.device, len(scorer)
-    last = min(math.ceil(schedule.last_radius), int(scorer.plane.shell[len(scorer.kxy) - 1]))
+    radius = min(schedule.radius(d, mask_radius_px), float(scorer.plane.shell[len(scorer.kxy) - 1]))
+    last = math.ceil(radius)
     # So few frequencies need few voxels: what costs time then are the images alone.
     small = min(d, 2 * (last + SPARE_SHELLS))
     radius_here = mask_radius_px * small / d
     running = LowBandMap(small, last, power, spherical_mask(small, 0.9 * radius_here, 0.1 * radius_here, device))
     batch = min(schedule.batch, n)
     volume = _from_random_angles(scorer, running, batch, generator)
+    kxy = scorer.kxy[: scorer.count(radius)]
+    phases = shift_phases(kxy, -shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius)).to(device), d)
+    rotation = torch.from_numpy(so3_grid.grid(GRID_LEVEL)).to(device, torch.float32)
+    highest = min(1.0, MOST_NATS / max(information(scorer, power, radius), 1e-9))
+    share, left = schedule.first_exponent, schedule.final_steps
     order = torch.empty(0, dtype=torch.int64)
-    for step in range(schedule.steps):
+    for step in range(schedule.most_steps):
         monitor.poll()
         if len(order) < batch:
             order = torch.randperm(n, generator=generator)
         rows, order = order[:batch].to(device), order[batch:]
-        radius = min(schedule.radius(step), float(last))
-        count = scorer.count(radius)
-        kxy = scorer.kxy[:count]
-        shifts = shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius)).to(device)
-        phases = shift_phases(kxy, -shifts, d)
-        exponent = schedule.exponent(step) * min(1.0, MOST_NATS / max(information(scorer, power, radius), 1e-9))
-        level = 0 if radius <= schedule.coarse_radius else 1
-        rotation = torch.from_numpy(so3_grid.grid(level)).to(device, torch.float32)
         model = FourierVolume.from_map(volume, OVERSAMPLING, last)
         sums = FourierAccumulator(running.grid, device)
+        effective = []
         for matrix, members in _by_frequency_matrix(scorer, rows):
             points = points_on(matrix @ rotation[:, :2], kxy)
-            numerator, weight, _ = expectation(scorer, members, model.slice(points), phases, exponent)
-            sums.insert(points, 0.5 * numerator, 0.5 * weight)  # coefficients counted twice, for their partners
-        running.update(sums, len(rows), schedule.rate(step))
+            found = expectation(scorer, members, model.slice(points), phases, share * highest)
+            # Coefficients are counted twice, for their partners.
+            sums.insert(points, 0.5 * found.numerator, 0.5 * found.weight)
+            effective.append(found.effective_rotations)
+        running.update(sums, len(rows), schedule.first_rate(step))
         volume = running.centre(running.solve())
+        if share >= 1.0:
+            left -= 1
+            if left <= 0:
+                break
+        share = schedule.next_exponent(share, float(torch.cat(effective).median()) / len(rotation))
     return running.solve_in(d) * spherical_mask(d, 0.9 * mask_radius_px, 0.1 * mask_radius_px, device)
 
 
