@@ -4,9 +4,9 @@ The random map is a backprojection of images at random orientations. Then every 
 posterior over all rotations of a grid and all shifts (Zhong 2022, eq. 5.2, uniform prior), and replaces part of the
 running sums of the backprojection by theirs (online EM; Cappé and Moulines 2009, J. R. Stat. Soc. B 71). Both halves
 are matrix products over the shared grid: scores are images times slices, and the sums of every grid slice are
-posteriors times images, so that no image is ever inserted by itself. Posteriors are tempered at first, and cooled slowly
-from where the map breaks out of the symmetry of indifference (deterministic annealing, see :class:`Schedule`): a random
-map that takes itself seriously stays what it is.
+posteriors times images, so that no image is ever inserted by itself. Posteriors are tempered at first, and cooled
+slowly from where the map breaks out of the symmetry of indifference (deterministic annealing, see :class:`Schedule`): a
+random map that takes itself seriously stays what it is.
 
 The map is regularised by the power that the images themselves say it has: orientations spread the frequencies of a
 slice over a shell, so the mean power of CTF-corrected, noise-corrected images is that of the map, without any pose.

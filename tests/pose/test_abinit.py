@@ -33,9 +33,9 @@ def made() -> Phantom:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_initialisations() -> Iterator[None]:
-    """Few steps: the phantom has 32 pixels."""
+    """Few steps and a low band: the phantom has 32 pixels, and an SNR of 0.5."""
     with pytest.MonkeyPatch.context() as patch:
-        small = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
+        small = Schedule(turns=2.5, batch=100, cooling=1.06, most_steps=40)
         patch.setattr(random_initialisations, "Schedule", lambda: small)
         yield
 

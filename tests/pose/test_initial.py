@@ -52,23 +52,36 @@ def test_posteriors_are_those_of_all_scores() -> None:
     shifts = shift_disc(3.0, 3.0)
     slices = made.volume.slice(points_on(rotation[:, :2], scorer.kxy))
     rows = torch.tensor([3, 7, 8])
-    numerator, weight, evidence = expectation(scorer, rows, slices, shift_phases(scorer.kxy, -shifts, 32), 0.3)
+    found = expectation(scorer, rows, slices, shift_phases(scorer.kxy, -shifts, 32), 0.3)
     all_rotations = rotation.expand(12, -1, 3, 3)
     scores = scorer.own(made.volume, all_rotations, torch.zeros(12, len(rotation), 2), shifts)[rows].double()
     posterior = (0.3 * scores).flatten(1).softmax(1).view(scores.shape)
     moved = scorer.data[rows][:, None] * shift_phases(scorer.kxy, -shifts, 32)
     wanted = torch.einsum("bgt,btm->gm", posterior.to(torch.complex64), moved)
-    assert float((numerator - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
-    assert torch.allclose(weight, torch.einsum("bgt,bm->gm", posterior.float(), scorer.power[rows]), atol=1e-3)
-    peak = scores.flatten(1).amax(1)
-    mass = (0.3 * (scores - peak[:, None, None])).exp().flatten(1).sum(1)
-    assert torch.allclose(evidence.double(), peak + mass.log() - np.log(scores[0].numel()), rtol=1e-3)
+    assert float((found.numerator - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+    assert torch.allclose(found.weight, torch.einsum("bgt,bm->gm", posterior.float(), scorer.power[rows]), atol=1e-3)
+    effective = 1.0 / posterior.sum(2).square().sum(1)
+    assert torch.allclose(found.effective_rotations.double(), effective, rtol=1e-3)
+
+
+def test_shifts_are_never_farther_apart_than_asked_for() -> None:
+    for extent in (1.0, 2.5, 3.0, 4.8, 10.0):
+        for step in (0.7, 2.0, 2.3, 4.0):
+            axis = shift_disc(extent, step)[:, 0].unique()
+            assert float(axis.diff().max()) <= step + 1e-5 or len(axis) == 3
+
+
+def test_posteriors_cool_slowly_from_where_they_begin_to_tell() -> None:
+    schedule = Schedule()
+    assert schedule.next_exponent(0.2, 0.9) == 0.2 * schedule.warming
+    assert schedule.next_exponent(0.2, 0.1) == 0.2 * schedule.cooling
+    assert schedule.next_exponent(0.99, 0.001) == 1.0
 
 
 def test_a_random_initial_map_gives_poses() -> None:
     made = phantom(400, snr=0.5, shift_px=2.0)
     scorer = Scorer(made.images, radius=9)
-    schedule = Schedule(first_radius=3.0, last_radius=6.0, steps=20, batch=100, coarse_radius=6.0)
+    schedule = Schedule(turns=2.5, batch=100, cooling=1.06, most_steps=40)
     power = signal_power(made.images, scorer)
     map_ = random_initial_map(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor())
     assert torch.equal(map_, random_initial_map(scorer, power, schedule, 2.5, 13.0, 0, SilentMonitor()))
