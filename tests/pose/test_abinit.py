@@ -35,7 +35,7 @@ def made() -> Phantom:
 def quick_initialisations() -> Iterator[None]:
     """Few steps and a low band: the phantom has 32 pixels, and an SNR of 0.5."""
     with pytest.MonkeyPatch.context() as patch:
-        small = Schedule(turns=2.5, batch=100, cooling=1.06, most_steps=40)
+        small = Schedule(turns=2.5, batch=100, cooling=1.1, most_steps=25)
         patch.setattr(random_initialisations, "Schedule", lambda: small)
         yield
 

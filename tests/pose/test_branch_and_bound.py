@@ -56,7 +56,7 @@ def test_candidates_lie_apart_when_asked() -> None:
 
 def test_poses_and_map_come_from_nothing_by_branch_and_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = phantom(400, snr=0.5, shift_px=2.0)
-    small = Schedule(turns=2.5, batch=100, cooling=1.06, most_steps=40)
+    small = Schedule(turns=2.5, batch=100, cooling=1.1, most_steps=25)
     monkeypatch.setattr(random_initialisations, "Schedule", lambda: small)
     settings = ReconstructSettings(
         initialisations=1, initialisation_particles=300, max_shift_px=2.5, seed=1, search="branch_and_bound"
