@@ -13,8 +13,8 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_par
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import Restored, restore
 from cryodrgn_ext.metadata.relion31 import as_relion31
-from cryodrgn_ext.metadata.shared_density import tilt_series_warnings
 from cryodrgn_ext.metadata.star import write_star
+from cryodrgn_ext.metadata.tilt_series import tilt_series_warnings
 from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from cryodrgn_ext.options.convert import ConvertSettings

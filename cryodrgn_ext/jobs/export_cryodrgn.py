@@ -14,7 +14,7 @@ from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
-from cryodrgn_ext.metadata.shared_density import tilt_series_warnings
+from cryodrgn_ext.metadata.tilt_series import tilt_series_warnings
 from cryodrgn_ext.options.export_cryodrgn import ExportCryodrgnSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.chosen_rows import chosen_rows, listed_rows

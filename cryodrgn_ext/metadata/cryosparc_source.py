@@ -23,6 +23,8 @@ COPIES: dict[str, Literal["particle", "filament"]] = {
     "sym_expand/src_uid": "particle",
     "filament/filament_uid": "filament",
 }
+#: Fields that differ between the tilt images of a particle.
+TILTS = ("ctf/bfactor", "ctf/scale")
 _MOST_PARTS = 3  # of a field with several values a row; longer ones are not for plots
 
 
@@ -130,8 +132,19 @@ class CryosparcSource(ParticleSource):
         return np.ones(len(rows)) if field is None else self.cs_table.floats(field)[rows]
 
     @override
-    def tilt_groups(self, rows: Rows) -> Rows | None:
-        return None
+    def tilt_columns(self, rows: Rows) -> dict[str, Float64Array]:
+        return {field: self.cs_table.floats(field)[rows] for field in TILTS if field in self.cs_table}
+
+    @override
+    def particle_keys(self, rows: Rows) -> Iterator[tuple[str, Rows]]:
+        fields = ("location/micrograph_path", "location/center_x_frac", "location/center_y_frac")
+        if all(field in self.cs_table for field in fields):
+            number = np.unique(self.fingerprints(fields, rows), return_inverse=True)[1]
+            yield ", ".join(fields), number.astype(np.int64)
+
+    @override
+    def tomography_columns(self) -> tuple[str, ...]:
+        return ()
 
     @override
     def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:

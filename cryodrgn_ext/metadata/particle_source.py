@@ -140,8 +140,19 @@ class ParticleSource(ABC):
         """Return (n,) sizes of the pixels in which :meth:`positions` are, as far as the file tells."""
 
     @abstractmethod
-    def tilt_groups(self, rows: Rows) -> Rows | None:
-        """Return (n,) numbers of the groups that would be particles if the rows were tilt images; None without any."""
+    def tilt_columns(self, rows: Rows) -> dict[str, Float64Array]:
+        """Return the columns (n,) that differ between the tilt images of a particle, such as B-factors of doses."""
+
+    @abstractmethod
+    def particle_keys(self, rows: Rows) -> Iterator[tuple[str, Rows]]:
+        """Yield columns that would name a particle if rows were tilt images: names, and (n,) numbers, -1 for nothing.
+
+        In files of single particles they name other things, such as micrographs.
+        """
+
+    @abstractmethod
+    def tomography_columns(self) -> tuple[str, ...]:
+        """Return the columns that only files of tomography have."""
 
     @abstractmethod
     def half_set_columns(self, half_set: npt.NDArray[np.int8]) -> dict[str, AnyArray]:

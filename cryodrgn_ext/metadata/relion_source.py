@@ -24,6 +24,10 @@ from cryodrgn_ext.metadata.star_table import StarTable, format_values
 ORIGINAL_IMAGES = ("rlnImageOriginalName", "rlnOriginalParticleName")
 COPIES = (*ORIGINAL_IMAGES, "cdxUid", "cdxCs.sym_expand.src_uid.u8")
 FILAMENTS = ("rlnHelicalTubeID", "cdxCs.filament.filament_uid.u8")
+#: Columns that differ between the tilt images of a particle.
+TILTS = (
+    "rlnCtfBfactor", "rlnCtfScalefactor", "rlnMicrographPreExposure", "rlnTiltIndex", "rlnTomoNominalStageTiltAngle",
+)  # fmt: skip
 MICROGRAPH_PIXELS = ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnImagePixelSize")
 _UNKNOWN = (b"", b"0", b"-1", b"None", b"none", b"?")
 #: The column in which particles of a .cs carry blob/sign.
@@ -163,11 +167,24 @@ class RelionSource(ParticleSource):
                 yield Identity("filament", number)
 
     @override
-    def tilt_groups(self, rows: Rows) -> Rows | None:
-        if not {"rlnCtfBfactor", "rlnCtfScalefactor"} <= set(self.table.columns):
-            return None
-        label = "rlnGroupNumber" if "rlnTiltIndex" in self.table else "rlnGroupName"
-        return _codes(self.table.raw(label)[rows]) if label in self.table else None
+    def tilt_columns(self, rows: Rows) -> dict[str, Float64Array]:
+        return {label: self.table.floats(label)[rows] for label in TILTS if label in self.table}
+
+    @override
+    def particle_keys(self, rows: Rows) -> Iterator[tuple[str, Rows]]:
+        names = ("rlnTomoParticleName", "rlnGroupName", "rlnGroupNumber", "rlnParticleName", "rlnParticleId")
+        for label in names:
+            # A number of a group is that of a micrograph, unless tilts are numbered too.
+            if label in self.table and (label != "rlnGroupNumber" or "rlnTiltIndex" in self.table):
+                yield label, _codes(self.table.raw(label)[rows])
+        where = [label for label in ("rlnTomoName", "rlnMicrographName") if label in self.table][:1]
+        if where and all(f"rlnCoordinate{axis}" in self.table for axis in "XY"):
+            labels = (*where, *(one for one in (f"rlnCoordinate{axis}" for axis in "XYZ") if one in self.table))
+            yield ", ".join(labels), np.unique(self.fingerprints(labels, rows), return_inverse=True)[1].astype(np.int64)
+
+    @override
+    def tomography_columns(self) -> tuple[str, ...]:
+        return tuple(label for label in self.table.columns if label.startswith("rlnTomo") or label == "rlnCoordinateZ")
 
     def _micrograph(self, rows: Rows) -> Rows:
         """Return (n,) numbers of the micrographs, of the stacks for rows that do not name one."""

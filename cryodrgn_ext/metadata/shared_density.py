@@ -19,9 +19,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.image_names import UInt64Array
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.tilt_series import find_tilt_series, with_singles
 
 Groups: TypeAlias = npt.NDArray[np.int64]
 
@@ -79,12 +79,12 @@ def _find(particles: ParticleSet) -> SharedDensity:
     certain = {IMAGE: _numbered(particles.image_hash)}
     identities = list(source.identities(rows))
     for relation in (PARTICLE, FILAMENT):
-        found = [_with_singles(one.number) for one in identities if one.relation == relation]
+        found = [with_singles(one.number) for one in identities if one.relation == relation]
         if found:
             certain[relation] = reduce(_joined, found)
-    tilts = tilt_series(particles)
+    tilts = find_tilt_series(particles)
     if tilts is not None:
-        certain[TILTS] = tilts
+        certain[TILTS] = tilts.group
     positions = source.positions()
     if positions is None:
         return SharedDensity(certain)
@@ -95,59 +95,6 @@ def _find(particles: ParticleSet) -> SharedDensity:
     box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in particles.optics])[particles.optics_index]
     return SharedDensity(
         certain, _near(micrograph, centre_A, box_A), _near(micrograph, centre_A, SAME_PARTICLE * box_A)
-    )
-
-
-def tilt_series(particles: ParticleSet) -> Groups | None:
-    """Return (N,) groups of the tilt images of one particle each; None when rows are single particles.
-
-    M, Warp, nextPYP and others write tilt images as rows of a 2D file: rlnGroupName (or rlnGroupNumber beside
-    rlnTiltIndex) is the particle, rlnCtfScalefactor the cosine of the tilt and rlnCtfBfactor -4 times the dose. In a
-    file of single particles a group is a micrograph: scale and B-factor are the same there, or every row has its own.
-    """
-    group = particles.source.tilt_groups(particles.row_id)
-    if group is None:
-        return None
-    b_factor, scale = particles.ctf.b_factor_A2, particles.ctf.scale
-    if not (scale.min() > 0 and scale.max() <= 1.0 + 1e-6):
-        return None
-    member, size = np.unique(group, return_inverse=True, return_counts=True)[1:]
-    several = size[member] > 1
-    if not several.any():
-        return None
-    weight = _numbered_rows(np.stack([np.round(b_factor, 3), np.round(scale, 5)], axis=1))
-    distinct = len(_unique_rows(np.stack([member[several], weight[several]], axis=1)))
-    alone = distinct / int(several.sum())  # 1 when no two rows of a group have the same weights
-    lowest, highest = np.full(len(size), np.inf), np.full(len(size), -np.inf)
-    np.minimum.at(lowest, member, scale)
-    np.maximum.at(highest, member, scale)
-    varied = float(np.mean((highest - lowest > 1e-3)[size > 1]))
-    # The tilts of a series are shared by its particles; 0.4 leaves room for tilts of both signs without doses.
-    shared = len(np.unique(weight)) <= 0.5 * particles.n or len(size) == 1
-    return member.astype(np.int64) if alone > 0.4 and varied > 0.5 and shared else None
-
-
-def refuse_tilt_series(particles: ParticleSet) -> None:
-    """Raise InputError when rows are tilt images of particles, which jobs would take for particles each."""
-    groups = tilt_series(particles)
-    if groups is not None:
-        raise InputError(
-            f"{particles.path}: its {particles.n} rows are tilt images of {int(groups.max()) + 1} particles of a tilt "
-            "series (rlnCtfScalefactor and rlnCtfBfactor differ within an rlnGroupName, as M and Warp write), "
-            "but every row would be taken for a particle of its own: tilt series are not supported; give images of "
-            "single particles, or one tilt of each particle (the untilted one)"
-        )
-
-
-def tilt_series_warnings(particles: ParticleSet) -> tuple[str, ...]:
-    """Say where rows are tilt images of particles, for jobs that hand them on without using them."""
-    groups = tilt_series(particles)
-    if groups is None:
-        return ()
-    return (
-        f"Warning: the {particles.n} rows of {particles.path} are tilt images of {int(groups.max()) + 1} particles of "
-        "a tilt series; they are handed on as they are, but what reads them as single particles, as CryoSPARC and "
-        "cryodrgn do, takes every image for a particle of its own.",
     )
 
 
@@ -166,25 +113,6 @@ def count_split(groups: Groups, half_set: npt.NDArray[np.int8]) -> tuple[int, in
 
 def _numbered(values: UInt64Array) -> Groups:
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
-
-
-def _with_singles(number: Groups) -> Groups:
-    """Return group numbers in which every row of -1 is a group of its own."""
-    out = number.copy()
-    alone = np.flatnonzero(number < 0)
-    out[alone] = int(number.max(initial=-1)) + 1 + np.arange(len(alone))
-    return np.unique(out, return_inverse=True)[1].astype(np.int64)
-
-
-def _numbered_rows(values: npt.NDArray[np.float64]) -> Groups:
-    columns: list[Groups] = [np.unique(column, return_inverse=True)[1].astype(np.int64) for column in values.T]
-    pair = columns[0] * (int(columns[1].max()) + 1) + columns[1]
-    number: Groups = np.unique(pair, return_inverse=True)[1].astype(np.int64)
-    return number
-
-
-def _unique_rows(pairs: Groups) -> Groups:
-    return np.unique(pairs[:, 0] * (int(pairs[:, 1].max()) + 1) + pairs[:, 1])
 
 
 def _joined(one: Groups, other: Groups) -> Groups:

@@ -10,7 +10,7 @@ from cryodrgn_ext.images.pipeline import HALF_SET_SEED
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
-from cryodrgn_ext.metadata.shared_density import refuse_tilt_series
+from cryodrgn_ext.metadata.tilt_series import refuse_tilt_series, suspected_tilts
 from cryodrgn_ext.results.layout import find_result_directory
 from cryodrgn_ext.results.learned_result import LEARNING_JOBS, read_of_result
 from cryodrgn_ext.results.record import fingerprint_particles, read_record
@@ -94,6 +94,7 @@ def half_set_notes(particles: ParticleSet, aligned: bool) -> tuple[str, ...]:
         Whether the poses of the file are used.
     """
     choice = choose_half_sets(particles, HALF_SET_SEED)
+    notes = (*suspected_tilts(particles), *choice.notes)
     if choice.from_file or not aligned:
-        return choice.notes
-    return (*choice.notes, "As their poses were not refined in these halves, the resolutions may be too good.")
+        return notes
+    return (*notes, "As their poses were not refined in these halves, the resolutions may be too good.")

@@ -17,8 +17,11 @@ from cryodrgn_ext.metadata.shared_density import (
     SharedDensity,
     find_shared_density,
     joined_groups,
+)
+from cryodrgn_ext.metadata.tilt_series import (
+    find_tilt_series,
     refuse_tilt_series,
-    tilt_series,
+    suspected_tilts,
     tilt_series_warnings,
 )
 from tests.metadata.conftest import StarBuilder
@@ -311,6 +314,32 @@ VARIATIONS: dict[str, dict[str, object]] = {
     "without doses": {"rlnCtfBfactor": ["0.000000"] * 120},
     "one particle": {"particles": 1, "tilts": 41},
     "two tilts": {"particles": 60, "tilts": 2},
+    "B-factors alone": {"rlnCtfScalefactor": None},
+    "cosines alone": {"rlnCtfBfactor": None},
+    "scales that M has refined": {"rlnCtfScalefactor": [f"{0.7 + 0.1 * (i % 10)}" for i in range(120)]},
+    "nothing names the particle": {"rlnGroupName": None, "rlnCtfScalefactor": None},
+    "groups are tilt series": {"rlnGroupName": ["TS_01"] * 120},
+    "groups are tilt series, B-factors alone": {"rlnGroupName": ["TS_01"] * 120, "rlnCtfScalefactor": None},
+    "dose before each tilt": {
+        "style": "3.1", "rlnGroupName": None, "rlnCtfBfactor": None, "rlnCtfScalefactor": None,
+        "rlnMicrographPreExposure": [f"{3.0 * (i % 10)}" for i in range(120)],
+    },
+    "positions in a tilt series": {
+        "rlnGroupName": None, "rlnCtfBfactor": None, "rlnMicrographName": ["TS_01.mrc"] * 120,
+        "rlnCoordinateX": [f"{i // 10 * 91.5}" for i in range(120)], "rlnCoordinateY": ["7.0"] * 120,
+    },
+    "positions in a tomogram, no weights": {
+        "style": "3.1", "rlnGroupName": None, "rlnCtfBfactor": None, "rlnCtfScalefactor": None,
+        "rlnTomoName": ["TS_01"] * 120, "rlnCoordinateX": [f"{i // 10 * 91.5}" for i in range(120)],
+        "rlnCoordinateY": ["7.0"] * 120, "rlnCoordinateZ": ["70.0"] * 120,
+    },
+    "a stack for every particle": {
+        "rlnGroupName": None, "rlnCtfScalefactor": None,
+        "rlnImageName": [f"{i % 10 + 1}@Particles/TS_01_{i // 10}.mrcs" for i in range(120)],
+    },
+    "incomplete series": {
+        "rlnCtfScalefactor": None, "rlnCtfBfactor": [f"{-12.0 * (i % 10 + (i // 10) % 3)}" for i in range(120)],
+    },
 }  # fmt: skip
 
 
@@ -318,8 +347,9 @@ VARIATIONS: dict[str, dict[str, object]] = {
 def test_tilt_images_are_refused_and_never_split(tmp_path: Path, name: str) -> None:
     particles = tilted(tmp_path, **VARIATIONS[name])  # type: ignore[arg-type]
     tilts = int(VARIATIONS[name].get("tilts", 10))  # type: ignore[call-overload]
-    groups = tilt_series(particles)
-    assert groups is not None
+    found = find_tilt_series(particles)
+    assert found is not None
+    groups = found.group
     assert same_partition(groups, np.arange(particles.n) // tilts)
     with pytest.raises(InputError, match=rf"{particles.n} rows are tilt images of {particles.n // tilts} particles"):
         refuse_tilt_series(particles)
@@ -339,17 +369,53 @@ ORDINARY: dict[str, dict[str, object]] = {
         "rlnCtfBfactor": [f"{10.0 + 0.37 * i}" for i in range(120)],
         "rlnCtfScalefactor": [f"{0.5 + 0.001 * i}" for i in range(120)],
     },
-    "scales above 1": {"rlnCtfScalefactor": [f"{0.7 + 0.1 * (i % 10)}" for i in range(120)]},
+    "scales of random particles": {
+        "rlnCtfScalefactor": [f"{v:.2f}" for v in np.random.default_rng(0).uniform(0.5, 1.5, 120)],
+        "rlnCtfBfactor": None,
+    },
+    "B-factors of a few sizes": {
+        "rlnCtfBfactor": [f"{v}" for v in np.random.default_rng(0).integers(0, 9, 120)],
+        "rlnCtfScalefactor": None,
+    },
+    "dose before each movie": {
+        "style": "3.1",
+        "rlnCtfBfactor": None,
+        "rlnCtfScalefactor": None,
+        "rlnMicrographPreExposure": [f"{0.5 * (i // 10 % 2)}" for i in range(120)],
+    },
     "one tilt of each": {"rlnGroupName": [f"{i:03d}_TS_01" for i in range(120)]},
-    "no groups": {"rlnGroupName": None},
+    "one tilt of each, in a tomogram": {
+        "style": "3.1",
+        "rlnGroupName": None,
+        "rlnCtfBfactor": None,
+        "rlnCtfScalefactor": None,
+        "rlnTomoName": ["TS_01"] * 120,
+        "rlnCoordinateX": [f"{i * 91.5}" for i in range(120)],
+        "rlnCoordinateY": ["7.0"] * 120,
+        "rlnCoordinateZ": ["70.0"] * 120,
+    },
+    "no groups, in any order": {
+        "rlnGroupName": None,
+        "rlnCtfScalefactor": None,
+        "rlnCtfBfactor": [f"{-12.0 * (v % 10)}" for v in np.random.default_rng(0).permutation(120)],
+    },
 }
 
 
 @pytest.mark.parametrize("name", ORDINARY)
 def test_single_particles_with_groups_and_factors_are_no_tilt_series(tmp_path: Path, name: str) -> None:
     particles = tilted(tmp_path, **ORDINARY[name])  # type: ignore[arg-type]
-    assert tilt_series(particles) is None
+    assert find_tilt_series(particles) is None
     refuse_tilt_series(particles)
+    said = suspected_tilts(particles)  # by jobs that go on, where columns look like tilts but nothing tells particles
+    assert bool(said) == (name in ("no groups, in any order", "one tilt of each, in a tomogram"))
+
+
+@pytest.mark.parametrize("sets", [1, 3])
+def test_tilt_images_that_went_through_cryosparc_are_refused(tmp_path: Path, sets: int) -> None:
+    dose = np.tile(np.arange(10), 12) + np.repeat(np.arange(12) // (12 // sets), 10)
+    with pytest.raises(InputError, match=r"120 rows are tilt images of 12 particles .*ctf/bfactor"):
+        refuse_tilt_series(cs_of(tmp_path, ctf__bfactor=(-12.0 * dose).astype("<f4")))
 
 
 # The random split itself
