@@ -24,7 +24,7 @@ from cryodrgn_ext.results.returned_particles import (
     returned_name,
     say_conversion,
     wants_columns,
-    warn_unbalanced_halves,
+    warn_of_halves,
     write_particles,
 )
 from cryodrgn_ext.workflow.job_outputs import picture
@@ -78,7 +78,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
         for sentence in keep_existing(outputs, settings.overwrite):
             monitor.message(f"Note: {sentence}")
     write_particles(output, result.particles, selected, columns)
-    warn_unbalanced_halves(result.particles, selected, monitor)
+    warn_of_halves(result.particles, selected, monitor)
     record("finished")
     groups = selection.groups()
     for name, rows in groups.items() if len(groups) > 1 else ():

@@ -24,6 +24,8 @@ from cryodrgn_ext.metadata.shared_density import (
 HalfSet = npt.NDArray[np.int8]
 #: Smallest share of the particles that a half-set should have.
 FAIR_SHARE = 0.4
+#: A half-set with a smaller share has a half-map of three times the noise of the other's, or more: it shows nothing.
+LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class HalfSetChoice:
 def choose_half_sets(particles: ParticleSet, seed: int) -> HalfSetChoice:
     """Choose the half-sets to work with.
 
-    Those of the file, unless there are none, all particles are in one, or they part rows that certainly share density;
-    then they are drawn at random by groups of such rows.
+    Those of the file, unless there are none, (nearly) all particles are in one, or they part rows that certainly share
+    density; then they are drawn at random by groups of such rows.
 
     Parameters
     ----------
@@ -62,12 +64,14 @@ def choose_half_sets(particles: ParticleSet, seed: int) -> HalfSetChoice:
         return _drawn(particles, seed, "have no half-sets (rlnRandomSubset, alignments3D/split)")
     if len(np.unique(own)) == 1:
         return _drawn(particles, seed, f"are all in half-set {own[0]}")
+    if _smaller_share(own) < LEAST_SHARE:
+        return _drawn(particles, seed, f"have half-sets of {_sizes(own)} particles, too few in one for a half-map")
     torn = split_relations(shared, own)
     if torn:
         return _drawn(
             particles, seed, f"have half-sets that part {torn}, so that they are not independent and not used"
         )
-    return HalfSetChoice(own, True, _neighbour_notes(particles, own))
+    return HalfSetChoice(own, True, (*_unequal_notes(particles, own), *_neighbour_notes(particles, own)))
 
 
 def split_relations(shared: SharedDensity, half_set: HalfSet) -> str:
@@ -83,16 +87,43 @@ def split_relations(shared: SharedDensity, half_set: HalfSet) -> str:
 def own_half_set_warnings(particles: ParticleSet) -> tuple[str, ...]:
     """Say where the half-sets of the file are not independent, for jobs that hand them on without using them."""
     own = particles.half_set
-    if not particles.n or len(np.unique(own)) == 1:
+    if not particles.n or not own.all():
         return ()
+    if len(np.unique(own)) == 1:
+        return (
+            f"Warning: all {particles.n} particles are in half-set {own[0]}: a 3D refinement has no second half-map, and "
+            "RELION stops; leave the column out (rlnRandomSubset, alignments3D/split) to have half-sets drawn anew.",
+        )
+    unequal = _unequal_notes(particles, own)
     torn = split_relations(find_shared_density(particles), own)
     if torn:
         return (
+            *unequal,
             f"Warning: the half-sets of {particles.path} part {torn}: half-maps of them share density, and their "
             "resolution is too good. They are handed on as they are; leave the column out (rlnRandomSubset, "
             "alignments3D/split) to have them drawn anew.",
         )
-    return _neighbour_notes(particles, own)
+    return (*unequal, *_neighbour_notes(particles, own))
+
+
+def _smaller_share(half_set: HalfSet) -> float:
+    first = int(np.count_nonzero(half_set == 1))
+    return min(first, len(half_set) - first) / max(1, len(half_set))
+
+
+def _sizes(half_set: HalfSet) -> str:
+    return " and ".join(str(int(np.count_nonzero(half_set == half))) for half in (1, 2))
+
+
+def _unequal_notes(particles: ParticleSet, half_set: HalfSet) -> tuple[str, ...]:
+    """Say when half-sets differ in size by more than chance or whole filaments make them."""
+    n, share = len(half_set), _smaller_share(half_set)
+    if share >= FAIR_SHARE or (1 - 2 * share) * n < 3 * n**0.5:
+        return ()
+    return (
+        f"Warning: the half-sets of {particles.path} have {_sizes(half_set)} particles: resolutions are those that the "
+        "smaller one allows; leave the column out (rlnRandomSubset, alignments3D/split) to have them drawn anew.",
+    )
 
 
 def draw_half_sets(shared: SharedDensity, image_hash: UInt64Array, seed: int) -> tuple[HalfSet, tuple[str, ...]]:

@@ -243,7 +243,10 @@ def _uids(table: StarTable, image_hash: npt.NDArray[np.uint64]) -> tuple[npt.NDA
 def _half_sets(table: StarTable) -> npt.NDArray[np.int8]:
     if "rlnRandomSubset" not in table:
         return np.zeros(table.n_rows, np.int8)
-    half_set = table.integers("rlnRandomSubset")
+    try:
+        half_set = table.integers("rlnRandomSubset")
+    except InputError as error:
+        raise InputError(f"{error} (half-sets are 1 and 2; take the column out to have them drawn)") from None
     wrong = np.flatnonzero((half_set < 0) | (half_set > 2))
     if len(wrong):
         row = int(wrong[0])

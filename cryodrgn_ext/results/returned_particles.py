@@ -159,13 +159,10 @@ def write_groups(
         write_particles(layout.state(number) / name, particles, indices, columns)
 
 
-def warn_unbalanced_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:
-    """Say when a subset has particles of one half-set only, with which RELION's refinement cannot work."""
+def warn_of_halves(particles: ParticleSet, indices: NDArray[np.integer], monitor: Monitor) -> None:
+    """Say when a subset has half-sets with which a refinement cannot work, or that are not independent."""
     for warning in own_half_set_warnings(particles.subset(indices)):
         monitor.message(warning)
-    halves = particles.half_set[indices]
-    if len(halves) and halves.any() and len(np.unique(halves)) == 1:
-        monitor.message(f"Note: all {len(halves)} particles of the subset belong to half-set {halves[0]}.")
 
 
 def require_particles(indices: NDArray[np.integer], what: str) -> None:

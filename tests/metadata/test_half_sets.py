@@ -460,3 +460,44 @@ def test_a_million_rows_take_bounded_memory(monkeypatch: pytest.MonkeyPatch, tmp
     assert whole.overlapping is not None
     assert parts.overlapping is not None
     assert same_partition(whole.overlapping, parts.overlapping)
+
+
+# Half-sets of very different sizes
+
+
+def of_halves(tmp_path: Path, first: int, suffix: str) -> ParticleSet:
+    halves = np.where(np.arange(N) < first, 1, 2)
+    if suffix == "star":
+        return star_of(tmp_path, rlnRandomSubset=[str(half) for half in halves])
+    return cs_of(tmp_path, alignments3D__split=(halves - 1).astype("<u4"))
+
+
+@pytest.mark.parametrize("suffix", ["star", "cs"])
+@pytest.mark.parametrize(("first", "from_file", "said", "handed_on"), [
+    (60, True, "", ""),
+    (50, True, "", ""),  # whole filaments make halves of 42 and 58 %
+    (90, True, "have 90 and 30 particles", "have 90 and 30 particles"),
+    (115, False, "half-sets of 115 and 5 particles, too few", "have 115 and 5 particles"),
+    (0, False, "are all in half-set 2", "all 120 particles are in half-set 2"),
+])  # fmt: skip
+def test_unequal_half_sets_are_used_drawn_anew_or_said(
+    first: int, from_file: bool, said: str, handed_on: str, suffix: str, tmp_path: Path
+) -> None:
+    particles = of_halves(tmp_path, first, suffix)
+    choice = choose_half_sets(particles, 0)
+    assert choice.from_file == from_file
+    assert said in " ".join(choice.notes)
+    assert bool(said) == bool(choice.notes)
+    assert handed_on in " ".join(own_half_set_warnings(particles))
+    assert bool(handed_on) == bool(own_half_set_warnings(particles))
+    assert np.bincount(choice.half_set).tolist() == ([0, first, N - first] if from_file else [0, 60, 60])
+
+
+@pytest.mark.parametrize(("label", "complaint"), [
+    ("A", "_rlnRandomSubset is 'A', but a number is expected .half-sets are 1 and 2; take the column out"),
+    ("1.5", "_rlnRandomSubset is 1.5, but a whole number is expected .half-sets are 1 and 2"),
+    ("nan", "_rlnRandomSubset is nan, but"), ("-1", "is -1, but 1 or 2 is expected"),
+])  # fmt: skip
+def test_half_sets_that_are_no_numbers_are_refused(label: str, complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=complaint):
+        star_of(tmp_path, rlnRandomSubset=["1", "2"] * 59 + [label, "1"])
