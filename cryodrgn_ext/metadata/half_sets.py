@@ -91,7 +91,7 @@ def own_half_set_warnings(particles: ParticleSet) -> tuple[str, ...]:
         return ()
     if len(np.unique(own)) == 1:
         return (
-            f"Warning: all {particles.n} particles are in half-set {own[0]}: a 3D refinement has no second half-map, and "
+            f"Warning: all {particles.n} particles are in half-set {own[0]}: a refinement has no second half-map, and "
             "RELION stops; leave the column out (rlnRandomSubset, alignments3D/split) to have half-sets drawn anew.",
         )
     unequal = _unequal_notes(particles, own)
