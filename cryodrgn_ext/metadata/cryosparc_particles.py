@@ -23,6 +23,7 @@ from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.plausible_poses import pose_notes
 from cryodrgn_ext.metadata.plausible_units import unit_notes
 from cryodrgn_ext.metadata.poses import euler_from_rotation, rotation_from_pose
 
@@ -62,7 +63,9 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     image_hash = image_hashes(references)
     half_set = half_sets(table)
     ctf = _ctf(table)
-    table = replace(table, notes=(*table.notes, *unit_notes(table.path, ctf, optics)))
+    box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in optics])[optics_index]
+    found = (*unit_notes(table.path, ctf, optics), *pose_notes(table.path, euler_deg, shift_A, box_A))
+    table = replace(table, notes=(*table.notes, *found))
     return ParticleSet(
         source=CryosparcSource(table),
         project_dir=project.path,

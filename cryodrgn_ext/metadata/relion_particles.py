@@ -22,6 +22,7 @@ from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table, with_particle_optics
 from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.metadata.plausible_poses import pose_notes
 from cryodrgn_ext.metadata.plausible_units import unit_notes
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN, RelionSource
 from cryodrgn_ext.metadata.star import StarFile, read_star
@@ -69,8 +70,10 @@ def particles_from_star(
     uid, own_uids = _uids(table, image_hash)
     ctf = _ctf(table)
     optics = _with_box_sizes(optics, optics_index, stack_paths, references)
-    notes += unit_notes(star.path, ctf, optics)
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
+    shift_A = _shifts(table, "optics" in star.blocks, pixel_size_A)
+    box_A = np.array([group.box_size or 0 for group in optics])[optics_index] * pixel_size_A
+    notes += (*unit_notes(star.path, ctf, optics), *pose_notes(star.path, euler_deg, shift_A, box_A))
     return ParticleSet(
         source=RelionSource(star, table.name, own_uids, notes),
         project_dir=project.path,
@@ -79,7 +82,7 @@ def particles_from_star(
         stack_id=references.stack_id,
         stack_index=references.stack_index,
         euler_deg=euler_deg,
-        shift_A=_shifts(table, "optics" in star.blocks, pixel_size_A),
+        shift_A=shift_A,
         ctf=ctf,
         optics=optics,
         optics_index=optics_index,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from cryodrgn_ext.metadata.micrograph_positions import (
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import Rows
 from cryodrgn_ext.metadata.row_copies import tell_copies
+
+#: Particles that lie nearer than this fraction of the box are the same: others that touch are half a box apart.
+_ALIKE = 0.1
 
 
 @dataclass(frozen=True)
@@ -200,30 +203,74 @@ def _held_against_positions(
 
 
 def _by_position(particles: ParticleSet, reference: ParticleSet, as_list: bool) -> tuple[RowMatch | None, int | None]:
-    """Join by micrograph and position; None with the number of rows that were not found (None: not tried)."""
+    """Join by micrograph and position; None with the number of rows that were not found (None: not tried).
+
+    Boxes come first. Those of an extraction that recentred lie elsewhere, but the particles in them do not: RELION's
+    coordinate minus its origin is where a particle lies.
+    """
     mine, theirs = positions_of(particles), positions_of(reference)
     if mine is None or theirs is None:
         return None, None
+    found, missing, farthest = _nearest(mine, theirs, SAME_POSITION_PX)
+    what, said = "micrograph and position", "their positions"
+    if missing and {particles.source.format, reference.source.format} == {"star"}:
+        reach = _ALIKE * min(_box_px(particles), _box_px(reference))
+        centred = _centred(mine, particles), _centred(theirs, reference)
+        again, left, far = _nearest(*centred, reach) if reach > 0 else (None, missing, farthest)
+        if not left:
+            found, missing, farthest = again, left, far
+            what, said = "micrograph and place of the particle", "where they lie (coordinates minus origins)"
+    if found is None:
+        return None, missing
+    place, keys = found
+    rows, criterion = tell_copies(particles, reference, place, keys, as_list=as_list)
+    note = (
+        f"{particles.path}: its images are not those of {reference.path}; particles were found by {said}, "
+        f"which differ by up to {farthest:.1f} px"
+    )
+    return RowMatch(rows, what if criterion is None else f"{what}, copies by {criterion}", (note,)), 0
+
+
+def _nearest(
+    mine: Positions, theirs: Positions, reach_px: float
+) -> tuple[tuple[UInt64Array, UInt64Array] | None, int | None, float]:
+    """Find the places of N particles among those of M rows, none farther than ``reach_px``.
+
+    Returns
+    -------
+    found : ((N,), (M,) uint64) or None
+        Keys that are equal for particles and rows of one place; None when some have no place of their own.
+    missing : int or None
+        How many; None when it could not be tried.
+    farthest : float
+        Largest distance in px.
+    """
     names, code = np.unique(np.concatenate([mine.names(), theirs.names()]), return_inverse=True)
     apart = 1e3 + 4 * np.abs(np.concatenate([mine.xy_px, theirs.xy_px])).max(initial=0)
     if len(names) * apart > 1e15:
-        return None, None
+        return None, None, 0.0
     points = np.column_stack([code * apart, np.concatenate([mine.xy_px, theirs.xy_px])])
     wanted, available = points[: mine.xy_px.shape[0]], points[mine.xy_px.shape[0] :]
     places, place_of_row = np.unique(available.round(3), axis=0, return_inverse=True)
     distance, place = cKDTree(places).query(wanted, k=min(2, len(places)))
     distance, place = distance.reshape(len(wanted), -1), place.reshape(len(wanted), -1)
-    near = distance[:, 0] <= SAME_POSITION_PX
+    near = distance[:, 0] <= reach_px
     if distance.shape[1] == 2:  # two neighbours so close to each other cannot be told apart
-        near &= distance[:, 1] > 2 * SAME_POSITION_PX
-    missing = int(np.count_nonzero(~near))
+        near &= distance[:, 1] > 2 * reach_px
+    missing, farthest = int(np.count_nonzero(~near)), float(distance[:, 0].max())
     if missing:
-        return None, missing
-    keys = place_of_row.reshape(-1).astype(np.uint64)
-    rows, criterion = tell_copies(particles, reference, place[:, 0].astype(np.uint64), keys, as_list=as_list)
-    what = "micrograph and position" if criterion is None else f"micrograph and position, copies by {criterion}"
-    note = (
-        f"{particles.path}: its images are not those of {reference.path}; particles were found by their positions, "
-        f"which differ by up to {distance[:, 0].max():.1f} px"
-    )
-    return RowMatch(rows, what, (note,)), 0
+        return None, missing, farthest
+    return (place[:, 0].astype(np.uint64), place_of_row.reshape(-1).astype(np.uint64)), 0, farthest
+
+
+def _centred(positions: Positions, particles: ParticleSet) -> Positions:
+    """Return where the particles lie rather than their boxes, as RELION counts both."""
+    pixel_A = particles.source.micrograph_pixel_A(particles.row_id)
+    return replace(positions, xy_px=positions.xy_px + particles.shift_A / pixel_A[:, None])
+
+
+def _box_px(particles: ParticleSet) -> float:
+    """Return the width of the smallest box in pixels of the micrograph; 0 where it is not known."""
+    box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in particles.optics])
+    pixel_A = particles.source.micrograph_pixel_A(particles.row_id)
+    return float((box_A[particles.optics_index] / pixel_A).min())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import restore
 from tests.metadata.conftest import StarBuilder
@@ -64,6 +65,35 @@ def test_origins_are_counted_from_the_former_centres(tmp_path: Path) -> None:
     # Nothing but the angles was refined, so that the old origins are the right ones.
     np.testing.assert_allclose(restored.particles.shift_A[shown], former.shift_A[shown], atol=1e-4)
     np.testing.assert_allclose(restored.particles.euler_deg[:, 0], former.euler_deg[:, 0] + 5, atol=1e-5)
+
+
+def test_boxes_that_moved_far_are_found_by_where_the_particles_lie(tmp_path: Path) -> None:
+    """Images of the same names, in another order: as RELION extracts a selection anew with recentring."""
+    builder, _ = positioned(tmp_path)
+    builder.columns["rlnImageName"] = [f"{i + 1}@Extract/job012/a.mrcs" for i in range(8)]
+    builder.optics["rlnImageSize"] = ["64"] * 2
+    former = read_particles(builder.write(tmp_path / "former.star"))
+    move_px = np.random.default_rng(4).uniform(5, 40, (8, 2))
+    moved = extracted_anew(builder, move_px)
+    moved.optics["rlnImageSize"] = ["64"] * 2
+    moved.columns["rlnImageName"] = [f"{8 - i}@Extract/job099/a.mrcs" for i in range(8)]
+    # A refinement of the new images has moved them a little.
+    moved.columns["rlnOriginYAngst"] = [f"{float(one) + 0.8:.6f}" for one in moved.columns["rlnOriginYAngst"]]
+    restored = restore(read_particles(moved.write(tmp_path / "moved.star")), former)
+    assert restored.joined_by == "micrograph and place of the particle"
+    assert restored.particles.row_id.tolist() == list(range(8))
+    np.testing.assert_allclose(restored.particles.shift_A, former.shift_A - [0, 0.8], atol=1e-4)
+    assert "coordinates minus origins" in restored.notes[0]
+
+
+def test_other_particles_of_the_same_names_are_still_refused(tmp_path: Path) -> None:
+    builder, former = positioned(tmp_path)
+    others = StarBuilder()
+    others.columns = dict(builder.columns)
+    others.columns["rlnImageName"] = [one.replace("job012", "job099") for one in builder.columns["rlnImageName"]]
+    others.columns["rlnCoordinateX"] = [f"{float(one) + 60:.1f}" for one in builder.columns["rlnCoordinateX"]]
+    with pytest.raises(InputError, match="their positions say that they are different particles"):
+        restore(read_particles(others.write(tmp_path / "others.star")), former)
 
 
 def test_rounded_positions_are_no_moves(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_ordinary_numbers_need_no_word(tmp_path: Path) -> None:
 def test_a_pixel_size_in_nanometres_is_said(tmp_path: Path) -> None:
     builder = StarBuilder(box=64)
     of_all(builder, "rlnImagePixelSize", "0.125")
-    (note,) = read_particles(builder.write(tmp_path / "a.star")).notes
+    note = read_particles(builder.write(tmp_path / "a.star")).notes[0]
     assert "8 Å wide" in note
     assert "not in nm" in note
 
