@@ -34,6 +34,8 @@ MAP_RADIUS = 8
 MAP_SD = 0.2
 #: Least purity of a map's sign, and least correlation of the maps of two halves of the images, that are believed.
 PURE, REPRODUCED = 0.75, 0.5
+#: Images that a map after a search is made of, at most.
+MOST_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -138,3 +140,39 @@ class MapSign:
         floor = 0.05 * float(sums.weight.mean()) + torch.finfo(torch.float32).tiny
         volume = grid_to_map(sums.numerator / (sums.weight + floor), self.grid)
         return volume / gridding_correction(self.grid.box_size, self.grid.oversampling)
+
+
+def map_sign(images: ParticleImages) -> float:
+    """Return :attr:`MapSign.purity` of a map of at most some hundred of the images, evenly spaced.
+
+    Of images that were inverted it is the sign of what was made of them.
+    """
+    sums = MapSign(images.plane.radius)
+    sums.add(images.subset(torch.linspace(0, images.n - 1, min(images.n, MOST_IMAGES)).long()))
+    return sums.purity
+
+
+def sign_of_found_map(purity: float, data_sign: int) -> str:
+    """Say what a map with orientations that were found tells of the data sign, which was judged without any.
+
+    Parameters
+    ----------
+    purity : float
+        Of the map, see :func:`map_sign`.
+    data_sign : int
+        What was taken: -1 when images were inverted.
+    """
+    names = {1: "white", -1: "black"}
+    taken = names[data_sign]
+    if purity >= PURE:
+        return f"Contrast: the map that was found is positive (purity {purity:.2f}): particles are {taken}, as taken."
+    if purity <= -PURE:
+        return (
+            f"Warning: the map that was found is negative (purity of sign {-purity:.2f}), so particles are "
+            f"{names[-data_sign]} in the images, not {taken} as taken before there were orientations: run again with "
+            f"--contrast {names[-data_sign]}."
+        )
+    return (
+        f"Contrast: the map that was found does not tell whether particles are white or black (purity of sign "
+        f"{abs(purity):.2f}); they were taken as {taken}. If the map is inside out, set --contrast."
+    )

@@ -22,6 +22,7 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
+from cryodrgn_ext.images.data_sign import map_sign, sign_of_found_map
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -166,6 +167,7 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
                    *(layout.root / name for name in (*MAP_FILES, POSES_NAME)))  # fmt: skip
         consensus = read_consensus(self.files.maps)
         self._note_maps(consensus)
+        self.note(sign_of_found_map(map_sign(aligned), images.data_sign))
         if settings.zdim > 0:
             self._learn(aligned, consensus, key)
         else:

@@ -149,8 +149,8 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     *(RelionColumn(f"rlnOrigin{axis}Angst", "alignments3D/shift", pose=_R) for axis in "XY"),
     *(RelionColumn(f"rlnOrigin{axis}", "alignments3D/shift", pose=_R, pixel=_R, note="RELION 3.0") for axis in "XY"),
     *(RelionColumn(f"rlnOriginZ{unit}", pose=_D, note="of subtomograms") for unit in ("", "Angst")),
-    *(RelionColumn(f"rlnAngle{angle}Prior", pose=_H, note="centre of local searches") for angle in
-      ("Rot", "Tilt", "Psi")),
+    *(RelionColumn(f"rlnAngle{angle}Prior", pose=_H, note="centre of local searches") for angle in ("Rot", "Tilt")),
+    RelionColumn("rlnAnglePsiPrior", "filament/filament_pose", pose=_H, note="of tubes; centre of local searches"),
     *(RelionColumn(f"rlnOrigin{axis}Prior{unit}", pose=_D, note="centre of local searches")
       for axis in "XYZ" for unit in ("", "Angst")),
     RelionColumn("rlnAnglePsiFlip", pose=_D, note="whether an earlier refinement turned a filament round"),
@@ -166,10 +166,12 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnParticleSelectZScore", pose=_N),
     RelionColumn("rlnPredictedClassScore"),
     # filaments
-    RelionColumn("rlnHelicalTubeID", note="from a .cs: number of filament/filament_uid on its micrograph"),
+    RelionColumn("rlnHelicalTubeID", "filament/filament_uid",
+                 note="from a .cs the number of the filament on its micrograph; to a .cs made from both names"),
     RelionColumn("rlnHelicalTubePitch"),
-    RelionColumn("rlnHelicalTrackLength", pixel=_N, note="RELION 3.0"),
-    RelionColumn("rlnHelicalTrackLengthAngst", pixel=_N, note="from a .cs: filament/position_A from the tube's start"),
+    RelionColumn("rlnHelicalTrackLength", "filament/position_A", pixel=_N, note="RELION 3.0"),
+    RelionColumn("rlnHelicalTrackLengthAngst", "filament/position_A", pixel=_N,
+                 note="from a .cs counted from the tube's start"),
 )  # fmt: skip
 
 #: What a slot of 3D alignments holds beside pose, shift, half-set and class: it belongs to the alignment that was made.
@@ -232,7 +234,8 @@ CRYOSPARC_FIELDS: tuple[CryosparcField, ...] = (
     CryosparcField("alignments2D/class", "rlnClassNumber", note="where there are no 3D classes"),
     CryosparcField("alignments2D/shift", "rlnOriginXAngst, rlnOriginYAngst", note="where there are no 3D poses"),
     CryosparcField("alignments2D/psize_A", "rlnOriginXAngst, rlnOriginYAngst", note="where there are no 3D poses"),
-    CryosparcField("alignments2D/pose", note="RELION has rlnAnglePsi, but the sign has not been shown on data"),
+    CryosparcField("alignments2D/pose",
+                   note="RELION has rlnAnglePsi, but public converters give it opposite signs"),
     CryosparcField("alignments2D/split", note="RELION's half-sets belong to 3D refinements"),
     CryosparcField("alignments2D/*", counterpart=False),
     CryosparcField("filament/filament_uid", "rlnHelicalTubeID"),

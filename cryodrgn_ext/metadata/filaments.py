@@ -1,4 +1,4 @@
-"""Filaments of CryoSPARC as RELION's helical tubes.
+"""Filaments of CryoSPARC as RELION's helical tubes, and back.
 
 RELION numbers the tubes of a micrograph, counts the length of the track from the start of the tube, and centres the
 searches of helical refinements on priors: tilt 90 degrees, and psi from the direction of the tube on the micrograph,
@@ -11,12 +11,15 @@ has a single segment.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
+from cryodrgn_ext.metadata.optics import finite_column
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
+from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import ParticleSource, Rows
 
 FILAMENT = "filament"
@@ -124,3 +127,44 @@ def _from_neighbours(xy_px: Float64Array, tube: Rows, track_A: Float64Array) -> 
     angle = -np.degrees(np.arctan2(step[:, 1], step[:, 0]))
     psi_deg[order] = np.where(np.any(step != 0, axis=1), angle, np.nan)
     return psi_deg
+
+
+def filament_fields(particles: ParticleSet) -> dict[str, AnyArray]:
+    """Return CryoSPARC's fields (N, ...) of the helical tubes of a STAR file; none when it has no tubes.
+
+    A uid is made from the names of micrograph and tube. filament_pose is minus the prior of psi, as this module and
+    public converters take it on the other way.
+    """
+    table, rows = particles.table, particles.row_id
+    if "rlnHelicalTubeID" not in table:
+        return {}
+    tubes = next(one for one in particles.source.identities(rows) if one.relation == "filament").number
+    micrograph = "rlnMicrographName" if "rlnMicrographName" in table else "rlnImageName"
+    distinct, first, tube = np.unique(tubes, return_index=True, return_inverse=True)
+    where, number = (table.text(label)[rows][first].tolist() for label in (micrograph, "rlnHelicalTubeID"))
+    names = [f"{one.split('@')[-1]} {other}" for one, other in zip(where, number, strict=True)]
+    uids = [int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
+    fields: dict[str, AnyArray] = {
+        f"{FILAMENT}/filament_uid": np.where(distinct < 0, 0, np.array(uids, np.uint64)).astype(np.uint64)[tube]
+    }
+    track_A = _track_A(particles)
+    if track_A is not None:
+        length = np.zeros(len(distinct))
+        np.maximum.at(length, tube, track_A)
+        fields |= {
+            f"{FILAMENT}/position_A": track_A.astype(np.float32),
+            f"{FILAMENT}/arc_length_A": length[tube].astype(np.float32),
+        }
+    if "rlnAnglePsiPrior" in table:
+        psi = -np.radians(finite_column(table, "rlnAnglePsiPrior")[rows])
+        fields[f"{FILAMENT}/filament_pose"] = psi.astype(np.float32)
+    return fields
+
+
+def _track_A(particles: ParticleSet) -> Float64Array | None:
+    table, rows = particles.table, particles.row_id
+    if "rlnHelicalTrackLengthAngst" in table:
+        return finite_column(table, "rlnHelicalTrackLengthAngst")[rows]
+    if "rlnHelicalTrackLength" in table:  # pixels of the images in RELION 3.0
+        return np.asarray(finite_column(table, "rlnHelicalTrackLength")[rows] * particles.pixel_size_A)
+    return None

@@ -14,6 +14,7 @@ from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.embedded_fields import PREFIX, fields_of_columns
+from cryodrgn_ext.metadata.filaments import FILAMENT, filament_fields
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
@@ -120,6 +121,8 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
             "particles' micrographs by it"
         )
     columns |= _embedded_fields(particles, embedded, columns)
+    if f"{FILAMENT}/filament_uid" not in embedded:
+        columns |= filament_fields(particles)
     if "blob/sign" not in embedded:
         notes.append(
             "blob/sign is -1: the particles are taken to be dark on light"
@@ -352,7 +355,7 @@ def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple
             targets = {field.strip() for field in relion_column(label).field.split(",")}
             if targets & columns.keys() and not (name != "optics" and _overruled(label, particles)):
                 continue
-            if label in _MADE_OF_FILAMENTS and "filament/filament_uid" in columns:
+            if label in _MADE_OF_FILAMENTS and any(one.startswith(f"{PREFIX}filament.") for one in table.columns):
                 continue
             if not _is_default(label, table):
                 lost.append(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.fourier.ctf import CtfParameters, ctf
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
-from cryodrgn_ext.images.data_sign import PURE, MapSign, measure_data_sign
+from cryodrgn_ext.images.data_sign import PURE, MapSign, map_sign, measure_data_sign, sign_of_found_map
 from cryodrgn_ext.images.measurement import decide_data_sign
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -138,3 +139,15 @@ def test_the_map_decides_before_the_blob() -> None:
     assert "do not tell whether particles are white or black" in text
     assert decided(-30.0, 0.0)[0] == -1  # a map of noise
     assert decided(-30.0, None)[0] == -1  # a store of an earlier version
+
+
+@pytest.mark.parametrize(("contrast", "taken", "said"), [
+    (1.0, 1, "map that was found is positive .*particles are white, as taken"),
+    (1.0, -1, "map that was found is positive .*particles are black, as taken"),  # inverted when they were read
+    (-1.0, 1, "Warning: the map that was found is negative .*--contrast black"),
+    (-1.0, -1, "Warning: the map that was found is negative .*--contrast white"),
+    (0.0, 1, "does not tell whether particles are white or black"),
+])  # fmt: skip
+def test_a_map_with_found_orientations_is_asked_again(contrast: float, taken: int, said: str) -> None:
+    images = noisy_images(contrast, 15000.0, 2.0)
+    assert re.search(said, sign_of_found_map(map_sign(images), taken))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from cryosparc.dataset import Dataset
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.cs import write_cs
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.relion31 import as_relion31
@@ -282,11 +284,37 @@ def test_filaments_without_angle_or_positions(tmp_path: Path) -> None:
     assert not {"rlnAnglePsiPrior", "rlnHelicalTrackLengthAngst"} & set(table.columns)
 
 
-def test_tubes_of_relion_are_named_as_lost(tmp_path: Path) -> None:
-    builder = StarBuilder()
-    builder.columns |= {"rlnHelicalTubeID": ["1"] * 8, "rlnHelicalTrackLengthAngst": ["0.0"] * 8}
-    lost = cs_from_star(read_particles(builder.write(tmp_path / "a.star"))).lost
-    assert {"rlnHelicalTubeID", "rlnHelicalTrackLengthAngst"} <= set(lost)
+@pytest.mark.parametrize("style", ["3.0", "3.1"])
+def test_tubes_of_relion_become_filaments(style: str, tmp_path: Path) -> None:
+    builder = StarBuilder(style)
+    length = "rlnHelicalTrackLength" if style == "3.0" else "rlnHelicalTrackLengthAngst"
+    builder.columns |= {
+        "rlnHelicalTubeID": ["1", "1", "2", "2"] * 2, length: [f"{40.0 * (i % 2)}" for i in range(8)],
+        "rlnAnglePsiPrior": [f"{10.0 * i}" for i in range(8)], "rlnAngleTiltPrior": ["90.0"] * 8,
+        "rlnHelicalTubePitch": ["0.5"] * 8,
+    }  # fmt: skip
+    builder.optics["rlnImageSize"] = ["64"] * 2
+    particles = read_particles(builder.write(tmp_path / "a.star"))
+    if style == "3.0":
+        particles = dataclasses.replace(
+            particles, optics=tuple(dataclasses.replace(one, box_size=64) for one in particles.optics)
+        )
+    conversion = cs_from_star(particles)
+    write_cs(tmp_path / "a.cs", conversion.table)
+    back = Dataset.load(tmp_path / "a.cs")
+    tubes = [(i // 4, i % 4 // 2) for i in range(8)]  # four segments a micrograph
+    uid = back["filament/filament_uid"]
+    assert [[uid[i] == uid[j] for i in range(8)] for j in range(8)] == [[a == b for a in tubes] for b in tubes]
+    pixel_A = 1.25 if style == "3.0" else 1.0
+    np.testing.assert_allclose(back["filament/position_A"], [40 * pixel_A * (i % 2) for i in range(8)], rtol=1e-6)
+    np.testing.assert_allclose(back["filament/arc_length_A"], 40 * pixel_A, rtol=1e-6)
+    np.testing.assert_allclose(back["filament/filament_pose"], -np.radians(10.0 * np.arange(8)), rtol=1e-6)
+    assert {"rlnAngleTiltPrior", "rlnHelicalTubePitch"} <= set(conversion.lost)
+    assert not {"rlnHelicalTubeID", length, "rlnAnglePsiPrior"} & set(conversion.lost)
+    write_particles_star(read_particles(tmp_path / "a.cs"), tmp_path / "b.star")
+    again = starfile.read(tmp_path / "b.star")["particles"]
+    assert again["rlnHelicalTubeID"].tolist() == [1, 1, 2, 2] * 2
+    np.testing.assert_allclose(again["rlnHelicalTrackLengthAngst"], [40 * pixel_A * (i % 2) for i in range(8)])
 
 
 # RELION 3.0
