@@ -186,6 +186,8 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
             self.note(f"The orientations in {self.settings.in_parts} are ignored: this job finds its own.")
         if inputs.origins_note is not None:
             self.note(inputs.origins_note)
+        if inputs.tilted is not None:
+            self.note(inputs.tilted.matched)
         self.note(*half_set_notes(inputs.particles, aligned=False))
 
     def _open(self, particles: ParticleSet, folder: str = "images") -> ParticleImages:

@@ -43,7 +43,8 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
     )  # fmt: skip
     tilted_parts: Path | None = setting(
         None, help="Second images of tilt pairs (neural): a particles file with the image of the tilted stage for "
-        "every particle, in the order of the first ones"
+        "every particle: matched by a column of names that both files have (rlnParticleName), else by order, which "
+        "micrographs and positions must bear out"
     )  # fmt: skip
     search: str = setting(
         "exhaustive", choices=("exhaustive", "branch_and_bound"),

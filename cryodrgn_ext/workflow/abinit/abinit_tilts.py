@@ -13,6 +13,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.metadata.tilt_pairs import pair_rows
 from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.found_poses import FoundPoses
@@ -26,15 +27,27 @@ STEM = "tilted"
 
 @dataclass(frozen=True)
 class TiltedInputs:
-    """The tilted particles, without poses, the fingerprint of their files, and where the file says that they lie."""
+    """The tilted particles, without poses and in the order of the others.
+
+    Attributes
+    ----------
+    particles : ParticleSet
+    record : dict
+        Fingerprint of their files.
+    origins : Origins or None
+        Where the file says that they lie.
+    matched : str
+        How pairs were found.
+    """
 
     particles: ParticleSet
     record: dict[str, Any]
     origins: Origins | None = None
+    matched: str = ""
 
 
 def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | None:
-    """Read ``--tilted_parts``, the second image of every particle in the order of the first ones; None without it.
+    """Read ``--tilted_parts``, the second image of every particle, and pair it with the first ones; None without it.
 
     Raises
     ------
@@ -54,17 +67,15 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
     tilt_rotation(settings.tilt_deg, settings.tilt_axis_deg)
     names = tuple(f"{STEM}.{suffix}" for suffix in ("star", "cs", "csg"))
     particles = read_given_particles(path, settings.o, settings.project, require_poses=False, returned=names)
-    if particles.n != first.n:
-        raise InputError(
-            f"{path} has {particles.n} particles and {settings.in_parts} {first.n}: give the second image of every "
-            "particle, in the order of the first ones."
-        )
+    record = fingerprint_particles(path, particles.files) | {"particles": particles.n}
+    pairs = pair_rows(first, particles)
+    particles = particles.subset(pairs.rows)
     same = particles.image_hash == first.image_hash
     if same.any():
         row = int(np.argmax(same))
         raise InputError(
-            f"{path}: row {row} (from 0) is the same image as in {settings.in_parts}: give the images of the tilted "
-            "stage."
+            f"{particles.describe_row(row)}: is the same image as in {settings.in_parts}: give the images of the "
+            "tilted stage."
         )
     check_images(particles)
     if native_box(particles) != native_box(first):
@@ -72,12 +83,11 @@ def read_tilted(settings: AbinitSettings, first: ParticleSet) -> TiltedInputs | 
             f"the images in {path} are {native_box(particles)} px wide, those in {settings.in_parts} "
             f"{native_box(first)} px: extract both in the same box."
         )
-    record = fingerprint_particles(path, particles.files) | {"particles": particles.n}
     eye = np.broadcast_to(np.eye(3), (particles.n, 3, 3))
     # Those of the first images decide whether there must be any.
     choice = "no" if settings.use_origins == "no" else "auto"
     origins, _ = usable_origins(particles, native_box(particles) * float(particles.pixel_size_A.max()), choice)
-    return TiltedInputs(particles.with_poses(eye, np.zeros((particles.n, 2))), record, origins)
+    return TiltedInputs(particles.with_poses(eye, np.zeros((particles.n, 2))), record, origins, pairs.said)
 
 
 def tilted_table(tilted: ParticleImages, first: PoseTable, found: FoundPoses, settings: AbinitSettings) -> PoseTable:
