@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
+from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.tilt_series import tilt_series_warnings
@@ -75,6 +76,7 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
             particles, rows, latents = given.particles, chosen_rows(given, settings.indices), given.latents
         if len(rows) == 0:
             raise InputError(f"{settings.indices} names no particles: nothing was written.")
+        refuse_premultiplied(particles.subset(rows), "cryodrgn")
         if (settings.o / PARTICLES_NAME).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
         record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}

@@ -123,7 +123,6 @@ def lost_by_cryodrgn(particles: ParticleSet) -> tuple[str, ...]:
         "anisotropic magnification": any(group.mag_matrix != ((1.0, 0.0), (0.0, 1.0)) for group in optics),
         "CTF B-factors": bool(ctf.b_factor_A2.any()),
         "CTF scale factors": bool((ctf.scale != 1).any()),
-        "premultiplication by the CTF": any(group.ctf_premultiplied for group in optics),
         "half-sets": bool(particles.half_set.any()),
         "pixel sizes other than that of the first particle": len({group.pixel_size_A for group in optics}) > 1,
     }

@@ -28,6 +28,7 @@ _OF_PARTICLES = {
     "rlnVoltage": "voltage_kV",
     "rlnSphericalAberration": "cs_mm",
     "rlnAmplitudeContrast": "amplitude_contrast",
+    "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied",
 }
 _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 # What any electron microscope has; beyond it a number is of another unit.
@@ -229,6 +230,8 @@ def with_particle_optics(
         group = optics[optics_index[row]]
         tilt = (given.pop("rlnBeamTiltX", group.beam_tilt_mrad[0]), given.pop("rlnBeamTiltY", group.beam_tilt_mrad[1]))
         changed = {_OF_PARTICLES[label]: value for label, value in given.items()}
+        if "ctf_premultiplied" in changed:
+            changed["ctf_premultiplied"] = changed["ctf_premultiplied"] != 0
         group = replace(group, beam_tilt_mrad=tilt, **changed)
         groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
     used = set(np.unique(optics_index).tolist())
@@ -278,12 +281,13 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
     for column in ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"):
         _require_for_ctf(table, column)
     columns = ["rlnDetectorPixelSize", "rlnMagnification", "rlnVoltage", "rlnSphericalAberration"]
-    columns += ["rlnAmplitudeContrast", "rlnBeamTiltX", "rlnBeamTiltY"]
+    columns += ["rlnAmplitudeContrast", "rlnBeamTiltX", "rlnBeamTiltY", "rlnCtfDataAreCtfPremultiplied"]
     values = [finite_column(table, column) if column in table else np.zeros(table.n_rows) for column in columns]
     code, first = _combinations(values)
     groups = []
     for group_number, row in enumerate(first.tolist(), 1):
-        detector_um, magnification, voltage, cs, contrast, tilt_x, tilt_y = (float(one[row]) for one in values)
+        numbers = [float(one[row]) for one in values]
+        detector_um, magnification, voltage, cs, contrast, tilt_x, tilt_y, premultiplied = numbers
         group = OpticsGroup(
             name=f"opticsGroup{group_number}",
             number=group_number,
@@ -293,6 +297,7 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
             cs_mm=cs,
             amplitude_contrast=contrast,
             beam_tilt_mrad=(tilt_x, tilt_y),
+            ctf_premultiplied=premultiplied != 0,
         )
         groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
     return tuple(groups), code

@@ -15,7 +15,7 @@ from cryodrgn_ext.metadata.star_table import StarTable, Values, format_values
 # Columns that become those of optics groups.
 _OPTICS = (
     "rlnMagnification", "rlnDetectorPixelSize", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
-    "rlnBeamTiltX", "rlnBeamTiltY",
+    "rlnBeamTiltX", "rlnBeamTiltY", "rlnCtfDataAreCtfPremultiplied",
 )  # fmt: skip
 # Lengths in pixels of the image, which RELION 3.1 wants in Å.
 _LENGTHS = {
@@ -94,4 +94,6 @@ def _aberrations(groups: list[OpticsGroup]) -> dict[str, Values]:
         for i in (0, 1):
             for j in (0, 1):
                 columns[f"rlnMagMat{i}{j}"] = np.array([one.mag_matrix[i][j] for one in groups])
+    if any(group.ctf_premultiplied for group in groups):
+        columns["rlnCtfDataAreCtfPremultiplied"] = [int(group.ctf_premultiplied) for group in groups]
     return columns

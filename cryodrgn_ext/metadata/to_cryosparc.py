@@ -13,6 +13,7 @@ from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field, relio
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
+from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
 from cryodrgn_ext.metadata.embedded_fields import PREFIX, fields_of_columns
 from cryodrgn_ext.metadata.filaments import FILAMENT, filament_fields
 from cryodrgn_ext.metadata.image_files import is_missing
@@ -83,10 +84,11 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     Raises
     ------
     InputError
-        When the image size is unknown.
+        When the image size is unknown, or images are premultiplied by their CTF, which a .cs cannot say.
     """
     if particles.source.format == "cs":
         raise InputError(f"{particles.path}: is a .cs file already")
+    refuse_premultiplied(particles, "CryoSPARC")
     n, notes = particles.n, []
     dark = dark or particles.source.dark_on_light(particles.row_id) == n
     columns: dict[str, AnyArray] = {"uid": particles.uid}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.column_table import columns_of_changed_poses
 from cryodrgn_ext.metadata.csg import write_csg
+from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
 from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
@@ -72,9 +73,14 @@ def latent_star_columns(
 
 
 def returned_name(particles: ParticleSet, choice: str = "auto") -> str:
-    """Name of returned particles: particles.cs or particles.star, as ``choice`` says; for "auto" as they came."""
+    """Name of returned particles: particles.cs or particles.star, as ``choice`` says; for "auto" as they came.
+
+    Refused before anything is computed when the format cannot say what the images are.
+    """
     if choice == "auto":
         choice = particles.source.format
+    if choice == "cs":
+        refuse_premultiplied(particles, "CryoSPARC")
     return f"particles.{choice}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED
+from cryodrgn_ext.metadata.ctf_applied import refuse_phase_flipped
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
@@ -43,7 +44,8 @@ def read_given_particles(
     Raises
     ------
     InputError
-        When they cannot be read, are tilt images of particles, or would be overwritten by what the job returns.
+        When they cannot be read, are tilt images of particles, or phase-flipped, or would be overwritten by what the
+        job returns.
     """
     record = _record_of(path) if project is None else None
     if record is None:
@@ -51,6 +53,7 @@ def read_given_particles(
     else:
         particles = read_of_result(path, record, project, require_poses)
     refuse_tilt_series(particles)
+    refuse_phase_flipped(particles)
     inputs = {file.resolve() for file in particles.files}
     for name in returned:
         if (output / name).resolve() in inputs:
