@@ -29,6 +29,9 @@ cannot hold is listed as "Not converted", and `convert --reference` takes it fro
 """
 RELION = """## Columns of RELION
 
+All that RELION's programs know for particles and optics (a test asks them); labels of models, jobs and movies are kept
+like any unknown column where they stand in a particles table.
+
 | column | in a .cs | new poses | new pixel size | new defocus | note |
 |---|---|---|---|---|---|"""
 CRYOSPARC = """

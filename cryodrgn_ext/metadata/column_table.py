@@ -74,6 +74,11 @@ class CryosparcField:
     note: str = ""
 
 
+def _carried(*labels: str, note: str = "", pixel: Treatment = Treatment.KEPT) -> tuple[RelionColumn, ...]:
+    """Columns that stay as they are in every file of RELION, and have no field in a .cs."""
+    return tuple(RelionColumn(label, pixel=pixel, note=note) for label in labels)
+
+
 _R, _D, _H, _N = Treatment.RENEWED, Treatment.DROPPED, Treatment.RENEWED_IN_HELICES, Treatment.NAMED
 
 RELION_COLUMNS: tuple[RelionColumn, ...] = (
@@ -94,6 +99,13 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnSkewnessValue"),
     RelionColumn("rlnKurtosisExcessValue"),
     RelionColumn("rlnIsFlip"),
+    *_carried("rlnImageSizeX", "rlnImageSizeY", "rlnImageSizeZ", "rlnSamplingRate", "rlnSamplingRateX",
+              "rlnSamplingRateY", "rlnSamplingRateZ", note="of older programs; rlnImageSize and the pixel size count",
+              pixel=_N),
+    *_carried("rlnComment", "rlnDataType", "rlnEnabled", "rlnSelected", "rlnSortedIndex", "rlnUnknownLabel",
+              "rlnParticleNumber", "rlnOrientationsID"),
+    *_carried("rlnMovieFrameNumber", "rlnNrOfFrames", "rlnAverageNrOfFrames", "rlnMovieFramesRunningAverage",
+              note="of movie particles"),
     # optics
     RelionColumn("rlnOpticsGroup", "ctf/exp_group_id", note="the number minus 1, or minus the lowest, if below 1"),
     RelionColumn("rlnOpticsGroupName", note="a .cs has numbers only; named unless it is opticsGroupN"),
@@ -115,8 +127,8 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnEvenZernike", note="no verified formula for CryoSPARC's tetrafoil and spherical terms"),
     *(RelionColumn(f"rlnMagMat{i}{j}", "ctf/anisomag") for i in (0, 1) for j in (0, 1)),
     RelionColumn("rlnMtfFileName"),
-    RelionColumn("rlnCtfDataAreCtfPremultiplied"),
-    RelionColumn("rlnCtfDataArePhaseFlipped"),
+    RelionColumn("rlnCtfDataAreCtfPremultiplied", note="where it is 1, a .cs is refused, which cannot say it"),
+    RelionColumn("rlnCtfDataArePhaseFlipped", note="where it is 1, jobs that learn refuse the images"),
     # CTF of a particle
     RelionColumn("rlnDefocusU", "ctf/df1_A", pixel=_N, defocus=_R),
     RelionColumn("rlnDefocusV", "ctf/df2_A", pixel=_N, defocus=_R),
@@ -129,6 +141,11 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnCtfFigureOfMerit", defocus=_N),
     RelionColumn("rlnCtfValidationScore", defocus=_N),
     RelionColumn("rlnCtfPowerSpectrum"),
+    RelionColumn("rlnCtfValue", defocus=_N),
+    *_carried("rlnChromaticAberration", "rlnEnergyLoss", "rlnConvergenceCone", "rlnLensStability",
+              "rlnLongitudinalDisplacement", "rlnTransversalDisplacement",
+              note="an envelope of the CTF that RELION does not apply either"),
+    RelionColumn("rlnMagnificationCorrection", pixel=_N, note="RELION 1 and 2; not applied"),
     RelionColumn("rlnCtfImage", defocus=_N),
     # where particles come from
     RelionColumn("rlnMicrographName", "location/micrograph_path, location/micrograph_uid",
@@ -137,6 +154,13 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnCoordinateY", "location/center_y_frac", note="counted from the other edge: --flip_y keeps it"),
     RelionColumn("rlnCoordinateZ"),
     RelionColumn("rlnMicrographId"),
+    *_carried("rlnMicrographNameNoDW", "rlnMicrographMovieName", "rlnMicrographMetadata", "rlnMicrographGainName",
+              "rlnMicrographDefectFile", "rlnAreaId", "rlnAreaName"),
+    *_carried("rlnMicrographTiltAngle", "rlnMicrographTiltAxisDirection", "rlnMicrographTiltAxisOutOfPlane",
+              "rlnTiltIndex", note="of tilted micrographs; no pose is made of it"),
+    *_carried("rlnMicrographBinning", "rlnMicrographDoseRate", "rlnMicrographFrameNumber", "rlnMicrographStartFrame",
+              "rlnMicrographEndFrame", "rlnMicrographShiftX", "rlnMicrographShiftY", "rlnEERGrouping",
+              "rlnEERUpsampling", note="of movies"),
     RelionColumn("rlnAutopickFigureOfMerit"),
     RelionColumn("rlnGroupName"),
     RelionColumn("rlnGroupNumber"),
@@ -173,6 +197,21 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
     RelionColumn("rlnHelicalTrackLengthAngst", "filament/position_A", pixel=_N,
                  note="from a .cs counted from the tube's start"),
 )  # fmt: skip
+
+#: Labels of RELION that stand in other tables than those of particles and optics: models, optimisers, samplings, maps,
+#: jobs, pipelines, schedules, movies, multi-body refinements. In a particles table they are kept as any unknown column.
+OF_OTHER_TABLES = re.compile(
+    "rln(Accuracy|Adaptive|AmplitudeCorrelation|AngstromResolution|AutoLocal|AvailableMemory|AveragePmax|BestResolution|"
+    "Bfactor|Body|Changes|ClassDistribution|ClassPrior|CoarseImage|Corrected|CorrelationFit|Current|DataDimensionality|"
+    "Diff|Do[A-Z]|Estimated|Experimental|ExtRecons|Final|Fitted|Fix|Fourier|GoldStandard|GroupNr|GroupScale|Has|Healpix|"
+    "Helical(Central|Keep|Mask|Offset|Rise|Sigma|Symmetry|Twist)|HighresLimit|Ignore|Increment|Is3D|IsHelix|Job|Join|"
+    "LocalSymmetry|LogAmplitudes|LogLikelihood$|LowresLimit|MagnificationSearch|MaskName|Matrix|MaxNumber|"
+    "MaximumCoarse|MinRadius|Model|Molecular|Motion|MtfValue|NormCorrectionAverage|Nr(Bodies|Classes|Groups|Helical)|"
+    "NumberOf|Offset|OpticsStarFile|Orient(Sampling|ationDistribution|ationalPrior)|Original(Image|Size)|Output|Overall|"
+    "Padding|Particle(Box|Diameter)|PerFrame|PipeLine|PsiStep|RadiusMask|Random(Seed|iseFrom)|Reference|RefsAre|"
+    "Resolution|SGD|SamplingPerturb|Schedule|Sgd|Sigma|SignalToNoise|SmallestChanges|SolventMask|Spectral|Ssnr|"
+    "StarFileMovie|SymmetryGroup|Tau|TiltAngleLimit|UnfilteredMap|UseTooCoarse|WidthMask)"
+)
 
 #: What a slot of 3D alignments holds beside pose, shift, half-set and class: it belongs to the alignment that was made.
 _STATISTICS = (

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.metadata.column_table import (
     CRYOSPARC_FIELDS,
+    OF_OTHER_TABLES,
     RELION_COLUMNS,
     Treatment,
     columns_of_changed_poses,
@@ -164,7 +165,7 @@ def test_every_column_of_relion_that_speaks_of_a_prior_or_an_origin_is_in_the_ta
             assert label in ours, label
             assert relion_column(label).pose is not Treatment.KEPT, label
     # Except for what RELION 4 and 5 added, it knows what the table lists.
-    assert ours - set(known) <= {"rlnPredictedClassScore"}
+    assert ours - set(known) <= {"rlnPredictedClassScore", "rlnTiltIndex"}
 
 
 def test_the_table_has_every_entry_once() -> None:
@@ -200,6 +201,8 @@ def test_what_the_table_says_of_a_cs_is_what_conversion_does(tmp_path: Path) -> 
             continue
         if label in ("rlnMagnification", "rlnDetectorPixelSize", "rlnOriginX", "rlnOriginY"):
             continue  # RELION 3.0, without an optics table
+        if label == "rlnCtfDataAreCtfPremultiplied":
+            continue  # 1 is refused, and 0 says no more than nothing
         value = "[0.1,0.2]" if label in vectors else "1"
         if label.startswith(of_optics):
             builder.optics[label] = [value] * 2 if not label.startswith("rlnMagMat") else [f"1.0{label[-1]}", "1"]
@@ -220,3 +223,14 @@ def test_what_the_table_says_of_a_star_file_is_what_conversion_does(tmp_path: Pa
     for field in record.dtype.names or ():
         for target in (one.strip() for one in cryosparc_field(field).column.split(",") if one):
             assert target.split(" ")[0] in present, field
+
+
+@pytest.mark.relion
+def test_every_label_that_relion_knows_is_decided() -> None:
+    """RELION prints its labels itself; each stands in our table, or belongs to other files than those of particles."""
+    labels = relion_labels()
+    assert len(labels) > 400
+    ours = {column.label for column in RELION_COLUMNS}
+    assert [label for label in labels if label not in ours and not OF_OTHER_TABLES.match(label)] == []
+    assert [label for label in ours if OF_OTHER_TABLES.match(label)] == []
+    assert len(ours) == len(RELION_COLUMNS)
