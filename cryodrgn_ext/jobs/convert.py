@@ -53,7 +53,7 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
     for note in (*particles.notes, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
-        monitor.message(f"Note: {note}")
+        monitor.message(note if note.startswith("Warning") else f"Note: {note}")
     restored = None if settings.reference is None else _restored(settings, particles, monitor)
     if restored is not None:
         particles = restored.particles

@@ -19,6 +19,7 @@ from cryodrgn_ext.metadata.cryosparc_files import with_missing_slots
 from cryodrgn_ext.metadata.cryosparc_optics import box_sizes, exposure_groups
 from cryodrgn_ext.metadata.cryosparc_source import CryosparcSource
 from cryodrgn_ext.metadata.cs import CsTable
+from cryodrgn_ext.metadata.header_pixels import header_notes
 from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import ImageReferences, image_hashes, stack_file
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
@@ -64,7 +65,8 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     half_set = half_sets(table)
     ctf = _ctf(table)
     box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in optics])[optics_index]
-    found = (*unit_notes(table.path, ctf, optics), *pose_notes(table.path, euler_deg, shift_A, box_A))
+    found = (*unit_notes(table.path, ctf, optics), *pose_notes(table.path, euler_deg, shift_A, box_A, image_hash))
+    found += header_notes(table.path, optics, optics_index, stack_paths, references.stack_id)
     table = replace(table, notes=(*table.notes, *found))
     return ParticleSet(
         source=CryosparcSource(table),

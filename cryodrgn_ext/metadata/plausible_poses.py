@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
 
@@ -13,9 +14,17 @@ _FEWEST = 10
 #: Shifts beyond this fraction of the box take a part of most particles out of their images.
 _FAR = 0.25
 _WORTH_A_WORD = 0.05
+#: Degrees, and Å, in which poses of repeated rows agree.
+_SAME_POSE = 1e-3
 
 
-def pose_notes(path: Path, euler_deg: Float64Array, shift_A: Float64Array, box_A: Float64Array) -> tuple[str, ...]:
+def pose_notes(
+    path: Path,
+    euler_deg: Float64Array,
+    shift_A: Float64Array,
+    box_A: Float64Array,
+    image_hash: npt.NDArray[np.uint64],
+) -> tuple[str, ...]:
     """Return what a user should check of orientations and shifts, one sentence each.
 
     Parameters
@@ -27,8 +36,34 @@ def pose_notes(path: Path, euler_deg: Float64Array, shift_A: Float64Array, box_A
     shift_A : (N, 2)
     box_A : (N,)
         Width of the images; 0 where it is not known.
+    image_hash : (N,)
+        Equal for rows of one image.
     """
-    return (*_angle_notes(path, euler_deg), *_shift_notes(path, shift_A, box_A))
+    return (
+        *_angle_notes(path, euler_deg),
+        *_shift_notes(path, shift_A, box_A),
+        *_repeated_notes(path, euler_deg, shift_A, image_hash),
+    )
+
+
+def _repeated_notes(
+    path: Path, euler_deg: Float64Array, shift_A: Float64Array, image_hash: npt.NDArray[np.uint64]
+) -> tuple[str, ...]:
+    """Say which rows repeat image and pose of another: copies of symmetry expansion differ in their poses."""
+    if not np.isfinite(euler_deg).all():
+        return ()  # without orientations copies look alike
+    order = np.argsort(image_hash, kind="stable")
+    again = image_hash[order[1:]] == image_hash[order[:-1]]
+    one, other = order[:-1][again], order[1:][again]
+    poses = np.column_stack([euler_deg, shift_A])
+    same = np.flatnonzero(np.abs(poses[one] - poses[other]).max(axis=1, initial=0.0) < _SAME_POSE)
+    if not len(same):
+        return ()
+    row = int(other[same[0]])
+    return (
+        f"{path}: {len(same)} of {len(image_hash)} rows repeat image and pose of another row, row {row + 1} those of "
+        f"row {int(one[same[0]]) + 1}: these particles count twice; remove one of each",
+    )
 
 
 def _angle_notes(path: Path, euler_deg: Float64Array) -> tuple[str, ...]:
@@ -39,6 +74,11 @@ def _angle_notes(path: Path, euler_deg: Float64Array) -> tuple[str, ...]:
         return (
             f"{path}: all {n} orientations are the same ({', '.join(f'{one:g}' for one in euler_deg[0])}), as where "
             "none were ever found: no map can be made with them",
+        )
+    if n >= _FEWEST and not euler_deg[:, :2].any():
+        return (
+            f"{path}: rot and tilt of all {n} particles are 0, as after a 2D classification: these are no orientations "
+            "for a map; refine in 3D, or use abinit",
         )
     if n >= _FEWEST and np.abs(euler_deg).max() <= 2 * np.pi:
         return (

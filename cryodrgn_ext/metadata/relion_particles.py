@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.header_pixels import header_notes
 from cryodrgn_ext.metadata.image_files import find_project_directory
 from cryodrgn_ext.metadata.image_names import (
     ImageReferences,
@@ -73,7 +74,8 @@ def particles_from_star(
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     shift_A = _shifts(table, "optics" in star.blocks, pixel_size_A)
     box_A = np.array([group.box_size or 0 for group in optics])[optics_index] * pixel_size_A
-    notes += (*unit_notes(star.path, ctf, optics), *pose_notes(star.path, euler_deg, shift_A, box_A))
+    notes += (*unit_notes(star.path, ctf, optics), *pose_notes(star.path, euler_deg, shift_A, box_A, image_hash))
+    notes += header_notes(star.path, optics, optics_index, stack_paths, references.stack_id)
     return ParticleSet(
         source=RelionSource(star, table.name, own_uids, notes),
         project_dir=project.path,

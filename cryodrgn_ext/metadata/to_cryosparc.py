@@ -101,6 +101,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     columns |= _ctf(particles, exposure)
     location = _location(particles, exposure, embedded, flip_y)
     columns |= location
+    notes += _outside_notes(location)
     if particles.has_poses:
         columns |= _pose_fields(particles, embedded.get(f"{ALIGNMENTS}/psize_A"), embedded.get(f"{ALIGNMENTS}/pose"))
         columns |= {f"{ALIGNMENTS}/{name}": np.full(n, value, np.float32) for name, value in _STATISTICS.items()}
@@ -331,6 +332,21 @@ def _location(
         "location/micrograph_shape": shape.astype(np.uint32),
         **{f"location/{name}": fraction.astype(np.float32) for name, fraction in fractions.items()},
     }
+
+
+def _outside_notes(location: dict[str, AnyArray]) -> list[str]:
+    """Say when positions lie outside of their micrographs, as those in Å or of unbinned micrographs do."""
+    names = [f"location/center_{axis}_frac" for axis in "xy"]
+    if any(name not in location for name in names):
+        return []
+    fractions = np.stack([location[name] for name in names], axis=1)
+    outside = int(np.count_nonzero(((fractions < 0) | (fractions > 1)).any(axis=1)))
+    if not outside:
+        return []
+    return [
+        f"{outside} of {len(fractions)} positions lie outside of their micrographs (rlnCoordinateX, rlnCoordinateY "
+        "count pixels of rlnMicrographName): they may be in Å, or of micrographs that were binned since"
+    ]
 
 
 def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray) -> AnyArray | None:

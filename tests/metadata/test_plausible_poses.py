@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import particles_record, save
 
@@ -73,3 +75,44 @@ def test_shifts_of_a_cs_count_pixels_of_the_alignment(tmp_path: Path) -> None:
     record["alignments3D/shift"][3] = [16.5, 0]
     (note,) = [one for one in read_particles(save(tmp_path / "a.cs", record)).notes if "shifted out" in one]
     assert "up to 36 Å, in one 70 Å wide" in note
+
+
+def test_orientations_of_a_2d_classification_are_said(tmp_path: Path) -> None:
+    (note,) = notes_of(tmp_path, dict.fromkeys(ANGLES[:2], np.zeros(N)))
+    assert "rot and tilt of all 40 particles are 0, as after a 2D classification" in note
+
+
+@pytest.mark.parametrize("moved_deg", [0.0, 120.0])
+def test_rows_that_repeat_image_and_pose_are_said(moved_deg: float, tmp_path: Path) -> None:
+    builder = StarBuilder(n=N, box=64)
+    builder.columns["rlnOpticsGroup"] = ["1"] * N
+    builder.columns["rlnImageName"] = [f"{i + 1}@a.mrcs" for i in range(N)]
+    for values in builder.columns.values():
+        values[9] = values[4]
+    # A copy of symmetry expansion has another pose.
+    builder.columns["rlnAngleRot"][9] = f"{float(builder.columns['rlnAngleRot'][4]) + moved_deg}"
+    notes = " ".join(read_particles(builder.write(tmp_path / "a.star")).notes)
+    assert ("1 of 40 rows repeat image and pose of another row, row 10 those of row 5" in notes) == (moved_deg == 0)
+
+
+@pytest.mark.parametrize(("header_A", "said"), [(2.5, True), (1.27, False), (0.0, False), (1.0, False)])
+def test_another_pixel_size_in_the_header_of_a_stack_is_said(header_A: float, said: bool, tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "a.mrcs") as stack:
+        stack.set_data(np.zeros((N, 64, 64), np.float32))
+        stack.set_image_stack()
+        stack.voxel_size = header_A
+    builder = StarBuilder(n=N, box=64)
+    builder.columns["rlnOpticsGroup"] = ["1"] * N
+    builder.columns["rlnImageName"] = [f"{i + 1}@a.mrcs" for i in range(N)]
+    notes = " ".join(read_particles(builder.write(tmp_path / "a.star"), tmp_path).notes)
+    assert ("says pixels of 2.5 Å, but the metadata 1.25 Å" in notes) == said
+
+
+def test_positions_outside_of_the_micrograph_are_said(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "mic.mrc") as micrograph:
+        micrograph.set_data(np.zeros((300, 400), np.int8))
+    builder = StarBuilder(box=64)
+    builder.columns |= {"rlnMicrographName": ["mic.mrc"] * 8, "rlnCoordinateY": ["5"] * 8,
+                        "rlnCoordinateX": [f"{100 * i}" for i in range(8)]}  # fmt: skip
+    notes = cs_from_star(read_particles(builder.write(tmp_path / "a.star"), tmp_path)).notes
+    assert any("3 of 8 positions lie outside of their micrographs" in note for note in notes)
