@@ -5,17 +5,11 @@ Run ``python benchmarks/cs_throughput.py`` (a million particles). The goal is be
 
 from __future__ import annotations
 
-import argparse
-import resource
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from throughput import print_total, run, timed
 
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs
 from cryodrgn_ext.metadata.particles import read_particles
@@ -64,14 +58,6 @@ def generate(directory: Path, n: int) -> None:
         (directory / f"{name}.npy").rename(directory / f"{name}.cs")
 
 
-@contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Print how long the body took."""
-    start = time.perf_counter()
-    yield
-    print(f"  {what:<42}{time.perf_counter() - start:8.2f} s", flush=True)
-
-
 def measure(directory: Path) -> None:
     """Read, join, subset and write, and print times and the peak of resident memory."""
     start = time.perf_counter()
@@ -86,27 +72,8 @@ def measure(directory: Path) -> None:
         rotation = subset.rotation
     with timed("write with other poses"):
         write_particles_cs(subset.with_poses(rotation, subset.shift_A), directory / "poses.cs")
-    total = time.perf_counter() - start
-    peak_GB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{particles.n} particles: total {total:.2f} s, peak resident memory {peak_GB:.2f} GB")
-
-
-def main() -> None:
-    """Generate in this process, measure in a fresh one: its peak memory is then that of the work alone."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=1_000_000, help="number of particles")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure(arguments.measure)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with timed(f"generate {arguments.n} particles"):
-            generate(directory, arguments.n)
-        print(f"  {sum(path.stat().st_size for path in directory.iterdir()) / 1e6:.0f} MB")
-        subprocess.run([sys.executable, __file__, "--measure", str(directory)], check=True)
+    print_total(f"{particles.n} particles", start)
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, __doc__, 1_000_000, generate, measure)

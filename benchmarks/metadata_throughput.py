@@ -6,17 +6,11 @@ goal at 300,000 is below 20 seconds and 2 GB, with poses, rotations and half-set
 
 from __future__ import annotations
 
-import argparse
-import resource
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from throughput import print_total, run, timed
 
 from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
@@ -75,12 +69,13 @@ COLUMNS = [
     *("rlnClassNumber", "rlnRandomSubset", "rlnNrOfSignificantSamples", "rlnOpticsGroup", "rlnGroupNumber"),
     *("rlnImageName", "rlnMicrographName", "cdxLabel"),
 ]
+PARTICLES = "particles.star"
 
 
-def generate(path: Path, n: int) -> None:
-    """Write a RELION 3.1 particles file with ``n`` rows, 150 particles a micrograph."""
+def generate(directory: Path, n: int) -> None:
+    """Write particles.star of RELION 3.1 with ``n`` rows, 150 particles a micrograph."""
     rng = np.random.default_rng(0)
-    with open(path, "w", encoding="utf-8") as handle:
+    with open(directory / PARTICLES, "w", encoding="utf-8") as handle:
         handle.write(HEAD)
         handle.writelines(f"_{name} #{number}\n" for number, name in enumerate(COLUMNS, 1))
         for begin in range(0, n, 10_000):
@@ -99,19 +94,11 @@ def generate(path: Path, n: int) -> None:
         handle.write(" \n")
 
 
-@contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Print how long the body took."""
-    start = time.perf_counter()
-    yield
-    print(f"  {what:<42}{time.perf_counter() - start:8.2f} s", flush=True)
-
-
-def measure(path: Path) -> None:
+def measure(directory: Path) -> None:
     """Read, subset and write, and print times and the peak of resident memory."""
     start = time.perf_counter()
     with timed("read"):
-        particles = read_particles(path)
+        particles = read_particles(directory / PARTICLES)
     with timed("rotations"):
         rotation = particles.rotation
     with timed("half-sets"):
@@ -122,33 +109,13 @@ def measure(path: Path) -> None:
     latents = np.random.default_rng(2).normal(size=(subset.n, 8)).astype(np.float32)
     columns = {f"cdxLatent{j + 1}": latents[:, j] for j in range(8)}
     with timed("write with 8 latents"):
-        write_particles_star(subset, path.with_name("subset.star"), columns)
+        write_particles_star(subset, directory / "subset.star", columns)
     with timed("write with other poses"):
-        write_particles_star(subset.with_poses(rotation[half], subset.shift_A), path.with_name("poses.star"))
+        write_particles_star(subset.with_poses(rotation[half], subset.shift_A), directory / "poses.star")
     with timed("all image names as strings"):
         particles.image_name  # noqa: B018
-    total = time.perf_counter() - start
-    peak_GB = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{particles.n} particles, {len(COLUMNS)} columns:")
-    print(f"total {total:.2f} s, peak resident memory {peak_GB:.2f} GB")
-
-
-def main() -> None:
-    """Generate in this process, measure in a fresh one: its peak memory is then that of the work alone."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=300_000, help="number of particles")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure(arguments.measure)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "particles.star"
-        with timed(f"generate {arguments.n} particles"):
-            generate(path, arguments.n)
-        print(f"  {path.stat().st_size / 1e6:.0f} MB of text")
-        subprocess.run([sys.executable, __file__, "--measure", str(path)], check=True)
+    print_total(f"{particles.n} particles, {len(COLUMNS)} columns", start)
 
 
 if __name__ == "__main__":
-    main()
+    run(__file__, __doc__, 300_000, generate, measure)

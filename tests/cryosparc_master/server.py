@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import secrets
-import socket
 import threading
 import time
 import traceback
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,14 @@ from cryosparc.models.job_spec import InputSpec, OutputSpec
 from cryosparc.models.user import User
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tests.cryosparc_master.connection import Connection, Dropped
 from tests.cryosparc_master.faults import Faults
 from tests.cryosparc_master.instance import Instance, JobState, Refusal
-from tests.cryosparc_master.operations import JSON, OPEN_TO_ALL, TEXT, Operation, openapi, route
+from tests.cryosparc_master.operations import OPEN_TO_ALL, TEXT, Operation, openapi, route
 
 EMAIL = "user@example.org"
 PASSWORD = "correct horse"
 PREFIX = "/api/cmd"
-
-
-class _Dropped(Exception):
-    """The connection was closed on purpose."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +130,8 @@ class _Server(ThreadingHTTPServer):
         """A client that went away is not news."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # One packet for head and body: otherwise every answer waits 40 ms for the client's delayed acknowledgement.
-    wbufsize = -1
-    disable_nagle_algorithm = True
+class _Handler(Connection):
     server: _Server
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -156,18 +145,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         try:
             self._answer()
-        except (_Dropped, ConnectionError):
+        except (Dropped, ConnectionError):
             self.close_connection = True
         except Exception:  # noqa: BLE001 - whatever it is, the test must see it and the client get an answer
             self.server.master.unexpected.append(traceback.format_exc())
-            self._send(500, JSON, b'{"detail": "fault of the imitation"}')
+            self.send(500, b'{"detail": "fault of the imitation"}')
 
     def _answer(self) -> None:
         master = self.server.master
         split = urllib.parse.urlsplit(self.path)
         path = urllib.parse.unquote(split.path).removeprefix(PREFIX)
         if path == "/openapi.json":
-            self._send(200, JSON, json.dumps(openapi()).encode())
+            self.send(200, json.dumps(openapi()).encode())
             return
         found = route(self.command, path)
         if found is None:
@@ -199,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(422, str(error))
             return
         if fault is not None and fault.kind == "lose_answer":
-            self._drop()
+            self.drop()
         self._send_answer(operation, answer)
 
     def _check(self, operation: Operation, call: Call) -> None:
@@ -226,23 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, fault: str | None) -> bytes:
         """Read the request's body, in chunks or of known length."""
-        length = int(self.headers.get("Content-Length", 0))
         if fault == "drop":
-            if length or "Transfer-Encoding" in self.headers:
+            if int(self.headers.get("Content-Length", 0)) or "Transfer-Encoding" in self.headers:
                 self.rfile.read1(16)  # what has come: a repeated request may bring nothing more
-            self._drop()
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(length)
-        parts = []
-        while size := int(self.rfile.readline(), 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
-
-    def _drop(self) -> None:
-        self.connection.shutdown(socket.SHUT_RDWR)
-        raise _Dropped
+            self.drop()
+        return self.body()
 
     def _send_answer(self, operation: Operation, answer: Any) -> None:
         if isinstance(answer, Dataset):
@@ -258,17 +235,10 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = [one.model_dump(mode="json", by_alias=True) if isinstance(one, BaseModel) else one
                           for one in answer]  # fmt: skip
             content = json.dumps(answer).encode()
-        self._send(200, operation.answer_type, content)
+        self.send(200, content, operation.answer_type)
 
     def _refuse(self, status: int, detail: str) -> None:
-        self._send(status, JSON, json.dumps({"detail": detail}).encode())
-
-    def _send(self, status: int, kind: str, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(status, json.dumps({"detail": detail}).encode())
 
 
 def _slots(call: Call) -> str | list[str]:

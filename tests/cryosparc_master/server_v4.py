@@ -15,7 +15,7 @@ import threading
 import traceback
 import urllib.parse
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cryosparc.dataset import Dataset
 from cryosparc.models.asset import GridFSAsset
 from cryosparc.models.job_spec import InputSlot, InputSpec, OutputSlot, OutputSpec
 
+from tests.cryosparc_master.connection import Connection, Dropped
 from tests.cryosparc_master.faults import Faults
 from tests.cryosparc_master.fields import columns_of
 from tests.cryosparc_master.instance import Instance, JobState, Refusal
@@ -99,41 +100,31 @@ def _bind(master: MasterV4) -> tuple[int, list[_Server]]:
     raise RuntimeError("no three free ports")
 
 
-class _Dropped(Exception):
-    """The connection was closed on purpose."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-    disable_nagle_algorithm = True
+class _Handler(Connection):
     server: _Server
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
     def do_GET(self) -> None:
-        self._send(200, b"ok", "text/plain")
+        self.send(200, b"ok", "text/plain")
 
     def do_POST(self) -> None:
         try:
             self._post()
-        except _Dropped:
+        except Dropped:
             self.close_connection = True
         except Refusal as refusal:
-            self._send(refusal.status, json.dumps({"detail": refusal.detail}).encode())
+            self.send(refusal.status, json.dumps({"detail": refusal.detail}).encode())
         except ConnectionError:
             self.close_connection = True
         except Exception:  # noqa: BLE001 - whatever it is, the test must see it and the client get an answer
             self.server.master.unexpected.append(traceback.format_exc())
-            self._send(500, b"{}")
+            self.send(500, b"{}")
 
     def _post(self) -> None:
         master = self.server.master
         split = urllib.parse.urlsplit(self.path)
         query = {name: values[0] for name, values in urllib.parse.parse_qs(split.query).items()}
         parts = [urllib.parse.unquote_plus(part) for part in split.path.strip("/").split("/")]
-        body = self._body()
+        body = self.body()
         if self.headers.get("License-ID") != LICENSE_V4:
             raise Refusal(401, "wrong license")
         with master.lock:
@@ -144,31 +135,31 @@ class _Handler(BaseHTTPRequestHandler):
                 path = master.instance.project(given["project_uid"]).inside(given["path"].removeprefix(">"))
                 if not path.is_file():
                     raise Refusal(404, f"{given['path']} not found")
-                self._send(200, path.read_bytes(), "application/octet-stream")
+                self.send(200, path.read_bytes(), "application/octet-stream")
             elif parts == ["load_job_input"]:
                 self._fault("load_job_input", b"")
                 given = json.loads(body)
                 job = master.job(given["project_uid"], given["job_uid"])
                 rows = master.instance.load_input(job, given["input_name"], given["slots"] or "all")
-                self._send(200, b"".join(rows.stream()), STREAM)
+                self.send(200, b"".join(rows.stream()), STREAM)
             elif parts[0] == "projects" and parts[2:] == ["files"]:
                 body = self._fault("upload", body)
                 overwrite = query.get("overwrite") == "1"
                 master.instance.store_file(master.instance.project(parts[1]), query["path"], body, overwrite)
-                self._send(200, b"{}")
+                self.send(200, b"{}")
             elif parts[0] == "projects" and parts[4:] == ["files"]:
                 body = self._fault("upload_asset", body)
                 asset = master.instance.add_asset(
                     master.job(parts[1], parts[3]), body, query.get("filename", ""), query["format"]
                 )
-                self._send(200, asset.model_dump_json(by_alias=True).encode())
+                self.send(200, asset.model_dump_json(by_alias=True).encode())
             elif parts[0] == "external" and parts[-1] == "dataset":
                 body = self._fault("save_output", body)
                 job = master.job(parts[2], parts[4])
                 name = parts[6]
                 empty = Dataset.allocate(0, master.instance.output_fields(job, name))
                 master.instance.save_output(job, name, Dataset.load(io.BytesIO(body)) if body else empty)
-                self._send(200, b"{}")
+                self.send(200, b"{}")
             else:
                 raise Refusal(404, f"no function at {split.path}")
 
@@ -186,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                 answer["result"] = function(instance, **params) if keywords else function(instance, *params)
         except Refusal as refusal:
             answer["error"] = {"name": "ServerError", "message": refusal.detail, "code": refusal.status}
-        self._send(200, json.dumps(answer).encode())
+        self.send(200, json.dumps(answer).encode())
 
     def _fault(self, name: str, body: bytes) -> bytes:
         fault = self.server.master.faults.take(name)
@@ -195,26 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "error":
             raise Refusal(500, "an injected fault")
         if fault.kind == "drop":
-            self.connection.shutdown(socket.SHUT_RDWR)
-            raise _Dropped
+            self.drop()
         return b"" if fault.kind == "empty" else body[: len(body) // 2]
-
-    def _body(self) -> bytes:
-        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        parts = []
-        while size := int(self.rfile.readline(), 16):
-            parts.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(parts)
-
-    def _send(self, status: int, content: bytes, kind: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
 
 
 def _document(job: JobState) -> dict[str, Any]:

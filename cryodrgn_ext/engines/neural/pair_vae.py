@@ -22,28 +22,15 @@ JOINT_LAYERS = 2
 class PairVaeModel(VaeModel):
     """See the module's text. Parameters are those of :class:`VaeModel`."""
 
-    def __init__(
-        self,
-        zdim: int,
-        envelope: Tensor,
-        frequencies: Tensor,
-        n_encoder: int,
-        encoder_shape: tuple[int, int],
-        decoder_shape: tuple[int, int],
-        domain: str,
-        kl_weight: float,
-    ) -> None:
-        super().__init__(zdim, envelope, frequencies, 0, encoder_shape, decoder_shape, domain, kl_weight)
-        self.n_encoder = n_encoder
-        self.joint: nn.Sequential | None = None
-        if zdim and n_encoder:
-            layers, width = encoder_shape
-            self.encoder = residual_mlp(2 * n_encoder, width, layers, width)
-            self.joint = residual_mlp(2 * width, width, JOINT_LAYERS, 2 * zdim)
+    joint: nn.Sequential
+
+    def _make_encoder(self, layers: int, width: int) -> None:
+        self.encoder = residual_mlp(2 * self.n_encoder, width, layers, width)
+        self.joint = residual_mlp(2 * width, width, JOINT_LAYERS, 2 * self.zdim)
 
     def encode(self, observation: Observation) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents of the pairs, (B, q) each."""
-        if self.encoder is None or self.joint is None:
+        if self.encoder is None:
             raise RuntimeError("this model has no encoder: it is homogeneous, or its latents are in a table")
         n = self.n_encoder
         flipped = observation.values[:, :n] * torch.sign(observation.whitened_ctf[:, :n])

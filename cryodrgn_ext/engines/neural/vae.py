@@ -66,7 +66,10 @@ class VaeModel(VolumeModel):
         self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
         self.encoder: nn.Sequential | None = None
         if zdim and n_encoder:
-            self.encoder = residual_mlp(2 * n_encoder, encoder_shape[1], encoder_shape[0], 2 * zdim)
+            self._make_encoder(*encoder_shape)
+
+    def _make_encoder(self, layers: int, width: int) -> None:
+        self.encoder = residual_mlp(2 * self.n_encoder, width, layers, 2 * self.zdim)
 
     def _network(self, points: Tensor, z: Tensor) -> Tensor:
         """Raw decoder output (..., outputs) at points (..., 3) with latents (..., q) that broadcast."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
 from cryodrgn_ext.engines.base import Heterogeneity
-from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.progress import Monitor, QuietMonitor
@@ -24,7 +23,6 @@ from cryodrgn_ext.validation.independent_halves import (
     match_states,
     matched_states,
 )
-from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining, Trained
 
 #: Volumes of either model that its components are found in.
@@ -58,10 +56,7 @@ def run_halves(
         models.append(training.train(half_alone(images, rows, training.settings.seed), own, quiet))
         label[rows] = models[-1].label
     matching = match_states(images, label, consensus, training.settings.seed, quiet)
-    states = iterate_states(
-        images, matching.labels, consensus, StateMasks(consensus.mask), draws=SubsetDraws(seed=training.settings.seed),
-        device=choose_device(training.settings.device), monitor=quiet,
-    )  # fmt: skip
+    states = training.states(images, matching.labels, consensus, quiet)
     finding = HalvesFinding(
         tuple(matched_states(states, matching, images.half_set.cpu().numpy())), tuple(_agreement(models, consensus))
     )

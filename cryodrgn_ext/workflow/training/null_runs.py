@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.plain_files import write_json
 from cryodrgn_ext.progress import Monitor, QuietMonitor
@@ -15,7 +14,6 @@ from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.results.null_table import found_path
 from cryodrgn_ext.validation.image_errors import measure_errors
 from cryodrgn_ext.validation.null_images import make_null_images
-from cryodrgn_ext.validation.states import StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import Conclusion, conclude, together
 from cryodrgn_ext.workflow.training.repeated_training import RepeatedTraining
 
@@ -53,8 +51,5 @@ def _conclusions(
 ) -> list[Conclusion]:
     """Conclude on the states that the training finds in these images."""
     trained = training.train(images, folder, monitor)
-    states = iterate_states(
-        images, trained.label, trained.consensus, StateMasks(trained.consensus.mask),
-        draws=SubsetDraws(seed=training.settings.seed), device=choose_device(training.settings.device), monitor=monitor,
-    )  # fmt: skip
+    states = training.states(images, trained.label, trained.consensus, monitor)
     return together([conclude(state.evidence) for state in states])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult
 from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import read_finished
 from cryodrgn_ext.workflow.given_maps import read_mask
 from cryodrgn_ext.workflow.reconstructions import make_consensus
@@ -100,6 +102,15 @@ class RepeatedTraining:
         return PreprocessSettings(
             box_size=self.box, mask_diameter_A=self.settings.mask_diameter_A, data_sign=self.data_sign
         )
+
+    def states(
+        self, images: ParticleImages, label: NDArray[np.integer], consensus: Consensus, monitor: Monitor
+    ) -> Iterator[State]:
+        """Reconstruct the states of labelled images (N,; below 0 in none) and weigh the evidence of each."""
+        return iterate_states(
+            images, label, consensus, StateMasks(consensus.mask), draws=SubsetDraws(seed=self.settings.seed),
+            device=choose_device(self.settings.device), monitor=monitor,
+        )  # fmt: skip
 
     def train(self, images: ParticleImages, folder: Path, monitor: Monitor) -> Trained:
         """Do all that the job does up to its states; a run that was killed goes on in the same folder.
