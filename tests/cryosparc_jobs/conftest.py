@@ -13,6 +13,7 @@ from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryosparc_jobs import lifecycle, running
+from tests.blank_pictures import install as install_blank_pictures
 from tests.cryosparc_jobs.imitated_project import (
     BOX,
     SETTINGS,
@@ -27,6 +28,13 @@ from tests.cryosparc_jobs.imitated_project import (
 )
 from tests.cryosparc_master import ParentOutput
 from tests.jobs.fake_engine import FakeEngine, install
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, except in fixtures that tests share, and in tests of the mark ``draws``."""
+    if request.node.get_closest_marker("draws") is None:
+        install_blank_pictures(monkeypatch)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from tests.blank_pictures import install as install_blank_pictures
 from tests.jobs.fake_engine import FakeEngine, install
 
 N = 120
@@ -28,6 +29,13 @@ class FinishedProject:
 
     root: Path
     said: str
+
+
+@pytest.fixture(autouse=True)
+def blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, except in fixtures that tests share, and in tests of the mark ``draws``."""
+    if request.node.get_closest_marker("draws") is None:
+        install_blank_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -58,11 +58,13 @@ def check(directory: Path) -> None:
     assert without_time(again) == without_time(page)
 
 
+@pytest.mark.draws
 def test_train(finished: FinishedProject, engine: FakeEngine) -> None:
     check(Path("out"))
     assert engine.calls == []
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("job", RUNS)
 def test_other_jobs(job: str, finished: FinishedProject, engine: FakeEngine) -> None:
     command(job, *RUNS[job], "--o", "next")
