@@ -131,7 +131,6 @@ def heterogeneous(real: Lab, extracted: str, search: FakeSearch, monkeypatch: py
     """An abinit job with latents, whose model is a sum of two maps; what follows writes no reports."""
     install(monkeypatch)
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
     finished = find(real, extracted, zdim=2, volumes=2)
     z = read_latent_table(finished.result.directory / "latents.npz").z
     monkeypatch.setattr(sys.modules[MODULE], "load", lambda _: LinearToy(z, BOX, 12.0))

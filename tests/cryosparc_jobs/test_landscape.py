@@ -32,13 +32,12 @@ OUTPUTS = (
 
 @pytest.fixture
 def trained(real: Lab, quick: QuickJob, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FinishedJob:
-    """A train job with a model whose volumes are sums of two maps; landscapes without report and UMAP."""
+    """A train job with a model whose volumes are sums of two maps; landscapes without report."""
     finished = run(real)
     z = read_latent_table(finished.result.directory / "latents.npz").z
     model = LinearToy(z, BOX, read_map(finished.result.directory / "consensus/map.mrc").pixel_size_A)
     monkeypatch.setattr(sys.modules[MODULE], "load", lambda _: model)
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
     return finished
 
 

@@ -85,9 +85,8 @@ def search(found: Path, monkeypatch: pytest.MonkeyPatch) -> fake_poses.FakeSearc
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Landscapes without UMAP and the report, which take most of the time of a small one."""
+    """Without reports, which take much of the time of a small job."""
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
     monkeypatch.setattr("cryodrgn_ext.jobs.validate.write_validation_reports", lambda *_: None)
 
 

@@ -53,9 +53,8 @@ def plant(kind: type[Toy]) -> Callable[[pytest.MonkeyPatch], Toy]:
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the report and UMAP, which take most of the time of a small job."""
+    """Without the report, which takes much of the time of a small job."""
     monkeypatch.setattr("cryodrgn_ext.jobs.landscape.write_landscape_reports", lambda *_: None)
-    monkeypatch.setattr("cryodrgn_ext.analysis.volume_landscape.UMAP_NEIGHBORS", 10**6)
 
 
 @pytest.fixture(params=[LinearToy, MovingToy], ids=["linear", "rendered"])

@@ -86,6 +86,7 @@ def test_uncertain_images_are_known(made: Phantom, found: tuple[AbInitio, Path, 
 def test_an_interrupted_run_goes_on_where_it_was(
     made: Phantom, found: tuple[AbInitio, Path, list[str]], tmp_path: Path
 ) -> None:
+    shutil.copy(found[1] / abinit.INITIALISATIONS_FILE, tmp_path)
     with pytest.raises(JobAborted):
         reconstruct(made.images, SETTINGS, tmp_path, RecordingMonitor(at=lambda text: text.startswith("Round 2")))
     monitor = RecordingMonitor()
@@ -113,11 +114,14 @@ def test_some_particles_are_refined_before_all(
     assert np.median(aligned.errors.degrees) < 4.0
     assert result.log_likelihood.mean() == pytest.approx(found[0].log_likelihood.mean(), rel=0.02)
     leaving = RecordingMonitor(
-        at=lambda text: text.startswith("Round 1") and any(line.startswith("All ") for line in leaving.lines)
-    )  # the first round in which all particles take part
+        at=lambda text: text.startswith("Round 2") and any(line.startswith("All ") for line in leaving.lines)
+    )  # the second round in which all particles take part
+    (tmp_path / "whole" / abinit.WHOLE_FILE).unlink()
     with pytest.raises(JobAborted):
-        reconstruct(made.images, settings, tmp_path / "cut", leaving)
-    resumed = reconstruct(made.images, settings, tmp_path / "cut")
+        reconstruct(made.images, settings, tmp_path / "whole", leaving)
+    again = RecordingMonitor()
+    resumed = reconstruct(made.images, settings, tmp_path / "whole", again)
+    assert any("Continuing after round 1." in line for line in again.lines)
     assert torch.equal(resumed.poses.rotation, result.poses.rotation)
     np.testing.assert_array_equal(resumed.half1, result.half1)
 
