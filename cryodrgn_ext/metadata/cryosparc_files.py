@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import CsTable, joined, read_cs
 from cryodrgn_ext.metadata.csg import CsGroup, read_csg, read_group_table
 
 NEEDED = ("blob/path", "ctf/df1_A")
+#: Slots that say which rows show one particle or one filament, and where on micrographs they lie.
+KINSHIP = ("location", "filament", "sym_expand")
 # cryosparc_P12_J24_005_particles.cs, J24_particles.cs, J24_005_particles.cs
 _PARTICLES = re.compile(r"(?:cryosparc_P\d+_)?J\d+_(?:(\d+)_)?particles\.cs")
 
@@ -19,8 +23,8 @@ _PARTICLES = re.compile(r"(?:cryosparc_P\d+_)?J\d+_(?:(\d+)_)?particles\.cs")
 def with_missing_slots(path: Path, passthroughs: Sequence[str | Path] = ()) -> CsTable:
     """Read a .cs, a .csg or a job directory, with passthrough files joined.
 
-    A .cs without images or CTF is joined with the passthrough file beside it when there is exactly one that has them;
-    a note says so.
+    A .cs without images or CTF is joined with the passthrough file beside it when there is exactly one that has them,
+    and with any that tells filaments, symmetry copies or positions; a note says so.
 
     Raises
     ------
@@ -33,7 +37,7 @@ def with_missing_slots(path: Path, passthroughs: Sequence[str | Path] = ()) -> C
         return _of_group(read_csg(path), passthroughs)
     table = read_cs(path, passthroughs)
     if all(field in table for field in NEEDED):
-        return table
+        return _with_kinship(table)
     missing = ", ".join(field for field in NEEDED if field not in table)
     beside = [one for one in sorted(path.parent.glob("*passthrough*particles*.cs")) if one not in table.joined]
     if len(beside) != 1:
@@ -44,6 +48,33 @@ def with_missing_slots(path: Path, passthroughs: Sequence[str | Path] = ()) -> C
         )
     table = joined(table, read_cs(beside[0]))
     return replace(table, notes=(*table.notes, f"{path}: has no {missing}; joined with {beside[0].name} by uid"))
+
+
+def _with_kinship(table: CsTable) -> CsTable:
+    """Return a table with the slots that tell which rows belong together, from the passthrough file beside it.
+
+    Jobs write into their own file what they changed; filaments, symmetry copies and positions pass through.
+    """
+    lacking = [slot for slot in KINSHIP if not any(field.startswith(f"{slot}/") for field in table.columns)]
+    for beside in sorted(table.path.parent.glob("*passthrough*particles*.cs")):
+        if not lacking or beside in table.joined or beside == table.path:
+            continue
+        other = read_cs(beside)
+        slots = [slot for slot in lacking if any(field.startswith(f"{slot}/") for field in other.columns)]
+        if not slots or not np.isin(table.uid, other.uid).any():
+            continue
+        absent = int(np.count_nonzero(~np.isin(table.uid, other.uid)))
+        if absent:
+            note = f"{beside}: not joined for {', '.join(slots)}, as it lacks {absent} of {table.n_rows} particles"
+            table = replace(table, notes=(*table.notes, note))
+            continue
+        files = (*table.joined, beside)
+        for slot in slots:
+            table = joined(table, other, slot)
+        note = f"{table.path}: joined with {beside.name} by uid for {', '.join(slots)}"
+        table = replace(table, joined=files, notes=(*table.notes, note))
+        lacking = [slot for slot in lacking if slot not in slots]
+    return table
 
 
 def _of_group(group: CsGroup, passthroughs: Sequence[str | Path]) -> CsTable:

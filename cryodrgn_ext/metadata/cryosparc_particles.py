@@ -66,6 +66,7 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
     ctf = _ctf(table)
     box_A = np.array([(group.box_size or 0) * group.pixel_size_A for group in optics])[optics_index]
     found = (*unit_notes(table.path, ctf, optics), *pose_notes(table.path, euler_deg, shift_A, box_A, image_hash))
+    found += _pose_notes(table.path, pose)
     found += header_notes(table.path, optics, optics_index, stack_paths, references.stack_id)
     table = replace(table, notes=(*table.notes, *found))
     return ParticleSet(
@@ -85,6 +86,19 @@ def particles_from_cs(table: CsTable, project_dir: str | Path | None = None, req
         image_hash=image_hash,
         uid=table.uid,
         has_poses=pose is not None,
+    )
+
+
+def _pose_notes(path: Path, pose: Float64Array | None) -> tuple[str, ...]:
+    """Say when rotation vectors are longer than any that CryoSPARC writes, which may exceed half a turn."""
+    if pose is None or not len(pose):
+        return ()
+    length = float(np.median(np.linalg.norm(pose, axis=1)))
+    if length <= 2 * np.pi:
+        return ()
+    return (
+        f"{path}: most rotation vectors of alignments3D/pose are longer than a turn (median {length:.3g} rad): they "
+        "may be in degrees, or Euler angles",
     )
 
 

@@ -34,6 +34,7 @@ _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 # What any electron microscope has; beyond it a number is of another unit.
 _VOLTAGES_KV = (1.0, 5000.0)
 _LARGEST_CS_MM = 100.0
+_LARGEST_ANISOTROPY = 0.5
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ def _fault(group: OpticsGroup) -> str | None:
     others = (*group.beam_tilt_mrad, *group.odd_zernike, *group.even_zernike, a, b, c, d)
     if not all(math.isfinite(value) for value in others):
         return "a beam tilt, Zernike coefficient or magnification matrix is not finite"
+    if max(abs(a - 1), abs(b), abs(c), abs(d - 1)) > _LARGEST_ANISOTROPY and abs(a * d - b * c) >= 1e-6:
+        return (
+            f"the magnification matrix [[{a:g}, {b:g}], [{c:g}, {d:g}]] is far from the identity, as no microscope's "
+            "is: RELION's rlnMagMat is 1 0 0 1 for none, CryoSPARC's ctf/anisomag 0 0 0 0"
+        )
     if abs(a * d - b * c) < 1e-6:
         return f"the magnification matrix [[{a:g}, {b:g}], [{c:g}, {d:g}]] cannot be inverted"
     if group.box_size is not None and group.box_size < 2:

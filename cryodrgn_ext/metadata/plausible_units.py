@@ -13,10 +13,14 @@ from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 LEAST_DEFOCUS_A = 100.0
 #: Width of a box in Å that holds no molecule.
 LEAST_BOX_A = 20.0
+#: Angles of more turns than this are of another unit.
+CIRCLES = 1.5
+#: Fewest different angles that tell their unit by all being small.
+MANY = 10
 
 
 def unit_notes(path: Path, ctf: ParticleCtf, optics: tuple[OpticsGroup, ...]) -> tuple[str, ...]:
-    """Return what a user should check of defocus and pixel size, one sentence each.
+    """Return what a user should check of defocus, angles and pixel size, one sentence each.
 
     Parameters
     ----------
@@ -26,7 +30,26 @@ def unit_notes(path: Path, ctf: ParticleCtf, optics: tuple[OpticsGroup, ...]) ->
         Of N particles.
     optics : tuple of OpticsGroup
     """
-    return (*_defocus_notes(path, ctf), *_box_notes(path, optics))
+    return (*_defocus_notes(path, ctf), *_angle_notes(path, ctf), *_box_notes(path, optics))
+
+
+def _angle_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:
+    """Say which angles are likely to be of the other unit: beyond the circle in radians, or all near 0 in degrees."""
+    notes = []
+    for what, angle_rad in (("phase shift", ctf.phase_shift_rad), ("defocus angle", ctf.defocus_angle_rad)):
+        largest = float(np.abs(angle_rad).max(initial=0.0))
+        if largest > CIRCLES * 2 * np.pi:
+            notes.append(
+                f"{path}: the {what} is up to {largest:.4g} rad, so it may be in degrees: CryoSPARC counts it in "
+                "radians and RELION in degrees, and so is it taken here"
+            )
+        few = np.radians(np.pi)  # half a circle in radians, taken for degrees
+        if 0 < largest <= few and len(np.unique(angle_rad)) >= MANY:
+            notes.append(
+                f"{path}: no {what} is above {np.degrees(largest):.3g} degrees, so it may be in radians: RELION counts "
+                "it in degrees and CryoSPARC in radians, and so is it taken here"
+            )
+    return tuple(notes)
 
 
 def _defocus_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.mrc import compression, undoing
 from cryodrgn_ext.metadata.star_rows import IntArray, RowText, index_rows
 from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values
 
@@ -104,7 +105,10 @@ def read_star(path: str | Path) -> StarFile:
     try:
         with open(path, "rb") as handle:
             # A stack of images given by mistake should not be loaded whole before it is refused.
-            if b"\0" in handle.read(4096):
+            beginning = handle.read(4096)
+            if (packed := compression(beginning)) is not None:
+                raise InputError(f"{path}: is compressed ({packed}): decompress it first ({undoing(beginning)})")
+            if b"\0" in beginning:
                 raise InputError(f"{path}: is a binary file, but a STAR file (text) is expected")
             handle.seek(0)
             text = handle.read()

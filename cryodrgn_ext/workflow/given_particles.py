@@ -44,8 +44,8 @@ def read_given_particles(
     Raises
     ------
     InputError
-        When they cannot be read, are tilt images of particles, or phase-flipped, or would be overwritten by what the
-        job returns.
+        When they cannot be read, are tilt images of particles, phase-flipped or of two contrasts, or would be
+        overwritten by what the job returns.
     """
     record = _record_of(path) if project is None else None
     if record is None:
@@ -54,6 +54,7 @@ def read_given_particles(
         particles = read_of_result(path, record, project, require_poses)
     refuse_tilt_series(particles)
     refuse_phase_flipped(particles)
+    _refuse_two_contrasts(particles)
     inputs = {file.resolve() for file in particles.files}
     for name in returned:
         if (output / name).resolve() in inputs:
@@ -62,6 +63,16 @@ def read_given_particles(
                 "overwritten; give another directory."
             )
     return particles
+
+
+def _refuse_two_contrasts(particles: ParticleSet) -> None:
+    dark = particles.source.dark_on_light(particles.row_id)
+    if 0 < dark < particles.n:
+        raise InputError(
+            f"{particles.path}: {dark} of its {particles.n} particles are dark on light (blob/sign -1) and the others "
+            "are not, but one contrast is taken for all images: import the images with one sign, or work on those of "
+            "each sign alone"
+        )
 
 
 def record_particles(given: Path, particles: ParticleSet) -> dict[str, Any]:

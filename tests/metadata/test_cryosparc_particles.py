@@ -11,6 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.half_sets import choose_half_sets
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
@@ -289,3 +290,26 @@ def test_symmetry_expanded_rows_keep_their_own_uids(tmp_path: Path) -> None:
     write_particles_star(read_particles(tmp_path / "a.cs"), tmp_path / "a.star")
     write_particles_cs(read_particles(tmp_path / "a.star"), tmp_path / "b.cs")
     assert np.array_equal(np.load(tmp_path / "b.cs", allow_pickle=False)["uid"], record["uid"])
+
+
+def test_slots_that_tell_kinship_come_from_the_passthrough_beside(tmp_path: Path) -> None:
+    """A refinement writes blob, ctf and alignments3D; filaments and positions pass through in a file of their own."""
+    record = particles_record()
+    passed = only(record, "location")
+    wide = np.zeros(len(record), [*passed.dtype.descr, ("filament/filament_uid", "<u8"), ("alignments2D/class", "<u4")])
+    for name in passed.dtype.names or ():
+        wide[name] = passed[name]
+    wide["filament/filament_uid"] = np.arange(40) // 4 + 7
+    own = save(tmp_path / "J24_005_particles.cs", only(record, "blob", "ctf", "alignments3D"))
+    save(tmp_path / "J24_passthrough_particles.cs", wide[::-1])
+    particles = read_particles(own)
+    assert np.array_equal(particles.cs.columns["filament/filament_uid"], wide["filament/filament_uid"])
+    assert np.array_equal(particles.cs.columns["location/center_x_frac"], record["location/center_x_frac"])
+    assert "alignments2D/class" not in particles.cs
+    assert "joined with J24_passthrough_particles.cs by uid for location, filament" in " ".join(particles.notes)
+    assert [path.name for path in particles.files] == ["J24_005_particles.cs", "J24_passthrough_particles.cs"]
+    assert not choose_half_sets(particles, 0).from_file  # those of the file part the filaments
+    save(tmp_path / "J24_passthrough_particles.cs", wide[3:])
+    particles = read_particles(own)
+    assert "location/center_x_frac" not in particles.cs
+    assert "not joined for location, filament, as it lacks 3 of 40 particles" in " ".join(particles.notes)

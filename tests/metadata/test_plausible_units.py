@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.workflow.given_particles import read_given_particles
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import Record, particles_record, save
 
@@ -143,3 +147,58 @@ def test_fields_that_cannot_be_carried_are_refused(change: Callable[[Record], st
     complaint = change(record)
     with pytest.raises(InputError, match=complaint):
         read_particles(save(tmp_path / "a.cs", record))
+
+
+@pytest.mark.parametrize(("field", "factor", "said"), [
+    ("ctf/phase_shift_rad", 180 / np.pi, "the phase shift is up to 1.* rad, so it may be in degrees"),
+    ("ctf/df_angle_rad", 180 / np.pi, "the defocus angle is up to .* rad, so it may be in degrees"),
+    ("ctf/phase_shift_rad", np.pi / 180, "no phase shift is above 2.* degrees, so it may be in radians"),
+    ("alignments3D/pose", 180 / np.pi, "most rotation vectors of alignments3D/pose are longer than a turn"),
+])  # fmt: skip
+def test_angles_of_the_other_unit_are_said(field: str, factor: float, said: str, tmp_path: Path) -> None:
+    record = particles_record()
+    right = read_particles(save(tmp_path / "a.cs", record)).notes
+    assert not any(re.search(said, note) for note in right)
+    record[field] = record[field] * factor
+    assert any(re.search(said, note) for note in read_particles(save(tmp_path / "b.cs", record)).notes)
+
+
+def test_defocus_angles_of_a_star_file_in_radians_are_said(tmp_path: Path) -> None:
+    builder = StarBuilder(n=40, box=64)
+    builder.columns["rlnOpticsGroup"] = ["1"] * 40
+    builder.columns["rlnDefocusAngle"] = [f"{np.radians(float(one)):.6f}" for one in builder.columns["rlnDefocusAngle"]]
+    (note,) = read_particles(builder.write(tmp_path / "a.star")).notes
+    assert "no defocus angle is above 2.85 degrees, so it may be in radians" in note
+
+
+@pytest.mark.parametrize("suffix", ["star", "cs"])
+def test_a_magnification_that_no_microscope_has_is_refused(suffix: str, tmp_path: Path) -> None:
+    """CryoSPARC's anisomag counts from the identity; converters have mixed the two up."""
+    if suffix == "cs":
+        record = particles_record()
+        record["ctf/anisomag"] = [1, 0, 0, 1]
+        path = save(tmp_path / "a.cs", record)
+    else:
+        builder = StarBuilder()
+        builder.optics |= {"rlnMagMat00": ["2"] * 2, "rlnMagMat11": ["2"] * 2}
+        path = builder.write(tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"magnification matrix \[\[2, 0\], \[0, 2\]\] is far from the identity"):
+        read_particles(path)
+
+
+@pytest.mark.parametrize("suffix", ["star", "cs"])
+def test_particles_of_two_contrasts_are_refused_by_jobs_that_learn(suffix: str, tmp_path: Path) -> None:
+    record = particles_record()
+    record["blob/sign"][:30] = 1
+    path = save(tmp_path / "a.cs", record)
+    if suffix == "star":
+        write_particles_star(read_particles(path), tmp_path / "a.star")
+        path = tmp_path / "a.star"
+    with pytest.raises(InputError, match="10 of its 40 particles are dark on light"):
+        read_given_particles(path, tmp_path / "out", None)
+
+
+def test_a_compressed_star_file_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.star.gz").write_bytes(gzip.compress(StarBuilder().text().encode()))
+    with pytest.raises(InputError, match=r"a\.star\.gz: is compressed \(gzip\): decompress it first \(gunzip\)"):
+        read_particles(tmp_path / "a.star.gz")
