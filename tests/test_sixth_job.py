@@ -20,6 +20,7 @@ from cryodrgn_ext.simulate import empty_pipeline
 from cryosparc_jobs import commands
 from relion_wrappers.console_scripts import console_scripts
 from tests.cryosparc_jobs.imitated_project import project_with, saved_outputs, simulate_refinement
+from tests.patience import HANGS_S
 from tests.sixth_job import MODULE, load_module, registry_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +100,7 @@ def test_relion_template_has_its_options(sixth: None, program: Path, tmp_path: P
 def test_it_lives_and_dies_as_relion_expects(
     project: Path, program: Path, words: list[str], marker: str, code: int
 ) -> None:
-    done = subprocess.run([program, *words], cwd=project, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run([program, *words], cwd=project, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == code, done.stderr
     job = project / "External/job002"
     assert [path.name for path in job.glob("RELION_JOB_*")] == [f"RELION_JOB_EXIT_{marker}"]
@@ -117,7 +118,7 @@ def test_the_real_pipeline_runs_it(sixth: None, project: Path, program: Path) ->
     assert CliRunner().invoke(main, words).exit_code == 0
     for command in (["--addJobFromStar", "cdx_thin_job.star"],
                     ["--sec_wait_after", "1", "--RunJobs", "External/job001/"]):  # fmt: skip
-        subprocess.run(["relion_pipeliner", *command], cwd=project, timeout=100, check=True, capture_output=True)
+        subprocess.run(["relion_pipeliner", *command], cwd=project, timeout=HANGS_S, check=True, capture_output=True)
     pipeline = starfile.read(project / "default_pipeline.star", always_dict=True)
     assert pipeline["pipeline_processes"]["rlnPipeLineProcessStatus"].tolist() == [2]
     assert "External/job001/particles.star" in pipeline["pipeline_nodes"]["rlnPipeLineNodeName"].tolist()

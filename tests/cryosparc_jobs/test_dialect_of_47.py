@@ -20,6 +20,7 @@ import pytest
 from tests.cryosparc_jobs.imitated_project import N, fill_project
 from tests.cryosparc_master import Fault
 from tests.cryosparc_master.server_v4 import EMAIL_V4, LICENSE_V4, PASSWORD_V4, MasterV4
+from tests.patience import HANGS_S
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ class Session:
         words = [str(ROOT / "tests/cryosparc_jobs/session_of_47.py"), str(self.master.base_port), self.project,
                  self.parent, what]  # fmt: skip
         done = subprocess.run([sys.executable, "-W", "ignore", *words], cwd=self.folder, env=environment,
-                              capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+                              capture_output=True, text=True, check=False, timeout=HANGS_S)  # fmt: skip
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         said = json.loads(lines[-1]) if lines else {}
         return done.returncode, said, done.stdout + done.stderr

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import HANGS_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,7 @@ def free_port() -> int:
         return port
 
 
-def run_group(target: str, size: int, *arguments: str, timeout: float = 120) -> list[subprocess.CompletedProcess[str]]:
+def run_group(target: str, size: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
     """Call ``module:function(*arguments)`` in ``size`` processes, and return how each of them ended."""
     module, function = target.split(":")
     code = f"import sys; from {module} import {function}; {function}(*sys.argv[1:])"
@@ -34,7 +36,7 @@ def run_group(target: str, size: int, *arguments: str, timeout: float = 120) -> 
         for rank in range(size)
     ]  # fmt: skip
     try:
-        ends = [process.communicate(timeout=timeout) for process in running]
+        ends = [process.communicate(timeout=HANGS_S) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -30,6 +30,7 @@ from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from tests.fourier.specimens import blobs
+from tests.patience import HANGS_S
 
 pytestmark = pytest.mark.relion
 
@@ -146,7 +147,7 @@ def _write_mrc(path: Path, data: NDArray[np.float32], pixel_size_A: float, stack
 
 
 def _run(directory: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, f"{command[0]} failed:\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}"
 
 

@@ -114,6 +114,7 @@ def assert_subset_with_new_poses(path: Path, rows: np.ndarray) -> None:
     assert np.median(errors.shift_px) < 0.2 * PIXEL_SIZE_A  # of lengths in Å here
 
 
+@pytest.mark.draws
 def test_its_report_is_written_again(found: Path) -> None:
     check_report(Path("out"))
 

@@ -14,6 +14,7 @@ import pytest
 from tests.malformed.entry_points import MARKERS, Outcome, leftovers
 from tests.malformed.test_malformed import ORDINARY, SMALL_RUN, check_sentence
 from tests.malformed.tiny_project import TinyProject
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 # Root may read everything; without these two capabilities it obeys the permissions of files as users do.
@@ -37,7 +38,7 @@ def train(
         stdout=subprocess.PIPE if stdout is None else stdout,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
         preexec_fn=limit,
     )

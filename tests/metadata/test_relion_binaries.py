@@ -15,6 +15,7 @@ from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.metadata.star import new_star, new_table, read_star, star_text, write_star
+from tests.patience import HANGS_S
 
 pytestmark = pytest.mark.relion
 
@@ -24,8 +25,9 @@ BOX, PIXEL_SIZE_A, N = 32, 4.0, 60
 def relion(program: str, *arguments: object, cwd: Path, succeeds: bool = True) -> str:
     """Run a RELION program and return what it printed."""
     done = subprocess.run(
-        [f"relion_{program}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
-    )
+        [f"relion_{program}", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=HANGS_S,
+        check=False,
+    )  # fmt: skip
     text = done.stdout + done.stderr
     assert (done.returncode == 0 and "ERROR" not in text) == succeeds, text[-3000:]
     return text

@@ -18,6 +18,7 @@ import numpy as np
 import starfile
 
 from cryodrgn_ext.simulate import empty_pipeline
+from tests.patience import HANGS_S
 
 BOX = 32
 PIXEL_SIZE_A = 6.0
@@ -25,9 +26,9 @@ PER_STATE = 120
 RUNNING, SCHEDULED, SUCCESS, FAILURE, ABORTED = range(5)
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something that happens in another process."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.05)
@@ -39,9 +40,9 @@ class Project:
 
     root: Path
 
-    def run(self, *words: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a program in the project; it must succeed."""
-        done = subprocess.run(words, cwd=self.root, capture_output=True, text=True, timeout=timeout, check=False,
+        done = subprocess.run(words, cwd=self.root, capture_output=True, text=True, timeout=HANGS_S, check=False,
                               env=environment())  # fmt: skip
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
         return done
@@ -64,9 +65,9 @@ class Project:
         self.run(str(scripts() / "cryodrgn-ext"), "relion", "template", template, "--project", ".", *options)
         return self.add("--addJobFromStar", f"cdx_{template}_job.star")
 
-    def run_job(self, job: str, timeout: float = 150) -> int:
+    def run_job(self, job: str) -> int:
         """Run a job to its end through the pipeliner; return its status."""
-        self.run("relion_pipeliner", "--sec_wait_after", "1", "--RunJobs", job, timeout=timeout)
+        self.run("relion_pipeliner", "--sec_wait_after", "1", "--RunJobs", job)
         return self.statuses()[job]
 
     def statuses(self) -> dict[str, int]:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANGS_S
+
 MARKERS = {"RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"}
-HANGS_S = 120  # only a process that will never end takes so long, however busy the machine is
 PRELUDE = """
 import ctypes, os, sys, time
 from pathlib import Path
@@ -45,8 +46,8 @@ def start(tmp_path: Path, body: str, arguments: list[str] | None = None, **popen
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen)  # type: ignore[call-overload]  # fmt: skip
 
 
-def finish(process: subprocess.Popen[str], timeout: float = HANGS_S) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=timeout)
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=HANGS_S)
     return process.returncode, out, err
 
 
@@ -54,8 +55,8 @@ def markers(tmp_path: Path) -> set[str]:
     return {p.name for p in (tmp_path / "External/job001").iterdir()} & (MARKERS | {"RELION_JOB_ABORT_NOW"})
 
 
-def wait_for(condition: Callable[[], bool], timeout: float = HANGS_S) -> None:
-    deadline = time.monotonic() + timeout
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
@@ -163,7 +164,7 @@ def test_sigkill_of_the_wrapper_takes_the_work_with_it_and_leaves_no_marker(tmp_
         except FileNotFoundError:
             return True
 
-    wait_for(gone, 5)
+    wait_for(gone)
     assert markers(tmp_path) == set()
     assert finish(start(tmp_path, "return"))[0] == 0
     assert markers(tmp_path) == {"RELION_JOB_EXIT_SUCCESS"}

@@ -16,6 +16,7 @@ from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.simulate import empty_pipeline
 from relion_wrappers.arguments import parse_arguments
 from relion_wrappers.templates import Queue, job_star, write_template
+from tests.patience import HANGS_S
 
 
 def options(text: str, tmp_path: Path) -> dict[str, str]:
@@ -103,7 +104,7 @@ def test_the_real_pipeliner_builds_a_command_that_the_wrapper_understands(
     program.chmod(0o755)
     write_template(tmp_path / "t.star", job_star(JOBS[name], {"in_parts": "p.star", **given}, executable=str(program)))
     for command in (["--addJobFromStar", "t.star"], ["--sec_wait_after", "1", "--RunJobs", "External/job001/"]):
-        subprocess.run(["relion_pipeliner", *command], cwd=tmp_path, timeout=60, check=True, capture_output=True)
+        subprocess.run(["relion_pipeliner", *command], cwd=tmp_path, timeout=HANGS_S, check=True, capture_output=True)
     words = (tmp_path / "arguments.txt").read_text().split("\n")[:-1]
     settings = parse_arguments(JOBS[name].settings_class, words)
     assert settings.to_mapping()["o"] == "External/job001"

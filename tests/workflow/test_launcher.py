@@ -19,6 +19,7 @@ from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 from cryodrgn_ext.workflow import launcher
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
+from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["--zdim", "2", "--epochs", "2", "--dec_dim", "16", "--states", "2", "--volumes", "2"]
@@ -35,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *command], cwd=project, env=environment, capture_output=True, text=True, timeout=HANGS_S
     )
 
 

@@ -24,6 +24,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.groups import ImageGroups
 from cryodrgn_ext.pose.search import SearchSettings, search
 from tests.fourier.specimens import Blobs, blobs
+from tests.patience import HANGS_S
 from tests.pose.phantoms import angles_deg
 
 BOX, COUNT = 64, 3
@@ -57,7 +58,7 @@ def projected(directory: Path, name: str, specimen: Blobs, euler_deg: NDArray[np
     table = "data_particles\n\nloop_\n" + "".join(f"_rln{label}\n" for label in COLUMNS) + "\n".join(rows)
     (directory / f"{name}.star").write_text(f"\n# version 30001\n\n{optics}\n# version 30001\n\n{table}\n\n")
     command = f"relion_project --i {name}.mrc --ang {name}.star --o {name} --angpix 2"
-    done = subprocess.run(command.split(), cwd=directory, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command.split(), cwd=directory, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert done.returncode == 0, done.stderr[-1500:]
     return mrcfile.read(directory / f"{name}.mrcs").astype(np.float64).reshape(-1, BOX, BOX)
 
