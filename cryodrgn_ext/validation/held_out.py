@@ -6,7 +6,8 @@ map found in one half is looked for in single images of the OTHER half: its stre
 two disjoint sets of Fourier coefficients (alternating sectors of the plane), and the two estimates are correlated over
 the images. The noise in disjoint coefficients is independent, so that in a homogeneous data set the estimates are
 unrelated, whatever the difference map and the labels came from; where particles really differ along it, both sets
-say which do.
+say which do. What is correlated is the probability that the image belongs to the state, so that a state of few images
+is seen as well (:func:`.single_images.membership`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.validation.covariates import Design, covariates_of
 from cryodrgn_ext.validation.differences import ConsensusComparison
 from cryodrgn_ext.validation.nuisances import ExpectedChanges, outside, second_order_fits
-from cryodrgn_ext.validation.single_images import SingleImages, find_ties
+from cryodrgn_ext.validation.single_images import SingleImages, correlation_of, find_ties, membership
 
 IMAGES_PER_HALF = 2_000  # the standard error of a correlation is then 0.02
 SECTORS = 4  # of the half plane
@@ -74,6 +75,7 @@ class HeldOutCoordinates:
     ) -> None:
         self._comparison = comparison
         self._device = device
+        self.n_images = images.n
         radius = comparison.grid.radius
         self._count = min(images.plane.prefix(radius), images.source.n_coefficients)
         self._kxy = images.plane.kxy[: self._count].to(device)
@@ -120,13 +122,15 @@ class HeldOutCoordinates:
         grid = self._comparison.grid
         return FourierVolume.from_map(volume.to(self._device), grid.oversampling, grid.radius)
 
-    def agreement(self, difference1: Tensor, difference2: Tensor) -> SingleImages:
-        """Correlation over single images of the strengths of a difference, as two sets of coefficients show them.
+    def agreement(self, difference1: Tensor, difference2: Tensor, share: float) -> SingleImages:
+        """Correlation over single images of how far they show a difference, as two sets of coefficients tell it.
 
         Parameters
         ----------
         difference1, difference2 : Tensor
             (d, d, d) difference maps of the two halves; each is looked for in images of the other half.
+        share : float
+            Of the images that are said to show it, between 0 and 1.
 
         Returns
         -------
@@ -135,12 +139,18 @@ class HeldOutCoordinates:
             are not outside of all changes of an image follow errors of scale, optics and pose.
         """
         pairs = [(2, difference1), (1, difference2)]
-        halves = [self._strengths(difference, self._samples[half]) for half, difference in pairs]
+        halves = [
+            np.apply_along_axis(membership, 2, self._strengths(difference, self._samples[half]), share)
+            for half, difference in pairs
+        ]
         levels = np.concatenate(halves, axis=2)
         half = np.repeat([1, 0], [one.shape[2] for one in halves])
-        values = [float(np.mean([_correlation(*one[level]) for one in halves])) for level in range(len(levels))]
+        found = np.array([[correlation_of(*one[level]) for one in halves] for level in range(len(levels))])
+        values = found[:, :, 0].mean(axis=1).tolist()
+        # A mean of two independent values has half the sum of their skewnesses over the root of two.
+        skewness = float(found[-1, :, 1].mean() / np.sqrt(2.0))
         ties, whole_ties = (find_ties(levels[n, 0], levels[n, 1], self._designs_of_halves, half) for n in (-1, 0))
-        return SingleImages(values[0], tuple(values[1:]), self.standard_error, ties, whole_ties)
+        return SingleImages(values[0], tuple(values[1:]), self.standard_error, ties, whole_ties, skewness)
 
     def _strengths(self, difference: Tensor, sample: _Sample) -> NDArray[np.float64]:
         """(1 + levels, 2, B) strengths of the whole difference, and outside of each level, by both sets."""
@@ -157,10 +167,6 @@ class HeldOutCoordinates:
                 for chosen in self._sets
             ], dim=1))  # fmt: skip
         return torch.cat(found, dim=2).double().cpu().numpy()
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    return 0.0 if a.std() == 0 or b.std() == 0 else float(np.corrcoef(a, b)[0, 1])
 
 
 def _defocused(images: ParticleImages) -> ParticleImages:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import expit, logit
+from scipy.stats import norm, pearson3, skew
 
 from cryodrgn_ext.validation.covariates import Design
 
@@ -32,7 +33,7 @@ class Tie:
         Of the variance between images, free of noise and of chance: 0 where the covariate tells nothing, 1 where images
         with equal covariates show the difference alike.
     within : float
-        Correlation of the two strengths that is left between images of equal covariates.
+        Correlation of the two memberships that is left between images of equal covariates.
     error : float
         Its standard error where there is no difference.
     """
@@ -50,7 +51,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class SingleImages:
-    """Correlations over single images of the strength of a difference, between disjoint sets of coefficients.
+    """Correlations over single images of how far each shows a difference, between disjoint sets of coefficients.
 
     Attributes
     ----------
@@ -64,6 +65,8 @@ class SingleImages:
         Of the difference outside all changes.
     whole_ties : tuple of Tie
         Of the difference as it is.
+    skewness : float
+        Of each correlation's distribution where there is no heterogeneity: of a rare state, few images count for much.
     """
 
     whole: float
@@ -71,6 +74,7 @@ class SingleImages:
     error: float
     ties: tuple[Tie, ...] = ()
     whole_ties: tuple[Tie, ...] = ()
+    skewness: float = 0.0
 
     @property
     def value(self) -> float:
@@ -81,18 +85,55 @@ class SingleImages:
     def p(self) -> float:
         """Chance of :attr:`value` where there is no heterogeneity, but for the remainder of what was taken away."""
         remainder = REMAINDER * max(max(self.whole, *self.outside) - self.value, 0.0)
-        return float(norm.sf((self.value - remainder) / self.error))
+        return self.chance(self.value - remainder)
+
+    def chance(self, correlation: float) -> float:
+        """Chance of so large a correlation where there is no heterogeneity."""
+        return float(pearson3.sf(correlation / self.error, self.skewness))
 
     def cause(self, significance: float) -> str | None:
         """Name the level without which nothing is left of a difference that single images do show; None without one."""
         values = (self.whole, *self.outside[:-1])
         drops = [value - self.value > 3 * self.error for value in values]
-        shown = [norm.sf(value / self.error) < significance for value in values]
+        shown = [self.chance(value) < significance for value in values]
         found = [level for level, drop, show in zip(LEVELS, drops, shown, strict=True) if drop and show]
         return found[-1] if found else None
 
 
 NOTHING = SingleImages(np.nan, (np.nan,) * len(LEVELS), np.nan)
+
+
+def membership(strength: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Odds that an image belongs to a state, by the strength of the state's difference in it, as a probability.
+
+    The state is taken to be shown by one standard deviation of noise: the strengths of a state of few images hardly
+    correlate over all images, however well each of the few shows it, while memberships do. Where half of the images
+    belong to it, memberships are as good as linear. They are a function of one set of coefficients alone, so that where
+    images do not differ those of two disjoint sets are as independent as the strengths are.
+
+    Parameters
+    ----------
+    strength : ndarray
+        (n,) in any unit.
+    share : float
+        Of the images that belong to the state, between 0 and 1.
+    """
+    middle = np.median(strength)
+    noise = float(np.median(np.abs(strength - middle))) / float(norm.ppf(0.75))
+    if noise <= 0:
+        return np.full(len(strength), share)
+    return np.asarray(expit((strength - middle) / noise - 0.5 + logit(share)))
+
+
+def correlation_of(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """Correlation of two measures of the same n images, and the skewness that it has where they are independent.
+
+    Of n independent pairs with skewnesses g and h, that of the mean product is g h / sqrt(n). With it, a Pearson
+    distribution of type III gives chances down to 0.001 where shares are as small as 0.002.
+    """
+    if first.std() == 0 or second.std() == 0:
+        return 0.0, 0.0
+    return float(np.corrcoef(first, second)[0, 1]), float(skew(first) * skew(second) / np.sqrt(len(first)))
 
 
 def find_ties(
@@ -103,7 +144,7 @@ def find_ties(
     Parameters
     ----------
     first, second : ndarray
-        (n,) strengths of the difference in n images, by two disjoint sets of coefficients.
+        (n,) memberships of n images (:func:`membership`), by two disjoint sets of coefficients.
     designs : dict
         Name of a covariate to its design for the images of either half.
     half : ndarray

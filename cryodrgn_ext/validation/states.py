@@ -261,12 +261,13 @@ class _Tester:
             return not_tested(f"only {fewest} particles in one half-set")
         if len(self.random) < 2:
             return not_tested("the states are too small for random subsets of their sizes")
-        differences = self._differences(sums)
+        one, two = self._differences(sums)
+        sizes = (sums[0].n_particles, sums[1].n_particles)
         return judge(
-            self.comparison.products(*differences),
-            (sums[0].n_particles, sums[1].n_particles),
+            self.comparison.products(one, two),
+            sizes,
             self.random,
-            self.held_out.agreement(*differences),
+            self.held_out.agreement(one, two, share=sum(sizes) / self.held_out.n_images),
             n_states,
         )
 
