@@ -18,16 +18,16 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryodrgn_ext.fourier import so3_grid
 from cryodrgn_ext.fourier.masks import spherical_mask
 from cryodrgn_ext.fourier.shells import shell_sum
-from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierAccumulator, FourierGrid, FourierVolume, friedel_sum
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.centring import centre_of_mass, move_spectrum, rounded
+from cryodrgn_ext.pose.expectation import SearchGrid, expectation
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.progress import Monitor
@@ -45,9 +45,6 @@ SPARE_SHELLS = 4
 SHIFTS_PER_PERIOD = 3.0
 #: Grid of rotations, 15° apart.
 GRID_LEVEL = 1
-#: Shifts with less than this share of an image's posterior are left out of the sums.
-LEAST_POSTERIOR = 1e-5
-SCORES_BYTES_CPU, SCORES_BYTES_GPU = 1 << 25, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -200,75 +197,6 @@ class LowBandMap:
         return torch.roll(volume, (-offset).flip(0).int().tolist(), (0, 1, 2))
 
 
-@dataclass(frozen=True)
-class Expectation:
-    """Posteriors of some images over grid and shifts, as sums of the images over every grid slice.
-
-    Attributes
-    ----------
-    numerator : Tensor
-        (G, M) complex64: sums of posterior times CTF times image.
-    weight : Tensor
-        (G, M) float32: sums of posterior times CTF².
-    effective_rotations : Tensor
-        (b,) float32: one over the sum of the squared posteriors of an image's rotations.
-    """
-
-    numerator: Complex[Tensor, "G M"]
-    weight: Float[Tensor, "G M"]
-    effective_rotations: Float[Tensor, " b"]
-
-
-def expectation(
-    scorer: Scorer,
-    rows: Int[Tensor, " b"],
-    slices: Complex[Tensor, "G M"],
-    phases: Complex[Tensor, "T M"],
-    exponent: float,
-) -> Expectation:
-    """Give some images their posteriors.
-
-    Parameters
-    ----------
-    scorer : Scorer
-    rows : Tensor
-        (b,) int64 of its images.
-    slices : Tensor
-        (G, M) complex64 slices of the map.
-    phases : Tensor
-        (T, M) complex64 that undo the shifts.
-    exponent : float
-        Of the likelihood.
-    """
-    n_slices, count = slices.shape
-    n_shifts = len(phases)
-    flat = torch.view_as_real(slices).flatten(1)
-    squared = torch.view_as_real(slices).square().sum(-1)
-    numerator = torch.zeros(n_slices, 2 * count, device=slices.device)
-    weight = torch.zeros(n_slices, count, device=slices.device)
-    effective = torch.empty(len(rows), device=slices.device)
-    budget = SCORES_BYTES_CPU if slices.device.type == "cpu" else SCORES_BYTES_GPU
-    block = max(1, budget // (4 * n_slices * n_shifts))
-    for start in range(0, len(rows), block):
-        chosen = rows[start : start + block]
-        power = scorer.power[chosen, :count]
-        shifted = torch.view_as_real(scorer.data[chosen, :count][:, None] * phases).flatten(2).flatten(0, 1)
-        scores = (shifted @ flat.T).view(len(chosen), n_shifts, n_slices)
-        scores -= (0.5 * (power @ squared.T))[:, None]
-        scores -= scores.flatten(1).amax(1)[:, None, None]
-        posterior = scores.mul_(exponent).exp_()
-        of_shift = posterior.sum(2)
-        total = of_shift.sum(1)
-        posterior /= total[:, None, None]
-        of_rotation = posterior.sum(1)
-        effective[start : start + block] = 1.0 / of_rotation.square().sum(1)
-        # Most shifts of an image are out of the question before long.
-        likely = (of_shift > LEAST_POSTERIOR * total[:, None]).flatten()
-        numerator.addmm_(posterior.flatten(0, 1)[likely].T, shifted[likely])
-        weight.addmm_(of_rotation.T, power)
-    return Expectation(torch.view_as_complex(numerator.view(n_slices, count, 2)), weight, effective)
-
-
 def _by_frequency_matrix(scorer: Scorer, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Frequency matrices (2, 2) among some images, each with its rows."""
     distinct, kind = scorer.frequency_matrix[rows].flatten(1).unique(dim=0, return_inverse=True)
@@ -317,8 +245,8 @@ def random_initial_map(
     batch = min(schedule.batch, n)
     volume = _from_random_angles(scorer, running, batch, generator)
     kxy = scorer.kxy[: scorer.count(radius)]
-    phases = shift_phases(kxy, -shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius)).to(device), d)
-    rotation = torch.from_numpy(so3_grid.grid(GRID_LEVEL)).to(device, torch.float32)
+    shifts = shift_disc(shift_extent_px, d / (SHIFTS_PER_PERIOD * radius))
+    grid = SearchGrid.of(GRID_LEVEL, kxy, shifts, d)
     highest = min(1.0, MOST_NATS / max(information(scorer, power, radius), 1e-9))
     share, left = schedule.first_exponent, schedule.final_steps
     order = torch.empty(0, dtype=torch.int64)
@@ -331,10 +259,9 @@ def random_initial_map(
         sums = FourierAccumulator(running.grid, device)
         effective = []
         for matrix, members in _by_frequency_matrix(scorer, rows):
-            points = points_on(matrix @ rotation[:, :2], kxy)
-            found = expectation(scorer, members, model.slice(points), phases, share * highest)
+            found = expectation(scorer, members, model, grid, matrix, share * highest)
             # Coefficients are counted twice, for their partners.
-            sums.insert(points, 0.5 * found.numerator, 0.5 * found.weight)
+            sums.insert(found.points, 0.5 * found.numerator, 0.5 * found.weight)
             effective.append(found.effective_rotations)
         running.update(sums, len(rows), schedule.first_rate(step))
         volume = running.centre(running.solve())
@@ -342,7 +269,7 @@ def random_initial_map(
             left -= 1
             if left <= 0:
                 break
-        share = schedule.next_exponent(share, float(torch.cat(effective).median()) / len(rotation))
+        share = schedule.next_exponent(share, float(torch.cat(effective).median()) / grid.n_rotations)
     return running.solve_in(d) * spherical_mask(d, 0.9 * mask_radius_px, 0.1 * mask_radius_px, device)
 
 

@@ -79,6 +79,15 @@ class Mirrors:
         parts = (even.real, on_x.real, on_y.real, origin.real, even.imag, on_x.imag, odd.real, odd.imag, on_y.imag)
         return torch.cat(parts, dim=-1)
 
+    def join(self, split: Tensor) -> Tensor:
+        """Undo :meth:`split`: complex coefficients (..., M) from real numbers (..., 2 M - 1)."""
+        p, x, y = self.n_pairs, self.n_x, self.n_y
+        even, re_x, re_y, origin, even_i, im_x, odd, odd_i, im_y = split.split([p, x, y, 1, p, x, p, p, y], dim=-1)
+        even_c, odd_c = torch.complex(even, even_i), torch.complex(odd, odd_i)
+        pairs = [(even_c + odd_c) * math.sqrt(0.5), (even_c - odd_c) * math.sqrt(0.5)]
+        on_axes = [torch.complex(re_x, im_x), torch.complex(re_y, im_y)]
+        return torch.cat([*pairs, *on_axes, torch.complex(origin, torch.zeros_like(origin))], dim=-1)
+
     def swap(self, values: Tensor) -> Tensor:
         """Values (..., M) at (kx, -ky)."""
         upper, lower, rest = values.split([self.n_pairs, self.n_pairs, self.n_x + self.n_y + 1], dim=-1)
@@ -106,6 +115,24 @@ class Mirrors:
         torch.add(minus, other, out=out[:, :, 1])
         torch.sub(a, c, out=out[:, :, 2])
         torch.sub(minus, other, out=out[:, :, 3])
+
+    def add_adjoint(self, weights: Tensor, images: Tensor, out: Tensor) -> None:
+        """Add weighted sums of split images, each seen from where a section's mirror sees it, to sections.
+
+        Parameters
+        ----------
+        weights : Tensor
+            (B, 4, G) of each image for a section and its mirrors, in the order of :meth:`products`.
+        images : Tensor
+            (B, 2 M - 1).
+        out : Tensor
+            (G, 2 M - 1), added to.
+        """
+        front, back = weights[:, 0] + weights[:, 1], weights[:, 2] + weights[:, 3]
+        turned, back_turned = weights[:, 0] - weights[:, 1], weights[:, 2] - weights[:, 3]
+        signs = (front + back, turned + back_turned, front - back, turned - back_turned)
+        for one, where in zip(signs, self._sections, strict=True):
+            out[:, where] += one.mT @ images[:, where]
 
 
 _QUADS: dict[int, tuple[Tensor, Tensor]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -55,6 +57,58 @@ class SharedScores:
             front, back = weighed(power, norms), weighed(self.mirrors.swap(power), norms)
             norm = torch.stack([front, front, back, back], dim=1)
         out.sub_(norm[:, None], alpha=0.5)
+
+    def accumulate(self, data: Tensor, power: Tensor, posterior: Tensor, likely: Tensor, sums: SectionSums) -> None:
+        """Add images at their posteriors to every section.
+
+        Parameters
+        ----------
+        data, power : Tensor
+            (b, M) of images.
+        posterior : Tensor
+            (b, T, fold, G).
+        likely : Tensor
+            (b, T) bool: shifts whose images are added; the others have next to no posterior.
+        sums : SectionSums
+            Added to.
+        """
+        rotations, chosen = posterior.sum(1), posterior[likely]
+        if self.mirrors is None:
+            shifted = torch.view_as_real(data[:, None] * self.phases).flatten(-2)[likely]
+            sums.split.addmm_(chosen[:, 0].mT, shifted)
+            sums.weight.addmm_(rotations[:, 0].mT, power)
+            return
+        data, power = data[:, self.mirrors.order], power[:, self.mirrors.order]
+        self.mirrors.add_adjoint(chosen, self.mirrors.split(data[:, None] * self.phases)[likely], sums.split)
+        sums.weight.addmm_((rotations[:, 0] + rotations[:, 1]).mT, power)
+        sums.weight.addmm_((rotations[:, 2] + rotations[:, 3]).mT, self.mirrors.swap(power))
+
+    def complex_sums(self, sums: SectionSums) -> Complex[Tensor, "G M"]:
+        """Sums of images as complex numbers, in the order of :attr:`kxy`."""
+        if self.mirrors is None:
+            return torch.view_as_complex(sums.split.unflatten(-1, (-1, 2)))
+        return self.mirrors.join(sums.split)
+
+
+@dataclass
+class SectionSums:
+    """Sums of images over the sections that they share.
+
+    Attributes
+    ----------
+    split : Tensor
+        (G, 2 M or 2 M - 1) float32 sums of posterior times CTF times image, as real numbers.
+    weight : Tensor
+        (G, M) float32 sums of posterior times CTF².
+    """
+
+    split: Tensor
+    weight: Tensor
+
+    @classmethod
+    def like(cls, sections: Tensor, norms: Tensor) -> SectionSums:
+        """Zeros for the sections that :meth:`SharedScores.sections` returns."""
+        return cls(torch.zeros_like(sections), torch.zeros_like(norms))
 
 
 def weighed(power: Float[Tensor, "B M"], norms: Float[Tensor, "*slices M"]) -> Float[Tensor, "B G"]:

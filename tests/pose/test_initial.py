@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.fourier import so3_grid
-from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
-from cryodrgn_ext.pose.initial import Schedule, expectation, information, random_initial_map, shift_disc, signal_power
+from cryodrgn_ext.pose.initial import Schedule, information, random_initial_map, shift_disc, signal_power
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.model import points_on
 from cryodrgn_ext.pose.scoring import Scorer
@@ -43,25 +42,6 @@ def test_shifts_cover_the_square() -> None:
     places = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 7 - 3.5
     assert float(torch.cdist(places, disc).amin(1).max()) <= 1.25 * 2.0 / np.sqrt(2) + 1e-6
     assert shift_disc(0.0, 2.0).tolist() == [[0.0, 0.0]]
-
-
-def test_posteriors_are_those_of_all_scores() -> None:
-    made = phantom(12, snr=0.05)
-    scorer = Scorer(made.images, radius=5)
-    rotation = torch.from_numpy(so3_grid.grid(0)).float()
-    shifts = shift_disc(3.0, 3.0)
-    slices = made.volume.slice(points_on(rotation[:, :2], scorer.kxy))
-    rows = torch.tensor([3, 7, 8])
-    found = expectation(scorer, rows, slices, shift_phases(scorer.kxy, -shifts, 32), 0.3)
-    all_rotations = rotation.expand(12, -1, 3, 3)
-    scores = scorer.own(made.volume, all_rotations, torch.zeros(12, len(rotation), 2), shifts)[rows].double()
-    posterior = (0.3 * scores).flatten(1).softmax(1).view(scores.shape)
-    moved = scorer.data[rows][:, None] * shift_phases(scorer.kxy, -shifts, 32)
-    wanted = torch.einsum("bgt,btm->gm", posterior.to(torch.complex64), moved)
-    assert float((found.numerator - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
-    assert torch.allclose(found.weight, torch.einsum("bgt,bm->gm", posterior.float(), scorer.power[rows]), atol=1e-3)
-    effective = 1.0 / posterior.sum(2).square().sum(1)
-    assert torch.allclose(found.effective_rotations.double(), effective, rtol=1e-3)
 
 
 def test_shifts_are_never_farther_apart_than_asked_for() -> None:
