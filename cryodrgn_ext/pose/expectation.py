@@ -112,7 +112,8 @@ def expectation(
     sections, norms = job.sections(volume.slice(points))
     sums = SectionSums.like(sections, norms)
     count, shape = len(grid.kxy), (len(job.phases), job.fold, len(rotation))
-    budget = CACHE_BYTES if scorer.device.type == "cpu" else SCORES_BYTES_GPU
+    # Scores, posteriors and what they are added up in share the cache.
+    budget = CACHE_BYTES // 2 if scorer.device.type == "cpu" else SCORES_BYTES_GPU
     block = max(1, min(len(rows), budget // (4 * shape[0] * shape[1] * shape[2])))
     buffer = torch.empty(block, *shape, device=scorer.device)
     effective = torch.empty(len(rows), device=scorer.device)
@@ -120,13 +121,12 @@ def expectation(
         chosen = rows[start : start + block]
         data, power = scorer.data[chosen, :count], scorer.power[chosen, :count]
         scores = buffer[: len(chosen)]
-        job.score(data, power, sections, norms, scores)
+        job.score(exponent * data, exponent * power, sections, norms, scores)
         scores -= scores.flatten(1).amax(1)[:, None, None, None]
-        posterior = scores.mul_(exponent).exp_()
+        posterior = scores.exp_()  # times a total
         of_shift = posterior.flatten(2).sum(2)
         total = of_shift.sum(1, keepdim=True)
-        posterior /= total[:, :, None, None]
-        effective[start : start + block] = 1.0 / posterior.sum(1).flatten(1).square().sum(1)
+        effective[start : start + block] = total[:, 0].square() / posterior.sum(1).flatten(1).square().sum(1)
         # Most shifts of an image are out of the question before long.
-        job.accumulate(data, power, posterior, of_shift > LEAST_POSTERIOR * total, sums)
+        job.accumulate(data / total, power / total, posterior, of_shift > LEAST_POSTERIOR * total, sums)
     return Expectation(points, job.complex_sums(sums), sums.weight, effective)

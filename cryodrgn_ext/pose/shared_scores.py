@@ -66,13 +66,13 @@ class SharedScores:
         data, power : Tensor
             (b, M) of images.
         posterior : Tensor
-            (b, T, fold, G).
+            (b, T, fold, G), up to a factor of each image, by which data and power are then divided.
         likely : Tensor
             (b, T) bool: shifts whose images are added; the others have next to no posterior.
         sums : SectionSums
             Added to.
         """
-        rotations, chosen = posterior.sum(1), posterior[likely]
+        rotations, chosen = posterior.sum(1), posterior.flatten(0, 1) if bool(likely.all()) else posterior[likely]
         if self.mirrors is None:
             shifted = torch.view_as_real(data[:, None] * self.phases).flatten(-2)[likely]
             sums.split.addmm_(chosen[:, 0].mT, shifted)
