@@ -96,6 +96,18 @@ def residue_centres(structure: Structure) -> tuple[NDArray[np.float64], NDArray[
     return np.stack(weighted, axis=1) / electrons[:, None], electrons, present // 2
 
 
+def residue_widths(structure: Structure) -> NDArray[np.float64]:
+    """Return the width (C,) in Å of the atoms about each centre of :func:`residue_centres`.
+
+    The standard deviation along an axis, weighted by electrons and averaged over the axes; 0 for a centre of one atom.
+    """
+    centres, electrons, _ = residue_centres(structure)
+    _, member = np.unique(2 * structure.residue + ~structure.backbone, return_inverse=True)
+    squared = ((structure.positions - centres[member]) ** 2).sum(axis=1) / 3
+    widths: NDArray[np.float64] = np.sqrt(np.bincount(member, weights=structure.electrons * squared) / electrons)
+    return widths
+
+
 def write_ensemble(
     path: Path,
     structure: Structure,

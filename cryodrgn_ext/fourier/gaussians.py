@@ -1,4 +1,4 @@
-"""Analytic projections of a sum of Gaussians: their central slices without a volume.
+"""Analytic transforms of a sum of Gaussians: their central slices without a volume, and their volume without a grid.
 
 A Gaussian at r with amplitude a and standard deviation w has the transform a exp(-2 pi^2 w^2 |k|^2 - 2 pi i k.r), so a
 slice at a pose is a sum over the rotated centres. Its phase factors into one of x and one of y, which makes a slice the
@@ -12,6 +12,12 @@ import math
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map
+
+#: Phases of a plane (atoms times z times y) that are held at a time.
+PHASES_AT_ONCE = 1 << 23
 
 
 def gaussian_slices(
@@ -53,6 +59,60 @@ def gaussian_slices(
     along_y = _phases(seen[..., 1], ky) * amplitudes[:, None]
     squared = (ky[:, None] ** 2 + kx**2) * (2 * (math.pi / box_size) ** 2)
     return torch.exp(-squared * width**2) * (along_y.transpose(1, 2) @ along_x)
+
+
+def gaussian_spectrum(
+    grid: FourierGrid, positions: Float[Tensor, "N 3"], amplitudes: Float[Tensor, " N"], widths: Float[Tensor, " N"]
+) -> Complex[Tensor, "Z Z X"]:
+    """Transform of a sum of Gaussians, each of its own width, on a centred grid; differentiable.
+
+    Its phases factor into one of each axis. Memory stays bounded and time grows as N times the points of the grid.
+
+    Parameters
+    ----------
+    grid : FourierGrid
+    positions : Tensor
+        (N, 3) x, y, z in voxels from the origin voxel D // 2.
+    amplitudes : Tensor
+        (N,) integrals of the Gaussians.
+    widths : Tensor
+        (N,) standard deviations in voxels.
+
+    Returns
+    -------
+    Tensor
+        ``grid.shape`` complex, in the convention of :func:`cryodrgn_ext.fourier.slices.map_to_grid`.
+    """
+    side = 2 * grid.half + 1
+    size = max(1, PHASES_AT_ONCE // side**2)
+    parts = list(zip(positions.split(size), amplitudes.split(size), widths.split(size), strict=True))
+    if len(parts) == 1:
+        return _spectrum_part(grid, *parts[0])
+    total = torch.zeros(grid.shape, dtype=torch.promote_types(positions.dtype, torch.cfloat), device=positions.device)
+    for part in parts:
+        added = checkpoint(_spectrum_part, grid, *part, use_reentrant=False)
+        assert isinstance(added, Tensor)
+        total = total + added
+    return total
+
+
+def gaussian_map(
+    box_size: int, positions: Float[Tensor, "N 3"], amplitudes: Float[Tensor, " N"], widths: Float[Tensor, " N"]
+) -> Float[Tensor, "{box_size} {box_size} {box_size}"]:
+    """Real map (D, D, D), axes z, y, x, of a sum of Gaussians, up to just below Nyquist; units as in the spectrum."""
+    grid = FourierGrid(box_size, box_size // 2 - 1, 1)
+    return grid_to_map(gaussian_spectrum(grid, positions, amplitudes, widths), grid)
+
+
+def _spectrum_part(grid: FourierGrid, positions: Tensor, amplitudes: Tensor, widths: Tensor) -> Tensor:
+    """Do the work of :func:`gaussian_spectrum` for some Gaussians."""
+    k = torch.arange(-grid.half, grid.half + 1, device=positions.device, dtype=positions.dtype) / grid.oversampling
+    falloff = torch.exp(-2 * (math.pi / grid.box_size) ** 2 * widths[:, None] ** 2 * k**2)
+    along = _phases(positions.T * (2 * math.pi / grid.box_size), k) * falloff
+    x, y, z = along[0, :, grid.half :], along[1], along[2] * amplitudes[:, None]
+    planes = (z[:, :, None] * y[:, None, :]).flatten(1)
+    spectrum: Tensor = (planes.T @ x).reshape(grid.shape)
+    return spectrum
 
 
 def _phases(angle: Float[Tensor, "B N"], frequencies: Float[Tensor, " K"]) -> Complex[Tensor, "B N K"]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.fourier.gaussians import gaussian_slices
+from cryodrgn_ext.fourier import gaussians
+from cryodrgn_ext.fourier.gaussians import gaussian_slices, gaussian_spectrum
+from cryodrgn_ext.fourier.slices import FourierGrid
 
 BOX = 24
 
@@ -52,3 +55,20 @@ def test_gradients_are_finite_differences() -> None:
         return torch.view_as_real(gaussian_slices(k, k, rotation, where, how_much, wide, BOX))
 
     assert torch.autograd.gradcheck(slices, (own, amplitudes.requires_grad_(), width))
+
+
+def test_a_spectrum_is_the_sum_of_its_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every point of an oversampled grid, with widths of their own, in pieces, in float64."""
+    positions, amplitudes, _ = _model(5)
+    widths = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)
+    grid = FourierGrid(BOX, 4, 2)
+    k = np.arange(-grid.half, grid.half + 1) / 2
+    kz, ky, kx = np.meshgrid(k, k, k[grid.half :], indexing="ij")
+    expected = np.zeros(grid.shape, complex)
+    for (x, y, z), amplitude, width in zip(positions.tolist(), amplitudes.tolist(), widths.tolist(), strict=True):
+        falloff = np.exp(-2 * (np.pi * width / BOX) ** 2 * (kx**2 + ky**2 + kz**2))
+        expected += amplitude * falloff * np.exp(-2j * np.pi / BOX * (kx * x + ky * y + kz * z))
+    whole = gaussian_spectrum(grid, positions, amplitudes, widths)
+    np.testing.assert_allclose(whole.numpy(), expected, atol=1e-10)
+    monkeypatch.setattr(gaussians, "PHASES_AT_ONCE", 2 * len(k) ** 2)
+    np.testing.assert_allclose(gaussian_spectrum(grid, positions, amplitudes, widths).numpy(), expected, atol=1e-10)

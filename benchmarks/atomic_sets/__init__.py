@@ -1,0 +1,1 @@
+"""Sets of images of atoms that move, for benchmarks/atomic.py."""
