@@ -182,7 +182,7 @@ def write_csg(
     Raises
     ------
     InputError
-        When the two files are not in one directory, or the file cannot be written.
+        When the two files are not in one directory, or the file cannot be written; the .cs is then removed, too.
     """
     path, metafile = Path(path), Path(metafile)
     if path.parent.resolve() != metafile.parent.resolve():
@@ -199,4 +199,5 @@ def write_csg(
     try:
         atomic_write_text(path, yaml.safe_dump(content, default_flow_style=False))
     except OSError as error:
+        metafile.unlink(missing_ok=True)  # the two belong together
         raise InputError(f"{path}: cannot be written: {error.strerror}") from error
