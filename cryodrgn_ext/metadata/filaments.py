@@ -16,6 +16,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from cryodrgn_ext.metadata.cryosparc_source import CryosparcSource
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
 from cryodrgn_ext.metadata.optics import finite_column
 from cryodrgn_ext.metadata.particle_ctf import Float64Array
@@ -24,6 +25,12 @@ from cryodrgn_ext.metadata.particle_source import ParticleSource, Rows
 
 FILAMENT = "filament"
 _AGREEMENT_DEG = 10.0
+#: Columns of RELION that a conversion of filaments writes.
+TUBES = (
+    "rlnHelicalTubeID", "rlnHelicalTrackLengthAngst", "rlnHelicalTrackLength", "rlnAngleTiltPrior", "rlnAnglePsiPrior",
+    "rlnAnglePsiFlipRatio",
+)  # fmt: skip
+_SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,26 @@ def filament_fields(particles: ParticleSet) -> dict[str, AnyArray]:
         psi = -np.radians(finite_column(table, "rlnAnglePsiPrior")[rows])
         fields[f"{FILAMENT}/filament_pose"] = psi.astype(np.float32)
     return fields
+
+
+def changed_on_the_way_back(particles: ParticleSet, fields: dict[str, AnyArray]) -> frozenset[str]:
+    """Return the columns of tubes whose values would not come back from a .cs with these fields.
+
+    Tubes are numbered anew on every micrograph, tracks begin at 0, and priors are those of an extraction.
+    """
+    source = CryosparcSource(CsTable(particles.path, fields))
+    back = filament_columns(source, np.arange(particles.n)).columns
+    changed = set()
+    for label in TUBES:
+        if label not in particles.table:
+            continue
+        now = finite_column(particles.table, label)[particles.row_id]
+        if label == "rlnHelicalTrackLength":
+            now = now * particles.pixel_size_A
+        then = back.get("rlnHelicalTrackLengthAngst" if label == "rlnHelicalTrackLength" else label)
+        if then is None or not np.allclose(now, then, rtol=1e-6, atol=_SAME):
+            changed.add(label)
+    return frozenset(changed)
 
 
 def _track_A(particles: ParticleSet) -> Float64Array | None:

@@ -15,7 +15,7 @@ from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
 from cryodrgn_ext.metadata.embedded_fields import PREFIX, fields_of_columns
-from cryodrgn_ext.metadata.filaments import FILAMENT, filament_fields
+from cryodrgn_ext.metadata.filaments import FILAMENT, TUBES, changed_on_the_way_back, filament_fields
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
@@ -25,10 +25,6 @@ from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN
 from cryodrgn_ext.metadata.star_table import StarTable
 
-# What a conversion of filaments from a .cs writes; the fields themselves go along.
-_MADE_OF_FILAMENTS = frozenset({
-    "rlnHelicalTubeID", "rlnHelicalTrackLengthAngst", "rlnAngleTiltPrior", "rlnAnglePsiPrior", "rlnAnglePsiFlipRatio",
-})  # fmt: skip
 # Statistics of an alignment that CryoSPARC did not make: the neutral values.
 _STATISTICS = {
     "error": 0, "error_min": 0, "resid_pow": 0, "slice_pow": 0, "image_pow": 0, "cross_cor": 0, "alpha": 1,
@@ -124,15 +120,17 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
             "particles' micrographs by it"
         )
     columns |= _embedded_fields(particles, embedded, columns)
-    if f"{FILAMENT}/filament_uid" not in embedded:
-        columns |= filament_fields(particles)
+    tubes: frozenset[str] = frozenset()
+    if f"{FILAMENT}/filament_uid" not in embedded and (made := filament_fields(particles)):
+        columns |= made
+        tubes = changed_on_the_way_back(particles, columns)
     if "blob/sign" not in embedded:
         notes.append(
             "blob/sign is -1: the particles are taken to be dark on light"
             if dark
             else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
         )
-    return CsConversion(CsTable(particles.path, columns), _lost_columns(particles, columns), tuple(notes))
+    return CsConversion(CsTable(particles.path, columns), _lost_columns(particles, columns, tubes), tuple(notes))
 
 
 def _realigned_in_2d(particles: ParticleSet, embedded: dict[str, AnyArray]) -> bool:
@@ -361,8 +359,8 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
     return np.array(sizes)[code]
 
 
-def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple[str, ...]:
-    """Return the columns of the STAR file whose content is in none of the fields ``columns``."""
+def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray], changed: frozenset[str]) -> tuple[str, ...]:
+    """Return the columns of the STAR file whose content is in none of the fields ``columns``, or ``changed`` there."""
     lost = []
     tables = {name: table for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)}
     for name, table in tables.items():
@@ -370,10 +368,11 @@ def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray]) -> tuple
         for label in table.columns:
             if label.startswith(PREFIX) or label in (UID_COLUMN, pixel_size):
                 continue
+            if label in TUBES and f"{FILAMENT}/filament_uid" in columns:
+                lost += [label] if label in changed else []
+                continue
             targets = {field.strip() for field in relion_column(label).field.split(",")}
             if targets & columns.keys() and not (name != "optics" and _overruled(label, particles)):
-                continue
-            if label in _MADE_OF_FILAMENTS and any(one.startswith(f"{PREFIX}filament.") for one in table.columns):
                 continue
             if not _is_default(label, table):
                 lost.append(label)

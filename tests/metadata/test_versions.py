@@ -309,8 +309,12 @@ def test_tubes_of_relion_become_filaments(style: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(back["filament/position_A"], [40 * pixel_A * (i % 2) for i in range(8)], rtol=1e-6)
     np.testing.assert_allclose(back["filament/arc_length_A"], 40 * pixel_A, rtol=1e-6)
     np.testing.assert_allclose(back["filament/filament_pose"], -np.radians(10.0 * np.arange(8)), rtol=1e-6)
-    assert {"rlnAngleTiltPrior", "rlnHelicalTubePitch"} <= set(conversion.lost)
-    assert not {"rlnHelicalTubeID", length, "rlnAnglePsiPrior"} & set(conversion.lost)
+    assert "rlnHelicalTubePitch" in conversion.lost
+    assert not {"rlnHelicalTubeID", length, "rlnAnglePsiPrior", "rlnAngleTiltPrior"} & set(conversion.lost)
+    builder.columns |= {"rlnHelicalTubeID": ["3", "3", "5", "5"] * 2, "rlnAngleTiltPrior": ["80.0"] * 8}
+    renumbered = read_particles(builder.write(tmp_path / "c.star"))
+    renumbered = dataclasses.replace(renumbered, optics=particles.optics)
+    assert {"rlnHelicalTubeID", "rlnAngleTiltPrior"} <= set(cs_from_star(renumbered).lost)
     write_particles_star(read_particles(tmp_path / "a.cs"), tmp_path / "b.star")
     again = starfile.read(tmp_path / "b.star")["particles"]
     assert again["rlnHelicalTubeID"].tolist() == [1, 1, 2, 2] * 2
