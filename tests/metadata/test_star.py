@@ -175,7 +175,7 @@ GOOD = "data_\n\nloop_\n_rlnX #1\n_rlnY #2\n_rlnZ\n1 2 0\n3 4 0\n"
     [
         (b"", "no line starts with data_"),
         (b"hello\nworld\n", "no line starts with data_"),
-        (b"\x1f\x8b\x08\0rest", "binary file"),
+        (b"\x1f\x8b\x08\0rest", "is compressed (gzip)"),
         (GOOD.encode() + b"5 6 \0\n", "binary file"),
         (GOOD.encode() + b" " * 5000 + b"\0", "binary file"),
         (GOOD.encode("utf-16"), "binary file"),
