@@ -56,6 +56,7 @@ def _with_kinship(table: CsTable) -> CsTable:
     Jobs write into their own file what they changed; filaments, symmetry copies and positions pass through.
     """
     lacking = [slot for slot in KINSHIP if not any(field.startswith(f"{slot}/") for field in table.columns)]
+    incomplete: dict[str, str] = {}
     for beside in sorted(table.path.parent.glob("*passthrough*particles*.cs")):
         if not lacking or beside in table.joined or beside == table.path:
             continue
@@ -66,7 +67,7 @@ def _with_kinship(table: CsTable) -> CsTable:
         absent = int(np.count_nonzero(~np.isin(table.uid, other.uid)))
         if absent:
             note = f"{beside}: not joined for {', '.join(slots)}, as it lacks {absent} of {table.n_rows} particles"
-            table = replace(table, notes=(*table.notes, note))
+            incomplete |= dict.fromkeys(slots, note)
             continue
         files = (*table.joined, beside)
         for slot in slots:
@@ -74,7 +75,8 @@ def _with_kinship(table: CsTable) -> CsTable:
         note = f"{table.path}: joined with {beside.name} by uid for {', '.join(slots)}"
         table = replace(table, joined=files, notes=(*table.notes, note))
         lacking = [slot for slot in lacking if slot not in slots]
-    return table
+    left = dict.fromkeys(note for slot, note in incomplete.items() if slot in lacking)
+    return replace(table, notes=(*table.notes, *left)) if left else table
 
 
 def _of_group(group: CsGroup, passthroughs: Sequence[str | Path]) -> CsTable:

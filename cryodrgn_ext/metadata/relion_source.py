@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -168,7 +169,12 @@ class RelionSource(ParticleSource):
 
     @override
     def tilt_columns(self, rows: Rows) -> dict[str, Float64Array]:
-        return {label: self.table.floats(label)[rows] for label in TILTS if label in self.table}
+        columns: dict[str, Float64Array] = {}
+        for label in TILTS:
+            if label in self.table:
+                with suppress(InputError):  # text says nothing
+                    columns[label] = self.table.floats(label)[rows]
+        return columns
 
     @override
     def particle_keys(self, rows: Rows) -> Iterator[tuple[str, Rows]]:

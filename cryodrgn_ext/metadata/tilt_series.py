@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -52,17 +53,29 @@ class TiltSeries:
         return int(self.group.max(initial=-1)) + 1
 
 
+# Several questions are asked of one set of particles.
+_FOUND: WeakKeyDictionary[ParticleSet, TiltSeries | None] = WeakKeyDictionary()
+
+
 def find_tilt_series(particles: ParticleSet) -> TiltSeries | None:
     """Return which rows are tilt images of one particle; None when rows are single particles, as far as can be told."""
+    if particles not in _FOUND:
+        _FOUND[particles] = _find(particles)
+    return _FOUND[particles]
+
+
+def _find(particles: ParticleSet) -> TiltSeries | None:
     source, rows = particles.source, particles.row_id
+    columns = {name: values for name, values in source.tilt_columns(rows).items() if np.ptp(values) > 0}
+    if particles.n < 2 or not (columns or source.tomography_columns()):
+        return None
     keys = [(by, with_singles(key)) for by, key in source.particle_keys(rows)]
-    if particles.n == 0 or any(_named_alone(by, member) for by, member in keys):
+    if any(_named_alone(by, member) for by, member in keys):
         return None
     if source.tomography_columns():
         for by, member in keys:
             if _distinct(member, np.bincount(member), _numbers(particles.image_hash)):
                 return TiltSeries(member, by, ("images",))
-    columns = {name: values for name, values in source.tilt_columns(rows).items() if np.ptp(values) > 0}
     if not columns:
         return None
     tilt, scale = _numbered_rows(list(columns.values())), particles.ctf.scale
@@ -186,12 +199,11 @@ def _differ(series: TiltSeries) -> str:
 def suspected_tilts(particles: ParticleSet) -> tuple[str, ...]:
     """Say which columns look like those of tilt images where nothing tells the particles, so that none is refused."""
     source, rows = particles.source, particles.row_id
-    named = any(_named_alone(by, with_singles(key)) for by, key in source.particle_keys(rows))
-    if particles.n == 0 or named or find_tilt_series(particles) is not None:
-        return ()
     tomography = source.tomography_columns()
     columns = [name for name, values in source.tilt_columns(rows).items() if _like_tilts(values)]
-    if not columns and not tomography:
+    if particles.n == 0 or not (columns or tomography) or find_tilt_series(particles) is not None:
+        return ()
+    if any(_named_alone(by, with_singles(key)) for by, key in source.particle_keys(rows)):
         return ()
     what = f"{', '.join(tomography)} belong to tomography" if tomography else (
         f"{', '.join(columns)} has few values, each in as many rows as the others, as the tilts of a series have"
