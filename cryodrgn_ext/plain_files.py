@@ -56,8 +56,13 @@ def readable(
     except KeyError as fault:
         raise error(f"{path} is damaged or of another kind (it has no {fault}): {remedy}.") from None
     except _FAULTS + also as fault:
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise error(f"{path} cannot be read ({reason}): {remedy}.") from None
+        raise error(f"{path} cannot be read ({_reason(fault)}): {remedy}.") from None
+
+
+def _reason(fault: Exception) -> str:
+    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    # numpy takes whatever it does not know for a pickle, and says how to load it nevertheless.
+    return "it holds no arrays of numbers, and Python objects are not read" if "allow_pickle" in reason else reason
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]], *, compress: bool = False) -> None:

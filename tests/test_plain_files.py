@@ -37,7 +37,8 @@ def test_plain_values_come_back(tmp_path: Path) -> None:
         (b"PK\x03\x04junk", r"cannot be read \(.+\): delete it\."),
         ("whole", r"of another kind \(it has no .*'other'.*\): delete it\."),
         ("npy", r"cannot be read \(it is no \.npz file\): delete it\."),
-        ("object", r"cannot be read \(.*pickle.*\): delete it\."),
+        ("object", r"cannot be read \(it holds no arrays of numbers, and Python objects are not read\): delete it\."),
+        (b"no npz at all", r"cannot be read \(it holds no arrays of numbers, .+\): delete it\."),
     ],
 )
 def test_what_is_wrong_with_arrays_is_one_sentence(tmp_path: Path, content: bytes | str | None, complaint: str) -> None:

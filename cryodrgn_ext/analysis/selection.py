@@ -155,7 +155,8 @@ def check_indices(values: NDArray[np.generic], n: int, source: str = "the select
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
-            f"{source}: entry {row + 1} is {values[row]}, but indices of {n} particles are the integers 0 to {n - 1}"
+            f"{source}: entry {row + 1} is {numbers[row]:.10g}, but indices of {n} particles are the integers 0 to "
+            f"{n - 1}"
         )
     return np.unique(values.astype(np.int64))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,7 +118,7 @@ def sharpen_half_maps(
     pixel_size_A: float,
     resolution_A: float,
     b_factor_A2: float | None = None,
-) -> tuple[Float[Tensor, "D D D"], GuinierFit]:
+) -> tuple[Float[Tensor, "D D D"], GuinierFit | None]:
     """Average two half-maps, weight them by their FSC, sharpen, and cut at the resolution, as RELION's postprocessing.
 
     The weight is sqrt(2 FSC / (1 + FSC)), the correlation of the average with the truth (Rosenthal & Henderson 2003).
@@ -136,19 +137,25 @@ def sharpen_half_maps(
 
     Returns
     -------
-    (Tensor, GuinierFit)
-        (D, D, D) float32, and the plot of the weighted average before it was sharpened.
+    (Tensor, GuinierFit or None)
+        (D, D, D) float32, and the plot of the weighted average before it was sharpened; None when it has fewer than
+        three shells between 10 Å and the resolution, and B is given.
 
     Raises
     ------
     InputError
-        When the Guinier plot has fewer than three shells between 10 Å and the resolution.
+        When B is not given, and the Guinier plot has fewer than three shells.
     """
     d = half1.shape[0]
     positive = np.clip(np.asarray(fsc, np.float64), 0.0, 1.0)
     weighted = apply_radial_weights(0.5 * (half1 + half2), torch.from_numpy(np.sqrt(2 * positive / (1 + positive))))
-    fit = guinier_fit(weighted, pixel_size_A, high_res_A=resolution_A)
-    b = fit.b_factor_A2 if b_factor_A2 is None else b_factor_A2
+    fit: GuinierFit | None = None
+    if b_factor_A2 is None:
+        fit = guinier_fit(weighted, pixel_size_A, high_res_A=resolution_A)
+        b_factor_A2 = fit.b_factor_A2
+    else:
+        with suppress(InputError):
+            fit = guinier_fit(weighted, pixel_size_A, high_res_A=resolution_A)
     middle = d * pixel_size_A / resolution_A
     low_pass = cosine_edge(np.arange(d // 2 + 1.0), middle - 0.5 * LOW_PASS_EDGE_SHELLS, LOW_PASS_EDGE_SHELLS)
-    return apply_radial_weights(apply_b_factor(weighted, -b, pixel_size_A), torch.from_numpy(low_pass)), fit
+    return apply_radial_weights(apply_b_factor(weighted, -b_factor_A2, pixel_size_A), torch.from_numpy(low_pass)), fit

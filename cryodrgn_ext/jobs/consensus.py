@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.fourier.fsc import resolution_A
 from cryodrgn_ext.fourier.point_groups import PointGroup, point_group
-from cryodrgn_ext.fourier.sharpening import GuinierFit
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -143,7 +142,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
             "symmetry": inputs.symmetry.name, "resolution_A": round(resolution, 3),
             "b_factor_A2": None if fit is None else round(fit.b_factor_A2, 2),
         }  # fmt: skip
-        return results, self._result(curve, found.pixel_size_A, fit)
+        return results, self._result(curve, found.pixel_size_A)
 
     def _reconstruct(self) -> None:
         make_consensus(self.layout.consensus, self._images(), self.inputs.mask, self.inputs.device, self.monitor,
@@ -152,16 +151,14 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
     def _images(self) -> ParticleImages:
         return self.open_images(self.inputs.particles, self.inputs.preprocessing)
 
-    def _result(
-        self, curve: np.ndarray[Any, np.dtype[np.float64]], pixel_size_A: float, fit: GuinierFit | None
-    ) -> JobResult:
+    def _result(self, curve: np.ndarray[Any, np.dtype[np.float64]], pixel_size_A: float) -> JobResult:
         layout, folder = self.layout, self.layout.consensus
         slices = picture(layout, "consensus", "Central slices of the map",
                          partial(draw_slices, {"consensus": folder / "map.mrc"}))  # fmt: skip
         plots = (slices, picture(layout, "fsc", "FSC between half-maps, corrected for the mask",
                                  partial(draw_fsc, {"consensus": curve}, pixel_size_A)))  # fmt: skip
         outputs = [map_with_halves(folder, name="consensus", title="Consensus", picture=slices)]
-        if fit is not None:
+        if (folder / SHARPENED_NAME).exists():
             outputs.append(MapOutput(path=folder / SHARPENED_NAME, name="sharpened", title="Sharpened map",
                                      role=Role.EXTRA))  # fmt: skip
         return JobResult(layout.root, tuple(outputs), layout.logfile, plots, slices, kept_files(layout))

@@ -355,7 +355,7 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     states = dict(zip(names.values(), judged, strict=True))
     found = {name: sharpened(layout.state(state.number), np.array(state.fsc), settings.b_factor)
              for name, state in states.items()}  # fmt: skip
-    fits = {name: sharp[1] for name, sharp in found.items() if sharp is not None}
+    fits = {name: fit for name, sharp in found.items() if sharp is not None and (fit := sharp[1]) is not None}
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
     checked = finished.record["results"].get("relion_check", [])

@@ -211,7 +211,10 @@ def _in_order(latents: LatentFile, rows: npt.NDArray[np.int64], joined_by: str) 
 def _checked(latents: LatentFile) -> LatentFile:
     z = latents.z
     if z.ndim != 2 or 0 in z.shape:
-        raise InputError(f"{latents.path}: the latents have the shape {z.shape}; (particles, dimensions) is expected.")
+        raise InputError(
+            f"{latents.path}: the latents have the shape {z.shape}; a table with a row for each latent and a column "
+            "for each dimension is expected, and neither may be empty."
+        )
     wrong = np.flatnonzero(~np.isfinite(z).all(axis=1))
     if len(wrong):
         raise InputError(f"{latents.path}: the latent of row {wrong[0] + 1} is not finite ({len(wrong)} such rows).")

@@ -27,7 +27,8 @@ class ConsensusSettings(ResultSettings):
     mask_diameter_A: float | None = setting(**shared.MASK_DIAMETER_A)
     b_factor: float | None = setting(
         None, low=-1000, high=5000, unit="Å²",
-        help="B-factor that the sharpened map is freed of; that of the Guinier plot if not given",
+        help="B-factor that the sharpened map is freed of, positive to sharpen (the other sign than RELION's and "
+        "CryoSPARC's); that of the Guinier plot if not given",
     )  # fmt: skip
     contrast: str = setting(**shared.CONTRAST)
     keep_images: bool = setting(

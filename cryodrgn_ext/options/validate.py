@@ -61,7 +61,8 @@ class ValidateSettings(ResultSettings):
         low=-1000,
         high=5000,
         unit="Å²",
-        help="B-factor that the sharpened maps are freed of; that of each set's Guinier plot if not given",
+        help="B-factor that the sharpened maps are freed of, positive to sharpen (the other sign than RELION's and "
+        "CryoSPARC's); that of each set's Guinier plot if not given",
     )
     keep_images: bool = setting(
         False, help="Keep the preprocessed images in checkpoint/, for another run in the same directory"

@@ -12,7 +12,7 @@ from cryodrgn_ext.report.plots import label_colors, new_figure, plain, styled
 
 CAPTION = (
     "Guinier plot of the average of the half-maps, weighted by their FSC, before sharpening: the slope of the dashed "
-    "line, fitted from 10 Å to the resolution, is the B-factor that sharpened.mrc is freed of."
+    "line, fitted from 10 Å to the resolution, is the B-factor that sharpened.mrc is freed of unless --b_factor says."
 )
 
 

@@ -50,7 +50,7 @@ def half_map_curves(
 
 def sharpened(
     folder: Path, curve: NDArray[np.float64], b_factor_A2: float | None
-) -> tuple[VolumeMap, GuinierFit] | None:
+) -> tuple[VolumeMap, GuinierFit | None] | None:
     """Sharpen the half1.mrc and half2.mrc of a folder, see :func:`sharpen_half_maps`.
 
     Parameters
@@ -63,8 +63,8 @@ def sharpened(
 
     Returns
     -------
-    (VolumeMap, GuinierFit) or None
-        None when the resolution does not allow a Guinier plot.
+    (VolumeMap, GuinierFit or None) or None
+        None when no B-factor is given and the resolution does not allow a Guinier plot.
     """
     half1, half2 = read_map(folder / "half1.mrc"), read_map(folder / "half2.mrc")
     resolution = resolution_A(curve, half1.pixel_size_A, half1.box_size)
@@ -79,7 +79,7 @@ def sharpened(
 def write_sharpened(
     folder: Path, curve: NDArray[np.float64], b_factor_A2: float | None
 ) -> tuple[GuinierFit | None, str]:
-    """Write sharpened.mrc, see :func:`sharpened`; return the Guinier plot, and a sentence."""
+    """Write sharpened.mrc, see :func:`sharpened`; return the Guinier plot, if there is one, and a sentence."""
     found = sharpened(folder, curve, b_factor_A2)
     if found is None:
         (folder / SHARPENED_NAME).unlink(missing_ok=True)
@@ -87,5 +87,7 @@ def write_sharpened(
     volume, fit = found
     write_map(folder / SHARPENED_NAME, volume.data, volume.pixel_size_A)
     if b_factor_A2 is not None:
-        return fit, f"sharpened by the given B-factor of {b_factor_A2:.0f} Å² (Guinier plot: {fit.b_factor_A2:.0f} Å²)"
+        plot = "no Guinier plot beyond 10 Å" if fit is None else f"Guinier plot: {fit.b_factor_A2:.0f} Å²"
+        return fit, f"sharpened by the given B-factor of {b_factor_A2:.0f} Å² ({plot})"
+    assert fit is not None
     return fit, f"sharpened by the B-factor of the Guinier plot, {fit.b_factor_A2:.0f} Å²"

@@ -84,8 +84,8 @@ def test_index_files_of_all_kinds_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("a.txt", "1\n12\n", "entry 2 is 12.0, but indices of 10 particles are the integers 0 to 9"),
-        ("a.txt", "-1", "entry 1 is -1.0"),
+        ("a.txt", "1\n12\n", "entry 2 is 12, but indices of 10 particles are the integers 0 to 9"),
+        ("a.txt", "-1", "entry 1 is -1,"),
         ("a.txt", "0.5", "entry 1 is 0.5"),
         ("a.txt", "nan", "entry 1 is nan"),
         ("a.txt", "one", "cannot be read .*a list of particle indices is expected"),

@@ -66,6 +66,7 @@ def test_sharpening_of_half_maps_gives_back_what_a_blur_took() -> None:
     half1, half2 = faded_halves(100.0, 1.5)
     truth = apply_b_factor(0.5 * (half1 + half2), -100.0, 1.5)
     sharpened, fit = sharpen_half_maps(half1, half2, np.ones(33), 1.5, 5.0)
+    assert fit is not None
     assert fit.b_factor_A2 == pytest.approx(100.0, abs=5.0)
     given, _ = sharpen_half_maps(half1, half2, np.ones(33), 1.5, 5.0, b_factor_A2=100.0)
     spectrum, expected = torch.fft.fftn(given), torch.fft.fftn(truth)
@@ -90,5 +91,6 @@ def test_relion_postprocess_finds_the_same_b_factor_and_map(tmp_path: Path) -> N
     subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     theirs = float(starfile.read(tmp_path / "post/post.star")["general"]["rlnBfactorUsedForSharpening"])
     sharpened, fit = sharpen_half_maps(half1, half2, fsc(half1, half2), pixel_A, resolution_A)
+    assert fit is not None
     assert fit.b_factor_A2 == pytest.approx(-theirs, abs=3.0)
     assert np.corrcoef(sharpened.numpy().ravel(), read_map(tmp_path / "post/post.mrc").data.ravel())[0, 1] > 0.99

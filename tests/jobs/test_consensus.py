@@ -17,7 +17,9 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.sharpening import apply_b_factor
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.jobs.consensus import consensus
+from cryodrgn_ext.jobs.report import report
 from cryodrgn_ext.options.consensus import ConsensusSettings
+from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.workflow.job_result import JobResult, OutputKind
 from cryodrgn_ext.workflow.sharpened_maps import write_sharpened
@@ -79,6 +81,10 @@ def test_coarse_maps_are_not_sharpened_and_it_is_said(project: Path) -> None:
     assert "not sharpened" in said
     assert not (FOLDER / "sharpened.mrc").exists()
     assert all(file.path.name != "sharpened.mrc" for file in result.files)
+    result, said = run(replace(SETTINGS, b_factor=300.0))
+    assert "sharpened by the given B-factor of 300 Å² (no Guinier plot beyond 10 Å)" in said
+    assert any(file.path.name == "sharpened.mrc" for file in result.files)
+    report(ReportSettings(in_result=SETTINGS.o), SilentMonitor())
 
 
 def half_maps(folder: Path, b_A2: float) -> None:
