@@ -289,10 +289,12 @@ def test(arguments: Sequence[str]) -> int:
         if run([VENV / "bin" / command[0], *command[1:]], environment()) != 0:
             say(f"{name} found the faults above; pytest was not run.")
             return 1
-    say("Running pytest: fast tests first, then those that call RELION, then the long ones")
-    # Of a run of all tests, the share of lines that they reach is printed last. A file's tests stay in one process.
+    say("Running pytest")
+    # Of a run of all tests, the share of lines that they reach is printed last. A file's tests stay in one process, and
+    # files are handed out in the order of tests/conftest.py: the long ones first, lest one process waits at the end.
     processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
-    options = list(arguments) or ["-n", processes, "--dist", "loadfile", "--cov", "--cov-report=term"]
+    parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
+    options = list(arguments) or [*parallel, "--cov", "--cov-report=term"]
     return run([venv_python(), "-m", "pytest", *options], environment())
 
 

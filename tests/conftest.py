@@ -30,12 +30,13 @@ for number, handler in (
 
 
 def stage(marks: Set[str]) -> int:
-    """Fast tests come first, then those that call RELION, then the long ones."""
+    """Fast tests come first, then those that call RELION, then the long ones; the other way round in parallel."""
     if "slow" in marks:
         return 2
     return 1 if "relion" in marks else 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    sign = -1 if hasattr(config, "workerinput") else 1  # of a process of pytest-xdist
     # A stable sort: the order inside a stage stays pytest's.
-    items.sort(key=lambda item: stage({mark.name for mark in item.iter_markers()}))
+    items.sort(key=lambda item: sign * stage({mark.name for mark in item.iter_markers()}))
