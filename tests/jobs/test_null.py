@@ -26,6 +26,7 @@ def results() -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_a_motion_is_found_in_the_particles_and_not_in_images_of_one_structure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

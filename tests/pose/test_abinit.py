@@ -23,6 +23,7 @@ from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import Phantom, phantom
 
+pytestmark = pytest.mark.slow
 SETTINGS = ReconstructSettings(initialisations=2, initialisation_particles=300, max_shift_px=2.5, seed=1)
 
 
