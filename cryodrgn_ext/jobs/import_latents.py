@@ -16,13 +16,13 @@ from cryodrgn_ext.engines.kernel_regression import regress_volumes
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
-from cryodrgn_ext.jobs.import_inputs import ImportInputs, read_import_inputs
 from cryodrgn_ext.metadata.cryodrgn_run import read_run
 from cryodrgn_ext.options.import_latents import ImportCryodrgnSettings, ImportSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.settings import describe, fingerprint
 from cryodrgn_ext.workflow.given_particles import half_set_notes
+from cryodrgn_ext.workflow.import_inputs import ImportInputs, read_import_inputs
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.reconstructions import symmetry_key
 from cryodrgn_ext.workflow.states_run import StateOptions, StatesRun

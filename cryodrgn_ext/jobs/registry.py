@@ -127,7 +127,7 @@ JOBS: dict[str, Job] = {
         Job("select", "options.select:SelectSettings", "jobs.select:select",
             "Return the original particles of chosen states, clusters or latent regions.",
             positional=("in_parts",), relion_program="cdx-relion-select",
-            check="jobs.selection_groups:read_selection"),
+            check="workflow.selection_groups:read_selection"),
         Job("validate", "options.validate:ValidateSettings", "jobs.validate:validate",
             "Reconstruct states anew at full size and test each against chance.",
             positional=("in_parts",), relion_program="cdx-relion-validate", check="jobs.validate:ValidateRun.check",

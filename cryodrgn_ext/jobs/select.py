@@ -10,7 +10,6 @@ import numpy as np
 
 from cryodrgn_ext.durable_files import keep_existing, make_output_directory
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.jobs.selection_groups import TOGETHER, IndexArray, Selection, read_selection
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
@@ -29,6 +28,7 @@ from cryodrgn_ext.results.returned_particles import (
 )
 from cryodrgn_ext.workflow.job_outputs import picture
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput, Picture, Role
+from cryodrgn_ext.workflow.selection_groups import TOGETHER, IndexArray, Selection, read_selection
 
 
 def select(settings: SelectSettings, monitor: Monitor) -> JobResult:

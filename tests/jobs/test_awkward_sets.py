@@ -15,7 +15,6 @@ import pytest
 import starfile
 
 from cryodrgn_ext.jobs.compare import compare
-from cryodrgn_ext.jobs.import_inputs import read_import_inputs
 from cryodrgn_ext.jobs.landscape import landscape
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.jobs.train import train
@@ -27,6 +26,7 @@ from cryodrgn_ext.options.landscape import LandscapeSettings
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.workflow.import_inputs import read_import_inputs
 from tests.blank_pictures import install as install_blank_pictures
 from tests.jobs.conftest import SETTINGS, latents_in
 from tests.jobs.fake_engine import install

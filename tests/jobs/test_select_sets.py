@@ -10,9 +10,9 @@ from sklearn.mixture import GaussianMixture
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.select import select
-from cryodrgn_ext.jobs.selection_groups import read_selection
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.workflow.selection_groups import read_selection
 from tests.jobs.conftest import N, latents_in
 from tests.jobs.test_select_volumes_fsc import labels, selected
 from tests.jobs.test_train import data_rows
