@@ -1,8 +1,10 @@
 """The motion of a structure over the latents of a finished model: placed images, fitted atoms, and what is determined.
 
 Expectation and maximisation in turn: images are weighed at nodes of latent space, first against the model's own
-volumes, then against those of the atoms; the atoms are fitted to the sums of the images at the nodes. At the end each
-half-set is fitted alone from the base structure, with the images at the same nodes: what both find is the images' word.
+volumes, then against those of the atoms; the atoms are fitted to the sums of the images at the nodes. Beside that each
+half-set is fitted alone from the base structure, its images at the nodes where their latents are. The subspace engine
+infers the latents of each half-set from the volumes that the other one learned, so that noise which put an image at a
+node is not the same in both: what both halves find is the images' word.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
 from cryodrgn_ext.engines.atomic.node_sums import NodeSums, log_likelihoods, posterior, sums_at_nodes
 from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.engines.subspace.assignment import node_probabilities
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -135,7 +138,7 @@ class MotionLearner:
             sums = self._sums(probability)
             fit.sums = sums[0] + sums[1]
             fit.run(self.settings.resolution_A, self.monitor, last_only=True)
-        halves = [self._alone(one) for one in sums]
+        halves = [self._alone(one) for one in self._sums(self._by_latents())]
         everything = np.zeros((self.images.n, len(weight)), np.float32)
         everything[self.rows.numpy()] = probability.float().numpy()
         return AtomicMotion(
@@ -147,6 +150,16 @@ class MotionLearner:
         """Probability (n, K) of the nodes for the usable images, and the nodes' shares (K,)."""
         found = posterior(log_likelihoods(self.images, self.rows, volumes, self.radius, self.monitor), weight)
         return found, found.mean(dim=0)
+
+    def _by_latents(self) -> Tensor:
+        """Probability (n, K) of the nodes by the latents of the usable images and their covariances, if there are."""
+        columns = used_columns(self.model)
+        z, z_cov = self.model.z[self.rows.numpy()], self.model.z_cov
+        if z_cov is None:
+            covariance = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+        else:
+            covariance = torch.from_numpy(z_cov[self.rows.numpy()][:, columns][:, :, columns]).double()
+        return node_probabilities(torch.from_numpy(z[:, columns]), covariance, self.nodes)
 
     def _sums(self, probability: Tensor) -> list[NodeSums]:
         """Sums of each half-set."""

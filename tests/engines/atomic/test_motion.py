@@ -121,6 +121,7 @@ def test_a_hinge_is_found_from_images_and_no_motion_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "ROUNDS", 1)  # time
+    monkeypatch.setattr(fit, "STEPS", 8)
     structure = folded_chain(tmp_path / "chain.pdb")
     truth = np.stack([_hinged(structure, 40.0 * number / (STATES - 1)) for number in range(STATES)])
     maps = np.stack([electron_map(structure, one, BOX, PIXEL_A) for one in truth])
