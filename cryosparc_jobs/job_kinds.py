@@ -41,6 +41,7 @@ _RETURNS = {
     "import": "As of train: particles, a volume with half-maps and a mask of each state, and ``particles_all``.",
     "consensus": "``volume_consensus`` with half-maps, and its mask.",
     "select": "``particles_state_00``, ``particles_cluster_03`` or ``particles_selected``, and ``particles_rest``.",
+    "atomic": "Particles of each state; ensembles, residues and the script for ChimeraX among the job's files.",
     "validate": "Particles, a volume with half-maps and a mask of each state.",
     "landscape": "Particles and the average volume of each cluster, ``mask_compared``, and ``particles_all``, which "
     "have their volume components as ``components_mode_0``, ...",

@@ -309,8 +309,8 @@ class Findings:
         moved, proven = rms(evidence.motion_A), rms(evidence.proven_A)
         error, count = rms(evidence.error_A), int(evidence.determined.sum())
         known = (
-            f"{count} of {len(evidence.error_A)} residues are determined, with an error of {error:.1f} Å (r.m.s., from "
-            "the half-sets)"
+            f"{count} of {len(evidence.error_A)} residues are determined, with an error by chance of {error:.1f} Å "
+            "(r.m.s., from the half-sets)"
         )
         if proven < SHARED * moved or proven < error:
             return f"No motion of the atoms is proven: the half-sets share {proven:.1f} of {moved:.1f} Å; {known}."
