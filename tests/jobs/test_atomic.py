@@ -44,6 +44,7 @@ def beads(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
+@pytest.mark.slow
 def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = atomic(SETTINGS, SilentMonitor())
     assert all(output.path.is_file() for output in result.files)

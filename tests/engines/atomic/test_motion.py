@@ -117,6 +117,7 @@ def _images(maps: NDArray[np.float32], state: NDArray[np.int64]) -> ParticleImag
     return ParticleImages.from_tensors(noisy, rotation, torch.zeros(N, 2), PIXEL_A, pixel_noise_sd=sigma)
 
 
+@pytest.mark.slow
 def test_a_hinge_is_found_from_images_and_no_motion_where_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
