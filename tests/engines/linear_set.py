@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,16 @@ def bead_map(beads: torch.Tensor, weights: torch.Tensor) -> np.ndarray:
     return (density / (2 * math.pi * width**2) ** 1.5).reshape(BOX, BOX, BOX).numpy()
 
 
+@dataclass(frozen=True)
+class StateSet:
+    """Images of unrelated structures: a body, and beads of its own for each state, made and projected exactly."""
+
+    images: ParticleImages
+    state: np.ndarray
+    average_map: np.ndarray
+    state_maps: np.ndarray
+
+
 def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     rng = torch.Generator().manual_seed(seed)
     base = torch.randn(40, 3, generator=rng) * 3.0
@@ -54,6 +65,37 @@ def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     base_weight = torch.full((40,), 1.0)
     mode_weight = torch.where(torch.arange(16) < 8, 1.0, -1.0)
     y = torch.randn(n, generator=rng)
+
+    def signal(points: torch.Tensor) -> torch.Tensor:
+        return _bead_transform(points, base, base_weight) + y[:, None] * _bead_transform(points, mode, mode_weight)
+
+    images = _images(signal, n, noise_sd, seed, rng)
+    return LinearSet(images, y.numpy(), bead_map(base, base_weight), bead_map(mode, mode_weight))
+
+
+def make_state_set(n: int, noise_sd: float, states: int, seed: int = 0) -> StateSet:
+    rng = torch.Generator().manual_seed(seed)
+    base = torch.randn(40, 3, generator=rng) * 3.0
+    own = torch.randn(states, 12, 3, generator=rng) * 1.5 + torch.randn(states, 1, 3, generator=rng) * 3.0
+    state = torch.randint(states, (n,), generator=rng)
+    weight = torch.cat([torch.ones(40), torch.full((12,), 1.5)])
+    beads = [torch.cat([base, part]) for part in own]
+
+    def signal(points: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros(points.shape[:2], dtype=torch.complex64)
+        for k, here in enumerate(beads):
+            out[state == k] = _bead_transform(points[state == k], here, weight)
+        return out
+
+    maps = np.stack([bead_map(here, weight) for here in beads])
+    images = _images(signal, n, noise_sd, seed, rng)
+    return StateSet(images, state.numpy(), maps[state.numpy()].mean(0), maps)
+
+
+def _images(
+    signal: Callable[[torch.Tensor], torch.Tensor], n: int, noise_sd: float, seed: int, rng: torch.Generator
+) -> ParticleImages:
+    """Images (n) of what has coefficients ``signal`` at points (n, M, 3), shifted, with CTF and noise."""
     rotation = torch.as_tensor(Rotation.random(n, rng=seed).as_matrix(), dtype=torch.float32)
     shift = (torch.rand(n, 2, generator=rng) - 0.5) * 4
     defocus = 10_000 + 15_000 * torch.rand(n, generator=rng)
@@ -68,10 +110,7 @@ def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     )
     ctf_values = flat.batch(torch.arange(n)).ctf * BOX  # sigma of a coefficient is BOX for unit pixel noise
     points = slice_points(plane.kxy, rotation)
-    signal = _bead_transform(points, base, base_weight)
-    signal = signal + y[:, None] * _bead_transform(points, mode, mode_weight)
     angle = -2 * math.pi * shift @ plane.kxy.float().T / BOX
-    pictures = plane.to_images(ctf_values * signal * torch.polar(torch.ones_like(angle), angle))
+    pictures = plane.to_images(ctf_values * signal(points) * torch.polar(torch.ones_like(angle), angle))
     pictures = pictures + noise_sd * torch.randn(pictures.shape, generator=rng)
-    images = ParticleImages.from_tensors(pictures, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=noise_sd)
-    return LinearSet(images, y.numpy(), bead_map(base, base_weight), bead_map(mode, mode_weight))
+    return ParticleImages.from_tensors(pictures, rotation, shift, PIXEL_A, parameters, pixel_noise_sd=noise_sd)

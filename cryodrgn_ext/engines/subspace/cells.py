@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.features import Features
+from cryodrgn_ext.engines.subspace.states import States
 
 NEAR = 64  # likeliest nodes of an image whose cells are looked into, at most
 FEWEST_NEAR = 16
@@ -123,18 +124,19 @@ class CellPosterior:
 
 
 class Cells:
-    """Cells about the nodes of features.
+    """Cells about the nodes of features; those of states hold nothing but their node.
 
     Parameters
     ----------
-    features : Features
+    features : Features or States
     """
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features | States) -> None:
+        self.discrete = isinstance(features, States)
         self.centres = features.nodes.centres
         self.table = features.at_nodes()  # (K, q)
         self.slope = features.slopes()  # (K, q, d)
-        self.variance = 0.25 * features.nodes.cell + LEAST_VARIANCE
+        self.variance = LEAST_VARIANCE + (0.0 if self.discrete else 0.25 * features.nodes.cell)
 
     def posterior(self, terms: ImageTerms, share: Float64[Tensor, " K"], spread: float) -> CellPosterior:
         """Infer latents.
@@ -148,7 +150,8 @@ class Cells:
             Of the particle scale, see :class:`ScaleIntegral`.
         """
         blocks = [slice(start, start + BLOCK) for start in range(0, max(len(terms), 1), BLOCK)]
-        parts = [self._posterior(terms[here], share.log(), spread) for here in blocks]
+        infer = self._of_states if self.discrete else self._posterior
+        parts = [infer(terms[here], share.log(), spread) for here in blocks]
         names = CellPosterior.__dataclass_fields__
         return CellPosterior(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
@@ -184,10 +187,32 @@ class Cells:
         reach: Tensor = (most / step.norm(dim=-1).clamp_min(1e-300)).clamp_max(1)
         return reach
 
-    def _posterior(self, terms: ImageTerms, log_share: Tensor, spread: float) -> CellPosterior:
-        along = terms.cross @ self.table.T + terms.along[:, None]  # (B, K)
+    def _at_nodes(self, terms: ImageTerms, spread: float) -> ScaleIntegral:
+        """(B, K) of the model at every node."""
+        along = terms.cross @ self.table.T + terms.along[:, None]
         norm = ((terms.inner @ self.table.T) * self.table.T).sum(1) + 2 * terms.beside @ self.table.T
-        whole = ScaleIntegral.over(along, norm + terms.norm[:, None], spread)
+        return ScaleIntegral.over(along, norm + terms.norm[:, None], spread)
+
+    def _of_states(self, terms: ImageTerms, log_share: Tensor, spread: float) -> CellPosterior:
+        whole = self._at_nodes(terms, spread)
+        weighted = whole.logit + log_share
+        evidence = weighted.logsumexp(1)
+        probability = (weighted - evidence[:, None]).exp()
+        mean = probability @ self.centres
+        offset = (self.centres - mean[:, None]) * probability.sqrt()[..., None]
+        outer = (self.table[:, :, None] * self.table[:, None, :]).flatten(1)
+        deviation = (probability * ((whole.mean - 1).square() + whole.variance)).sum(1)
+        average = ScaleIntegral.over(terms.cross[:, 0], terms.inner[:, 0, 0], spread).logit
+        q = self.table.shape[1]
+        return CellPosterior(
+            mean, offset.mT @ offset, (probability @ outer).view(-1, q, q).float(),
+            torch.arange(len(log_share)).expand(weighted.shape),
+            (whole.logit - weighted.max(1, keepdim=True).values).float(),
+            (probability * whole.mean).sum(1), deviation, evidence, average,
+        )  # fmt: skip
+
+    def _posterior(self, terms: ImageTerms, log_share: Tensor, spread: float) -> CellPosterior:
+        whole = self._at_nodes(terms, spread)
         count = min(NEAR, len(log_share))
         best, node = (whole.logit + log_share).topk(count, dim=1)
         likely = int((best > best[:, :1] - UNLIKELY).sum(1).max())

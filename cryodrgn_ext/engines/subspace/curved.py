@@ -26,6 +26,7 @@ from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.features import Features
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.torch_form import Chunk
 from cryodrgn_ext.progress import Monitor
 
@@ -95,7 +96,9 @@ def _images_at_nodes(node: Tensor, logit: Tensor, share: Tensor, other: Tensor) 
     return total, score
 
 
-def prior_shares(found: list[tuple[Tensor, Tensor]], shares: list[Tensor]) -> list[Tensor]:
+def prior_shares(
+    found: list[tuple[Tensor, Tensor]], shares: list[Tensor], steps: int = MOST_SHARE_STEPS
+) -> list[Tensor]:
     """Share (K,) of each half-set's images at each node, by expectation maximisation from ``shares``.
 
     It stops when images of one half-set are no longer predicted better by the shares of the other: the prior becomes
@@ -107,9 +110,11 @@ def prior_shares(found: list[tuple[Tensor, Tensor]], shares: list[Tensor]) -> li
         Of each half-set's images of this process: likeliest nodes (n, T), and log likelihoods (n, T) there.
     shares : list of Tensor
         (K,) float64.
+    steps : int
+        At most; the last is not taken.
     """
     best, kept = -float("inf"), shares
-    for _ in range(MOST_SHARE_STEPS):
+    for _ in range(steps):
         results = [_images_at_nodes(*found[h], shares[h], shares[1 - h]) for h in (0, 1)]
         score = float(results[0][1] + results[1][1])
         if score <= best + 1e-6 * float(results[0][0].sum() + results[1][0].sum()):
@@ -125,7 +130,7 @@ class CurvedFit:
 
     Parameters
     ----------
-    features : Features
+    features : Features or States
     halves : list of HalfLatents
         Of both half-sets, to begin with.
     make_bands : callable
@@ -141,8 +146,10 @@ class CurvedFit:
     monitor : Monitor
     """
 
+    share_steps = MOST_SHARE_STEPS
+
     def __init__(
-        self, features: Features, halves: list[HalfLatents], make_bands: Callable[[int], list[Band]],
+        self, features: Features | States, halves: list[HalfLatents], make_bands: Callable[[int], list[Band]],
         locals_: list[Tensor], restrict: Callable[[ComponentGrid, Tensor], Tensor], region_share: Tensor,
         scale_spread: float, monitor: Monitor,
     ) -> None:  # fmt: skip
@@ -160,6 +167,7 @@ class CurvedFit:
         self.solved = self.inferred = 0  # times at this band
         self.volumes = torch.zeros(0)  # (V, 2, Qp) of both half-sets together
         self.former: Tensor | None = None
+        self.first_gains = torch.zeros(0, dtype=torch.float64)  # (N,) at the end of the first band
 
     @property
     def radius(self) -> int:
@@ -194,11 +202,17 @@ class CurvedFit:
             checkpoint()
         while not (self._converged() and self.radius == radii[-1]):
             if self._converged():
+                self._note_first(radii)
                 self.widen(min(r for r in radii if r > self.radius))
             self.former = self.gains() if self.inferred else None
             self._pass("Latents and volumes")
             checkpoint()
-        return self._held_out()
+        self._note_first(radii)
+        return self.held_out()
+
+    def _note_first(self, radii: list[int]) -> None:
+        if self.radius == radii[0]:
+            self.first_gains = self.gains()
 
     def _converged(self) -> bool:
         """Whether this band has nothing more to tell, or has had its passes."""
@@ -209,7 +223,12 @@ class CurvedFit:
         numbers = {"curved_radius": self.radius, "solved": self.solved, "inferred": self.inferred,
                    "scale_spread": self.scale_spread}  # fmt: skip
         tensors = {"half1": self.values[0], "half2": self.values[1], "both": self.volumes}
-        tensors |= {"precision": self.precision, "share1": self.shares[0], "share2": self.shares[1]}
+        tensors |= {
+            "first_gains": self.first_gains,
+            "precision": self.precision,
+            "share1": self.shares[0],
+            "share2": self.shares[1],
+        }
         for name in ("mean", "covariance", "scale", "gain"):
             tensors[f"latent_{name}"] = current().gather_rows(self.in_order(name), images)
         return numbers, tensors if self.former is None else {**tensors, "former": self.former}
@@ -223,6 +242,7 @@ class CurvedFit:
         self.volumes = tensors["both"].to(self.bands[0].device)
         self.precision, self.former = tensors["precision"], tensors.get("former")
         self.shares = [tensors["share1"], tensors["share2"]]
+        self.first_gains = tensors.get("first_gains", self.first_gains)  # not in checkpoints of earlier versions
         for half in self.halves:
             for name in ("mean", "covariance", "scale", "gain"):
                 setattr(half, name, tensors[f"latent_{name}"][half.rows])
@@ -262,7 +282,7 @@ class CurvedFit:
         current().sum(squares)
         self._solve(equations)
         if not begin:
-            self.shares, self.inferred = prior_shares(found, self.shares), self.inferred + 1
+            self.shares, self.inferred = prior_shares(found, self.shares, self.share_steps), self.inferred + 1
             if self.fit_scale:
                 self.scale_spread = float((squares[0] / squares[1]).sqrt())
 
@@ -320,7 +340,8 @@ class CurvedFit:
 
     # What is gained -------------------------------------------------------------------------------------------------
 
-    def _held_out(self) -> HeldOut:
+    def held_out(self) -> HeldOut:
+        """What images gain, on average."""
         gains = torch.cat([half.gain for half in self.halves])
         sums = torch.stack([torch.ones(len(gains)).double(), gains[:, 0], gains[:, 0].square(), gains[:, 1]]).sum(1)
         current().sum(sums)

@@ -26,6 +26,7 @@ from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
 from cryodrgn_ext.engines.subspace.rare_states import RareSearch
 from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
+from cryodrgn_ext.engines.subspace.states_fit import StatesFit, better_states
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -34,6 +35,8 @@ __all__ = ["load", "train"]
 
 IMAGES_PER_NODE = 5
 MOST_NODES = 400
+MOST_STATES = 24
+LEAST_STATE = 0.005  # of the particles, in a state that is counted
 CURVE_LENGTH = 0.35  # of the features, in units of the latents' spread
 LEAST_RADIUS = 6
 
@@ -190,7 +193,17 @@ class _Run:
         curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, features, particle, moving)
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
-        held_out = curved.run(curved_bands(fit.band.radius, self.limit), lambda: self._save_curved(fit, curved, states))
+        radii = curved_bands(fit.band.radius, self.limit)
+        curved.run(radii, lambda: self._save_curved(fit, curved, states))
+        free = torch.tensor([j for j in range(self.zdim) if j not in columns.column], dtype=torch.long)
+        if found is None or not found.numbers.get("curve_stays", False):
+            most = MOST_STATES - len(states)
+            discrete = better_states(curved, radii, most, len(free), images.n, self.context.seed)
+            if discrete is None:
+                self._save_curved(fit, curved, states, curve_stays=True)
+            else:
+                self._say_states(discrete, curved)
+                curved, features, used = discrete, discrete.located, free
         x[:, used] = curved.in_order("mean")
         x_cov[:, used[:, None], used] = curved.in_order("covariance")
         z = workers.gather_rows(columns.latents(x, known.rare), images.n)
@@ -213,9 +226,16 @@ class _Run:
             z_cov=z_cov.numpy(),
             # Bands hold different coefficients, so that a new band begins at another level.
             loss_history={"total": list(fit.history)},
-            held_out=held_out.as_numbers(),
+            held_out=curved.held_out().as_numbers(),
             rare=columns.column,
             rare_scale=columns.scale,
+        )
+
+    def _say_states(self, discrete: StatesFit, curve: CurvedFit) -> None:
+        more = float((discrete.gains() - curve.gains()).mean())
+        self.monitor.message(
+            f"The volumes are {int((discrete.share > LEAST_STATE).sum())} discrete states: a single image gains "
+            f"{more:.3f} nats more by them than by volumes along smooth coordinates."
         )
 
     def _masks(self, fit: SubspaceFit, subspace: Subspace, states: RareStates) -> tuple[Tensor, Tensor]:
@@ -263,9 +283,12 @@ class _Run:
             self.monitor,
         )  # fmt: skip
 
-    def _save_curved(self, fit: SubspaceFit, curved: CurvedFit, states: RareStates) -> None:
+    def _save_curved(
+        self, fit: SubspaceFit, curved: CurvedFit, states: RareStates, curve_stays: bool = False
+    ) -> None:  # fmt: skip
         numbers, tensors = fit.state()
         own_numbers, own = curved.state(self.images.n)
+        own_numbers["curve_stays"] = curve_stays
         rare = {"rare_values": states.values, "rare_shares": torch.stack([states.share, states.offset, states.width])}
         self.file.save(Checkpoint("decoder", {**numbers, **own_numbers}, {**tensors, **own, **rare}))
         self.last_saved = time.monotonic()

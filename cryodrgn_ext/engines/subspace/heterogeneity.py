@@ -20,6 +20,7 @@ from cryodrgn_ext.engines.subspace.assignment import node_probabilities
 from cryodrgn_ext.engines.subspace.cells import Cells
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.errors import InputError
 
 
@@ -29,7 +30,8 @@ class SubspaceHeterogeneity:
 
     Attributes
     ----------
-    features : Features
+    features : Features or States
+        What volumes are linear in.
     columns_used : tuple of int
         Columns of the latents that the features depend on; the half-sets do not agree on the others.
     rare : tuple of int
@@ -53,7 +55,7 @@ class SubspaceHeterogeneity:
         (D, D, D) soft masks.
     """
 
-    features: Features
+    features: Features | States
     columns_used: tuple[int, ...]
     smoothing: Tensor
     radius: int
@@ -98,14 +100,19 @@ class SubspaceHeterogeneity:
             row = int(np.argmin(np.isfinite(z).all(axis=1)))
             raise InputError(f"latent row {row} (from 0) is not finite: give numbers in every column")
         x = torch.from_numpy(z[:, list(self.columns_used)].astype(np.float64))
+        features = self._feature_weights(x)
+        scale = np.array(self.rare_scale, np.float32)
+        return np.hstack([features, np.clip(z[:, list(self.rare)] / scale, 0, 1)])
+
+    def _feature_weights(self, x: Tensor) -> NDArray[np.float32]:
+        """(P, m) float32 mean features over where images with latents (P, d) may lie."""
         if self.share is None:  # a model made before there were cells
             table, nodes = self.features.at_nodes()[:, 1:], self.features.nodes
             parts = [node_probabilities(part, self.smoothing, nodes) @ table for part in x.split(4096)]
-            features = (torch.cat(parts) if parts else table[:0]).float().numpy()
-        else:
-            features = self._cells.weights(x, self.smoothing, self.share)[:, 1:].float().numpy()
-        scale = np.array(self.rare_scale, np.float32)
-        return np.hstack([features, np.clip(z[:, list(self.rare)] / scale, 0, 1)])
+            return (torch.cat(parts) if parts else table[:0]).float().numpy()
+        if isinstance(self.features, States):
+            return self.features.weights(x, self.share)[:, 1:].float().numpy()
+        return self._cells.weights(x, self.smoothing, self.share)[:, 1:].float().numpy()
 
     @cached_property
     def _cells(self) -> Cells:
@@ -167,10 +174,25 @@ class SubspaceHeterogeneity:
         description = {
             "box_size": self.box_size, "pixel_size_A": self.pixel_size_A, "radius": self.radius,
             "carried": list(self.columns_used), "rare": list(self.rare), "rare_scale": list(self.rare_scale),
-            "held_out": dict(self.held_out), "length": self.features.length, "spread": self.features.spread,
+            "held_out": dict(self.held_out), **_form(self.features),
             "loss_history": {name: list(values) for name, values in self.loss_history.items()},
         }  # fmt: skip
         write_description(directory, "subspace", description)
+
+
+def _form(features: Features | States) -> dict[str, Any]:
+    """Plain values of what volumes are linear in."""
+    if isinstance(features, States):
+        return {"form": "states"}
+    return {"form": "curve", "length": features.length, "spread": features.spread}
+
+
+def _features(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Features | States:
+    """What volumes are linear in, of a saved model."""
+    nodes = Nodes(tensors["centres"], tensors["weight"])
+    if description.get("form", "curve") == "states":
+        return States(nodes, tensors["projection"])
+    return Features(nodes, float(description["length"]), float(description["spread"]), tensors["projection"])
 
 
 def load(directory: Path) -> SubspaceHeterogeneity:
@@ -185,9 +207,8 @@ def load(directory: Path) -> SubspaceHeterogeneity:
     with opened_model(directory) as path:
         # As they lie in the file tensors are not aligned, and products of unaligned ones round differently.
         t = {name: tensor.clone() for name, tensor in load_file(str(path)).items()}
-        nodes = Nodes(t["centres"], t["weight"])
         model = SubspaceHeterogeneity(
-            features=Features(nodes, float(description["length"]), float(description["spread"]), t["projection"]),
+            features=_features(description, t),
             columns_used=tuple(int(column) for column in description["carried"]),
             smoothing=t["smoothing"],
             radius=int(description["radius"]),

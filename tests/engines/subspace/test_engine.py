@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from cryodrgn_ext.engines.base import Linear, Regions, load_heterogeneity
 from cryodrgn_ext.engines.subspace.engine import train
+from cryodrgn_ext.engines.subspace.features import Features
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
@@ -74,6 +75,10 @@ def same(a: SubspaceHeterogeneity, b: SubspaceHeterogeneity) -> None:
 
 def test_latents_tell_the_true_coordinate(linear_set: LinearSet, fitted_there: SubspaceHeterogeneity) -> None:
     assert explained_by(fitted_there.z, linear_set.y) > 0.97
+
+
+def test_a_continuous_coordinate_is_no_set_of_states(fitted: SubspaceHeterogeneity) -> None:
+    assert isinstance(fitted.features, Features)
 
 
 def test_volumes_are_closer_to_the_truth_than_the_consensus(
