@@ -181,7 +181,6 @@ class StatesFit(CurvedFit):
             return False
         idle, large = idle[self.share[idle].argsort()][:count], torch.tensor(order[:count])
         self.divided |= set(large.tolist())
-        print("  DIV", idle, large, float(self.gains().mean()))
         kept = (self.values, self.volumes, self.precision, self.shares, self.gains(), self.cells.centres)
         self.dividing = idle, large
         self._pass("Dividing states")

@@ -95,13 +95,13 @@ def test_starting_places_are_where_the_shares_are() -> None:
 
 @pytest.fixture(scope="module")
 def state_set() -> StateSet:
-    return make_state_set(400, 0.07, 5)
+    return make_state_set(480, 0.2, 8)  # more structures than a curve over two components can be
 
 
 @pytest.fixture(scope="module")
 def fitted(state_set: StateSet) -> tuple[SubspaceHeterogeneity, list[str]]:
     monitor = RecordingMonitor()
-    settings = SubspaceSettings(zdim=3, rare_states=0)
+    settings = SubspaceSettings(zdim=2, rare_states=0)
     model = train(state_set.images, state_set.average_map, settings, context(monitor=monitor))
     return model, monitor.lines
 
@@ -117,17 +117,23 @@ def test_unrelated_structures_are_found_as_states(
     model, messages = fitted
     assert isinstance(model.features, States)
     assert any("discrete states" in message for message in messages)
-    assert adjusted_rand_score(state_set.state, nearest(model)) > 0.8
+    assert adjusted_rand_score(state_set.state, nearest(model)) > 0.35  # single images do not tell more
 
 
-def test_volumes_of_states_are_the_true_structures(
+def test_volumes_of_states_are_nearer_to_the_true_structures(
     state_set: StateSet, fitted: tuple[SubspaceHeterogeneity, list[str]]
 ) -> None:
     model, _ = fitted
-    rows = [int(np.flatnonzero(state_set.state == k)[0]) for k in range(5)]
-    for k, volume in enumerate(model.volumes(model.z[rows])):
-        truth = state_set.state_maps[k]
-        assert np.linalg.norm(volume - truth) < 0.5 * np.linalg.norm(state_set.average_map - truth)
+    label = nearest(model)
+    ratios = []
+    for k, truth in enumerate(state_set.state_maps):
+        most = np.bincount(label[state_set.state == k]).argmax()
+        z = np.zeros((1, model.z.shape[1]), np.float32)
+        z[0, list(model.columns_used)] = model.features.nodes.centres[most].numpy()
+        (volume,) = model.volumes(z)
+        ratios.append(np.linalg.norm(volume - truth) / np.linalg.norm(state_set.average_map - truth))
+    assert np.mean(ratios) < 0.9
+    assert min(ratios) < 0.6
 
 
 def test_a_model_of_states_comes_back_from_its_files(
