@@ -26,6 +26,7 @@ from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
 from cryodrgn_ext.engines.subspace.rare_states import RareSearch
 from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
+from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.states_fit import StatesFit, better_states
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -188,12 +189,13 @@ class _Run:
         count = int(np.clip(images.n // IMAGES_PER_NODE, 2, MOST_NODES))
         nodes = Nodes.cover(z[:, used], CURVE_LENGTH, min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
-        features = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
+        smooth = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
         particle, moving = self._masks(fit, subspace, states)
-        curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, features, particle, moving)
+        curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, smooth, particle, moving)
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
+        features: Features | States = smooth
         curved.run(radii, lambda: self._save_curved(fit, curved, states))
         free = torch.tensor([j for j in range(self.zdim) if j not in columns.column], dtype=torch.long)
         if found is None or not found.numbers.get("curve_stays", False):

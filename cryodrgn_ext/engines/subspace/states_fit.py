@@ -23,6 +23,7 @@ from cryodrgn_ext.engines.subspace.features import Nodes
 from cryodrgn_ext.engines.subspace.states import States, places
 from cryodrgn_ext.engines.subspace.torch_form import Chunk
 
+FEWEST = 3  # states that are no straight line
 IMAGES_PER_STATE = 40  # fewer tell no volume from the average
 ROUNDS = 3  # of dividing large states, at most
 PASSES = 4  # in each
@@ -234,11 +235,11 @@ def better_states(
     seed : int
     """
     count = min(most, images // IMAGES_PER_STATE)
-    if count < 3:
+    if count < FEWEST or not curve.held_out().wins:  # nor where there is nothing to explain
         return None
     fit = StatesFit(curve, count, dimensions, seed)
     first = curve.first_gains if len(curve.first_gains) else curve.gains()
-    if len(fit.states.projection) < 3 or not fit.try_at(radii[0], first):
+    if len(fit.states.projection) < FEWEST or not fit.try_at(radii[0], first):
         return None
     fit.go_on(radii)
     return fit if fit.beats(curve.gains()) else None
