@@ -18,8 +18,9 @@ def restriction(
 
     def apply(grid: ComponentGrid, values: Tensor) -> Tensor:
         out = torch.zeros_like(values)
-        for j in range(values.shape[2]):
-            if bool(values[..., j].any()):
+        used = (values != 0).flatten(0, -2).any(dim=0).tolist()  # one wait for a GPU, not one for each component
+        for j, filled in enumerate(used):
+            if filled:
                 mask = (first if j == 0 else others).to(values.device)
                 out[..., j] = grid.from_map(grid.to_map(values[..., j].contiguous()) * mask)
         return out
