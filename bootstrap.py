@@ -290,11 +290,12 @@ def test(arguments: Sequence[str]) -> int:
             say(f"{name} found the faults above; pytest was not run.")
             return 1
     say("Running pytest")
-    # Of a run of all tests, the share of lines that they reach is printed last. A file's tests stay in one process, and
-    # files are handed out in the order of tests/conftest.py: the long ones first, lest one process waits at the end.
+    # A file's tests stay in one process, and files are handed out in the order of tests/conftest.py: the long ones
+    # first, lest one process waits at the end. Counting the lines that tests reach takes nearly as long again, so that
+    # it is done when it is asked for (CONTRIBUTING.md).
     processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
     parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
-    options = list(arguments) or [*parallel, "--cov", "--cov-report=term"]
+    options = list(arguments) or parallel
     return run([venv_python(), "-m", "pytest", *options], environment())
 
 
