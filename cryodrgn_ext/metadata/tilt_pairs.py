@@ -118,8 +118,8 @@ def _unexplained(first: ParticleSet, second: ParticleSet) -> float | None:
     if mine is None or theirs is None:
         return None
     left = []
-    for micrograph in np.unique(mine.micrograph):
-        rows = np.flatnonzero(mine.micrograph == micrograph)
+    order = np.argsort(mine.micrograph, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(mine.micrograph[order])) + 1):
         if len(rows) >= _FEWEST:
             share = _left_by_fit(mine.xy_px[rows], theirs.xy_px[rows])
             left += [] if share is None else [share]
