@@ -182,7 +182,7 @@ class StatesFit(CurvedFit):
             return False
         idle, large = idle[self.share[idle].argsort()][:count], torch.tensor(order[:count])
         self.divided |= set(large.tolist())
-        kept = (self.values, self.volumes, self.precision, self.shares, self.gains(), self.cells.centres)
+        kept = (self.values, self.volumes, self.precision, self.shares, self.gains())
         self.dividing = idle, large
         self._pass("Dividing states")
         self.dividing = None
@@ -201,6 +201,7 @@ class StatesFit(CurvedFit):
         if bool(more.mean() > SURE * more.std(correction=0) / len(more) ** 0.5):
             return True
         self.values, self.volumes, self.precision, self.shares = kept[0], kept[1], kept[2], kept[3]
+        self._pass("States")  # the latents are those of the divided states still
         return False
 
     def _pulled_apart(self, idle: Tensor, large: Tensor) -> Tensor:
