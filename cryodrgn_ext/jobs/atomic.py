@@ -23,9 +23,11 @@ from cryodrgn_ext.engines.atomic.motion import (
     along_motion,
     first_coordinate,
     residue_evidence,
+    rms,
 )
 from cryodrgn_ext.engines.atomic.placement import place_structure
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
+from cryodrgn_ext.engines.held_out import weighed
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.fourier.gaussians import gaussian_map
@@ -63,8 +65,6 @@ from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
 
 HALF = 0.5
-#: A motion counts as found where the half-sets share this part of it (root mean square).
-SHARED = 0.5
 
 
 def atomic(settings: AtomicSettings, monitor: Monitor) -> JobResult:
@@ -305,21 +305,7 @@ class Findings:
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        evidence = self.evidence
-        moved, proven = rms(evidence.motion_A), rms(evidence.proven_A)
-        error, count = rms(evidence.error_A), int(evidence.determined.sum())
-        known = (
-            f"{count} of {len(evidence.error_A)} residues are determined, with an error by chance of {error:.1f} Å "
-            "(r.m.s., from the half-sets)"
-        )
-        if proven < SHARED * moved or proven < error:
-            return f"No motion of the atoms is proven: the half-sets share {proven:.1f} of {moved:.1f} Å; {known}."
-        return f"The atoms move by {moved:.1f} Å (r.m.s.), of which both half-sets show {proven:.1f} Å; {known}."
-
-
-def rms(values: NDArray[np.float64]) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(np.square(values))))
+        return self.evidence.sentence(weighed(self.inputs.model))
 
 
 def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:

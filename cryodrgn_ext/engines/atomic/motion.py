@@ -20,6 +20,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
 from cryodrgn_ext.engines.atomic.node_sums import NodeSums, log_likelihoods, posterior, sums_at_nodes
 from cryodrgn_ext.engines.base import Heterogeneity
+from cryodrgn_ext.engines.held_out import HeldOut
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
@@ -32,6 +33,8 @@ FloatArray = NDArray[np.float64]
 IMAGES_PER_NODE = 25
 #: Length of the features in units of the latents' spread, as of the subspace engine's curved model.
 CURVE_LENGTH = 0.35
+#: A motion counts as found where the half-sets share this part of it (root mean square).
+SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,42 @@ class ResidueEvidence:
         """(R,) residues whose position the half-sets agree on better than they move, or to the width of an atom."""
         determined: NDArray[np.bool_] = self.error_A < np.maximum(self.motion_A, 1.0)
         return determined
+
+    def sentence(self, held_out: HeldOut | None) -> str:
+        """What was found, in one sentence.
+
+        Half-sets prove a motion only where their latents never met, as a model's whose gain was measured on images
+        that it was not learned from.
+
+        Parameters
+        ----------
+        held_out : HeldOut or None
+            Gain of images by the model of the latents; None where the latents come from one model of all images.
+        """
+        moved, proven, error = rms(self.motion_A), rms(self.proven_A), rms(self.error_A)
+        known = (
+            f"{int(self.determined.sum())} of {len(self.error_A)} residues are determined, with an error by chance of "
+            f"{error:.1f} Å (r.m.s., from the half-sets)"
+        )
+        shared = f"the half-sets share {proven:.1f} of {moved:.1f} Å"
+        if held_out is None:
+            return (
+                f"No motion of the atoms is proven: {shared}, which proves nothing by itself, since the latents come "
+                f"from one model of all images; {known}."
+            )
+        if not held_out.wins:
+            return (
+                "No motion of the atoms is proven: the model of the latents explains images no better than the average "
+                f"structure does ({shared}); {known}."
+            )
+        if proven < SHARED * moved or proven < error:
+            return f"No motion of the atoms is proven: {shared}; {known}."
+        return f"The atoms move by {moved:.1f} Å (r.m.s.), of which both half-sets show {proven:.1f} Å; {known}."
+
+
+def rms(values: FloatArray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def residue_evidence(motion: AtomicMotion, residue: Int64[np.ndarray, " C"], electrons: FloatArray) -> ResidueEvidence:

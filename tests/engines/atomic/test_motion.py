@@ -17,8 +17,9 @@ from cryodrgn_ext.engines.atomic import fit
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomModel
 from cryodrgn_ext.engines.atomic.frames import deformed, frame_levels, rotations
-from cryodrgn_ext.engines.atomic.motion import MotionLearner, MotionSettings, residue_evidence
+from cryodrgn_ext.engines.atomic.motion import MotionLearner, MotionSettings, ResidueEvidence, residue_evidence
 from cryodrgn_ext.engines.atomic.restraints import Restraints
+from cryodrgn_ext.engines.held_out import HeldOut
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -146,3 +147,12 @@ def test_a_hinge_is_found_from_images_and_no_motion_where_there_is_none(
     assert moved.proven_A[35:].mean() > 1.5
     assert null.proven_A.mean() < 0.2 * moved.proven_A.mean()
     assert moved.determined.mean() > 0.9
+
+
+def test_a_motion_is_claimed_only_where_halves_that_never_met_have_it() -> None:
+    moving = ResidueEvidence(np.full(9, 3.0), np.full(9, 2.8), np.full(9, 0.2))
+    assert moving.sentence(HeldOut(2.0, 0.1, 50.0)).startswith("The atoms move by 3.0 Å")
+    for unproven in (None, HeldOut(0.1, 0.1, 50.0)):
+        assert moving.sentence(unproven).startswith("No motion of the atoms is proven")
+    apart = replace(moving, proven_A=np.full(9, 0.1))
+    assert apart.sentence(HeldOut(2.0, 0.1, 50.0)).startswith("No motion of the atoms is proven")
