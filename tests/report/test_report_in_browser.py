@@ -5,6 +5,7 @@ Pictures of the pages go to the folder that CRYODRGN_EXT_ARTEFACTS names, else i
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -82,15 +83,30 @@ def tip(browser: Browser) -> str:
     return shown
 
 
+_SEARCH = """((steps, pattern) => {
+    const tip = document.getElementById("tip");
+    for (const [x, y] of steps) {
+        const move = new PointerEvent("pointermove", { clientX: x, clientY: y, bubbles: true });
+        document.elementFromPoint(x, y).dispatchEvent(move);
+        if (!tip.hidden && pattern.test(tip.innerText)) return [x, y];
+    }
+    return null;
+})"""
+
+
 def hover_until(browser: Browser, pattern: str) -> tuple[float, float]:
-    """Move over the plot, from its middle outwards, until what is shown there matches."""
+    """Move over the plot, from its middle outwards, until what is shown there matches.
+
+    The page itself looks for the place, since each move of the mouse takes a frame; the mouse then goes there.
+    """
     x, y = browser.middle("#plot")
     steps = sorted(((i * 9.0, j * 9.0) for i in range(-22, 23) for j in range(-18, 19)), key=lambda at: np.hypot(*at))
-    for dx, dy in steps:
-        browser.move(x + dx, y + dy)
-        if re.search(pattern, tip(browser)):
-            return x + dx, y + dy
-    raise AssertionError(f"nothing in the plot is described as {pattern}")
+    places = [(x + dx, y + dy) for dx, dy in steps]
+    found = browser.value(f"{_SEARCH}({json.dumps(places)}, new RegExp({json.dumps(pattern)}))")
+    assert found is not None, f"nothing in the plot is described as {pattern}"
+    browser.move(*found)
+    assert re.search(pattern, tip(browser))
+    return found[0], found[1]
 
 
 def selected_maps(browser: Browser) -> list[str]:
