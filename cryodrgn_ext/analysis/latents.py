@@ -7,6 +7,7 @@ same latents and seed give the same answer.
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -165,6 +166,7 @@ def umap_embedding(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImportWarning)  # that it cannot use Tensorflow
         from umap import UMAP
+    _keep_compiled()
 
     index = np.arange(len(z))
     if len(z) > max_points:
@@ -187,6 +189,16 @@ def umap_embedding(
         warnings.simplefilter("ignore", UserWarning)
         xy = reducer.fit_transform(points)
     return Embedding(index, np.asarray(xy, np.float32))
+
+
+def _keep_compiled() -> None:
+    """Let numba keep what it compiles of UMAP, which takes 5 s in every process otherwise."""
+    from umap import umap_
+
+    for name in ("smooth_knn_dist", "compute_membership_strengths"):
+        # In vain where no folder can be written to, or another version has other parts.
+        with suppress(RuntimeError, AttributeError):
+            getattr(umap_, name).enable_caching()
 
 
 def cluster_latents(z: NDArray[np.floating], n_clusters: int, *, seed: int = 0, fewest: int = 1) -> Clustering:
