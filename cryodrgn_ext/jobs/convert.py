@@ -9,6 +9,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray, write_cs
 from cryodrgn_ext.metadata.csg import write_csg
 from cryodrgn_ext.metadata.half_sets import own_half_set_warnings
+from cryodrgn_ext.metadata.image_checks import check_present_images
 from cryodrgn_ext.metadata.particle_writing import write_particles_cs, write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.reference import Restored, restore
@@ -52,7 +53,8 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     particles = read_particles(settings.in_parts, settings.project, require_poses=False,
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
-    for note in (*particles.notes, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
+    unread = tuple(f"Warning: {sentence}." for sentence in check_present_images(particles))
+    for note in (*particles.notes, *unread, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
         monitor.message(note if note.startswith("Warning") else f"Note: {note}")
     restored = None if settings.reference is None else _restored(settings, particles, monitor)
     if restored is not None:

@@ -13,6 +13,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
 from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
+from cryodrgn_ext.metadata.image_checks import check_present_images
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.metadata.tilt_series import tilt_series_warnings
@@ -79,6 +80,9 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
         refuse_premultiplied(particles.subset(rows), "cryodrgn")
         if (settings.o / PARTICLES_NAME).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
+        unread = check_present_images(particles.subset(rows))
+        for sentence in (*particles.notes, *unread):
+            monitor.message(f"Note: {sentence}")
         record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}
         return ExportInputs(record=record, particles=particles, rows=rows, latents=latents)
 

@@ -194,14 +194,21 @@ class CryosparcSource(ParticleSource):
         return source, copy
 
     @override
+    def micrographs(self) -> tuple[tuple[str, ...], Rows] | None:
+        if "location/micrograph_path" not in self.cs_table:
+            return None
+        names, code = self.cs_table.coded_text("location/micrograph_path")
+        return names, code.astype(np.int64)
+
+    @override
     def positions(self) -> Positions | None:
-        fields = ("micrograph_path", "micrograph_shape", "center_x_frac", "center_y_frac")
-        if any(f"location/{field}" not in self.cs_table for field in fields):
+        micrographs = self.micrographs()
+        fields = ("micrograph_shape", "center_x_frac", "center_y_frac")
+        if micrographs is None or any(f"location/{field}" not in self.cs_table for field in fields):
             return None
         shape = self.cs_table.integers("location/micrograph_shape")
         if np.any(shape == 0):
             return None
-        names, code = self.cs_table.coded_text("location/micrograph_path")
         x = self.cs_table.floats("location/center_x_frac") * shape[:, 1]
         y = (1.0 - self.cs_table.floats("location/center_y_frac")) * shape[:, 0]
-        return Positions(names, code.astype(np.int64), np.stack([x, y], axis=1))
+        return Positions(*micrographs, np.stack([x, y], axis=1))

@@ -40,14 +40,52 @@ def check_images(particles: ParticleSet) -> None:
         _check_stack(particles, particles.stack_paths[stack], header, rows)
 
 
-def _check_stack(particles: ParticleSet, path: Path, header: MrcHeader, rows: npt.NDArray[np.intp]) -> None:
+def check_present_images(particles: ParticleSet) -> tuple[str, ...]:
+    """Check the images whose stacks are there, for jobs that hand particles on without reading their images.
+
+    Returns
+    -------
+    tuple of str
+        Which stacks cannot be read as they are; one sentence.
+
+    Raises
+    ------
+    InputError
+        For indices beyond the end of a stack and images of another box than the metadata say: whatever reads the
+        particles next would take other images, or none.
+    """
+    order = np.argsort(particles.stack_id, kind="stable")
+    stacks, first = np.unique(particles.stack_id[order], return_index=True)
+    unread: list[str] = []
+    for stack, rows in zip(stacks.tolist(), np.split(order, first[1:]), strict=True):
+        path = particles.stack_paths[stack]
+        if is_missing(path):
+            continue
+        try:
+            header = read_stack_header(path)
+        except InputError as error:
+            unread.append(str(error))
+            continue
+        _check_stack(particles, path, header, rows, complete=False)
+        if header.n_complete < header.nz:
+            unread.append(f"{path} is truncated: of {header.nz} images it holds {header.n_complete}")
+    if not unread:
+        return ()
+    return (f"{len(unread)} of {len(stacks)} stacks cannot be read as they are, the first being: {unread[0]}",)
+
+
+def _check_stack(
+    particles: ParticleSet, path: Path, header: MrcHeader, rows: npt.NDArray[np.intp], *, complete: bool = True
+) -> None:
     last = int(rows[np.argmax(particles.stack_index[rows])])
     wanted = int(particles.stack_index[last]) + 1
     if wanted > header.nz:
         raise InputError(
-            f"{particles.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images"
+            f"{particles.describe_row(last)}: asks for image {wanted}, but {path} holds {header.nz} images: "
+            "it is not the stack that these particles were written for; give the project directory of the right one "
+            "with --project, or take these rows out"
         )
-    if wanted > header.n_complete:
+    if complete and wanted > header.n_complete:
         raise InputError(
             f"{particles.describe_row(last)}: {path} is truncated: its header promises {header.nz} images, the "
             f"file ends after {header.n_complete}"
@@ -58,5 +96,5 @@ def _check_stack(particles: ParticleSet, path: Path, header: MrcHeader, rows: np
         if group.box_size is not None and group.box_size != header.nx:
             raise InputError(
                 f"{particles.describe_row(row)}: {path} has images of {header.nx} pixels, but its optics group "
-                f"{group.name} has {group.box_size}"
+                f"{group.name} has {group.box_size}: these are not the images that the metadata describe"
             )

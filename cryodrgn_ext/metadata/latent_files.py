@@ -99,7 +99,7 @@ def read_latent_file(path: Path) -> LatentFile:
         return _checked(LatentFile(path, found.mean, covariance))
     if suffix == ".npz":
         return _checked(_read_npz(path))
-    return _checked(LatentFile(path, _numbers(path, _table(path))))
+    return _checked(LatentFile(path, _without_row_numbers(path, _numbers(path, _table(path)))))
 
 
 def latents_of_particles(particles: ParticleSet) -> LatentFile:
@@ -288,6 +288,18 @@ def _table(path: Path) -> npt.NDArray[Any]:
         if not lines:
             raise ValueError("it holds no numbers")
         return np.loadtxt(lines, ndmin=2)
+
+
+def _without_row_numbers(path: Path, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Refuse a first column that counts the rows, as tables are written with their index: it is no latent."""
+    if path.suffix.lower() != ".npy" and z.ndim == 2 and z.shape[1] > 1 and len(z) > 2:
+        counted = z[:, 0] - np.arange(len(z), dtype=np.float32)
+        if np.all(counted == counted[0]) and counted[0] in (0, 1):
+            raise InputError(
+                f"{path}: the first column counts the rows ({z[0, 0]:g} to {z[-1, 0]:g}) and would be taken for a "
+                "latent: leave it out."
+            )
+    return z
 
 
 def _numbers(path: Path, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

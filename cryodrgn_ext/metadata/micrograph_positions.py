@@ -89,7 +89,7 @@ def compare_positions(mine: Positions, theirs: Positions) -> Agreement:
     same_micrograph = mine.names() == theirs.names()
     if not same_micrograph.any() and len(set(mine.names())) > 1:
         # Renamed throughout: the names may tell nothing, but a one-to-one relation does.
-        same_micrograph = _one_to_one(mine.micrograph, theirs.micrograph)
+        same_micrograph = one_to_one(mine.micrograph, theirs.micrograph)
     distance = np.where(same_micrograph, np.linalg.norm(mine.xy_px - theirs.xy_px, axis=1), np.inf)
     wrong = distance > SAME_POSITION_PX
     if not wrong.any() or not same_micrograph.all() or len(distance) < _FEWEST_FOR_A_FIT:
@@ -114,7 +114,8 @@ def _relations(mine: Float64Array, theirs: Float64Array) -> list[tuple[float, bo
     return [(one, mirrored) for one in factors for mirrored in (False, True)]
 
 
-def _one_to_one(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def one_to_one(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether numbers (N,) of the same rows in two files are each other's, one to one: of all or none."""
     pairs = np.unique(np.stack([a, b], axis=1), axis=0)
     good = len(np.unique(pairs[:, 0])) == len(pairs) == len(np.unique(pairs[:, 1]))
     return np.full(len(a), good)

@@ -185,6 +185,14 @@ class ParticleSource(ABC):
     def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:
         """Return (N,) the identifier that a row was copied from by symmetry expansion, and the number of the copy."""
 
+    def original_images(self) -> ImageReferences | None:
+        """Return the images that those of the rows (N,) were copied or subtracted from; None when it is not said."""
+        return None
+
+    @abstractmethod
+    def micrographs(self) -> tuple[tuple[str, ...], Rows] | None:
+        """Return names of micrographs, and for every row (N,) which of them; None when the file names none."""
+
     @abstractmethod
     def positions(self) -> Positions | None:
         """Return where all rows lie on their micrographs; None when the file does not tell."""

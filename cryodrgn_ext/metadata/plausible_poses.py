@@ -40,7 +40,7 @@ def pose_notes(
         Equal for rows of one image.
     """
     return (
-        *_angle_notes(path, euler_deg),
+        *(_angle_notes(path, euler_deg) or _unaligned_notes(path, euler_deg, shift_A)),
         *_shift_notes(path, shift_A, box_A),
         *_repeated_notes(path, euler_deg, shift_A, image_hash),
     )
@@ -86,6 +86,18 @@ def _angle_notes(path: Path, euler_deg: Float64Array) -> tuple[str, ...]:
             "in degrees, and so are they taken here",
         )
     return ()
+
+
+def _unaligned_notes(path: Path, euler_deg: Float64Array, shift_A: Float64Array) -> tuple[str, ...]:
+    """Say which of the rows have no pose: programs leave 0 in all of it where they aligned nothing."""
+    rows = np.flatnonzero(np.abs(np.column_stack([euler_deg, shift_A])).max(axis=1, initial=0.0) == 0)
+    if len(rows) < 2:  # one such pose may have been found
+        return ()
+    return (
+        f"{path}: {len(rows)} of {len(euler_deg)} particles have rotation 0 and shift 0, the first in row "
+        f"{rows[0] + 1}, as programs write for particles that they did not align: they are used as if these were "
+        "their poses; take them out",
+    )
 
 
 def _shift_notes(path: Path, shift_A: Float64Array, box_A: Float64Array) -> tuple[str, ...]:

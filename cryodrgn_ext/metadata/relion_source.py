@@ -269,12 +269,26 @@ class RelionSource(ParticleSource):
         return source, copy
 
     @override
-    def positions(self) -> Positions | None:
-        if any(label not in self.table for label in ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")):
+    def original_images(self) -> ImageReferences | None:
+        label = ORIGINAL_IMAGES[0]
+        with suppress(InputError):  # names of other things than images
+            return parse_image_names(self.table, label) if label in self.table else None
+        return None
+
+    @override
+    def micrographs(self) -> tuple[tuple[str, ...], Rows] | None:
+        if "rlnMicrographName" not in self.table:
             return None
         names, code = np.unique(self.table.text("rlnMicrographName"), return_inverse=True)
+        return tuple(names.tolist()), code.astype(np.int64)
+
+    @override
+    def positions(self) -> Positions | None:
+        micrographs = self.micrographs()
+        if micrographs is None or any(f"rlnCoordinate{axis}" not in self.table for axis in "XY"):
+            return None
         xy_px = np.stack([self.table.floats(f"rlnCoordinate{axis}") for axis in "XY"], axis=1)
-        return Positions(tuple(names.tolist()), code.astype(np.int64), xy_px)
+        return Positions(*micrographs, xy_px)
 
 
 def _is_embedded(label: str, field: str) -> bool:

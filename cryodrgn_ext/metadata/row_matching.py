@@ -8,8 +8,9 @@ of their rows, or by their poses. Where two candidates remain, nothing is guesse
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,13 @@ from cryodrgn_ext.metadata.micrograph_positions import (
     imported_name,
 )
 from cryodrgn_ext.metadata.particle_set import ParticleSet
-from cryodrgn_ext.metadata.particle_source import Rows
+from cryodrgn_ext.metadata.particle_source import ParticleSource, Rows
 from cryodrgn_ext.metadata.row_copies import tell_copies
+from cryodrgn_ext.metadata.row_evidence import contradiction
 
 #: Particles that lie nearer than this fraction of the box are the same: others that touch are half a box apart.
 _ALIKE = 0.1
+_ORIGINAL = "path and index of the original image"
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ def match_rows(particles: ParticleSet, reference: ParticleSet, *, as_list: bool 
     """Return for every particle its row in ``reference``, each row once.
 
     Tried in this order: CryoSPARC's uid; the uid of the source and the number of the copy (of symmetry expansion); path
-    of the stack and index; name of the stack without folders and index; the same without the number that CryoSPARC puts
-    in front when it imports; micrograph and position.
+    of the stack and index; those of the image that an image was made from (rlnImageOriginalName); name of the stack
+    without folders and index; the same without the number that CryoSPARC puts in front when it imports; micrograph and
+    position.
 
     Parameters
     ----------
@@ -88,7 +92,12 @@ def match_rows(particles: ParticleSet, reference: ParticleSet, *, as_list: bool 
             continue
         found, criterion = tell_copies(particles, reference, wanted, available, as_list=as_list)
         decisive = "uid" in what
-        refusal, notes = _held_against_positions(particles, reference, found, what, decisive)
+        refusal, notes = _held_against_evidence(particles, reference, found, what, decisive)
+        if refusal is None and what == _ORIGINAL:
+            notes += (
+                f"the images of {particles.path} are others than those of {reference.path}, made from the same: where "
+                "they were recentred, their shifts do not hold in the others",
+            )
         if refusal is None:
             return RowMatch(found, what if criterion is None else f"{what}, copies of one image by {criterion}", notes)
         refusals.append(refusal)
@@ -139,6 +148,7 @@ def _attempts(particles: ParticleSet, reference: ParticleSet) -> Iterator[tuple[
     if all(one.source.expansion() is not None for one in both):
         yield "source uid and number of the copy", _expansion_keys
     yield "image path and index", lambda one: one.image_hash
+    yield from ((_ORIGINAL, keys) for keys in _original_keys(particles, reference))
     # Converters link CryoSPARC's stack.mrc as stack.mrcs, for RELION.
     yield "image path (but for .mrc, .mrcs) and index", lambda one: _name_keys(one, _without_ending)
     if all(_names_are_unique(one) for one in both):
@@ -152,6 +162,21 @@ def _expansion_keys(particles: ParticleSet) -> UInt64Array:
         raise ValueError("these particles are not expanded")
     source, copy = (one[particles.row_id] for one in expansion)
     return mixed(mixed(source) ^ copy)
+
+
+def _original_keys(particles: ParticleSet, reference: ParticleSet) -> Iterator[Keys]:
+    """Yield keys of the images that those of a restacked or subtracted set were made from: one's, the other's, both."""
+    original: dict[ParticleSource, UInt64Array] = {}
+    for source in (particles.source, reference.source):
+        references = source.original_images()
+        if references is not None:
+            original[source] = image_hashes(references)
+
+    def keys(some: Collection[ParticleSource], one: ParticleSet) -> UInt64Array:
+        return original[one.source][one.row_id] if one.source in some else one.image_hash
+
+    for some in (*((source,) for source in original), *([tuple(original)] if len(original) == 2 else [])):
+        yield partial(keys, some)
 
 
 def _names_are_unique(particles: ParticleSet) -> bool:
@@ -178,13 +203,13 @@ def positions_of(particles: ParticleSet) -> Positions | None:
     return None if positions is None else positions.subset(particles.row_id)
 
 
-def _held_against_positions(
+def _held_against_evidence(
     particles: ParticleSet, reference: ParticleSet, rows: Rows, what: str, decisive: bool
 ) -> tuple[str | None, tuple[str, ...]]:
     """Return why rows found by name cannot be right (None when they can), and notes."""
     mine, theirs = positions_of(particles), positions_of(reference)
     if mine is None or theirs is None:
-        return None, ()
+        return None if decisive else contradiction(particles, reference, rows, what), ()
     agreement = compare_positions(mine, theirs.subset(rows))
     if not agreement.wrong.any():
         return None, () if agreement.note is None else (f"{particles.path}: positions {agreement.note}",)

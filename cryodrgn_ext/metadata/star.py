@@ -301,7 +301,7 @@ def _parse_block(text: bytes, begin: int, end: int, name: str, path: Path) -> St
                 value = tokens[1].span() if len(tokens) > 1 and not tokens[1][0].startswith(b"#") else None
                 first, last = value or (tokens[0].end(), tokens[0].end())
                 pairs.append((at, first, last - first, stop))
-        elif line == b"loop_":
+        elif line.split(b"#", 1)[0].strip() == b"loop_":
             if columns:
                 raise InputError(f"{where} mixes a list and a loop_ table; give each its own data_ block")
             is_loop = True

@@ -112,7 +112,8 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
     if present and not location and "location/center_x_frac" not in embedded:
         notes.append(
             "positions on micrographs are not converted: CryoSPARC wants them as fractions of the micrograph, and "
-            "its size is not known (the micrographs are not found from the project directory, or have no name)"
+            "its size is not known (the micrographs are not found from the project directory, are no MRC files, or "
+            "have no name)"
         )
     if "location/micrograph_uid" in location and "location/micrograph_uid" not in embedded:
         notes.append(
@@ -354,7 +355,10 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
         path = particles.project_dir / name
         if path.suffix.lower() not in (".mrc", ".mrcs") or is_missing(path):
             return None
-        header = read_mrc_header(path)
+        try:
+            header = read_mrc_header(path)
+        except InputError:
+            return None  # movies and pictures of other formats are no reason to convert nothing
         sizes.append((header.ny, header.nx))
     return np.array(sizes)[code]
 

@@ -179,14 +179,30 @@ def has_coordinates(table: CsTable) -> bool:
 
 
 def _position_notes(table: CsTable) -> list[str]:
-    if "location/center_x_frac" not in table or has_coordinates(table):
+    if "location/center_x_frac" not in table:
         return []
+    if has_coordinates(table):
+        return _outside_notes(table)
     unknown = table.n_rows
     if "location/micrograph_shape" in table:
         unknown = int(np.count_nonzero((table.integers("location/micrograph_shape") == 0).any(axis=1)))
     return [
         f"the size of the micrograph (location/micrograph_shape) is 0 or not there in {unknown} of {table.n_rows} "
         "rows, so there are no rlnCoordinateX, rlnCoordinateY; the fractions go along for the way back"
+    ]
+
+
+def _outside_notes(table: CsTable) -> list[str]:
+    """Say when positions lie outside of their micrographs, as those of other micrographs or in pixels do."""
+    at = np.stack([table.floats(f"location/center_{axis}_frac") for axis in "xy"], axis=1)
+    outside = ((at < 0) | (at > 1)).any(axis=1)
+    if not outside.any():
+        return []
+    row = int(np.argmax(outside))
+    return [
+        f"{np.count_nonzero(outside)} of {len(at)} positions lie outside of their micrographs, the first in row "
+        f"{row + 1} (location/center_x_frac {at[row, 0]:g}, center_y_frac {at[row, 1]:g}; 0 to 1 is expected): they "
+        "may count pixels, or be of other micrographs"
     ]
 
 

@@ -44,6 +44,18 @@ def test_every_form(tmp_path: Path) -> None:
     np.testing.assert_allclose(covariance[2], np.diag(Z[2] ** 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_counts_rows_is_no_latent(first: int, tmp_path: Path) -> None:
+    """A table written with its index (pandas: to_csv(header=False))."""
+    table = np.column_stack([np.arange(len(Z)) + first, Z])
+    np.savetxt(tmp_path / "z.csv", table, delimiter=",")
+    with pytest.raises(InputError, match=r"z\.csv: the first column counts the rows"):
+        read_latent_file(tmp_path / "z.csv")
+    table[3, 0] += 0.5
+    np.savetxt(tmp_path / "z.csv", table, delimiter=",")
+    assert read_latent_file(tmp_path / "z.csv").z.shape == (8, 4)
+
+
 def test_one_column_is_one_dimension(tmp_path: Path) -> None:
     np.save(tmp_path / "z.npy", Z[:, 0])
     assert read_latent_file(tmp_path / "z.npy").z.shape == (8, 1)

@@ -47,6 +47,21 @@ def test_orientations_that_are_all_the_same_are_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("unaligned", [1, 6])
+def test_particles_that_were_not_aligned_are_said(unaligned: int, tmp_path: Path) -> None:
+    """As csparc2star shows them (pyem 68): rows of an ab initio reconstruction with the rotation vector 0, 0, 0."""
+    record = particles_record()
+    rows = np.random.default_rng(2).permutation(len(record))[:unaligned]
+    record["alignments3D/pose"][rows] = 0
+    record["alignments3D/shift"][rows] = 0
+    notes = [note for note in read_particles(save(tmp_path / "a.cs", record)).notes if "did not align" in note]
+    if unaligned == 1:  # which may have been found
+        assert notes == []
+    else:
+        (note,) = notes
+        assert f"6 of 40 particles have rotation 0 and shift 0, the first in row {rows.min() + 1}" in note
+
+
 @pytest.mark.parametrize(("style", "label", "shift", "said"), [
     ("3.1", "rlnOriginXAngst", 79.0, ""),  # one of forty, in an image of 80 Å
     ("3.1", "rlnOriginXAngst", 81.0, "1 of 40 particles are shifted out of their images (up to 81 Å, in one 80 Å"),

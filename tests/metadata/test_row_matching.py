@@ -275,3 +275,56 @@ def test_latents_of_copies_need_their_own_file(tmp_path: Path) -> None:
     write_particles_star(everything.subset(np.arange(everything.n)[::-1]), tmp_path / "b.star")
     with pytest.raises(InputError, match="do not tell which row a latent is of"):
         match_latents(latents, read_particles(tmp_path / "b.star"))
+
+
+def restacked(tmp_path: Path, drop: tuple[str, ...], **more: list[str]) -> tuple[ParticleSet, ParticleSet]:
+    """Rows 5 to 16 of A/particles.mrcs in a new stack that has the same name in another folder; and all rows."""
+    builder = StarBuilder(n=24)
+    for label in drop:
+        del builder.columns[label]
+    builder.columns["rlnImageName"] = [f"{i + 1:06d}@A/particles.mrcs" for i in range(24)]
+    reference = read_particles(builder.write(tmp_path / "all.star"))
+    builder.n, builder.columns = 12, {label: values[5:17] for label, values in builder.columns.items()} | more
+    builder.columns["rlnImageName"] = [f"{i + 1:06d}@B/particles.mrcs" for i in range(12)]
+    return read_particles(builder.write(tmp_path / "some.star")), reference
+
+
+NO_PLACE = ("rlnMicrographName", "rlnCoordinateX")
+
+
+@pytest.mark.parametrize(("drop", "changed", "evidence"), [
+    (NO_PLACE, "rlnAngleRot", "defocus is that of another row"),
+    (NO_PLACE, "rlnDefocusU", "pose is that of another row"),
+    (("rlnCoordinateX",), "rlnDefocusU", "micrographs are others"),
+])  # fmt: skip
+def test_a_stack_of_the_same_name_that_was_made_anew_is_another(
+    drop: tuple[str, ...], changed: str, evidence: str, tmp_path: Path
+) -> None:
+    """Names of files and numbers agree in both, but not one of the rows is the same particle."""
+    some, reference = restacked(tmp_path, drop, **{changed: [f"{100 + i}.5" for i in range(12)]})
+    with pytest.raises(InputError, match=rf"but their {evidence} \(\d+ of 12 such rows\)"):
+        match_rows(some, reference)
+
+
+def test_a_restacked_set_is_found_by_the_names_of_its_original_images(tmp_path: Path) -> None:
+    some, reference = restacked(
+        tmp_path, NO_PLACE, rlnImageOriginalName=[f"{i + 1:06d}@A/particles.mrcs" for i in range(5, 17)]
+    )
+    match = match_rows(some, reference)
+    assert match.rows.tolist() == list(range(5, 17))
+    assert match.joined_by == "path and index of the original image"
+    assert "where they were recentred" in match.notes[0]
+    assert match_rows(reference.subset(match.rows), some).rows.tolist() == list(range(12))
+
+
+def test_a_set_of_which_ctf_and_poses_were_refined_is_joined_by_names(tmp_path: Path) -> None:
+    builder = StarBuilder(n=24)
+    for label in NO_PLACE:
+        del builder.columns[label]
+    reference = read_particles(builder.write(tmp_path / "a.star"))
+    rng = np.random.default_rng(4)
+    for label in ("rlnDefocusU", "rlnDefocusV", *ANGLES):
+        builder.columns[label] = [f"{float(one) + rng.normal():.6f}" for one in builder.columns[label]]
+    builder.columns["rlnImageName"] = [name.replace("job012", "job020") for name in builder.columns["rlnImageName"]]
+    match = match_rows(read_particles(builder.write(tmp_path / "b.star")).subset([9, 2, 5]), reference)
+    assert (match.rows.tolist(), match.joined_by) == ([9, 2, 5], "image file name and index")

@@ -276,3 +276,10 @@ def test_strings_are_quoted_where_they_must_be() -> None:
     table = new_table("a", {"rlnX": texts, "rlnY": range(7)})
     again = parse_star(b"".join(star_text(new_star([table]))), Path("x.star")).blocks["a"]
     assert again.text("rlnX").tolist() == texts
+
+
+def test_a_comment_behind_loop_is_a_comment(tmp_path: Path) -> None:
+    text = "data_particles # mine\n\nloop_ # of two\n_rlnImageName #1\n_rlnVoltage #2\n1@a.mrcs 300\n2@a.mrcs 200\n"
+    (tmp_path / "a.star").write_text(text)
+    table = read_star(tmp_path / "a.star").blocks["particles"]
+    assert table.floats("rlnVoltage").tolist() == starfile.read(tmp_path / "a.star")["rlnVoltage"].tolist()
