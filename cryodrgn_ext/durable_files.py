@@ -91,6 +91,33 @@ def _cannot_keep(path: Path, kept: Path, error: OSError) -> InputError:
     )
 
 
+def claim_room(file: str | os.PathLike[str] | int, size: int | None = None) -> None:
+    """Claim the disk space of a file before it is filled through a memory map.
+
+    A map of a file with holes kills the process (SIGBUS) where the disk has no room for what is written into it.
+
+    Parameters
+    ----------
+    file : path-like or int
+        A file that exists, or its descriptor, open for writing.
+    size : int, optional
+        In bytes; that of the file when omitted.
+
+    Raises
+    ------
+    OSError
+        When there is no room.
+    """
+    with open(file, "rb+", closefd=not isinstance(file, int)) as handle:
+        length = os.fstat(handle.fileno()).st_size if size is None else size
+        try:
+            os.posix_fallocate(handle.fileno(), 0, length)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise OSError(error.errno, error.strerror, handle.name) from None
+            os.ftruncate(handle.fileno(), length)
+
+
 def _fsync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY)
     try:

@@ -7,9 +7,10 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cryodrgn_ext.durable_files import atomic_directory, atomic_path, atomic_write_text
+from cryodrgn_ext.durable_files import atomic_directory, atomic_path, atomic_write_text, claim_room
 
 
 class Interrupted(Exception):
@@ -89,3 +90,23 @@ def test_interrupted_directory_leaves_the_old_one(tmp_path: Path) -> None:
         write_half()
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_room_is_claimed_before_a_file_with_holes_is_filled(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(1024, 1024))
+    assert path.stat().st_blocks * 512 < 1 << 22
+    claim_room(path)
+    assert path.stat().st_blocks * 512 >= 1 << 22
+    assert np.load(path).shape == (1024, 1024)
+
+
+def test_a_disk_without_room_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.npy").touch()
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"a\.npy") as caught:
+        claim_room(tmp_path / "a.npy", 1 << 20)
+    assert caught.value.errno == errno.ENOSPC

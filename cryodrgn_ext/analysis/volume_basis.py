@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cryodrgn_ext.durable_files import claim_room
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.resizing import crop_map
@@ -125,6 +126,7 @@ def masked_rows(basis: VolumeBasis, mask: NDArray[np.bool_], path: Path, monitor
     if len(inside) == 0:
         raise InputError("the mask is empty: no voxel is inside")
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(basis.n_rows, len(inside)))
+    claim_room(path)
     for number, volume in enumerate(monitor.track(basis.maps(), "Maps within the mask", basis.n_rows)):
         if not np.isfinite(volume).all():
             raise InputError(f"map {number} of the model has values that are not finite: train again")

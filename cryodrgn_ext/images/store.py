@@ -31,6 +31,7 @@ from jaxtyping import Complex64, Int64, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.durable_files import claim_room
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.image_table import ImageTable, image_code
 from cryodrgn_ext.plain_files import load_arrays, load_json, readable, write_arrays, write_json
@@ -153,7 +154,7 @@ class StoreWriter:
                 write_arrays(directory / IMAGES_NAME, arrays)
             self._fd = os.open(directory / DATA_NAME, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                _reserve(self._fd, total)
+                claim_room(self._fd, total)  # a full disk is found before hours of work
                 header.write(directory)
             except BaseException:
                 os.close(self._fd)
@@ -248,16 +249,6 @@ def read_statistics(directory: Path, header: StoreHeader, columns: int) -> NDArr
     except OSError:
         return None
     return values.reshape(-1, columns).astype(np.float32) if len(values) == header.n_images * columns else None
-
-
-def _reserve(fd: int, size: int) -> None:
-    """Claim the disk space now, so that a full disk is found before hours of work."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-        os.ftruncate(fd, size)
 
 
 class _disk_errors:  # noqa: N801 - used as a with-block, reads as a function

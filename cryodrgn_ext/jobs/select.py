@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cryodrgn_ext.results.returned_particles import (
     warn_of_halves,
     write_particles,
 )
+from cryodrgn_ext.workflow.failure import recorded_failure
 from cryodrgn_ext.workflow.job_outputs import picture
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput, Picture, Role
 from cryodrgn_ext.workflow.selection_groups import TOGETHER, IndexArray, Selection, read_selection
@@ -66,20 +68,22 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
     # In a directory of this job its own files are made anew, as when RELION continues it.
     continued = output.parent == settings.o and read_record(settings.o) is not None
     record = partial(_record, settings, result, output, len(selected))
-    record("running")
-    columns = {}
-    if wants_columns(result.particles, settings.star_columns):
-        columns = latent_star_columns(
-            None if result.latents is None else result.latents.z, None if result.states is None else result.states.label
-        )
-    say_conversion(result.particles, output, monitor)
-    if not continued:
-        outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
-        for sentence in keep_existing(outputs, settings.overwrite):
-            monitor.message(f"Note: {sentence}")
-    write_particles(output, result.particles, selected, columns)
-    warn_of_halves(result.particles, selected, monitor)
-    record("finished")
+    with recorded_failure(settings.o) if output.parent == settings.o else nullcontext():
+        record("running")
+        columns = {}
+        if wants_columns(result.particles, settings.star_columns):
+            columns = latent_star_columns(
+                None if result.latents is None else result.latents.z,
+                None if result.states is None else result.states.label,
+            )
+        say_conversion(result.particles, output, monitor)
+        if not continued:
+            outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
+            for sentence in keep_existing(outputs, settings.overwrite):
+                monitor.message(f"Note: {sentence}")
+        write_particles(output, result.particles, selected, columns)
+        warn_of_halves(result.particles, selected, monitor)
+        record("finished")
     groups = selection.groups()
     for name, rows in groups.items() if len(groups) > 1 else ():
         monitor.message(f"{_title(name)}: {len(rows)} of {result.particles.n} particles")

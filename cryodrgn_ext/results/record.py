@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -110,7 +111,7 @@ def write_record(
     job : str
         Name of the job.
     status : str
-        "running" or "finished".
+        "running", "finished", "failed" or "aborted".
     settings : Settings
     inputs : mapping
         Fingerprints of the input files, and what was read from them; plain values.
@@ -127,8 +128,41 @@ def write_record(
         "inputs": dict(inputs),
         "results": dict(results),
     }
-    text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
-    atomic_write_text(directory / RECORD_NAME, text)
+    atomic_write_text(directory / RECORD_NAME, _text(record))
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(record), sort_keys=False, allow_unicode=True, width=120)
+
+
+def end_record(directory: Path, status: str, sentence: str) -> None:
+    """Write into the record of a job that ends without a result why it does; nothing where the record is not its own.
+
+    A full disk may be why it ends: then the one word is written over the one that is there, which needs no room.
+
+    Parameters
+    ----------
+    directory : Path
+        Result directory.
+    status : str
+        "failed" or "aborted", no longer than "running".
+    sentence : str
+        For ``results``, as ``error``.
+    """
+    path = directory / RECORD_NAME
+    with contextlib.suppress(OSError, InputError):
+        record = read_record(directory)
+        if record is None or record.get("status") != "running":
+            return
+        ended = record | {"status": status, "results": {**record["results"], "error": sentence}}
+        try:
+            atomic_write_text(path, _text(ended))
+        except OSError:
+            line = b"\nstatus: running\n"
+            at = path.read_bytes().index(line)
+            with open(path, "rb+") as handle:
+                handle.seek(at)
+                handle.write(b"\nstatus: " + status.encode().ljust(len("running")) + b"\n")
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
+from cryodrgn_ext.durable_files import atomic_path, atomic_write_text, claim_room
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import threshold_mask
 from cryodrgn_ext.images.maps import write_map
@@ -134,6 +134,7 @@ def _write_stack(path: Path, particles: SimulatedParticles, normalise: bool, mon
         atomic_path(path) as temporary,
         mrcfile.new_mmap(temporary, (particles.n, box, box), mrc_mode=2, overwrite=True) as stack,
     ):
+        claim_room(temporary)
         row = 0
         for piece in monitor.track(particles.iter_images(), "simulating images", particles.n, 128):
             images = normalise_images(piece, radius_px) if normalise else piece

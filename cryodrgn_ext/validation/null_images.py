@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryodrgn_ext.durable_files import claim_room
 from cryodrgn_ext.fourier.shells import shell_sum
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -64,6 +65,7 @@ def make_null_images(
     made = _NullImages(images, consensus, errors, first, seed)
     count = images.source.n_coefficients
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(first), count, 2))
+    claim_room(path)
     chunks = range(0, len(first), IMAGES_PER_CHUNK)
     for start in monitor.track(chunks, "Images of one structure", len(first), IMAGES_PER_CHUNK):
         part = slice(start, start + IMAGES_PER_CHUNK)

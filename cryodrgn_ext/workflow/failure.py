@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
+from cryodrgn_ext.results.record import end_record
 
 EXIT_FAILURE = 1
 EXIT_INPUT_ERROR = 2
@@ -73,6 +77,17 @@ def explain(error: BaseException, going_on: str = RUN_AGAIN) -> Failure:
     return Failure(
         _one_line(f"unexpected {type(error).__name__}: {error} (the full traceback is in run.log)."), EXIT_FAILURE
     )
+
+
+@contextlib.contextmanager
+def recorded_failure(directory: Path) -> Iterator[None]:
+    """Write into job.yaml of a directory that its job failed, or was aborted, when it ends with an error."""
+    try:
+        yield
+    except BaseException as error:
+        aborted = isinstance(error, (JobAborted, KeyboardInterrupt))
+        end_record(directory, "aborted" if aborted else "failed", explain(error).sentence)
+        raise
 
 
 def _is_torch_out_of_memory(error: BaseException) -> bool:

@@ -52,6 +52,7 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
+from cryodrgn_ext.workflow.failure import recorded_failure
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.stages import Stages
 from cryodrgn_ext.workflow.threads import use_threads
@@ -145,8 +146,9 @@ class JobRun(ABC, Generic[S, C]):
         make_output_directory(settings.o)
         remove_unfinished(settings.o)
         run = cls(settings, inputs, monitor)
-        results, outcome = run.work()
-        run.record("finished", {**results, "notes": run.notes, "seconds": run.stages.seconds()})
+        with recorded_failure(settings.o):
+            results, outcome = run.work()
+            run.record("finished", {**results, "notes": run.notes, "seconds": run.stages.seconds()})
         shown = run.layout.report if run.layout.report.exists() else settings.o
         monitor.message(f"Finished in {time.monotonic() - begin:.0f} s: see {shown}")
         return outcome

@@ -238,7 +238,7 @@ def test_an_aborted_search_goes_on(finished: Finished, search: FakeSearch, fresh
     search.error = JobAborted("stop")
     with pytest.raises(JobAborted):
         abinit(SETTINGS, SilentMonitor())
-    assert yaml.safe_load((OUT / "job.yaml").read_text())["status"] == "running"
+    assert yaml.safe_load((OUT / "job.yaml").read_text())["status"] == "aborted"
     search.error = None
     assert "Reusing the preprocessed images" in run(SETTINGS)
     assert len(search.calls) == 2

@@ -163,7 +163,7 @@ def test_report_and_record(finished: FinishedProject, engine: FakeEngine, monkey
 def test_a_killed_job_goes_on_where_it_stopped(linear: Toy) -> None:
     with pytest.raises(JobAborted):
         run(RecordingMonitor(at=lambda text: text.startswith("Clustering")))
-    assert yaml.safe_load(Path("land/job.yaml").read_text())["status"] == "running"
+    assert yaml.safe_load(Path("land/job.yaml").read_text())["status"] == "aborted"
     rendered = linear.rendered
     stream = io.StringIO()
     run(Monitor(stream))

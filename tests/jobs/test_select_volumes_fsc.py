@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import starfile
+import yaml
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
@@ -254,3 +256,17 @@ def test_maps_that_cannot_be_compared(project: Path, box: int, pixel_size_A: flo
     write_map("other.mrc", np.ones((box, box, box), np.float32), pixel_size_A)
     with pytest.raises(InputError, match=says):
         fsc(FscSettings(map1=Path("reference.mrc"), map2=Path("other.mrc")), SilentMonitor())
+
+
+def test_a_selection_that_could_not_be_written_is_recorded_as_failed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "chosen/particles.star")
+
+    monkeypatch.setattr("cryodrgn_ext.jobs.select.write_particles", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        select(SelectSettings(in_parts=Path("out"), o=Path("chosen"), state=(0,)), SilentMonitor())
+    written = yaml.safe_load(Path("chosen/job.yaml").read_text())
+    assert written["status"] == "failed"
+    assert "the disk is full" in written["results"]["error"]

@@ -119,7 +119,7 @@ def test_an_aborted_training_goes_on_without_a_new_consensus(project: Path, engi
     engine.error = JobAborted("stop")
     with pytest.raises(JobAborted):
         train(SETTINGS, SilentMonitor())
-    assert yaml.safe_load((LAYOUT.root / "job.yaml").read_text())["status"] == "running"
+    assert yaml.safe_load((LAYOUT.root / "job.yaml").read_text())["status"] == "aborted"
     engine.error = None
     said = messages(SETTINGS)
     assert "Reusing the preprocessed images" in said

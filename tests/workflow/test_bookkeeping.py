@@ -12,10 +12,11 @@ import yaml
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.results import record
 from cryodrgn_ext.results.record import fingerprint_file, read_record, require_record, write_record
 from cryodrgn_ext.settings import Settings, setting
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.failure import EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.workflow.failure import EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain, recorded_failure
 from cryodrgn_ext.workflow.run_log import logged_run
 from cryodrgn_ext.workflow.stages import STAGES_NAME, Stages
 
@@ -165,3 +166,37 @@ def test_a_locked_directory_is_refused(tmp_path: Path) -> None:
 def test_records_are_plain_yaml(tmp_path: Path) -> None:
     write_record(tmp_path, "x", "running", Little(o=Path("ä b")), {}, {})
     assert yaml.safe_load((tmp_path / "job.yaml").read_text())["settings"]["o"] == "ä b"
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (OSError(errno.ENOSPC, "No space left on device"), "failed"),
+    (InputError("row 3 is wrong"), "failed"),
+    (JobAborted("stop"), "aborted"),
+    (KeyboardInterrupt(), "aborted"),
+])  # fmt: skip
+@pytest.mark.parametrize("full", [False, True])
+def test_the_record_of_a_job_that_ended_says_so_also_on_a_full_disk(
+    error: BaseException, status: str, full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(tmp_path, "x", "running", Little(o=Path("a")), {"n": 5}, {})
+
+    def no_room(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    if full:
+        monkeypatch.setattr(record, "atomic_write_text", no_room)
+    with pytest.raises(type(error)), recorded_failure(tmp_path):
+        raise error
+    found = read_record(tmp_path)
+    assert found is not None
+    assert (found["status"], found["inputs"]) == (status, {"n": 5})
+    assert full or found["results"]["error"]
+
+
+def test_a_failure_leaves_the_record_of_a_finished_job(tmp_path: Path) -> None:
+    write_record(tmp_path, "x", "finished", Little(o=Path("a")), {}, {"n": 5})
+    with pytest.raises(InputError), recorded_failure(tmp_path):
+        raise InputError("no")
+    found = read_record(tmp_path)
+    assert found is not None
+    assert (found["status"], found["results"]) == ("finished", {"n": 5})

@@ -101,10 +101,10 @@ def test_what_is_refused_leaves_nothing(settings: CountSettings) -> None:
     assert not settings.o.exists()
 
 
-def test_an_aborted_job_is_recorded_as_running_and_goes_on(settings: CountSettings) -> None:
+def test_an_aborted_job_is_recorded_as_such_and_goes_on(settings: CountSettings) -> None:
     with pytest.raises(JobAborted):
         CountRun.start(replace(settings, abort=True), SilentMonitor())
-    assert record(settings)["status"] == "running"
+    assert record(settings)["status"] == "aborted"
     (settings.o / ".map.x.partial.mrc").touch()
     CountRun.start(settings, SilentMonitor())
     assert record(settings)["status"] == "finished"
