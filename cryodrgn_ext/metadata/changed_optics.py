@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, OpticsGroup
+from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, OpticsGroup, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star import TableEdit
 from cryodrgn_ext.metadata.star_table import StarTable, format_values
@@ -28,6 +28,22 @@ QUANTITIES: tuple[tuple[str, str, float], ...] = (
     ("beam tilt", "beam_tilt_mrad", 2e-6),
     ("magnification matrix", "mag_matrix", 2e-6),
 )
+#: Aberrations that only an optics table of RELION holds: column, name in messages, attribute.
+ZERNIKE = (
+    ("rlnOddZernike", "odd aberrations", "odd_zernike"), ("rlnEvenZernike", "even aberrations", "even_zernike"),
+)  # fmt: skip
+# Columns and fields of which one must be there to tell of a quantity that most files leave out.
+_TOLD_BY = {
+    "beam_tilt_mrad": {"rlnBeamTiltX", "rlnBeamTiltY", "ctf/tilt_A"},
+    "mag_matrix": {"rlnMagMat00", "ctf/anisomag"},
+}
+_PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
+# Columns of an optics table that are compared as what they mean.
+_COMPARED = frozenset({
+    "rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
+    "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
+    *(f"rlnMagMat{i}{j}" for i in (0, 1) for j in (0, 1)), *(label for label, _, _ in ZERNIKE), _PREMULTIPLIED,
+})  # fmt: skip
 
 
 def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSet, list[str]]:
@@ -42,7 +58,7 @@ def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSe
     inverse = inverse.reshape(-1)
     differing = [
         (name, attribute)
-        for name, attribute, tolerance in QUANTITIES
+        for name, attribute, tolerance in _quantities(chosen, particles)
         if any(
             not _same(getattr(chosen.optics[a], attribute), getattr(particles.optics[b], attribute), tolerance)
             for a, b in pairs.tolist()
@@ -73,6 +89,81 @@ def take_optics(chosen: ParticleSet, particles: ParticleSet) -> tuple[ParticleSe
     return chosen.with_optics(tuple(groups), index[inverse]), names
 
 
+def _quantities(chosen: ParticleSet, particles: ParticleSet) -> list[tuple[str, str, float]]:
+    """Return what of :data:`QUANTITIES`, and of aberrations where both files can hold them, ``particles`` tell of.
+
+    A column that a program left out says nothing: converters drop beam tilts and aberrations.
+    """
+    there = {name for name in particles.source.column_names()}
+    if _has_table(particles):
+        there |= set(particles.star.blocks["optics"].columns)
+    found = [one for one in QUANTITIES if one[1] not in _TOLD_BY or there & _TOLD_BY[one[1]]]
+    if _has_table(chosen):
+        found += [(name, attribute, 2e-6) for label, name, attribute in ZERNIKE if label in there]
+    return found
+
+
+def _has_table(particles: ParticleSet) -> bool:
+    return particles.source.format == "star" and "optics" in particles.star.blocks
+
+
+def differing_optics_columns(particles: ParticleSet, chosen: ParticleSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return columns of optics tables that :func:`take_optics` does not take: those that differ, and those missing.
+
+    Parameters
+    ----------
+    particles, chosen : ParticleSet
+        The same rows in two files, of which ``chosen`` keeps its columns.
+
+    Returns
+    -------
+    differing, missing : tuple of str
+        Columns with other values in ``particles``, and those that only ``particles`` has and that say something.
+    """
+    pairs = np.unique(np.stack([chosen.optics_index, particles.optics_index], axis=1), axis=0).tolist()
+    groups = [(chosen.optics[a], particles.optics[b]) for a, b in pairs]
+    differing, missing = [], []
+    if not _has_table(chosen):
+        missing += [
+            label for label, _, name in ZERNIKE if any(np.any(np.asarray(getattr(b, name)) != 0) for _, b in groups)
+        ]
+    if any(a.ctf_premultiplied != b.ctf_premultiplied for a, b in groups):
+        differing.append(_PREMULTIPLIED)
+    if _has_table(chosen) and _has_table(particles):
+        mine, theirs = particles.star.blocks["optics"], chosen.star.blocks["optics"]
+        place = [
+            {number: row for row, number in enumerate(one.integers("rlnOpticsGroup").tolist())}
+            for one in (theirs, mine)
+        ]
+        rows = [(place[0][_number(a)], place[1][_number(b)]) for a, b in groups]
+        used = {_pixel_size_column(mine), _pixel_size_column(theirs)}
+        for label in (one for one in mine.columns if one not in _COMPARED | used):
+            if label not in theirs:
+                missing.append(label)
+                continue
+            texts = theirs.text(label), mine.text(label)
+            if any(_other_text(texts[0][a], texts[1][b]) for a, b in rows):
+                differing.append(label)
+    return tuple(differing), tuple(missing)
+
+
+def _pixel_size_column(optics: StarTable) -> str:
+    return next(label for label in PIXEL_SIZE_COLUMNS if label in optics)
+
+
+def _number(group: OpticsGroup) -> int:
+    return group.number if group.made_of is None else group.made_of
+
+
+def _other_text(one: str, other: str) -> bool:
+    if one == other:
+        return False
+    try:
+        return not _same(float(one), float(other), 1e-6)
+    except ValueError:
+        return True
+
+
 def resampled_notes(chosen: ParticleSet, particles: ParticleSet) -> tuple[str, ...]:
     """Say where images of ``particles`` have another box and pixel size than those of ``chosen`` (the same rows)."""
     pairs = np.unique(np.stack([chosen.optics_index, particles.optics_index], axis=1), axis=0)
@@ -93,6 +184,8 @@ def _other_box(mine: OpticsGroup, theirs: OpticsGroup) -> bool:
 
 def _same(mine: Any, theirs: Any, tolerance: float) -> bool:
     a, b = np.asarray(mine, float), np.asarray(theirs, float)
+    if a.shape != b.shape:  # Zernike coefficients: those that are not given are 0
+        a, b = (np.pad(one, (0, max(len(a), len(b)) - len(one))) for one in (a, b))
     return bool(np.all(np.abs(a - b) <= tolerance * np.maximum(1.0, np.abs(b))))
 
 
@@ -146,12 +239,36 @@ def optics_edit(particles: ParticleSet) -> TableEdit:
         label: _written(table, label, rows, [None if one is None else value(one) for one in known])
         for label, value in _optics_columns(table, particles.optics).items()
     }
+    columns |= _zernike_columns(table, rows, known)
     columns["rlnOpticsGroup"] = [b"%d" % number for number in made]
     if "rlnOpticsGroupName" in table:
         old = table.raw("rlnOpticsGroupName")[rows]
         names = [text if one is None else one.name for one, text in zip(known, old.tolist(), strict=True)]
         columns["rlnOpticsGroupName"] = format_values(names, label="rlnOpticsGroupName")
     return TableEdit(np.array(rows), columns)
+
+
+def _zernike_columns(table: StarTable, rows: list[int], known: list[OpticsGroup | None]) -> dict[str, list[bytes]]:
+    """Return columns of aberrations, as they were read where they are the same."""
+    groups = read_optics_table(table)
+    before = [groups[row] for row in rows]
+    columns = {}
+    for label, _, attribute in ZERNIKE:
+        new = [getattr(old if one is None else one, attribute) for one, old in zip(known, before, strict=True)]
+        if label not in table and not any(new):
+            continue
+        text = table.raw(label)[rows].tolist() if label in table else [b""] * len(rows)
+        length = max(len(one) for one in (*new, *(getattr(old, attribute) for old in before)))
+        columns[label] = [
+            was if was and _same(one, getattr(old, attribute), 1e-9) else _vector_text(one, length)
+            for one, old, was in zip(new, before, text, strict=True)
+        ]
+    return columns
+
+
+def _vector_text(values: tuple[float, ...], length: int) -> bytes:
+    """Return a vector as RELION writes it, filled up with 0."""
+    return b"[" + b",".join(b"%.9g" % one for one in (*values, *[0.0] * (length - len(values)))) + b"]"
 
 
 def particle_optics_columns(particles: ParticleSet) -> dict[str, list[bytes]]:
@@ -184,7 +301,7 @@ def _optics_columns(
         "rlnAmplitudeContrast": lambda one: one.amplitude_contrast,
     }
     if not in_particles:
-        columns[next(label for label in PIXEL_SIZE_COLUMNS if label in table)] = lambda one: one.pixel_size_A
+        columns[_pixel_size_column(table)] = lambda one: one.pixel_size_A
     if "rlnBeamTiltX" in table or any(group.beam_tilt_mrad != (0.0, 0.0) for group in groups):
         columns |= {
             "rlnBeamTiltX": lambda one: one.beam_tilt_mrad[0],

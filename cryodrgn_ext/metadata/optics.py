@@ -215,13 +215,14 @@ def with_particle_optics(
     """
     own = [label for label in _OF_PARTICLES if label in table]
     notes = []
-    if all(label in table for label in _TILTS):
+    tilts = [label for label in _TILTS if label in table]
+    if tilts:
         if any(group.beam_tilt_mrad != (0.0, 0.0) for group in optics):
             notes.append(
                 f"{table.path}: particles have beam tilts of their own beside those of the optics table, which count"
             )
         else:
-            own += _TILTS
+            own += tilts
             notes.append(
                 f"{table.path}: the beam tilts of the particles are used, as the optics table has none (RELION 3.1 and "
                 "later ignore them there)"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryodrgn_ext.metadata.changed_optics import resampled_notes, take_optics
+from cryodrgn_ext.metadata.changed_optics import differing_optics_columns, resampled_notes, take_optics
 from cryodrgn_ext.metadata.column_table import columns_dropped, columns_named
 from cryodrgn_ext.metadata.cs import AnyArray
 from cryodrgn_ext.metadata.moved_boxes import MovedBoxes, moved_boxes
@@ -111,7 +111,12 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     """
     match = match_rows(particles, reference)
     chosen = reference.subset(match.rows)
-    kept, not_taken = _differing_columns(particles, chosen)
+    kept, not_taken = (
+        (*columns, *of_optics)
+        for columns, of_optics in zip(
+            _differing_columns(particles, chosen), differing_optics_columns(particles, chosen), strict=True
+        )
+    )
     updated = []
     moved = moved_boxes(particles, chosen) if particles.has_poses else MovedBoxes()
     if moved.shift_A is not None:

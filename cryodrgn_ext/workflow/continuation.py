@@ -59,10 +59,7 @@ def check_continuation(
         return
     before = earlier["inputs"].get("in_parts", {})
     if before.get("sha256") not in (None, inputs["in_parts"]["sha256"]):
-        raise ResumeError(
-            f"{directory} was begun with {before.get('path')}, which has changed or is another file than "
-            f"{inputs['in_parts']['path']}: start a new job for other particles."
-        )
+        raise ResumeError(_other_particles(directory, before, inputs["in_parts"]))
     refuse_other_images(directory, inputs, earlier["inputs"])
     if not continuation.begun:
         return
@@ -82,6 +79,27 @@ def check_continuation(
                 f"--{name} was {before} when {directory} was begun and is {now[name]} now: the "
                 f"{continuation.work} cannot be continued with another value; restore it, or start a new job."
             )
+
+
+def _other_particles(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what of the files of particles is another than when a job was begun: one of several may have come or gone."""
+    then_read, now_read = ({one["sha256"]: one["path"] for one in each.get("files", [each])} for each in (before, now))
+    come = [path for digest, path in now_read.items() if digest not in then_read]
+    gone = [path for digest, path in then_read.items() if digest not in now_read]
+    if (come and gone) or not (set(then_read) & set(now_read)):
+        return (
+            f"{directory} was begun with {before.get('path')}, which has changed or is another file than "
+            f"{now['path']}: start a new job for other particles."
+        )
+    if come:
+        return (
+            f"{directory} was begun without {', '.join(come)}, which is now read with {now['path']} and may tell which "
+            "particles belong together: move it away to continue, or start a new job."
+        )
+    return (
+        f"{directory} was begun with {', '.join(gone)}, which is not read with {now['path']} any more: put it back to "
+        "continue, or start a new job."
+    )
 
 
 def refuse_other_images(directory: Path, now: Mapping[str, Any], then: Mapping[str, Any]) -> None:

@@ -86,6 +86,27 @@ def test_changed_passthrough_stops_a_continue(job: Path, engine: FakeEngine) -> 
         train(replace(SETTINGS, in_parts=job, epochs=9), SilentMonitor())
 
 
+def test_a_passthrough_that_came_or_went_is_named(job: Path, engine: FakeEngine) -> None:
+    alone, beside = Path("alone/J9_005_particles.cs"), Path("alone/J9_passthrough_particles.cs")
+    alone.parent.mkdir()
+    write_particles_cs(read_particles(job), alone)
+    record = rows(alone)
+    save(alone, only(record, "alignments3D", "ctf", "blob"))
+    train(replace(SETTINGS, in_parts=alone), SilentMonitor())
+    engine.calls.clear()
+    place = np.zeros(N, [("uid", "<u8"), ("location/micrograph_uid", "<u8")])
+    place["uid"], place["location/micrograph_uid"] = record["uid"], np.arange(N) // 10
+    save(beside, place)
+    again = replace(SETTINGS, in_parts=alone)
+    with pytest.raises(ResumeError, match=r"was begun without alone/J9_passthrough_particles\.cs, .* move it away"):
+        train(again, SilentMonitor())
+    train(replace(again, o=Path("second")), SilentMonitor())
+    beside.rename("gone.cs")
+    with pytest.raises(ResumeError, match=r"was begun with alone/J9_passthrough_particles\.cs, .* put it back"):
+        train(replace(again, o=Path("second")), SilentMonitor())
+    train(again, SilentMonitor())
+
+
 def test_star_is_returned_where_asked(job: Path, engine: FakeEngine) -> None:
     train(replace(SETTINGS, in_parts=job), SilentMonitor())
     said = io.StringIO()

@@ -150,3 +150,73 @@ def test_what_else_differs_is_listed(tmp_path: Path) -> None:
     assert restored.not_taken == ("rlnLogLikeliContribution",)
     # CryoSPARC may have put B-factors back to 0.
     assert through_cryosparc(reference, tmp_path, {"ctf/bfactor": 0}).kept == ("rlnCtfBfactor",)
+
+
+def restored_star(tmp_path: Path, change: Callable[[StarBuilder], None], style: str = "3.1") -> tuple[Restored, Path]:
+    """Take what another program changed in the STAR file back to the original one, and write it."""
+    reference = read_particles(StarBuilder(style=style).write(tmp_path / "a.star"))
+    builder = StarBuilder()
+    change(builder)
+    restored = restore(read_particles(builder.write(tmp_path / "b.star")), reference)
+    write_particles_star(restored.particles, tmp_path / "c.star", restored.columns)
+    return restored, tmp_path / "c.star"
+
+
+def with_aberrations(builder: StarBuilder) -> None:
+    builder.optics["rlnOddZernike"] = ["[0.125,-0.3,0,0,0.25,0]", "[0,0,0,0,0,0]"]
+    builder.optics["rlnEvenZernike"] = ["[0,1e-3,0,0,0,0,0,0,0]", "[0,0,0,0,0,0,0.5,0,0]"]
+
+
+def test_aberrations_that_were_refined_in_relion_are_taken(tmp_path: Path) -> None:
+    restored, path = restored_star(tmp_path, with_aberrations)
+    assert restored.updated == ("odd aberrations", "even aberrations")
+    optics = starfile.read(path)["optics"]
+    found = [[float(one) for one in text.strip("[]").split(",")] for text in optics["rlnEvenZernike"]]
+    np.testing.assert_array_equal(found, [[0, 1e-3, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0.5, 0, 0]])
+    assert read_particles(path).optics[0].odd_zernike == (0.125, -0.3, 0, 0, 0.25, 0)
+
+
+def test_what_a_converter_left_out_is_not_taken_away(tmp_path: Path) -> None:
+    """csparc2star and others write no Zernike coefficients, and often no beam tilt; where they are 0 they are told."""
+    builder = StarBuilder()
+    with_aberrations(builder)
+    builder.optics |= {"rlnBeamTiltX": ["0.5", "0.1"], "rlnBeamTiltY": ["0", "0"]}
+    reference = read_particles(builder.write(tmp_path / "b.star"))
+    assert restore(read_particles(StarBuilder().write(tmp_path / "a.star")), reference).updated == ()
+    zero = StarBuilder()
+    zero.optics |= {"rlnOddZernike": ["[]", "[]"], "rlnBeamTiltX": ["0", "0"], "rlnBeamTiltY": ["0", "0"]}
+    restored = restore(read_particles(zero.write(tmp_path / "z.star")), reference)
+    assert restored.updated == ("beam tilt", "odd aberrations")
+    write_particles_star(restored.particles, tmp_path / "d.star", restored.columns)
+    optics = starfile.read(tmp_path / "d.star")["optics"]
+    assert optics["rlnOddZernike"].tolist() == ["[0,0,0,0,0,0]"] * 2
+    assert optics["rlnEvenZernike"].tolist() == builder.optics["rlnEvenZernike"]
+    assert not optics["rlnBeamTiltX"].any()
+
+
+def test_aberrations_without_a_place_are_named(tmp_path: Path) -> None:
+    restored, _ = restored_star(tmp_path, with_aberrations, "3.0")
+    assert {"rlnOddZernike", "rlnEvenZernike"} <= set(restored.not_taken)
+    assert "odd aberrations" not in restored.updated
+
+
+def premultiplied(builder: StarBuilder) -> None:
+    builder.optics["rlnCtfDataAreCtfPremultiplied"] = ["1", "1"]
+
+
+def other_mtf(builder: StarBuilder) -> None:
+    builder.optics |= {"rlnMtfFileName": ["mtf.star"] * 2, "rlnMicrographOriginalPixelSize": ["0.625"] * 2}
+
+
+def test_what_else_differs_in_optics_is_named(tmp_path: Path) -> None:
+    """relion 651: relion_star_handler gave particles the optics of the other file, premultiplied or not."""
+    assert restored_star(tmp_path, premultiplied)[0].kept == ("rlnCtfDataAreCtfPremultiplied",)
+    restored, _ = restored_star(tmp_path, other_mtf)
+    assert restored.not_taken == ("rlnMtfFileName", "rlnMicrographOriginalPixelSize")
+    reference = read_particles(tmp_path / "b.star")
+    other = StarBuilder()
+    other_mtf(other)
+    other.optics["rlnMtfFileName"] = ["mtf.star", "mtf_k3.star"]
+    other.optics["rlnMicrographOriginalPixelSize"] = ["0.6250", "6.25e-1"]
+    assert restore(read_particles(other.write(tmp_path / "e.star")), reference).kept == ("rlnMtfFileName",)
+    assert restored.sentences(Path("b.star"))[0].endswith("(nothing is taken over).")

@@ -123,3 +123,11 @@ def test_exposure_groups_with_gaps_come_back(tmp_path: Path) -> None:
     back = Dataset.load(tmp_path / "b.cs")
     assert np.array_equal(back["ctf/exp_group_id"], record["ctf/exp_group_id"])
     assert np.array_equal(back["location/exp_group_id"], record["location/exp_group_id"])
+
+
+def test_a_beam_tilt_of_particles_along_one_axis_is_used(tmp_path: Path) -> None:
+    builder = StarBuilder()
+    builder.columns["rlnBeamTiltX"] = ["0.25"] * builder.n
+    particles = read_particles(builder.write(tmp_path / "a.star"))
+    assert {group.beam_tilt_mrad for group in particles.optics} == {(0.25, 0.0)}
+    assert any("beam tilts of the particles are used" in note for note in particles.notes)
