@@ -158,6 +158,11 @@ def check_indices(values: NDArray[np.generic], n: int, source: str = "the select
             f"{source}: entry {row + 1} is {numbers[row]:.10g}, but indices of {n} particles are the integers 0 to "
             f"{n - 1}"
         )
+    if len(numbers) == n > 2 and numbers.max() == 1:
+        raise InputError(
+            f"{source}: has an entry, 0 or 1, for every one of {n} particles, as a mask has, but numbers are taken for "
+            "rows (from 0): save the mask as booleans, or the rows that it marks (numpy.flatnonzero)"
+        )
     return np.unique(values.astype(np.int64))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_particles import lost_by_cryodrgn
 from cryodrgn_ext.metadata.cryodrgn_pickle import write_ctf, write_indices, write_latents, write_poses
+from cryodrgn_ext.metadata.cryodrgn_run import EXPORTED
 from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
 from cryodrgn_ext.metadata.image_checks import check_present_images
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
@@ -25,8 +26,6 @@ from cryodrgn_ext.results.learned_result import read_result_or_particles
 from cryodrgn_ext.results.record import fingerprint_particles
 from cryodrgn_ext.workflow.job_result import JobResult, ParticleOutput
 from cryodrgn_ext.workflow.job_run import CheckedInputs, JobRun
-
-PARTICLES_NAME = "particles.star"
 
 
 def export_cryodrgn(settings: ExportCryodrgnSettings, monitor: Monitor) -> JobResult:
@@ -78,7 +77,7 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
         if len(rows) == 0:
             raise InputError(f"{settings.indices} names no particles: nothing was written.")
         refuse_premultiplied(particles.subset(rows), "cryodrgn")
-        if (settings.o / PARTICLES_NAME).resolve() in {path.resolve() for path in particles.files}:
+        if (settings.o / EXPORTED).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
         unread = check_present_images(particles.subset(rows))
         for sentence in (*particles.notes, *unread):
@@ -90,7 +89,7 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
         """Write the files."""
         particles, rows, latents = self.inputs.particles, self.inputs.rows, self.inputs.latents
         chosen, directory = particles.subset(rows), self.settings.o
-        output = directory / PARTICLES_NAME
+        output = directory / EXPORTED
         write_poses(directory / "poses.pkl", chosen)
         write_ctf(directory / "ctf.pkl", chosen)
         if latents is not None:

@@ -83,6 +83,8 @@ def import_cryodrgn(settings: ImportCryodrgnSettings, monitor: Monitor) -> JobRe
         datadir=run.datadir if in_parts.suffix.lower() == ".txt" else None,
     )  # fmt: skip
     monitor.message(f"Run of cryodrgn in {settings.in_run}: {run.latents.name}, particles {in_parts}")
+    for note in run.notes if settings.in_parts is None else ():
+        monitor.message(f"Note: {note}.")
     return import_latents(resolved, monitor)
 
 

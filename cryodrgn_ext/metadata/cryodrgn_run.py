@@ -6,8 +6,9 @@ whatever the YAML or the pickles say. Weights (weights.N.pkl) are pickles of tor
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cryodrgn_pickle import read_pickled_arrays
 
 CONFIGURATIONS = ("config.yaml", "out/train-configs.yaml", "train-configs.yaml", "config.pkl")
+#: The particles in a directory that export-cryodrgn wrote: the rows of its pickles.
+EXPORTED = "particles.star"
 _NUMBERED = re.compile(r"\.(\d+)\.pkl$")
 
 
@@ -49,6 +52,8 @@ class CryodrgnRun:
     ctf : Path or None
     ind : Path or None
         Which of the particles were trained on.
+    notes : tuple of str
+        What a user should know of how these were found.
     """
 
     directory: Path
@@ -59,6 +64,7 @@ class CryodrgnRun:
     poses: Path | None
     ctf: Path | None
     ind: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def read_run(directory: Path, epoch: int | None = None) -> CryodrgnRun:
@@ -86,17 +92,28 @@ def read_run(directory: Path, epoch: int | None = None) -> CryodrgnRun:
             "that it saved."
         )
     values = _configuration(directory)
-    found = {name: _existing(values.get(name), directory) for name in ("particles", "datadir", "poses", "ctf", "ind")}
+    bases, notes = _bases(directory), []
+    particles, places = _existing(values.get("particles"), bases)
+    if len(places) > 1:
+        notes.append(
+            f"{particles} is taken for the particles of {directory}, although {places[1]} has {values['particles']} "
+            "too: give that with --in_parts if it is meant"
+        )
+    bases = [*places[:1], *bases]  # all were named from one directory
+    found = {name: _existing(values.get(name), bases)[0] for name in ("datadir", "poses", "pose", "ctf", "ind")}
+    if not values and (exported := directory / EXPORTED).is_file():
+        particles = exported
     refined, _ = _of_epoch(where, "pose", number)
     return CryodrgnRun(
         directory=directory,
         latents=latents,
         epoch=number,
-        particles=found["particles"],
+        particles=particles,
         datadir=found["datadir"],
-        poses=refined or found["poses"] or _existing(values.get("pose"), directory),
+        poses=refined or found["poses"] or found["pose"],
         ctf=found["ctf"],
         ind=found["ind"],
+        notes=tuple(notes),
     )
 
 
@@ -140,15 +157,24 @@ def _configuration(directory: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _existing(value: object, directory: Path) -> Path | None:
-    """Return the path of a configuration: as it stands, or relative to the run's directory or those above it."""
+def _bases(directory: Path) -> list[Path]:
+    """Return where a run may have been started, to which the paths of its configuration are relative.
+
+    Its files were given as they are named from there: the working directory where the run lies below it, else the
+    run's directory or one of those above it.
+    """
+    upward = [directory.absolute(), *directory.absolute().parents]
+    working = Path.cwd()
+    return list(dict.fromkeys([working, *upward] if working in upward else [*upward, working]))
+
+
+def _existing(value: object, bases: Sequence[Path]) -> tuple[Path | None, tuple[Path, ...]]:
+    """Return the path of a configuration, and the bases at which there is one: as it stands where there is none."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str) or not value:
-        return None
+        return None, ()
     given = Path(value)
-    bases = [Path(), directory.absolute(), *directory.absolute().parents] if not given.is_absolute() else [Path()]
-    for base in bases:
-        if (base / given).exists():
-            return base / given
-    return given
+    found = [base for base in bases if not given.is_absolute() and (base / given).exists()]
+    distinct = {os.path.realpath(base / given): base for base in reversed(found)}  # the first of each stays
+    return (found[0] / given if found else given), tuple(base for base in found if base in distinct.values())

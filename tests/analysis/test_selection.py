@@ -130,3 +130,14 @@ def test_set_operations() -> None:
 def test_check_indices_names_its_source() -> None:
     with pytest.raises(InputError, match="the list: entry 1 is 3"):
         check_indices(np.array([3]), 3, "the list")
+
+
+def test_a_mask_of_numbers_is_no_list_of_rows(tmp_path: Path) -> None:
+    mask = np.array([0, 1, 1, 0, 1, 1])
+    np.save(tmp_path / "mask.npy", mask.astype(np.uint8))
+    with pytest.raises(InputError, match=r"mask\.npy: has an entry, 0 or 1, for every one of 6 particles"):
+        read_index_file(tmp_path / "mask.npy", 6)
+    np.save(tmp_path / "mask.npy", mask.astype(bool))
+    assert read_index_file(tmp_path / "mask.npy", 6).tolist() == [1, 2, 4, 5]
+    np.save(tmp_path / "rows.npy", np.array([1, 0, 1]))  # rows of more particles
+    assert read_index_file(tmp_path / "rows.npy", 6).tolist() == [0, 1]

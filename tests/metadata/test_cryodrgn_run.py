@@ -139,3 +139,38 @@ def test_no_run(tmp_path: Path) -> None:
         read_run(tmp_path)
     with pytest.raises(InputError, match="is no directory"):
         read_run(tmp_path / "nowhere")
+
+
+def test_a_run_of_another_project_has_the_files_of_its_own(
+    run: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory may be another project, with files of the same names."""
+    other = tmp_path_factory.mktemp("other")
+    (other / "inputs").mkdir()
+    for name in ("ctf.pkl", "ind.pkl", "particles.128.mrcs", "poses.pkl"):
+        (other / "inputs" / name).touch()
+    monkeypatch.chdir(other)
+    found = read_run(run)
+    project = run.parent / "inputs"
+    assert (found.particles, found.ctf, found.ind) == (
+        project / "particles.128.mrcs", project / "ctf.pkl", project / "ind.pkl",
+    )  # fmt: skip
+    (note,) = found.notes
+    assert f"although {other} has inputs/particles.128.mrcs too" in note
+    monkeypatch.chdir(run.parent)
+    assert read_run(run).notes == ()
+
+
+def test_all_files_are_named_from_one_directory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the particles are found says where the run was started, also if its own folder has pickles of the names."""
+    monkeypatch.chdir(run.parent.parent)
+    (run / "inputs").mkdir()
+    (run / "inputs" / "ctf.pkl").touch()
+    assert read_run(run).ctf == run.parent / "inputs" / "ctf.pkl"
+
+
+def test_what_was_exported_says_its_particles(tmp_path: Path) -> None:
+    (tmp_path / "z.pkl").touch()
+    assert read_run(tmp_path).particles is None
+    (tmp_path / "particles.star").touch()
+    assert read_run(tmp_path).particles == tmp_path / "particles.star"
