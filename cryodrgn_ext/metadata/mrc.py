@@ -42,6 +42,8 @@ OTHER_FORMATS = {
 NATURAL_AXES = (1, 2, 3)
 #: Little-endian and big-endian machine stamps.
 STAMPS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
+# How many bytes, at each of some places, tell whether bytes have a sign where the header does not.
+_LOOKED_AT = 1 << 16
 IMOD_STAMP, IMOD_SIGNED_BYTES = 1146047817, 1
 
 
@@ -206,9 +208,12 @@ def parse_mrc_header(raw: bytes, size: int, file: Path) -> MrcHeader:
             "for instance with relion_image_handler"
         )
     axes = _axes(raw, order, file)
-    kind = "u1" if mode == 0 and _bytes_are_unsigned(raw, order) else PIXEL_TYPES[mode]
-    dtype = np.dtype(order + kind)
     offset = HEADER_BYTES + _integers(raw, order, 92, 1)[0]
+    kind = PIXEL_TYPES[mode]
+    if mode == 0:
+        told = _told_unsigned(raw, order)
+        kind = "u1" if (_look_unsigned(raw, offset, size, file) if told is None else told) else kind
+    dtype = np.dtype(order + kind)
     complete = max(0, min(nz, (size - offset) // (nx * ny * dtype.itemsize)))
     voxel = _voxel(raw, order)
     a, b, c = (angle if math.isfinite(angle) and angle > 0 else 90.0 for angle in _floats(raw, order, 52, 3))
@@ -263,10 +268,10 @@ def _axes(raw: bytes, order: str, file: Path) -> tuple[int, int, int]:
     return columns, rows, sections
 
 
-def _bytes_are_unsigned(raw: bytes, order: str) -> bool:
-    """Whether bytes (mode 0) run from 0 to 255: against MRC2014, but as IMOD and older programs write.
+def _told_unsigned(raw: bytes, order: str) -> bool | None:
+    """Whether the header says that bytes (mode 0) run from 0 to 255: against MRC2014, but as IMOD and others write.
 
-    The extremes in the header prove it either way; else IMOD's flag tells, where its stamp is.
+    The extremes in the header prove it either way; else IMOD's flag tells, where its stamp is; None where nothing does.
     """
     low, high = _floats(raw, order, 76, 2)
     if math.isfinite(low) and math.isfinite(high) and low < high:
@@ -275,7 +280,34 @@ def _bytes_are_unsigned(raw: bytes, order: str) -> bool:
         if low < 0:
             return False
     stamp, flags = _integers(raw, order, 152, 2)
-    return stamp == IMOD_STAMP and not flags & IMOD_SIGNED_BYTES
+    return not flags & IMOD_SIGNED_BYTES if stamp == IMOD_STAMP else None
+
+
+def _look_unsigned(raw: bytes, offset: int, size: int, file: Path) -> bool:
+    """Whether bytes look as if they ran from 0 to 255: pixels scatter about one grey, and not about the break at 128.
+
+    Read with the wrong sign, what scatters about 128 falls apart into both ends of the range, so the reading of the
+    smaller variance is right; MRC2014's, with a sign, where the variances are not clearly different (a flat histogram).
+    """
+    starts = np.unique(np.linspace(offset, max(offset, size - _LOOKED_AT), 16).astype(np.int64)).tolist()
+    try:
+        if len(raw) >= size:  # decompressed
+            pieces = [raw[start : start + _LOOKED_AT] for start in starts]
+        else:
+            with open(file, "rb") as handle:
+                pieces = [(handle.seek(start), handle.read(_LOOKED_AT))[1] for start in starts]
+    except OSError:
+        return False  # said where the pixels are read
+    count = np.bincount(np.frombuffer(b"".join(pieces), np.uint8), minlength=256)
+    grey = np.arange(256)
+    signed = np.where(grey < 128, grey, grey - 256)
+    return _variance(grey, count) < 0.5 * _variance(signed, count)
+
+
+def _variance(values: NDArray[np.int64], count: NDArray[np.int64]) -> float:
+    total = max(1, int(count.sum()))
+    mean = float(count @ values) / total
+    return float(count @ (values - mean) ** 2) / total
 
 
 def _voxel(raw: bytes, order: str) -> tuple[float, float, float]:

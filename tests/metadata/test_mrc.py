@@ -84,3 +84,19 @@ def test_broken_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> 
         read_mrc_header(path).memory_map()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1"])
+@pytest.mark.parametrize("extremes", [(0.0, 0.0), (0.0, -1.0)])
+def test_bytes_of_unknown_sign_are_read_as_their_pixels_scatter(
+    kind: str, extremes: tuple[float, float], tmp_path: Path
+) -> None:
+    """Neither extremes nor IMOD's stamp in the header, as EMAN 1 and others leave it."""
+    middle = 128 if kind == "u1" else 0
+    data = np.clip(np.random.default_rng(3).normal(middle + 4, 25, (9, 32, 32)), middle - 127, middle + 127)
+    data[0] = 0  # a blank image tells nothing
+    path = write(tmp_path / "a.mrcs", data.astype(kind).view(np.int8))
+    raw = bytearray(path.read_bytes())
+    struct.pack_into("<2f", raw, 76, *extremes)
+    path.write_bytes(raw)
+    assert np.array_equal(read_mrc_header(path).memory_map(), data.astype(kind))
