@@ -3,6 +3,7 @@
 The rooms of this package import downward only (see ``tests/test_import_direction.py``)::
 
     cli                                           entry points: thin
+    explorer                                      a web page on this machine; runs jobs as a user does
     jobs                                          one job, one file: settings in, JobResult out; knows no suite
     workflow                                      the skeleton of all jobs: checks, stages, record, lock, log, launcher
     report                                        plots, pages, pictures

@@ -36,7 +36,8 @@ LINES: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("workflow",),  # a run knows its report: both were neighbours in the first design
     ("jobs",),
-    ("cli", "explore", "relion_wrappers", "cryosparc_jobs"),
+    ("explorer",),  # runs jobs as a user does; the registry of jobs names it by text, as it names every job
+    ("cli", "relion_wrappers", "cryosparc_jobs"),
 )
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 ENTRY_POINTS = frozenset(LINES[-1])

@@ -33,6 +33,8 @@ DECOMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 #: Relative difference of the edges of a voxel up to which it is a cube: a quarter of a voxel over 128.
 CUBE_TOLERANCE = 2e-3
+#: Of a label in a header (MRC2014).
+LABEL_LENGTH = 80
 #: First of the space groups that mean a stack of maps (MRC2014).
 STACKS_OF_MAPS = 401
 
@@ -146,8 +148,8 @@ def _notes(header: MrcHeader) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def write_map(path: str | os.PathLike[str], data: NDArray[np.floating], pixel_size_A: float) -> None:
-    """Write a map (Z, Y, X) as float32, atomically.
+def write_map(path: str | os.PathLike[str], data: NDArray[np.floating], pixel_size_A: float, label: str = "") -> None:
+    """Write a map (Z, Y, X) as float32, atomically; the header takes a label of up to 80 ASCII characters.
 
     Raises
     ------
@@ -162,5 +164,7 @@ def write_map(path: str | os.PathLike[str], data: NDArray[np.floating], pixel_si
             file.set_data(np.ascontiguousarray(data, dtype=np.float32))
             file.set_volume()
             file.voxel_size = pixel_size_A
+            if label:
+                file.add_label(label[:LABEL_LENGTH])
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error

@@ -113,6 +113,12 @@ class CryosparcSource(ParticleSource):
                     yield f"{name} {part + 1}", values[rows, part].astype(np.float64)
 
     @override
+    def numeric_column(self, name: str, rows: Rows) -> Float64Array:
+        field, _, part = name.partition(" ")  # names of fields have no blanks
+        values = self.cs_table.column(field)
+        return np.asarray(values[rows, int(part) - 1] if part else values[rows], np.float64)
+
+    @override
     def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
         if not has_poses and f"{ALIGNMENTS_2D}/shift" in self.cs_table:
             return f"{ALIGNMENTS_2D}/shift", shifts_2d_A(self.cs_table)[rows]

@@ -125,6 +125,10 @@ class ParticleSource(ABC):
         """Yield (name, (n,) values) of every column of numbers, named as in the file, NaN included."""
 
     @abstractmethod
+    def numeric_column(self, name: str, rows: Rows) -> Float64Array:
+        """Return (n,) values of one of :meth:`numeric_columns`; InputError where the column has text in it."""
+
+    @abstractmethod
     def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
         """Return the columns that say where particles lie in their images, and the shifts (n, 2) in Å.
 

@@ -146,6 +146,10 @@ class RelionSource(ParticleSource):
                 continue  # text
 
     @override
+    def numeric_column(self, name: str, rows: Rows) -> Float64Array:
+        return self.table.floats(name)[rows]
+
+    @override
     def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
         in_pixels = "rlnOriginX" in self.table and "rlnOriginXAngst" not in self.table
         return "rlnOriginX, rlnOriginY" if in_pixels else "rlnOriginXAngst, rlnOriginYAngst", shift_A

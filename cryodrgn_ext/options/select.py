@@ -50,6 +50,9 @@ class SelectSettings(Settings):
         help="File with what to keep: rows from 0 as .txt, .npy, or a pickle of indices as cryoDRGN writes, or a .star "
         "or .cs of some of the particles",
     )
+    selection: tuple[str, ...] = setting(
+        (), help="Selections to keep that explore saved in the result directory, by name; of several, what any has"
+    )
     intersection: tuple[Path, ...] = setting(
         (),
         help="Keep only particles that are in all of these selections: .star, .cs, or a folder of a state, of this "

@@ -40,7 +40,8 @@ DEVICE: Declared = {
 }  # fmt: skip
 USED_PARTICLES: Declared = {
     "default": None,
-    "help": "Use these particles only: rows from 0 as .txt, .npy or .pkl, or a .star or .cs of some of them",
+    "help": "Use these particles only: rows from 0 as .txt, .npy or .pkl, a selection that explore saved (.npz), or a "
+    ".star or .cs of some of them",
 }
 OVERWRITE: Declared = {
     "default": False, "help": "Replace an output file that is there already, without keeping it as NAME.1~",

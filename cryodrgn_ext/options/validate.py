@@ -24,7 +24,7 @@ class ValidateSettings(ResultSettings):
     indices: tuple[str, ...] = setting(
         (),
         help="Your own sets of particles instead of states, one file each: a .star or .cs of some of the particles, or "
-        "row numbers from 0 as .txt, .npy or .pkl",
+        "a selection that explore saved (.npz), or row numbers from 0 as .txt, .npy or .pkl",
     )
     in_mask: Path | None = setting(
         None, help="Solvent mask for all sets; each set gets one of its own, made from its map, if not given"

@@ -14,6 +14,7 @@ from cryodrgn_ext.metadata.row_matching import match_rows, shared_rows
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import TABLES, LearnedResult
+from cryodrgn_ext.results.selections import SUFFIX, read_selection_file
 
 
 def chosen_rows(result: LearnedResult, indices: Path | None, monitor: Monitor | None = None) -> NDArray[np.int64]:
@@ -50,13 +51,15 @@ def removed_rows(result: LearnedResult) -> str:
 
 
 def listed_rows(path: Path, particles: ParticleSet, monitor: Monitor | None = None) -> NDArray[np.int64]:
-    """Rows of the particles that a file lists: numbers from 0, or a table of some of them matched by identity.
+    """Rows of the particles that a file lists: numbers from 0, a saved selection, or a table matched by identity.
 
     Raises
     ------
     InputError
         When particles are not there, or copies of one image cannot be told apart.
     """
+    if path.suffix == SUFFIX:
+        return read_selection_file(path, particles).rows
     if path.suffix.lower() not in TABLES:
         return read_index_file(path, particles.n)
     listed = read_particles(path, require_poses=False)
@@ -86,6 +89,8 @@ def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) ->
     """
     if path.is_dir() and Layout(path).particles.is_file():
         path = Layout(path).particles
+    if path.suffix == SUFFIX:
+        return read_selection_file(path, particles).rows
     if path.suffix.lower() not in TABLES and not path.is_dir():
         return read_index_file(path, particles.n)
     if every_one:

@@ -25,6 +25,7 @@ from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.returned_particles import require_particles
+from cryodrgn_ext.results.selections import read_selection_named
 
 IndexArray = NDArray[np.int64]
 TOGETHER = "selected"
@@ -61,6 +62,8 @@ class Selection:
             conditions.append(select_labels(self.result.require_states().label, settings.state, "state"))
         if settings.indices is not None:
             conditions.append(listed_rows(settings.indices, particles, self.monitor))
+        if settings.selection:
+            conditions.append(self._saved())
         if not settings.junk:
             empty = read_empty_images(Layout(self.result.directory).empty_images)
             conditions.append(np.setdiff1d(np.arange(particles.n), empty))
@@ -71,7 +74,7 @@ class Selection:
         if not (conditions or added or taken):
             raise InputError(
                 "nothing to select by: give --state, --cluster with --clusters or --mixture, --outliers, --junk no, "
-                "--z_range, --z_norm_max, --indices, --intersection, --union or --difference."
+                "--z_range, --z_norm_max, --indices, --selection, --intersection, --union or --difference."
             )
         nothing, everything = np.empty(0, np.int64), np.arange(particles.n)
         chosen = combine(conditions, "intersection") if conditions else nothing if added else everything
@@ -101,6 +104,13 @@ class Selection:
     def rest(self) -> IndexArray:
         """Rows of all particles that are not selected."""
         return complement(self.rows, self.result.particles.n)
+
+    def _saved(self) -> IndexArray:
+        """Particles of the saved selections that the settings name."""
+        result = self.result
+        places = tuple(place for place in (result.states_directory, result.directory) if place is not None)
+        names = self.settings.selection
+        return combine([read_selection_named(name, places, result.particles).rows for name in names], "union")
 
     @cached_property
     def _mixture(self) -> Mixture:

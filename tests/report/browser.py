@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,12 +17,15 @@ from typing import Any
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 90.0
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
+    "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--remote-debugging-pipe",
     # There is no network: what a page asks for elsewhere must fail, and is seen to be asked for.
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
+WITHOUT_GPU = ("--disable-gpu",)
+#: WebGL in software.
+WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 
 
 class Browser:
@@ -33,20 +37,24 @@ class Browser:
         Addresses that the page asked for, the page itself included, ``data:`` left out.
     complaints : list of str
         What was written to the console, exceptions, and what the browser refused or failed to load.
+    errors : list of str
+        Those of them that are errors.
     """
 
-    def __init__(self, profile: Path, width: int = 1280, height: int = 900) -> None:
+    def __init__(self, profile: Path, width: int = 1280, height: int = 900, webgl: bool = False) -> None:
         program = next((found for found in map(shutil.which, PROGRAMS) if found), None)
         assert program is not None, "Chromium is missing: python3.11 bootstrap.py test installs it (apt: chromium)"
         self.requests: list[str] = []
         self.complaints: list[str] = []
+        self.errors: list[str] = []
         self._number, self._events, self._answers = 0, 0, dict[int, dict[str, Any]]()
         self._loaded, self._rest = False, b""
         to_browser, self._to = os.pipe()
         self._from, from_browser = os.pipe()
         # Chromium reads its descriptor 3 and writes to 4.
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        arguments = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
+        flags = (*FLAGS, *(WEBGL if webgl else WITHOUT_GPU))
+        arguments = [*flags, f"--user-data-dir={profile}", f"--window-size={width},{height}", "about:blank"]
         self._process = subprocess.Popen(
             ["bash", "-c", script, "bash", program, *arguments],
             pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -112,18 +120,27 @@ class Browser:
         if method == "Network.requestWillBeSent" and not event["request"]["url"].startswith("data:"):
             self.requests.append(event["request"]["url"])
         elif method == "Runtime.consoleAPICalled":
-            self.complaints.append(str(event["args"]))
+            self._complain(str(event["args"]), event["type"] in ("error", "assert"))
         elif method == "Runtime.exceptionThrown":
-            self.complaints.append(str(event["exceptionDetails"]))
+            self._complain(str(event["exceptionDetails"]), True)
         elif method == "Log.entryAdded":
-            self.complaints.append(event["entry"]["text"])
+            self._complain(event["entry"]["text"], event["entry"]["level"] == "error")
         elif method == "Page.loadEventFired":
             self._loaded = True
 
+    def _complain(self, text: str, is_error: bool) -> None:
+        self.complaints.append(text)
+        if is_error:
+            self.errors.append(text)
+
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file and wait until it is loaded."""
+        self.go(path.as_uri() + fragment)
+
+    def go(self, address: str) -> None:
+        """Open an address and wait until it is loaded."""
         self._loaded = False
-        self.call("Page.navigate", url=path.as_uri() + fragment)
+        self.call("Page.navigate", url=address)
         end = time.monotonic() + TIMEOUT_S
         while not self._loaded:
             self._receive(end)
@@ -144,6 +161,21 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1,
                       modifiers=8 if shift else 0)  # fmt: skip
+
+    def draw(self, points: Sequence[tuple[float, float]]) -> None:
+        """Press at the first point of the window, move over the others, and release at the last."""
+        self.move(*points[0])
+        button = {"button": "left", "clickCount": 1}
+        self.call("Input.dispatchMouseEvent", type="mousePressed", x=points[0][0], y=points[0][1], **button)
+        for x, y in points[1:]:
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, buttons=1, **button)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=points[-1][0], y=points[-1][1], **button)
+
+    def until(self, expression: str) -> None:
+        """Wait until JavaScript in the page is true; asked again and again by the page itself."""
+        self.value(
+            f"new Promise(done => {{ const look = () => ({expression}) ? done(1) : setTimeout(look, 30); look() }})"
+        )
 
     def drag(self, begin: tuple[float, float], end: tuple[float, float]) -> None:
         """Press at one point of the window, move, and release at another."""

@@ -1,0 +1,221 @@
+// The plot of particles: drawn by regl-scatterplot in WebGL, with axes and a lasso in the units of the columns.
+
+import createPubSub from "./vendor/pub-sub-es.js";
+
+globalThis.createPubSub = createPubSub; // regl-scatterplot's prebuilt file looks for it there
+await new Promise((resolve, reject) => {
+  const script = document.createElement("script");
+  script.src = "static/vendor/regl-scatterplot.min.js";
+  script.onload = resolve;
+  script.onerror = () => reject(new Error("regl-scatterplot is missing"));
+  document.head.append(script);
+});
+const createScatterplot = globalThis.createScatterplot.default;
+
+const MARGIN = 0.03; // of the range, around the points
+const AFTER_LASSO_MS = 300;
+const NONE = "#8a8f96"; // particles without a value
+
+/** A linear scale in the form that regl-scatterplot wants: it sets the visible domain while one zooms. */
+function linearScale(domain) {
+  let [from, to] = [domain, [0, 1]];
+  const scale = (value) => to[0] + ((value - from[0]) / (from[1] - from[0])) * (to[1] - to[0]);
+  scale.domain = (next) => (next === undefined ? from : ((from = next), scale));
+  scale.range = (next) => (next === undefined ? to : ((to = next), scale));
+  scale.copy = () => linearScale([...from]).range([...to]);
+  scale.invert = (place) => from[0] + ((place - to[0]) / (to[1] - to[0])) * (from[1] - from[0]);
+  return scale;
+}
+
+/** Smallest and largest finite value. */
+export function rangeOf(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  return low <= high ? [low, high] : [0, 1];
+}
+
+function ticks([low, high]) {
+  const rough = (high - low) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
+  const found = [];
+  for (let k = Math.ceil(low / step); k * step <= high; k += 1) found.push(k * step);
+  return found.map((value) => [value, Number(value.toPrecision(6)).toString()]);
+}
+
+export class Scatter {
+  /**
+   * @param {HTMLElement} plot  with a canvas .points and places for ticks
+   * @param {{lasso: Function, click: Function, hover: Function}} heard
+   */
+  constructor(plot, heard) {
+    this.plot = plot;
+    this.heard = heard;
+    this.canvas = plot.querySelector(".points");
+    this.scaleX = linearScale([-1, 1]); // of the points as they are drawn
+    this.scaleY = linearScale([-1, 1]); // of the points as they are drawn
+    this.shown = new Uint32Array(0);
+    this.lassoing = false;
+    this.lassoMode = false;
+    this.lassoEnded = -Infinity;
+    this.highlighted = new Uint32Array(0);
+    const { width, height } = this.canvas.getBoundingClientRect();
+    this.drawing = createScatterplot({
+      canvas: this.canvas, width, height, xScale: this.scaleX, yScale: this.scaleY,
+      pointSize: 3, opacity: 0.7, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false, lassoClearEvent: "deselect",
+      pointSizeSelected: 1, pointOutlineWidth: 0, deselectOnDblClick: false, deselectOnEscape: false,
+    });
+    this.drawing.subscribe("view", () => this.showTicks());
+    this.drawing.subscribe("lassoStart", () => { this.lassoing = true; });
+    this.drawing.subscribe("lassoEnd", ({ coordinates }) => {
+      this.lassoing = false;
+      this.lassoEnded = performance.now();
+      const corners = coordinates.map(([x, y]) => [this.toData(x, this.domainX), this.toData(y, this.domainY)]);
+      if (corners.length > 2) this.heard.lasso(corners);
+    });
+    this.drawing.subscribe("select", ({ points }) => {
+      if (this.lassoing) return;
+      // A lasso that ends where it began is followed by a click, which is not meant.
+      const meant = !this.lassoMode && performance.now() - this.lassoEnded > AFTER_LASSO_MS;
+      if (meant && points.length === 1) this.heard.click(this.shown[points[0]]);
+      this.highlight(this.highlighted);
+    });
+    this.drawing.subscribe("pointover", (point) => {
+      const [x, y] = this.drawing.getScreenPosition(point);
+      this.heard.hover(this.shown[point], x, y);
+    });
+    this.drawing.subscribe("pointout", () => this.heard.hover(null));
+    new ResizeObserver(() => {
+      const box = this.canvas.parentElement.getBoundingClientRect();
+      this.drawing.set({ width: box.width, height: box.height });
+    }).observe(plot);
+  }
+
+  toData(place, [low, high]) {
+    return low + ((place + 1) / 2) * (high - low);
+  }
+
+  /** Colours of the surroundings, after the theme has changed. */
+  theme(background, active) {
+    this.active = active;
+    this.drawing.set({ backgroundColor: background, lassoColor: active, ...this.activeColours() });
+  }
+
+  /** Colours of chosen particles and of that under the mouse: one for each colour of the others. */
+  activeColours() {
+    const all = Array.from(this.colors ?? [0], () => this.active ?? NONE);
+    return { pointColorActive: all, pointColorHover: all };
+  }
+
+  mode(lasso) {
+    this.lassoMode = lasso;
+    this.drawing.set({ mouseMode: lasso ? "lasso" : "panZoom" });
+  }
+
+  /**
+   * Draw the particles that have both values and pass the filter.
+   * @param {Float32Array} x  all particles
+   * @param {Float32Array} y
+   * @param {boolean} equal  whether both axes have one scale
+   * @param {{codes: Uint8Array|Uint16Array, colors: string[]}} colour  number of a colour for each particle
+   * @param {Uint8Array|null} pass  1 for those to draw
+   */
+  async draw(x, y, equal, colour, pass) {
+    const n = x.length;
+    this.place(x, y, equal);
+    const shown = new Uint32Array(n);
+    let count = 0;
+    for (let i = 0; i < n; i += 1) if ((!pass || pass[i]) && x[i] - x[i] === 0 && y[i] - y[i] === 0) shown[count++] = i;
+    this.shown = shown.subarray(0, count);
+    this.placeOf = new Int32Array(n).fill(-1);
+    const points = { x: new Float32Array(count), y: new Float32Array(count), z: new Float32Array(count) };
+    const [[lowX, highX], [lowY, highY]] = [this.domainX, this.domainY];
+    for (let k = 0; k < count; k += 1) {
+      const i = this.shown[k];
+      this.placeOf[i] = k;
+      points.x[k] = (2 * (x[i] - lowX)) / (highX - lowX) - 1;
+      points.y[k] = (2 * (y[i] - lowY)) / (highY - lowY) - 1;
+      points.z[k] = colour.codes[i];
+    }
+    const dense = Math.max(1, Math.min(5, 900 / Math.sqrt(Math.max(count, 1)) / 5));
+    this.colors = colour.colors;
+    this.drawing.set({
+      colorBy: "valueA", pointColor: colour.colors, ...this.activeColours(), pointSize: dense, opacity: count > 2e5 ? 0.25 : 0.7,
+    });
+    await this.drawing.draw(points, { zDataType: "categorical" });
+    this.showTicks();
+  }
+
+  place(x, y, equal) {
+    let [[lowX, highX], [lowY, highY]] = [rangeOf(x), rangeOf(y)];
+    const around = ([low, high]) => {
+      const margin = MARGIN * (high - low) || 1;
+      return [low - margin, high + margin];
+    };
+    [lowX, highX] = around([lowX, highX]);
+    [lowY, highY] = around([lowY, highY]);
+    if (equal) {
+      const half = Math.max(highX - lowX, highY - lowY) / 2;
+      [lowX, highX] = [(lowX + highX) / 2 - half, (lowX + highX) / 2 + half];
+      [lowY, highY] = [(lowY + highY) / 2 - half, (lowY + highY) / 2 + half];
+    }
+    this.domainX = [lowX, highX];
+    this.domainY = [lowY, highY];
+  }
+
+  /** Visible range of both axes in units of the columns, for a canvas whose square of points is in its middle. */
+  visible() {
+    // The scales are those of the canvas in -1..1 of the points; see linearScale.
+    const at = (scale, domain) => scale.domain().map((place) => this.toData(place, domain));
+    return [at(this.scaleX, this.domainX), at(this.scaleY, this.domainY)];
+  }
+
+  showTicks() {
+    if (!this.domainX) return;
+    const [rangeX, rangeY] = this.visible();
+    Object.assign(this.canvas.dataset, { x0: rangeX[0], x1: rangeX[1], y0: rangeY[0], y1: rangeY[1] });
+    const write = (box, range, side, flip) => {
+      box.replaceChildren(...ticks(range).map(([value, text]) => {
+        const mark = document.createElement("span");
+        const share = (value - range[0]) / (range[1] - range[0]);
+        mark.style[side] = `${100 * (flip ? 1 - share : share)}%`;
+        mark.textContent = text;
+        return mark;
+      }));
+    };
+    write(this.plot.querySelector(".ticks-x"), rangeX, "left", false);
+    write(this.plot.querySelector(".ticks-y"), rangeY, "top", true);
+  }
+
+  /** Show which particles are chosen. */
+  highlight(positions) {
+    this.highlighted = positions;
+    const places = [];
+    for (const position of positions) {
+      const place = this.placeOf[position];
+      if (place >= 0) places.push(place);
+    }
+    if (places.length) this.drawing.select(places, { preventEvent: true });
+    else this.drawing.deselect({ preventEvent: true });
+  }
+}
+
+/** Numbers of colours for a column: categories, or steps of a scale between two values. */
+export function colourCodes(values, column, [low, high], scale) {
+  const n = values.length;
+  const levels = column.levels.length;
+  const colors = levels ? [...column.colors] : [...scale];
+  const none = colors.length;
+  colors.push(NONE);
+  const codes = new Uint16Array(n);
+  const steps = (colors.length - 2) / (high - low || 1);
+  for (let i = 0; i < n; i += 1) {
+    const value = values[i];
+    if (value - value !== 0) codes[i] = none;
+    else codes[i] = levels ? value : Math.round(Math.min(Math.max(value - low, 0), high - low) * steps);
+  }
+  return { codes, colors };
+}

@@ -1,0 +1,52 @@
+"""Maps that a result directory has already: the consensus, its states, and the volumes of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryodrgn_ext.explorer.maps import GENERATED, RECONSTRUCTED
+from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.results.decoded_volumes import volume_name
+from cryodrgn_ext.results.layout import Layout
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A map of the result directory.
+
+    Attributes
+    ----------
+    key : str
+        By which the page asks for it.
+    kind : str
+        ``GENERATED`` or ``RECONSTRUCTED``.
+    title : str
+    path : Path
+    """
+
+    key: str
+    kind: str
+    title: str
+    path: Path
+
+
+def stored_maps(opened: OpenedResult) -> list[StoredMap]:
+    """The maps that are there."""
+    result, found = opened.result, []
+    layout = Layout(result.directory)
+    where = layout.root / "map.mrc" if result.job == "abinit" else layout.consensus / "map.mrc"
+    title = f"{RECONSTRUCTED} from all {result.particles.n} particles: the consensus"
+    found.append(StoredMap("consensus", RECONSTRUCTED, title, where))
+    states, home = result.states, Layout(opened.home)
+    for number in range(0 if states is None else states.n_states):
+        assert states is not None
+        n = int(np.count_nonzero(states.label == number))
+        title = f"{RECONSTRUCTED} from {n} particles: state {number:02d}"
+        found.append(StoredMap(f"state{number:02d}", RECONSTRUCTED, title, home.state(number) / "map.mrc"))
+    for number in range(len(list(layout.volumes.glob("vol_*.mrc")))):
+        title = f"{GENERATED} by the model: volume {number:03d}"
+        found.append(StoredMap(f"volume{number:03d}", GENERATED, title, layout.volumes / volume_name(number)))
+    return [one for one in found if one.path.is_file()]

@@ -1,0 +1,155 @@
+"""A finished result inside a RELION project, and the explorer's application on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cryodrgn_ext.explorer.serve import address, listening, make_server, opened_sessions
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.options.explore import ExploreSettings
+from cryodrgn_ext.options.train import TrainSettings
+from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from tests import blank_pictures
+from tests.jobs import fake_engine
+
+N = 200
+HANGS_S = 60.0
+TOKEN = "a-secret"
+#: A column that nobody knows, with text in it.
+OWN_COLUMN = "myRemark"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A RELION project with a finished train job.
+
+    Attributes
+    ----------
+    root : Path
+    """
+
+    root: Path
+
+    @property
+    def result(self) -> Path:
+        return self.root / "External/train"
+
+
+@pytest.fixture(scope="session")
+def patched_engine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        fake_engine.install(patch)
+        blank_pictures.install(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory, patched_engine: None) -> Project:
+    root = tmp_path_factory.mktemp("explored")
+    particles = simulate_particles(
+        N, motion=two_domain_protein(), box_size=32, pixel_size_A=8.0, snr=1.0, max_shift_px=1.0, seed=1
+    )
+    write_relion_project(root, particles)
+    star = root / "particles.star"
+    lines = star.read_text().splitlines()
+    begin = lines.index("data_particles")
+    labels = [k for k, line in enumerate(lines) if k > begin and line.startswith("_")]
+    own = [f"{line} remark_{k}" if k > labels[-1] and line.strip() else line for k, line in enumerate(lines)]
+    own.insert(labels[-1] + 1, f"_{OWN_COLUMN} #{len(labels) + 1}")
+    star.write_text("\n".join(own) + "\n")
+    settings = TrainSettings(
+        in_parts=Path("particles.star"), o=Path("External/train"), zdim=3, states=2, volumes=2, device="cpu", seed=3
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        train(settings, SilentMonitor())
+    return Project(root)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer of the server."""
+
+    status: int
+    body: bytes
+    headers: Message
+
+    @property
+    def plain(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A running explorer.
+
+    Attributes
+    ----------
+    port : int
+    token : str
+    """
+
+    port: int
+    token: str = TOKEN
+
+    @property
+    def address(self) -> str:
+        return address(self.port, self.token)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, host: str | None = None) -> Answer:
+        """Ask for a path from the root of the server."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=HANGS_S)
+        try:
+            headers = {"host": host or f"127.0.0.1:{self.port}"}
+            connection.request(method, path, body, headers)
+            found = connection.getresponse()
+            return Answer(found.status, found.read(), found.headers)
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        return self.ask("GET", f"/{self.token}/{path}")
+
+    def post(self, what: str, number: int = 0, **values: Any) -> Answer:
+        return self.ask("POST", f"/{self.token}/api/results/{number}/{what}", json.dumps(values).encode())
+
+
+@contextlib.contextmanager
+def running(*results: Path) -> Iterator[Explorer]:
+    """Serve results in a thread, as the job does in its own."""
+    settings = ExploreSettings(in_results=results, device="cpu")
+    with opened_sessions(settings, SilentMonitor()) as sessions, listening(0) as listener:
+        server = make_server(sessions, TOKEN)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Explorer(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(HANGS_S)
+
+
+@pytest.fixture(scope="session")
+def explorer(project: Project) -> Iterator[Explorer]:
+    """An explorer of the result."""
+    with running(project.result) as found:
+        yield found
+
+
+def latents(project: Project) -> NDArray[np.float32]:
+    with np.load(project.result / "latents.npz") as table:
+        found: NDArray[np.float32] = table["z"]
+    return found

@@ -1,0 +1,243 @@
+"""What the server answers, and to whom: held against files, numpy, and other jobs of the project."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+from numpy.typing import NDArray
+
+from cryodrgn_ext.cli import main
+from cryodrgn_ext.metadata.particles import read_particles
+from tests.explorer.conftest import OWN_COLUMN, TOKEN, Explorer, N, Project, latents
+
+FetchMap = Callable[[str], tuple[NDArray[np.float32], str]]
+
+
+def inside(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """By the sum of the angles under which the sides are seen: another definition than counting crossings."""
+    to = corners[None] - points[:, None]
+    angle = np.arctan2(to[..., 1], to[..., 0])
+    turn = np.diff(np.concatenate([angle, angle[:, :1]], axis=1), axis=1)
+    turn = (turn + np.pi) % (2 * np.pi) - np.pi
+    return np.abs(turn.sum(axis=1)) > np.pi
+
+
+POLYGON = np.array([[-1.3, -0.4], [0.2, -1.1], [1.4, 0.3], [0.3, 0.1], [0.1, 1.3], [-0.8, 0.9]])
+
+
+@pytest.fixture
+def recipe() -> dict[str, object]:
+    return {"by": "polygon", "x": "z1", "y": "z2", "corners": POLYGON.tolist()}
+
+
+@pytest.fixture
+def map_of(explorer: Explorer, tmp_path: Path) -> FetchMap:
+    def fetch(name: str) -> tuple[NDArray[np.float32], str]:
+        answer = explorer.get(f"api/results/0/maps/{name}")
+        assert answer.status == 200
+        path = tmp_path / "fetched.mrc"
+        path.write_bytes(answer.body)
+        with mrcfile.open(path) as file:
+            return file.data.copy(), " ".join(file.get_labels())
+
+    return fetch
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/static/explorer.js", "/api/results", f"/{TOKEN}", f"/{TOKEN}x/", f"/x{TOKEN}/api/results", "/%00/", "//"],
+)
+def test_nothing_without_the_secret(explorer: Explorer, path: str) -> None:
+    answer = explorer.ask("GET", path)
+    assert answer.status == 403
+    assert b"External" not in answer.body
+
+
+def test_other_hosts_are_refused(explorer: Explorer) -> None:
+    for host in ("example.org", "127.0.0.1.example.org", "localhost.evil:80"):
+        assert explorer.ask("GET", f"/{TOKEN}/", host=host).status == 400
+    assert explorer.ask("GET", f"/{TOKEN}/", host="localhost:9999").status == 200  # the other end of a tunnel
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "static/../api.py", "static/%2e%2e/api.py", "static/..%2fapi.py", "static//etc/passwd",
+        "api/results/0/maps/../../job.yaml", "api/results/0/maps/..%2f..%2fjob.yaml", "api/results/0/maps//etc/passwd",
+        "api/results/0/maps/paths/../0", "api/results/0/maps/paths/a/..%2f..%2fjob.yaml", "api/results/7/columns/z1",
+        "api/results/0/columns/..%2fz1",
+    ],
+)  # fmt: skip
+def test_paths_lead_nowhere_else(explorer: Explorer, path: str) -> None:
+    answer = explorer.get(path)
+    assert answer.status in (400, 404)
+    assert b"root:" not in answer.body
+    assert b"settings:" not in answer.body
+
+
+def test_names_of_selections_lead_nowhere_else(explorer: Explorer, recipe: dict[str, object], project: Project) -> None:
+    for name in ("../out", "a/b", "", ".hidden", "x" * 200):
+        answer = explorer.post("save", name=name, recipe=recipe)
+        assert answer.status == 400
+        assert "cannot be the name of a selection" in answer.plain["error"]
+    assert not list(project.result.parent.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [], {"by": "eval"}, {"by": "polygon", "x": "z1", "y": "z2", "corners": [[0, 0]]},
+        {"by": "polygon", "x": "no", "y": "z2", "corners": [[0, 0], [1, 1], [0, 1]]}, {"by": "invert", "of": []},
+        {"by": "nearest", "z": [0], "count": 5}, {"by": "nearest", "z": [0, 0, 0], "count": 10**9},
+        {"by": "saved", "name": "nowhere"}, {"by": "levels", "column": "state", "levels": ["x"]},
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_is_one_sentence(explorer: Explorer, wrong: object) -> None:
+    answer = explorer.post("choose", recipe=wrong)
+    assert answer.status == 400
+    assert "\n" not in answer.plain["error"]
+
+
+def test_columns_are_those_of_the_file(explorer: Explorer, project: Project) -> None:
+    described = explorer.get("api/results").plain["results"][0]
+    columns = {one["key"]: one for one in described["columns"]}
+    assert f"file:{OWN_COLUMN}" not in columns  # text
+    table = starfile.read(project.root / "particles.star")["particles"]
+    for name in ("rlnDefocusU", "rlnCoordinateX"):
+        values = np.frombuffer(explorer.get(f"api/results/0/columns/file:{name}").body, "<f4")
+        np.testing.assert_allclose(values, table[name], rtol=1e-6)
+    defocus = np.frombuffer(explorer.get("api/results/0/columns/defocus").body, "<f4")
+    np.testing.assert_allclose(defocus, (table["rlnDefocusU"] + table["rlnDefocusV"]) / 2e4, rtol=1e-5)
+    view = [np.frombuffer(explorer.get(f"api/results/0/columns/view_{axis}").body, "<f4") for axis in "xy"]
+    assert ((view[0] / np.sqrt(8)) ** 2 + (view[1] / np.sqrt(2)) ** 2 <= 1 + 1e-6).all()  # Mollweide's ellipse
+    state = np.frombuffer(explorer.get("api/results/0/columns/state").body, "<f4")
+    assert [f"{int(value):02d}" for value in np.unique(state)] == [name[-2:] for name in columns["state"]["levels"]]
+
+
+def test_a_selection_is_saved_and_goes_back_with_every_column(
+    explorer: Explorer, recipe: dict[str, object], project: Project
+) -> None:
+    wanted = np.flatnonzero(inside(POLYGON, latents(project)[:, :2].astype(float)))
+    assert 20 < len(wanted) < N - 20
+    chosen = explorer.post("choose", recipe=recipe).plain
+    original = starfile.read(project.root / "particles.star")["particles"]
+    assert chosen["n"] == len(wanted)
+    assert chosen["halves"] == [int((original["rlnRandomSubset"].iloc[wanted] == half).sum()) for half in (1, 2)]
+    np.testing.assert_array_equal(np.frombuffer(explorer.post("positions", recipe=recipe).body, "<u4"), wanted)
+    saved = explorer.post("save", name="closed", recipe=recipe)
+    assert saved.status == 200
+    assert explorer.post("save", name="closed", recipe=recipe).status == 400  # not replaced unless asked for
+    written = explorer.post("particles", name="closed", format="star").plain
+    (path,) = written["files"]
+    found = starfile.read(path)["particles"]
+    assert (found[list(original.columns)] == original.iloc[wanted].reset_index(drop=True)).all(axis=None)
+    assert list(found[OWN_COLUMN]) == list(original[OWN_COLUMN].iloc[wanted])
+    # The line that is shown does the same.
+    other = Path(path).with_name("again.star")
+    (command,) = written["commands"]
+    words = [str(other) if word == path else word for word in command.split()[1:]]
+    main(words, standalone_mode=False)
+    assert other.read_bytes() == Path(path).read_bytes()
+    rest = explorer.post("choose", recipe={"by": "invert", "of": [{"by": "saved", "name": "closed"}]}).plain
+    assert rest["n"] == N - len(wanted)
+
+
+def test_a_selection_of_other_particles_is_refused(
+    explorer: Explorer, recipe: dict[str, object], project: Project
+) -> None:
+    explorer.post("save", name="foreign", recipe=recipe)
+    path = project.result / "selections/foreign.npz"
+    with np.load(path) as table:
+        arrays = dict(table)
+    arrays["uid"][3] += 1
+    np.savez(path, **arrays)
+    answer = explorer.post("particles", name="foreign")
+    path.unlink()
+    assert answer.status == 400
+    assert "was made of other particles" in answer.plain["error"]
+
+
+def test_a_generated_map_is_that_of_volumes(
+    explorer: Explorer, project: Project, map_of: FetchMap, tmp_path: Path
+) -> None:
+    z = latents(project)[7]
+    made = explorer.post("generated", z=z.tolist()).plain
+    assert made["title"].startswith("GENERATED")
+    assert made["files"]["map"].startswith("generated")
+    data, label = map_of(made["files"]["map"])
+    assert "GENERATED" in label
+    np.savetxt(tmp_path / "z.txt", z[None])
+    words = ["volumes", str(project.result), "--z", str(tmp_path / "z.txt"), "--o", str(tmp_path / "volumes")]
+    main(words, standalone_mode=False)
+    with mrcfile.open(tmp_path / "volumes/vol_000.mrc") as file:
+        np.testing.assert_array_equal(data, file.data)
+
+
+def test_a_reconstructed_map_is_that_of_its_particles(explorer: Explorer, project: Project, map_of: FetchMap) -> None:
+    every = explorer.post("reconstruct", recipe={"by": "all"}, name="all").plain
+    assert every["title"].startswith(f"RECONSTRUCTED from {N} particles")
+    assert every["facts"]["n"] == N
+    assert "RECONSTRUCTED" in map_of(every["files"]["map"])[1]
+    for half in ("half1", "half2"):
+        data, label = map_of(every["files"][half])
+        assert "RECONSTRUCTED" in label
+        with mrcfile.open(project.result / f"consensus/{half}.mrc") as file:  # of the train job, in its own way
+            np.testing.assert_allclose(data, file.data, rtol=1e-3, atol=1e-4 * np.abs(file.data).max())
+    near = explorer.post("near", z=latents(project)[7].tolist(), count=60).plain
+    assert near["facts"]["n"] == 60
+    assert "60 particles" in near["title"]
+    assert "60" in near["files"]["map"]
+    assert explorer.post("near", z=[0.0] * 3, count=0).status == 400
+    assert explorer.post("near", z=[0.0, float("inf"), 0.0], count=60).status == 400
+
+
+def test_a_path_is_numbered_maps_and_a_script(explorer: Explorer, project: Project, map_of: FetchMap) -> None:
+    z = latents(project)[[3, 11]]
+    made = explorer.post("path", name="opening", points=z.tolist(), frames=3).plain
+    folder = project.result.resolve() / "paths/opening"
+    assert made["folder"] == str(folder)
+    assert sorted(path.name for path in folder.glob("vol_*")) == ["vol_000.mrc", "vol_001.mrc", "vol_002.mrc"]
+    assert "vol_*.mrc" in (folder / "trajectory.cxc").read_text()
+    first, _ = map_of(made["maps"][0]["key"])
+    generated = explorer.post("generated", z=z[0].tolist()).plain
+    np.testing.assert_allclose(first, map_of(generated["files"]["map"])[0], rtol=1e-5, atol=1e-6)
+    assert explorer.post("path", name="opening", points=z.tolist(), frames=3).status == 400  # taken
+
+
+@pytest.mark.relion
+def test_a_relion_job_by_the_pipeliner(explorer: Explorer, project: Project, recipe: dict[str, object]) -> None:
+    explorer.post("save", name="to_relion", recipe=recipe)
+    made = explorer.post("relion", name="to_relion")
+    assert made.status == 200, made.plain
+    (path,) = made.plain["files"]
+    assert path.endswith("/particles.star")
+    pipeline = starfile.read(project.root / "default_pipeline.star")
+    node = os.path.relpath(path, project.root.resolve())
+    assert node in list(pipeline["pipeline_nodes"]["rlnPipeLineNodeName"])
+    count = explorer.post("choose", recipe=recipe).plain["n"]
+    assert read_particles(Path(path), project.root).n == count
+    assert f"fn_img == {node}" in made.plain["further"]
+
+
+def test_cryosparc_needs_numbers(explorer: Explorer, recipe: dict[str, object]) -> None:
+    explorer.post("save", name="to_cryosparc", recipe=recipe)
+    answer = explorer.post("cryosparc", name="to_cryosparc", project="P1; rm", workspace="W1", job="J2")
+    assert answer.status == 400
+    assert "the project of CryoSPARC" in answer.plain["error"]
+
+
+def test_answers_are_not_kept_and_scripts_come_from_here(explorer: Explorer) -> None:
+    answer = explorer.get("")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    assert "http" not in io.TextIOWrapper(io.BytesIO(answer.body)).read().replace("http-equiv", "")
