@@ -30,6 +30,11 @@ _OF_PARTICLES = {
     "rlnAmplitudeContrast": "amplitude_contrast",
     "rlnCtfDataAreCtfPremultiplied": "ctf_premultiplied",
 }
+# Columns of the optics table only, and the value that says nothing.
+_OF_THE_TABLE = {
+    "rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0,
+    "rlnOddZernike": 0.0, "rlnEvenZernike": 0.0,
+}  # fmt: skip
 _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 # What any electron microscope has; beyond it a number is of another unit.
 _VOLTAGES_KV = (1.0, 5000.0)
@@ -246,6 +251,28 @@ def with_particle_optics(
     return (*groups, *unused), code, tuple(notes)
 
 
+def unused_optics_notes(table: StarTable) -> tuple[str, ...]:
+    """Say which columns of particles are not used, as RELION reads them from the optics table only."""
+    unused = [
+        label
+        for label, neutral in _OF_THE_TABLE.items()
+        if label in table and any(_says_more(text, neutral) for text in np.unique(table.raw(label)).tolist())
+    ]
+    if not unused:
+        return ()
+    return (
+        f"{table.path}: {', '.join(unused)} of data_{table.name} are not used, as RELION takes them from the optics "
+        "table only: put them there",
+    )
+
+
+def _says_more(text: bytes, neutral: float) -> bool:
+    try:
+        return any(float(part) != neutral for part in text.strip(b"[]").split(b",") if part.strip())
+    except ValueError:
+        return True
+
+
 def finite_column(table: StarTable, label: str) -> npt.NDArray[np.float64]:
     """Return a column (N,) of finite numbers; InputError names the first row that has none."""
     values = table.floats(label)
@@ -272,7 +299,8 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
     """Return optics groups of a table without optics (RELION 3.0), and for every row which one it has.
 
     RELION 3.0 writes detector pixel size, magnification, voltage, Cs, amplitude contrast and beam tilt with every
-    particle; every combination becomes a group, numbered from 1 in order of appearance.
+    particle; every combination becomes a group, numbered from 1 in order of appearance. Where there are numbers of
+    groups although their table is gone, they part groups too, and stay where each has one combination.
 
     Raises
     ------
@@ -290,9 +318,13 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
     columns = ["rlnDetectorPixelSize", "rlnMagnification", "rlnVoltage", "rlnSphericalAberration"]
     columns += ["rlnAmplitudeContrast", "rlnBeamTiltX", "rlnBeamTiltY", "rlnCtfDataAreCtfPremultiplied"]
     values = [finite_column(table, column) if column in table else np.zeros(table.n_rows) for column in columns]
-    code, first = _combinations(values)
+    known = table.integers("rlnOpticsGroup") if "rlnOpticsGroup" in table else np.zeros(table.n_rows, np.int64)
+    code, first = _combinations([*values, known.astype(np.float64)])
+    numbers_of = known[first].tolist()
+    if "rlnOpticsGroup" not in table or len(set(numbers_of)) < len(numbers_of):
+        numbers_of = list(range(1, len(first) + 1))
     groups = []
-    for group_number, row in enumerate(first.tolist(), 1):
+    for group_number, row in zip(numbers_of, first.tolist(), strict=True):
         numbers = [float(one[row]) for one in values]
         detector_um, magnification, voltage, cs, contrast, tilt_x, tilt_y, premultiplied = numbers
         group = OpticsGroup(

@@ -13,6 +13,8 @@ from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 LEAST_DEFOCUS_A = 100.0
 #: Width of a box in Å that holds no molecule.
 LEAST_BOX_A = 20.0
+#: B-factor that leaves exp(-B / 4 / (10 Å)²) = 1/1000 of the signal at 10 Å.
+WIPED_OUT_A2 = 400.0 * float(np.log(1000.0))
 #: Angles of more turns than this are of another unit.
 CIRCLES = 1.5
 #: Fewest different angles that tell their unit by all being small.
@@ -30,7 +32,9 @@ def unit_notes(path: Path, ctf: ParticleCtf, optics: tuple[OpticsGroup, ...]) ->
         Of N particles.
     optics : tuple of OpticsGroup
     """
-    return (*_defocus_notes(path, ctf), *_angle_notes(path, ctf), *_box_notes(path, optics))
+    return (
+        *_defocus_notes(path, ctf), *_angle_notes(path, ctf), *_envelope_notes(path, ctf), *_box_notes(path, optics),
+    )  # fmt: skip
 
 
 def _angle_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:
@@ -49,6 +53,25 @@ def _angle_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:
                 f"{path}: no {what} is above {np.degrees(largest):.3g} degrees, so it may be in radians: RELION counts "
                 "it in degrees and CryoSPARC in radians, and so is it taken here"
             )
+    return tuple(notes)
+
+
+def _envelope_notes(path: Path, ctf: ParticleCtf) -> tuple[str, ...]:
+    """Say where scale and B-factor leave nothing of particles, or turn their contrast."""
+    n, notes = len(ctf.scale), []
+    turned = int(np.count_nonzero(ctf.scale <= 0))
+    if turned:
+        notes.append(
+            f"{path}: the scale of the CTF (rlnCtfScalefactor, ctf/scale) of {turned} of {n} particles is 0 or below "
+            f"(down to {ctf.scale.min():.3g}): 0 leaves nothing of a particle, and a negative one turns its contrast"
+        )
+    gone = ctf.b_factor_A2 > WIPED_OUT_A2
+    if gone.any():
+        notes.append(
+            f"{path}: the B-factor of the CTF (rlnCtfBfactor, ctf/bfactor) of {int(gone.sum())} of {n} particles is "
+            f"above {WIPED_OUT_A2:.0f} Å² (up to {ctf.b_factor_A2.max():.4g}), which leaves less than a thousandth of "
+            "their signal at 10 Å"
+        )
     return tuple(notes)
 
 

@@ -20,7 +20,13 @@ from cryodrgn_ext.metadata.image_names import (
     unique_ids,
 )
 from cryodrgn_ext.metadata.mrc import read_stack_header
-from cryodrgn_ext.metadata.optics import OpticsGroup, optics_from_particles, read_optics_table, with_particle_optics
+from cryodrgn_ext.metadata.optics import (
+    OpticsGroup,
+    optics_from_particles,
+    read_optics_table,
+    unused_optics_notes,
+    with_particle_optics,
+)
 from cryodrgn_ext.metadata.particle_ctf import ParticleCtf
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.plausible_poses import pose_notes
@@ -62,6 +68,7 @@ def particles_from_star(
         notes += found
     else:
         optics, optics_index = optics_from_particles(table)
+    notes += unused_optics_notes(table)
     image_hash = image_hashes(references)
     half_set = _half_sets(table)
     has_poses = _has_poses(table, require_poses)

@@ -131,3 +131,29 @@ def test_a_beam_tilt_of_particles_along_one_axis_is_used(tmp_path: Path) -> None
     particles = read_particles(builder.write(tmp_path / "a.star"))
     assert {group.beam_tilt_mrad for group in particles.optics} == {(0.25, 0.0)}
     assert any("beam tilts of the particles are used" in note for note in particles.notes)
+
+
+def test_groups_whose_table_is_gone_stay_apart(tmp_path: Path) -> None:
+    """Columns of RELION 3.0 beside numbers of groups: relion_convert_star makes one group of them, we keep them."""
+    builder = StarBuilder(style="3.0")
+    builder.columns["rlnOpticsGroup"] = ["7", "3"] * 4
+    particles = read_particles(builder.write(tmp_path / "a.star"))
+    numbers = np.array([group.number for group in particles.optics])[particles.optics_index]
+    assert numbers.tolist() == [7, 3] * 4
+    builder.columns["rlnVoltage"] = ["300"] * 7 + ["200"]  # one number, two microscopes
+    particles = read_particles(builder.write(tmp_path / "b.star"))
+    assert sorted(group.number for group in particles.optics) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("style", ["3.0", "3.1"])
+@pytest.mark.parametrize(("label", "value", "said"), [
+    ("rlnMagMat00", "1.01", True), ("rlnMagMat00", "1.000", False), ("rlnOddZernike", "[0.1,0,0]", True),
+    ("rlnEvenZernike", "[0,0.0,0e0]", False), ("rlnEvenZernike", "[]", False),
+])  # fmt: skip
+def test_aberrations_of_particles_that_are_not_used_are_said(
+    style: str, label: str, value: str, said: bool, tmp_path: Path
+) -> None:
+    builder = StarBuilder(style=style)
+    builder.columns[label] = [value] * builder.n
+    notes = [note for note in read_particles(builder.write(tmp_path / "a.star")).notes if label in note]
+    assert len(notes) == said

@@ -80,6 +80,21 @@ def test_an_unlikely_defocus_is_used_and_said(
     assert np.array_equal(particles.ctf.defocus_u_A, record["ctf/df1_A"].astype(float))
 
 
+@pytest.mark.parametrize(("label", "value", "said"), [
+    ("rlnCtfScalefactor", "0", "of 8 of 8 particles is 0 or below (down to 0)"),
+    ("rlnCtfScalefactor", "-0.9", "is 0 or below (down to -0.9)"),
+    ("rlnCtfScalefactor", "0.2", ""),
+    ("rlnCtfBfactor", "50000", "of 8 of 8 particles is above 2763 Å² (up to 5e+04)"),
+    ("rlnCtfBfactor", "-150", ""),
+])  # fmt: skip
+def test_an_envelope_that_leaves_nothing_is_said(label: str, value: str, said: str, tmp_path: Path) -> None:
+    builder = StarBuilder()
+    builder.columns[label] = [value] * builder.n
+    notes = " ".join(read_particles(builder.write(tmp_path / "a.star")).notes)
+    assert (label in notes) == bool(said)
+    assert said in notes
+
+
 def test_ordinary_numbers_need_no_word(tmp_path: Path) -> None:
     builder = StarBuilder(box=64)
     assert read_particles(builder.write(tmp_path / "a.star")).notes == ()
