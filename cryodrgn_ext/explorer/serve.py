@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.explorer.access import new_token
 from cryodrgn_ext.explorer.api import Session, explorer_app
 from cryodrgn_ext.explorer.maps import MapMaker
@@ -52,7 +52,7 @@ def explore(settings: ExploreSettings, monitor: Monitor) -> JobResult:
         if not settings.no_browser and has_display():
             webbrowser.open(address(port, token))
         server = make_server(sessions, token)
-        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is meant to end
+        with contextlib.suppress(KeyboardInterrupt, JobAborted):  # Ctrl-C is how it is meant to end
             server.run(sockets=[listener])
         monitor.message("Stopped.")
     return JobResult(Path(), ())

@@ -85,6 +85,11 @@ class Browser:
         os.close(self._to)
         os.close(self._from)
 
+    @property
+    def pid(self) -> int:
+        """The browser's first process."""
+        return self._process.pid
+
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""
         self._number += 1

@@ -1,0 +1,127 @@
+"""The explorer with many particles: seconds to the first picture, memory, a lasso, and frames per second.
+
+Run ``python benchmarks/explorer.py`` (a million particles of 30 columns, 8 latents with covariances) from the project's
+folder. The page is opened in the headless Chromium of the tests, which draws WebGL in software: frames per second are
+those of this machine's processor, and mean little for one with a graphics card.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from metadata_throughput import PARTICLES
+from metadata_throughput import generate as generate_star
+from throughput import run, timed
+
+from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.train import TrainSettings
+from cryodrgn_ext.results.latent_tables import LatentTable, StateTable, write_latent_table, write_state_table
+from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.record import fingerprint_file, write_record
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the browser of the tests
+from tests.report.browser import Browser
+
+LATENTS, STATES = 8, 10
+ADDRESS = re.compile(r"http://127\S+")
+READY = "document.documentElement.dataset.ready === 'yes'"
+SILENT = "document.getElementById('say').textContent === ''"
+FRAMES = """new Promise(done => { const times = []; const look = now => { times.push(now);
+  if (now - times[0] < 5000) { explorer.panels[0].scatter.drawing.lookAt(
+    new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.3 * Math.sin(now / 500), 0, 0, 1]));
+    requestAnimationFrame(look); } else done((times.length - 1) / (now - times[0]) * 1000); };
+  requestAnimationFrame(look); })"""
+
+
+def generate(directory: Path, n: int) -> None:
+    """Write a result of a train job on ``n`` particles: latents in a few clouds along a curve."""
+    generate_star(directory, n)
+    particles = read_particles(directory / PARTICLES, directory)
+    rng, layout = np.random.default_rng(0), Layout(directory / "result")
+    layout.root.mkdir()
+    label = rng.integers(0, STATES, n).astype(np.int32)
+    turn = label / STATES * 5
+    z = rng.normal(scale=0.3, size=(n, LATENTS)).astype(np.float32)
+    z[:, 0] += np.cos(turn)
+    z[:, 1] += np.sin(turn)
+    covariance = np.broadcast_to(0.05 * np.eye(LATENTS, dtype=np.float32), (n, LATENTS, LATENTS))
+    table = LatentTable(z, particles.uid, np.ascontiguousarray(covariance))
+    write_latent_table(layout.latents, table, particles.image_name, particles.row_id)
+    write_state_table(layout.states_table, StateTable(label, np.arange(STATES)))
+    settings = TrainSettings(in_parts=directory / PARTICLES, o=layout.root)
+    write_record(layout.root, "train", "finished", settings, {"in_parts": fingerprint_file(directory / PARTICLES)}, {})
+
+
+@contextmanager
+def serving(result: Path) -> Iterator[tuple[str, int]]:
+    """Address and process of an explorer."""
+    command = [sys.executable, "-m", "cryodrgn_ext", "explore", str(result), "--no_browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        found = next(filter(None, map(ADDRESS.search, process.stdout)))
+        yield found.group(), process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def resident_GB(pid: int, peak: bool = False) -> float:
+    """Resident memory of a process, now or at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kilobytes = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+)", status)
+    assert kilobytes is not None
+    return int(kilobytes.group(1)) / 1e6
+
+
+def page_GB(browser: Browser) -> float:
+    """Resident memory of all processes of the browser."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has ended meanwhile
+    found = {browser.pid}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sum(resident_GB(pid) for pid in found)
+
+
+def measure(directory: Path) -> None:
+    """Open the page, and print what it took."""
+    begin = time.perf_counter()
+    with (
+        serving(directory / "result") as (address, pid),
+        Browser(directory / "profile", 1500, 1000, webgl=True) as page,
+    ):
+        print(f"  {'until the address is printed':<42}{time.perf_counter() - begin:8.2f} s", flush=True)
+        with timed("first picture"):
+            page.go(address)
+            page.until(READY)
+        print(f"  {'server, at most':<42}{resident_GB(pid, peak=True):8.2f} GB")
+        print(f"  {'browser, all its processes':<42}{page_GB(page):8.2f} GB")
+        with timed("another colour (a column of the file)"):
+            page.value("(e => { e.value = 'file:rlnDefocusU'; e.dispatchEvent(new Event('change')); })"
+                       "(document.querySelector('.axis-c'))")  # fmt: skip
+            page.until(SILENT)
+        turn = np.linspace(0, 2 * np.pi, 200)
+        polygon = np.column_stack([1.4 * np.cos(turn), 1.1 * np.sin(turn)]).tolist()
+        with timed("a polygon of 200 corners, with its summary"):
+            page.value(
+                f"explorer.panels[0].selection.choose({{by: 'polygon', x: 'pc1', y: 'pc2', corners: {polygon}}})"
+            )
+        print("  " + page.value("document.querySelector('.summary').textContent"))
+        print(f"  {'frames per second while panning':<42}{page.value(FRAMES):8.1f} ({os.cpu_count()} CPUs, no GPU)")
+
+
+if __name__ == "__main__":
+    run(__file__, __doc__, 1_000_000, generate, measure)

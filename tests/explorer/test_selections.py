@@ -1,0 +1,80 @@
+"""Selections on disk: whole or not there; a busy port; the frame of a notebook."""
+
+from __future__ import annotations
+
+import sys
+import types
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer.notebook import explore
+from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.serve import listening
+from cryodrgn_ext.results.learned_result import read_learned_result
+from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
+from tests.explorer.conftest import N, Project
+
+
+def test_a_save_that_is_cut_short_leaves_the_former_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = OpenedResult(project.result)
+    path = opened.save("steady", {"by": "levels", "column": "state", "levels": [0]}, replace=False)
+    before = path.read_bytes()
+
+    def cut_short(handle, *_, **__) -> None:  # type: ignore[no-untyped-def]
+        handle.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", cut_short)
+    for name in ("steady", "fresh"):
+        with pytest.raises(OSError, match="No space"):
+            opened.save(name, {"by": "all"}, replace=True)
+    assert path.read_bytes() == before
+    names = {one.name for one in path.parent.iterdir()}
+    assert not any("fresh" in name or "partial" in name for name in names)
+
+
+def test_a_damaged_selection_is_one_sentence(project: Project) -> None:
+    particles = read_learned_result(project.result).particles
+    path = write_selection(project.result, "damaged", particles, np.arange(5), {"by": "all"})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"damaged\.npz cannot be read"):
+        read_selection_file(path, particles)
+    path.unlink()
+
+
+def test_rows_beyond_the_particles_are_other_particles(project: Project) -> None:
+    particles = read_learned_result(project.result).particles
+    path = selection_path(project.result, "beyond")
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, row=[0, N + 3], uid=particles.uid[:2], recipe="{}", written="")
+    with pytest.raises(InputError, match="made of other particles"):
+        read_selection_file(path, particles)
+    path.unlink()
+
+
+def test_a_port_that_is_taken_is_said_and_others_cannot_reach_it() -> None:
+    with listening(0) as listener:
+        host, port = listener.getsockname()
+        assert host == "127.0.0.1"
+        with pytest.raises(InputError, match=rf"--port {port} cannot be used"), listening(port):
+            pass
+
+
+def test_a_notebook_gets_a_frame(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = types.ModuleType("IPython.display")
+    shown.IFrame = lambda address, **size: address  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    with pytest.raises(InputError, match="does not exist"):
+        explore(project.root / "nowhere")
+    frame = explore(project.result)
+    host, path = frame.removeprefix("http://").split("/", 1)
+    connection = HTTPConnection(host, timeout=20)
+    connection.request("GET", f"/{path}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert Path(project.result).is_dir()
