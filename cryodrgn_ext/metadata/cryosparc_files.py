@@ -105,6 +105,14 @@ def _of_directory(directory: Path, passthroughs: Sequence[str | Path]) -> CsTabl
         if (match := _PARTICLES.fullmatch(path.name))
     ]
     if not candidates:
+        others = [one.name for kind in ("*data.star", "*particles*.star", "*particles*.cs") for one in
+                  sorted(directory.glob(kind))]  # fmt: skip
+        if others:
+            more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+            raise InputError(
+                f"{directory}: is no job directory of CryoSPARC with one output of particles, but has "
+                f"{', '.join(others[:4])}{more}: give one of these files"
+            )
         raise InputError(
             f"{directory}: has neither a .csg of particles nor a file like J24_005_particles.cs: it is no CryoSPARC "
             "job directory with particles"

@@ -35,6 +35,7 @@ _OF_THE_TABLE = {
     "rlnMagMat00": 1.0, "rlnMagMat01": 0.0, "rlnMagMat10": 0.0, "rlnMagMat11": 1.0,
     "rlnOddZernike": 0.0, "rlnEvenZernike": 0.0,
 }  # fmt: skip
+_FLIPPED = "rlnIsFlip"
 _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 # What any electron microscope has; beyond it a number is of another unit.
 _VOLTAGES_KV = (1.0, 5000.0)
@@ -258,9 +259,16 @@ def unused_optics_notes(table: StarTable) -> tuple[str, ...]:
         for label, neutral in _OF_THE_TABLE.items()
         if label in table and any(_says_more(text, neutral) for text in np.unique(table.raw(label)).tolist())
     ]
+    notes = []
+    if _FLIPPED in table and (flipped := sum(_says_more(text, 0.0) for text in table.raw(_FLIPPED).tolist())):
+        notes.append(
+            f"{table.path}: {flipped} of {table.n_rows} images are to be mirrored (_{_FLIPPED}), which RELION does not "
+            "do either: their poses are used for the images as they are"
+        )
     if not unused:
-        return ()
+        return tuple(notes)
     return (
+        *notes,
         f"{table.path}: {', '.join(unused)} of data_{table.name} are not used, as RELION takes them from the optics "
         "table only: put them there",
     )

@@ -41,6 +41,8 @@ _SUBTOMOGRAM_COLUMNS = (
 )  # fmt: skip
 _TILT_SERIES_COLUMNS = ("rlnTomoName", "rlnTomoTiltSeriesStarFile", "rlnTomoProjX", "rlnTomoNominalStageTiltAngle")
 _STACKS_OF_TILTS = ("_stack2d.mrcs", "_stack2d.mrc")
+# In the optimiser's file of a refinement.
+_DATA_FILE = "rlnExperimentalDataStarFile"
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -148,9 +150,9 @@ def _particles_table(star: StarFile) -> StarTable:
         candidates = [one for one in blocks.values() if "rlnImageName" in one]
         if len(candidates) != 1:
             what = "no table" if not candidates else f"{len(candidates)} tables"
-            raise InputError(
-                f"{star.path}: has {what} with a column _rlnImageName (found {found}); give a particles STAR file"
-            )
+            named = [one.value(_DATA_FILE) for one in blocks.values() if _DATA_FILE in one and one.n_rows]
+            give = f"give the particles that it names, {named[0]}" if named else "give a particles STAR file"
+            raise InputError(f"{star.path}: has {what} with a column _rlnImageName (found {found}); {give}")
         table = candidates[0]
     if "rlnImageName" not in table:
         raise InputError(f"{star.path}: data_{table.name} has no column _rlnImageName; give a particles STAR file")

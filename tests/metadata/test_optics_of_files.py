@@ -157,3 +157,12 @@ def test_aberrations_of_particles_that_are_not_used_are_said(
     builder.columns[label] = [value] * builder.n
     notes = [note for note in read_particles(builder.write(tmp_path / "a.star")).notes if label in note]
     assert len(notes) == said
+
+
+def test_images_that_are_to_be_mirrored_are_said(tmp_path: Path) -> None:
+    builder = StarBuilder()
+    builder.columns["rlnIsFlip"] = ["0", "1"] * 4
+    notes = read_particles(builder.write(tmp_path / "a.star")).notes
+    assert any("4 of 8 images are to be mirrored" in note for note in notes)
+    builder.columns["rlnIsFlip"] = ["0"] * 8
+    assert not any("mirrored" in note for note in read_particles(builder.write(tmp_path / "a.star")).notes)

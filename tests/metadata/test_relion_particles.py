@@ -247,3 +247,13 @@ def test_other_files(name: str, complaint: str, tmp_path: Path) -> None:
 def test_binary_file_with_a_star_suffix(write_stack: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a binary file"):
         read_particles(write_stack(tmp_path / "a.star", 2))
+
+
+def test_files_that_name_the_particles_say_so(star_builder: type[StarBuilder], tmp_path: Path) -> None:
+    optimiser = tmp_path / "run_optimiser.star"
+    optimiser.write_text("data_optimiser_general\n\n_rlnExperimentalDataStarFile Refine3D/job012/run_data.star\n")
+    with pytest.raises(InputError, match=r"give the particles that it names, Refine3D/job012/run_data\.star"):
+        read_particles(optimiser)
+    star_builder().write(tmp_path / "run_data.star")
+    with pytest.raises(InputError, match=r"has run_data\.star: give one of these files"):
+        read_particles(tmp_path)
