@@ -53,8 +53,8 @@ def convert(settings: ConvertSettings, monitor: Monitor) -> JobResult:
     particles = read_particles(settings.in_parts, settings.project, require_poses=False,
                                passthroughs=settings.passthrough)  # fmt: skip
     _protect_inputs(outputs, settings, particles)
-    unread = tuple(f"Warning: {sentence}." for sentence in check_present_images(particles))
-    for note in (*particles.notes, *unread, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
+    images = check_present_images(particles)
+    for note in (*particles.notes, *images, *tilt_series_warnings(particles), *own_half_set_warnings(particles)):
         monitor.message(note if note.startswith("Warning") else f"Note: {note}")
     restored = None if settings.reference is None else _restored(settings, particles, monitor)
     if restored is not None:

@@ -79,9 +79,9 @@ class ExportRun(JobRun[ExportCryodrgnSettings, ExportInputs]):
         refuse_premultiplied(particles.subset(rows), "cryodrgn")
         if (settings.o / EXPORTED).resolve() in {path.resolve() for path in particles.files}:
             raise InputError(f"--o is {settings.o}, where the input lies: inputs are never overwritten.")
-        unread = check_present_images(particles.subset(rows))
-        for sentence in (*particles.notes, *unread):
-            monitor.message(f"Note: {sentence}")
+        images = check_present_images(particles.subset(rows))
+        for note in (*particles.notes, *images):
+            monitor.message(note if note.startswith("Warning") else f"Note: {note}")
         record = {"in_parts": fingerprint_particles(settings.in_parts, particles.files)}
         return ExportInputs(record=record, particles=particles, rows=rows, latents=latents)
 

@@ -46,7 +46,7 @@ def check_present_images(particles: ParticleSet) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Which stacks cannot be read as they are; one sentence.
+        Which stacks cannot be read as they are ("Warning: ...") and which are not there, one sentence each.
 
     Raises
     ------
@@ -57,9 +57,11 @@ def check_present_images(particles: ParticleSet) -> tuple[str, ...]:
     order = np.argsort(particles.stack_id, kind="stable")
     stacks, first = np.unique(particles.stack_id[order], return_index=True)
     unread: list[str] = []
+    missing: list[str] = []
     for stack, rows in zip(stacks.tolist(), np.split(order, first[1:]), strict=True):
         path = particles.stack_paths[stack]
         if is_missing(path):
+            missing.append(particles.stack_names[stack])
             continue
         try:
             header = read_stack_header(path)
@@ -69,9 +71,17 @@ def check_present_images(particles: ParticleSet) -> tuple[str, ...]:
         _check_stack(particles, path, header, rows, complete=False)
         if header.n_complete < header.nz:
             unread.append(f"{path} is truncated: of {header.nz} images it holds {header.n_complete}")
-    if not unread:
-        return ()
-    return (f"{len(unread)} of {len(stacks)} stacks cannot be read as they are, the first being: {unread[0]}",)
+    sentences = []
+    if unread:
+        sentences.append(
+            f"Warning: {len(unread)} of {len(stacks)} stacks cannot be read as they are, the first being: {unread[0]}."
+        )
+    if missing:
+        sentences.append(
+            f"{len(missing)} of {len(stacks)} stacks, such as {missing[0]}, are not found from "
+            f"{particles.project_dir}: their names go along as they are"
+        )
+    return tuple(sentences)
 
 
 def _check_stack(

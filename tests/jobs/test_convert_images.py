@@ -77,3 +77,10 @@ def test_a_micrograph_of_another_format_is_no_reason_to_convert_nothing() -> Non
         Path(f"MotionCorr/job002/mic{number}.mrc").write_bytes(b"II*\0" + bytes(2000))
     assert "positions on micrographs are not converted" in converted("a.star", "b.cs")
     assert len(Dataset.load("b.cs")) == 8
+
+
+def test_stacks_that_are_not_found_are_counted() -> None:
+    write_stack(Path("Extract/job012/mic0.mrcs"), 4, 16)
+    StarBuilder().write(Path("a.star"))
+    said = converted("a.star", "b.cs")
+    assert f"1 of 2 stacks, such as Extract/job012/mic1.mrcs, are not found from {Path.cwd()}" in said
