@@ -14,7 +14,6 @@ from cryodrgn_ext.errors import InputError
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
-IdentifierArray = NDArray[np.uint64]
 COMPARE_AT_MOST = 50_000
 
 
@@ -137,24 +136,6 @@ def compare_latents(first: NDArray[np.floating], second: NDArray[np.floating], s
     return LatentAgreement(1 - float((residual**2).sum()) / total, 1 - float((missed**2).sum()) / total)
 
 
-def common_particles(first: IdentifierArray, second: IdentifierArray) -> tuple[IndexArray, IndexArray]:
-    """Rows of the particles that two runs share, by identifier, in the order of the first run.
-
-    Raises
-    ------
-    InputError
-        When an identifier repeats within a run, or the runs share no particle.
-    """
-    for number, uid in enumerate((first, second), 1):
-        if len(np.unique(uid)) != len(uid):
-            raise InputError(f"particles of run {number} repeat an identifier: runs cannot be matched by it")
-    _, in_first, in_second = np.intersect1d(first, second, assume_unique=True, return_indices=True)
-    if len(in_first) == 0:
-        raise InputError("the two runs have no particle in common: they are not replicates of each other")
-    order = np.argsort(in_first)
-    return in_first[order].astype(np.int64), in_second[order].astype(np.int64)
-
-
 @dataclass(frozen=True)
 class RunComparison:
     """Agreement of R runs on N common particles.
@@ -217,17 +198,3 @@ def compare_runs(
                 if i == 0:
                     renumbered.append(found.relabel(labels[j]))
     return RunComparison(rand, percentage, linear, neighbors, np.stack(renumbered, axis=1))
-
-
-def common_to_all(identifiers: Sequence[IdentifierArray]) -> list[IndexArray]:
-    """Rows of the particles that all runs share, one array for each run, in the order of the first.
-
-    Raises
-    ------
-    InputError
-        When an identifier repeats within a run, or no particle is in all of them.
-    """
-    shared = identifiers[0]
-    for other in identifiers[1:]:
-        shared = shared[common_particles(shared, other)[0]]
-    return [common_particles(shared, uid)[1] for uid in identifiers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import cluster_latents
-from cryodrgn_ext.analysis.replicates import RunComparison, common_to_all, compare_runs
+from cryodrgn_ext.analysis.replicates import RunComparison, compare_runs
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.row_matching import shared_pairs
 from cryodrgn_ext.options.compare import CompareSettings
 from cryodrgn_ext.plain_files import write_arrays
 from cryodrgn_ext.progress import Monitor
@@ -80,6 +81,42 @@ class CompareInputs(CheckedInputs):
     rows: tuple[NDArray[np.int64], ...]
 
 
+def _common_rows(
+    runs: Sequence[LearnedResult], names: Sequence[Path], monitor: Monitor
+) -> tuple[NDArray[np.int64], ...]:
+    """Return the rows of the particles that all runs share, one array for each run, in the order of the first.
+
+    Raises
+    ------
+    InputError
+        When runs have no particle in common, or names and images do not agree.
+    """
+    first = runs[0]
+    places = [np.arange(first.particles.n)]
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        place = np.full(first.particles.n, -1)
+        if np.array_equal(run.particles.uid, first.particles.uid):  # made of the names of images, unless CryoSPARC's
+            before, found = (one.found_images.get("sha256") for one in (first, run))
+            if None not in (before, found) and before != found:
+                raise InputError(
+                    f"{name} has particles of the same names as {names[0]}, but other images "
+                    f"({run.particles.project_dir}, {first.particles.project_dir}): they are no replicates."
+                )
+            place = np.arange(first.particles.n)
+        else:
+            mine, match = shared_pairs(run.particles, first.particles)
+            place[match.rows] = mine
+            if len(mine):
+                monitor.message(f"{len(mine)} particles of {name} are in {names[0]}, found by {match.joined_by}.")
+            for note in match.notes:
+                monitor.message(f"Note: {note}.")
+        places.append(place)
+    common = np.flatnonzero(np.all([place >= 0 for place in places], axis=0))
+    if not len(common):
+        raise InputError(f"{' and '.join(map(str, names))} have no particle in common: they are no replicates.")
+    return tuple(place[common] for place in places)
+
+
 class CompareRun(JobRun[CompareSettings, CompareInputs]):
     """One run of the job."""
 
@@ -92,7 +129,7 @@ class CompareRun(JobRun[CompareSettings, CompareInputs]):
             raise InputError("give at least two result directories: replicate runs are compared with one another.")
         runs = tuple(read_learned_result(path) for path in settings.in_results)
         labels = tuple(_labels(settings, run) for run in runs)
-        rows = common_to_all([run.particles.uid for run in runs])
+        rows = _common_rows(runs, settings.in_results, monitor)
         labelled = np.all([label[own] >= 0 for label, own in zip(labels, rows, strict=True)], axis=0)
         if not labelled.any():
             raise InputError("no particle has a state in all of the runs: give results of the same particles.")

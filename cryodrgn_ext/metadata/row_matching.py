@@ -127,15 +127,32 @@ def shared_rows(particles: ParticleSet, reference: ParticleSet) -> RowMatch:
     InputError
         When names agree but positions on micrographs do not, or several rows may be meant.
     """
-    best, joined_by = np.empty(0, np.int64), "nothing"
-    for what, keys in _attempts(particles, reference):
-        there = np.flatnonzero(np.isin(keys(particles), keys(reference)))
-        if len(there) > len(best):
-            best, joined_by = there, what
+    best = _most_found(particles, reference)
     if not len(best):
-        return RowMatch(best, joined_by)
+        return RowMatch(best, "nothing")
     match = match_rows(particles.subset(best), reference, as_list=True)
     return RowMatch(np.unique(match.rows), match.joined_by, match.notes)
+
+
+def shared_pairs(particles: ParticleSet, reference: ParticleSet) -> tuple[Rows, RowMatch]:
+    """Return which of N particles (n,) are in ``reference``, and their rows there (n,); others do not matter.
+
+    Found as by :func:`match_rows`, by what finds most; errors as :func:`shared_rows`.
+    """
+    best = _most_found(particles, reference)
+    if not len(best):
+        return best, RowMatch(best, "nothing")
+    return best, match_rows(particles.subset(best), reference)
+
+
+def _most_found(particles: ParticleSet, reference: ParticleSet) -> Rows:
+    """Return the particles whose keys are in the reference, by the keys that find most of them."""
+    best = np.empty(0, np.int64)
+    for _, keys in _attempts(particles, reference):
+        there = np.flatnonzero(np.isin(keys(particles), keys(reference)))
+        if len(there) > len(best):
+            best = there
+    return best
 
 
 Keys = Callable[[ParticleSet], UInt64Array]

@@ -7,8 +7,6 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, confusion_matrix
 
 from cryodrgn_ext.analysis.replicates import (
-    common_particles,
-    common_to_all,
     compare_clusterings,
     compare_latents,
     compare_runs,
@@ -68,22 +66,6 @@ def test_what_cannot_be_compared(first: list[int], second: list[int], says: str)
         compare_clusterings(np.array(first, np.int64), np.array(second, np.int64))
 
 
-def test_common_particles_of_runs_with_other_rows_and_order() -> None:
-    rng = np.random.default_rng(2)
-    everything = rng.integers(0, 2**64, 50, dtype=np.uint64)
-    first, second = everything[:40], rng.permutation(everything[10:])
-    in_first, in_second = common_particles(first, second)
-    assert np.array_equal(first[in_first], second[in_second])
-    assert np.array_equal(in_first, np.arange(10, 40))
-
-
-def test_runs_that_are_no_replicates() -> None:
-    with pytest.raises(InputError, match="no particle in common"):
-        common_particles(np.arange(5, dtype=np.uint64), np.arange(5, 9, dtype=np.uint64))
-    with pytest.raises(InputError, match="repeat an identifier"):
-        common_particles(np.array([1, 1], np.uint64), np.array([1], np.uint64))
-
-
 def test_latents_of_another_basis_agree_linearly() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(3000, 4))
@@ -140,14 +122,3 @@ def test_runs_are_compared_pair_by_pair_and_numbered_as_the_first() -> None:
     assert found.linear[0, 1] == pytest.approx(1.0)
     assert found.linear[0, 2] < 0.05
     assert found.neighbors[2, 0] < 0.05
-
-
-def test_particles_common_to_all_runs() -> None:
-    rng = np.random.default_rng(6)
-    uid = rng.integers(0, 2**64, 60, dtype=np.uint64)
-    runs = [uid[:50], rng.permutation(uid[10:]), rng.permutation(uid[5:45])]
-    rows = common_to_all(runs)
-    for run, own in zip(runs, rows, strict=True):
-        np.testing.assert_array_equal(run[own], uid[10:45])
-    with pytest.raises(InputError, match="no particle in common"):
-        common_to_all([uid[:10], uid[:20], uid[15:]])

@@ -101,6 +101,35 @@ def test_runs_are_joined_by_particle_not_by_row() -> None:
         np.testing.assert_array_equal(arrays["row"], np.sort(order))
 
 
+def test_the_same_names_of_another_project_are_no_replicates() -> None:
+    """What tells are the images: names, numbers and even the file of particles may be the same."""
+    record = yaml.safe_load(Path("again/job.yaml").read_text())
+    record["inputs"]["images"]["sha256"] = "0" * 64
+    Path("again/job.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(InputError, match="again has particles of the same names as out, but other images"):
+        compare(SETTINGS, SilentMonitor())
+
+
+def test_particles_of_a_stack_that_was_made_anew_are_found_by_position() -> None:
+    """Half of the rows, with numbers that other particles had in the first run."""
+    lines = Path("particles.star").read_text().splitlines()
+    data = [i for i, line in enumerate(lines) if "@" in line]
+    words = [lines[i].split() for i in data]
+    name = next(i for i, word in enumerate(words[0]) if "@" in word)
+    shifted = [[*words[i + 30][:name], words[i][name], *words[i + 30][name + 1 :]] for i in range(60)]
+    Path("again/particles.star").write_text("\n".join([*lines[: data[0]], *map(" ".join, shifted), ""]))
+    record = yaml.safe_load(Path("again/job.yaml").read_text())
+    record["inputs"]["in_parts"] |= {"absolute_path": str(Path("gone.star").absolute())}
+    Path("again/job.yaml").write_text(yaml.safe_dump(record))
+    for table in ("latents", "states"):
+        with np.load(f"again/{table}.npz") as arrays:
+            kept = {key: array if key == "center_index" else array[:60] for key, array in arrays.items()}
+        np.savez(f"again/{table}.npz", **kept)
+    compare(SETTINGS, SilentMonitor())
+    with np.load("compared/compare.npz") as arrays:
+        np.testing.assert_array_equal(arrays["row"], np.arange(30, 90))
+
+
 def test_clusters_cut_anew() -> None:
     compare(replace(SETTINGS, clusters=2), SilentMonitor())
     with np.load("compared/compare.npz") as arrays:
