@@ -19,6 +19,7 @@ from cryodrgn_ext.metadata.particle_source import Rows
 # Two files that say the same agree within 1, in these units: float32 in a .cs, six decimals in a STAR file.
 _DEFOCUS_A, _ANGLE_RAD = 1e-2, 1e-5
 _ROTATION, _SHIFT_A = 1e-5, 1e-3
+_FEWEST_FOR_A_CORRELATION = 30
 
 
 def contradiction(particles: ParticleSet, reference: ParticleSet, rows: Rows, what: str) -> str | None:
@@ -45,6 +46,25 @@ def contradiction(particles: ParticleSet, reference: ParticleSet, rows: Rows, wh
                 "particles"
             )
     return None
+
+
+def unrelated_notes(particles: ParticleSet, reference: ParticleSet, rows: Rows) -> tuple[str, ...]:
+    """Say when the defocus of the same N rows in two files has nothing in common, as that of other images has not.
+
+    However it was measured or refined since, a defocus follows that of its image.
+    """
+    mine, theirs = ((one.defocus_u_A + one.defocus_v_A) / 2 for one in (particles.ctf, reference.ctf))
+    theirs = theirs[rows]
+    if len(mine) < _FEWEST_FOR_A_CORRELATION or min(np.ptp(mine), np.ptp(theirs)) <= _DEFOCUS_A:
+        return ()
+    correlation = float(np.corrcoef(mine, theirs)[0, 1])
+    if correlation >= 3 / np.sqrt(len(mine)):  # three standard errors of a correlation that is 0
+        return ()
+    return (
+        f"the names of images agree, but the defocus of {particles.path} has nothing in common with that of "
+        f"{reference.path} (correlation {correlation:.2f} over {len(mine)} particles): check that they are of the same "
+        "data",
+    )
 
 
 def _other_micrographs(particles: ParticleSet, reference: ParticleSet, rows: Rows) -> npt.NDArray[np.bool_] | None:

@@ -34,7 +34,7 @@ from cryodrgn_ext.metadata.micrograph_positions import (
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.particle_source import ParticleSource, Rows
 from cryodrgn_ext.metadata.row_copies import tell_copies
-from cryodrgn_ext.metadata.row_evidence import contradiction
+from cryodrgn_ext.metadata.row_evidence import contradiction, unrelated_notes
 
 #: Particles that lie nearer than this fraction of the box are the same: others that touch are half a box apart.
 _ALIKE = 0.1
@@ -226,7 +226,9 @@ def _held_against_evidence(
     """Return why rows found by name cannot be right (None when they can), and notes."""
     mine, theirs = positions_of(particles), positions_of(reference)
     if mine is None or theirs is None:
-        return None if decisive else contradiction(particles, reference, rows, what), ()
+        if decisive:
+            return None, ()
+        return contradiction(particles, reference, rows, what), unrelated_notes(particles, reference, rows)
     agreement = compare_positions(mine, theirs.subset(rows))
     if not agreement.wrong.any():
         return None, () if agreement.note is None else (f"{particles.path}: positions {agreement.note}",)

@@ -328,3 +328,19 @@ def test_a_set_of_which_ctf_and_poses_were_refined_is_joined_by_names(tmp_path: 
     builder.columns["rlnImageName"] = [name.replace("job012", "job020") for name in builder.columns["rlnImageName"]]
     match = match_rows(read_particles(builder.write(tmp_path / "b.star")).subset([9, 2, 5]), reference)
     assert (match.rows.tolist(), match.joined_by) == ([9, 2, 5], "image file name and index")
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_a_defocus_of_other_images_is_said(related: bool, tmp_path: Path) -> None:
+    """Two projects with the same names: without positions only the defocus tells, which may have been refined."""
+    builder = StarBuilder(n=60)
+    for label in NO_PLACE:
+        del builder.columns[label]
+    reference = read_particles(builder.write(tmp_path / "a.star"))
+    rng = np.random.default_rng(5)
+    for label in ("rlnDefocusU", "rlnDefocusV"):
+        new = [float(one) + rng.normal(scale=500) for one in builder.columns[label]]
+        builder.columns[label] = [f"{one:.2f}" for one in (new if related else rng.uniform(1e4, 2e4, 60))]
+    match = match_rows(read_particles(builder.write(tmp_path / "b.star")), reference)
+    assert match.rows.tolist() == list(range(60))
+    assert any("has nothing in common" in note for note in match.notes) == (not related)
