@@ -63,7 +63,16 @@ def generate(directory: Path, n: int) -> None:
 @contextmanager
 def serving(result: Path) -> Iterator[tuple[str, int]]:
     """Address and process of an explorer."""
-    command = [sys.executable, "-m", "cryodrgn_ext", "explore", str(result), "--no_browser"]
+    command = [
+        sys.executable,
+        "-m",
+        "cryodrgn_ext",
+        "explore",
+        str(result),
+        "--no_browser",
+        "--project",
+        str(result.parent),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

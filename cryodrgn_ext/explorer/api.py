@@ -26,6 +26,7 @@ from cryodrgn_ext.errors import CryodrgnExtError, InputError
 from cryodrgn_ext.explorer import handing_back
 from cryodrgn_ext.explorer.access import protection
 from cryodrgn_ext.explorer.columns import EMBEDDING
+from cryodrgn_ext.explorer.gallery import gallery
 from cryodrgn_ext.explorer.maps import MadeMap, MapMaker
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.paths import lead_path, path_map
@@ -133,6 +134,10 @@ def _cryosparc(session: Session, asked: Mapping[str, Any]) -> Any:
     return handing_back.make_cryosparc_job(session.opened, str(asked["name"]), where, session.monitor)
 
 
+def _gallery(session: Session, asked: Mapping[str, Any]) -> Any:
+    return gallery(session.maker, asked["positions"]).plain()
+
+
 def _path(session: Session, asked: Mapping[str, Any]) -> Any:
     return lead_path(session.opened, str(asked["name"]), asked["points"], int(asked["frames"]), session.monitor)
 
@@ -140,7 +145,7 @@ def _path(session: Session, asked: Mapping[str, Any]) -> Any:
 ANSWERS: dict[str, Answer] = {
     "describe": _describe, "umap": _embed, "point": _point, "choose": _choose, "positions": _positions, "save": _save,
     "generated": _generated, "near": _near, "reconstruct": _reconstruct, "particles": _particles, "relion": _relion,
-    "cryosparc": _cryosparc, "path": _path,
+    "cryosparc": _cryosparc, "path": _path, "gallery": _gallery,
 }  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.report.plots import label_colors
+from cryodrgn_ext.results.empty_image_table import read_empty_images
+from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult
 
 FloatArray = NDArray[np.float32]
@@ -142,6 +144,12 @@ class ColumnTable:
         if states is not None:
             names = tuple(f"state {number:02d}" for number in range(states.n_states))
             self._add(Column("state", "state", "result", lambda: _coded(states.label[self.rows]), names))
+
+        empty = read_empty_images(Layout(result.directory).empty_images)
+        if len(empty):
+            shows = np.isin(self.rows, empty)
+            self._add(Column("empty", "what the image shows", "result", lambda: shows,
+                             ("a particle", "probably nothing")))  # fmt: skip
 
     def _add_particles(self, particles: ParticleSet) -> None:
         rows, ctf = self.rows, particles.ctf

@@ -156,7 +156,7 @@ class MapMaker:
     ) -> MadeMap:
         chosen = None if weights is None else torch.from_numpy(weights)
         maps = reconstruct_half_maps(
-            self._images, torch.from_numpy(rows), chosen, self._mask, self._symmetry, self.device
+            self.images, torch.from_numpy(rows), chosen, self._mask, self._symmetry, self.device
         )
         title = f"{RECONSTRUCTED} from {len(rows)} particles, {which}"
         stem = f"reconstructed_{len(rows)}_particles_{next(self._number):03d}"
@@ -186,7 +186,7 @@ class MapMaker:
         return require_record(result.directory, result.job)
 
     @cached_property
-    def _images(self) -> ParticleImages:
+    def images(self) -> ParticleImages:
         """All images, as the job prepared them: from its own store where that is still there."""
         settings = self._record["settings"]
         how = PreprocessSettings(
@@ -206,7 +206,7 @@ class MapMaker:
     @cached_property
     def _members(self) -> list[NDArray[np.int64]]:
         """Shown particles of each half-set, by row."""
-        half_set = self._images.half_set.cpu().numpy()[self.opened.rows]
+        half_set = self.images.half_set.cpu().numpy()[self.opened.rows]
         return [self.opened.rows[half_set == half] for half in (1, 2)]
 
     @cached_property

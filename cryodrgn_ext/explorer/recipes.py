@@ -6,6 +6,7 @@ A recipe is a mapping with ``by`` and what belongs to it::
     {"by": "range", "column": "defocus", "low": 1.2, "high": null}                   both ends included
     {"by": "levels", "column": "state", "levels": [0, 2]}
     {"by": "nearest", "z": [0.1, -2.0], "count": 500}                                to a point of the latent space
+    {"by": "positions", "positions": [3, 17]}                                        among the shown particles, from 0
     {"by": "saved", "name": "closed"}
     {"by": "union" | "intersection" | "difference", "of": [recipe, recipe, ...]}
     {"by": "invert", "of": [recipe]}                                                 all shown particles but these
@@ -22,7 +23,7 @@ import numpy as np
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.selection import COMBINATIONS, combine
+from cryodrgn_ext.analysis.selection import COMBINATIONS, check_indices, combine
 from cryodrgn_ext.errors import InputError
 
 IndexArray = NDArray[np.int64]
@@ -152,11 +153,16 @@ def _nearest(recipe: Recipe, among: Chosen) -> IndexArray:
     return np.sort(np.argsort(distance, kind="stable")[:count]).astype(np.int64)
 
 
+def _positions(recipe: Recipe, among: Chosen) -> IndexArray:
+    return check_indices(np.asarray(recipe["positions"], np.int64), among.n, "the marked particles")
+
+
 CHOICES: dict[str, Callable[[Recipe, Chosen], IndexArray]] = {
     "all": lambda _recipe, among: np.arange(among.n),
     "polygon": _polygon,
     "range": _range,
     "levels": _levels,
     "nearest": _nearest,
+    "positions": _positions,
     "saved": lambda recipe, among: among.saved(str(recipe["name"])),
 }

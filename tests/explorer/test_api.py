@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import starfile
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.metadata.particles import read_particles
@@ -27,6 +29,13 @@ def inside(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray
     turn = np.diff(np.concatenate([angle, angle[:, :1]], axis=1), axis=1)
     turn = (turn + np.pi) % (2 * np.pi) - np.pi
     return np.abs(turn.sum(axis=1)) > np.pi
+
+
+def alikeness(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, n) correlations of pictures (n, D, D) of one kind with those of another."""
+    n = len(first)
+    found: NDArray[np.float64] = np.corrcoef(first.reshape(n, -1), second.reshape(n, -1))[:n, n:]
+    return found
 
 
 POLYGON = np.array([[-1.3, -0.4], [0.2, -1.1], [1.4, 0.3], [0.3, 0.1], [0.1, 1.3], [-0.8, 0.9]])
@@ -209,6 +218,28 @@ def test_a_path_is_numbered_maps_and_a_script(explorer: Explorer, project: Proje
     generated = explorer.post("generated", z=z[0].tolist()).plain
     np.testing.assert_allclose(first, map_of(generated["files"]["map"])[0], rtol=1e-5, atol=1e-6)
     assert explorer.post("path", name="opening", points=z.tolist(), frames=3).status == 400  # taken
+
+
+def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: Project) -> None:
+    places = [3, 50, 120, 199]
+    made = explorer.post("gallery", positions=places).plain
+    box = made["box"]
+    grey = np.frombuffer(base64.b64decode(made["data"]), np.uint8).reshape(len(places), 3, box, box).astype(float)
+    table = starfile.read(project.root / "particles.star")["particles"].iloc[places]
+    with mrcfile.open(project.root / "Particles/particles.mrcs") as file:
+        stack = file.data[[int(name.split("@")[0]) - 1 for name in table["rlnImageName"]]].astype(float)
+    # rlnOrigin moves the particle into the centre; pixels of 8 A.
+    origins = table[["rlnOriginYAngst", "rlnOriginXAngst"]].to_numpy() / 8.0
+    centred = np.stack([ndimage.shift(one, origin, mode="wrap") for one, origin in zip(stack, origins, strict=True)])
+    middle = slice(box // 4, 3 * box // 4)
+    alike = alikeness(grey[:, 0, middle, middle], centred[:, middle, middle])
+    assert (alike.argmax(axis=1) == np.arange(len(places))).all()
+    assert np.diagonal(alike).min() > 0.6
+    # The model's view is what the image shows, as far as it is no noise.
+    assert np.diagonal(alikeness(grey[:, 1, middle, middle], grey[:, 2, middle, middle])).mean() > 0.6
+    assert min(made["agreement"]) > 0.1
+    for wrong in ([], [-1], [N], list(range(100)), "all"):
+        assert explorer.post("gallery", positions=wrong).status == 400
 
 
 @pytest.mark.relion

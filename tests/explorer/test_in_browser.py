@@ -59,6 +59,7 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         assert "defocus (µm)" in browser.value("document.querySelector('.legend').textContent")
         _lasso_and_save(browser, project)
         _maps_at_a_click(browser)
+        _a_million_points(browser)
         press(browser, "#theme")
         browser.screenshot(artefacts / "explorer.png")
         assert (artefacts / "explorer.png").stat().st_size > 20_000
@@ -66,6 +67,17 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         origin = explorer.address.split(explorer.token)[0]
         assert {one for one in browser.requests if not one.startswith((origin, f"blob:{origin}"[:-1]))} == set()
         assert all(explorer.token in one for one in browser.requests if one.startswith(origin))
+
+
+def _a_million_points(browser: Browser) -> None:
+    """More than a million are indexed in another way by the library, which had failed in silence."""
+    drawn = browser.value(
+        "(async () => { const n = 1000001, x = Float32Array.from({length: n}, (_, k) => Math.sin(k * k));"
+        " const s = explorer.panels[1].scatter;"
+        " await s.draw(x, x, false, {codes: new Uint8Array(n), colors: ['#112233', '#445566']}, null);"
+        " return s.shown.length; })()"
+    )
+    assert drawn == 1_000_001
 
 
 def _lasso_and_save(browser: Browser, project: Project) -> None:

@@ -49,6 +49,10 @@ async function start() {
   document.title = `${results.map((one) => one.name).join(", ")} – explorer`;
 }
 
+// What breaks inside a library must not look like waiting.
+addEventListener("error", (event) => say(`The page has failed: ${event.message}`, true));
+addEventListener("unhandledrejection", (event) => say(`The page has failed: ${event.reason?.message ?? event.reason}`, true));
+
 globalThis.explorer = { panels, viewers };
 if (await during("Opening", start.bind(null)) === null) say(document.getElementById("say").textContent || "", true);
 else say("");

@@ -1,6 +1,7 @@
 // One result: its plot with axes, colours and legend; points, selections and the way back hang on it.
 
 import { BackCard } from "./back_card.js";
+import { GalleryCard } from "./gallery_card.js";
 import { PointCard } from "./point_card.js";
 import { Result, during } from "./requests.js";
 import { Scatter, colourCodes, rangeOf } from "./scatter.js";
@@ -27,6 +28,7 @@ export class Panel {
     this.selection = new SelectionCard(this);
     this.point = new PointCard(this);
     this.back = new BackCard(this);
+    this.gallery = new GalleryCard(this);
     this.fillAxes();
     this.showStored();
     for (const name of ["x", "y"]) {

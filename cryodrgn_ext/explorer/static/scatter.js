@@ -66,6 +66,7 @@ export class Scatter {
     this.drawing = createScatterplot({
       canvas: this.canvas, width, height, xScale: this.scaleX, yScale: this.scaleY,
       pointSize: 3, opacity: 0.7, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false, lassoClearEvent: "deselect",
+      spatialIndexUseWorker: false, // the worker of the minified file lacks its helpers (regl-scatterplot 1.16)
       pointSizeSelected: 1, pointOutlineWidth: 0, deselectOnDblClick: false, deselectOnEscape: false,
     });
     this.drawing.subscribe("view", () => this.showTicks());

@@ -1,0 +1,99 @@
+"""Pictures of single particles: the image, the image freed of noise and CTF as far as that goes, and the model's view.
+
+The middle one is the Wiener filter for one image: with the signal that the model expects in each shell and the noise
+that was measured, both known, it has no setting. Where the model's view shows what the image does not, the particle is
+no particle, or the model is wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.fourier.slices import FourierVolume
+
+MOST = 60
+KINDS = ("image", "without CTF and noise", "model's view")
+#: Of the grey values, that may be beyond black and white.
+CUT = 0.5  # %
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of n particles.
+
+    Attributes
+    ----------
+    pictures : ndarray
+        (n, 3, d, d) float32: see ``KINDS``.
+    agreement : ndarray
+        (n,) correlation of each image with what the model expects of it, over all whitened coefficients.
+    """
+
+    pictures: NDArray[np.float32]
+    agreement: NDArray[np.float64]
+
+    def plain(self) -> dict[str, Any]:
+        """For the page: grey values of 8 bits, each picture over its own range."""
+        flat = self.pictures.reshape(*self.pictures.shape[:2], -1)
+        low, high = (np.percentile(flat, edge, axis=2)[..., None] for edge in (CUT, 100 - CUT))
+        grey = np.clip((flat - low) / np.maximum(high - low, 1e-30), 0, 1) * 255
+        data = base64.b64encode(grey.round().astype(np.uint8).tobytes()).decode("ascii")
+        agreement = [round(float(value), 4) for value in self.agreement]
+        return {"kinds": KINDS, "box": self.pictures.shape[-1], "agreement": agreement, "data": data}
+
+
+def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
+    """Draw single particles, each with the model at its own latent.
+
+    Parameters
+    ----------
+    maker : MapMaker
+        Of the opened result.
+    positions : sequence of int
+        Among the particles that are shown.
+
+    Raises
+    ------
+    InputError
+        When there are no such particles, too many are asked for, or the images are gone.
+    """
+    opened = maker.opened
+    places = np.asarray(positions, np.int64)
+    if places.ndim != 1 or not 1 <= len(places) <= MOST or places.min() < 0 or places.max() >= opened.n:
+        raise InputError(f"1 to {MOST} of the {opened.n} particles can be drawn at once.")
+    with opened.lock:
+        images = maker.images
+        batch = images.batch(torch.from_numpy(opened.rows[places]), device="cpu")
+        maps = (torch.from_numpy(np.asarray(volume, np.float32)) for volume in maker.model.volumes(opened.z[places]))
+        slices = (FourierVolume.from_map(one, radius=images.plane.radius).slice for one in maps)
+        views = torch.stack([of(points) for of, points in zip(slices, batch.points, strict=True)])
+        expected = batch.ctf * views
+        precision = 1 / _power_of_shells(views, images.plane.shell[: views.shape[1]])
+        restored = batch.coefficients * batch.ctf / (batch.ctf.square() + precision)
+        pictures = torch.stack([images.plane.to_images(one) for one in (batch.coefficients, restored, views)], dim=1)
+        return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected))
+
+
+def _power_of_shells(views: Tensor, shell: Tensor) -> Tensor:
+    """(M,) Mean power of views (n, M) in the shell of each coefficient."""
+    power = views.abs().square().mean(dim=0)
+    count = torch.bincount(shell)
+    mean = torch.bincount(shell, power) / count.clamp_min(1)
+    return mean[shell].clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _correlation(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """(n,) real correlation of coefficients (n, M)."""
+    product = (first.conj() * second).real.sum(dim=1)
+    size = first.abs().square().sum(dim=1) * second.abs().square().sum(dim=1)
+    return (product / size.sqrt().clamp_min(torch.finfo(torch.float32).tiny)).double().numpy()
