@@ -161,7 +161,10 @@ def read_cs(path: str | Path, passthroughs: Sequence[str | Path] = ()) -> CsTabl
 
 
 def joined(table: CsTable, other: CsTable, prefix: str | None = None) -> CsTable:
-    """Return ``table`` with the columns of ``other`` that it lacks, joined by uid.
+    """Return ``table`` with the slots of ``other`` that it lacks, joined by uid.
+
+    The fields of a slot belong together (a shift counts pixels of the size beside it): of a slot that ``table`` has,
+    nothing is taken, and a note says so.
 
     Parameters
     ----------
@@ -174,11 +177,14 @@ def joined(table: CsTable, other: CsTable, prefix: str | None = None) -> CsTable
     InputError
         Naming the first uid that ``other`` lacks.
     """
-    wanted = [
+    present = {field.split("/")[0] for field in table.columns}
+    further = [
         field
         for field in other.columns
         if field not in table.columns and (prefix is None or field.startswith(prefix + "/"))
     ]
+    wanted = [field for field in further if field.split("/")[0] not in present]
+    left = [field for field in further if field not in wanted]
     rows = find_uids(other, table.uid, f"of {table.path}")
     columns = table.columns | {field: other.columns[field][rows] for field in wanted}
     differing = [
@@ -190,6 +196,11 @@ def joined(table: CsTable, other: CsTable, prefix: str | None = None) -> CsTable
     notes = table.notes
     if differing:
         notes += (f"{other.path}: has other values of {', '.join(differing)}; those of {table.path} are used",)
+    if left:
+        notes += (
+            f"{other.path}: has further fields of slots that {table.path} has of its own, which are left out, as they "
+            f"belong to other values: {', '.join(left)}",
+        )
     return replace(table, columns=columns, joined=(*table.joined, other.path), notes=notes)
 
 

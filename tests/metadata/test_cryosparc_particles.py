@@ -313,3 +313,20 @@ def test_slots_that_tell_kinship_come_from_the_passthrough_beside(tmp_path: Path
     particles = read_particles(own)
     assert "location/center_x_frac" not in particles.cs
     assert "not joined for location, filament, as it lacks 3 of 40 particles" in " ".join(particles.notes)
+
+
+def test_a_slot_is_of_one_file(tmp_path: Path) -> None:
+    """A pixel size of an older alignment, in the passthrough, is not that of the shifts in the job's own file."""
+    record = particles_record()
+    own = np.zeros(
+        len(record), [one for one in only(record, "alignments3D", "ctf").dtype.descr if "psize" not in one[0]]
+    )
+    for name in own.dtype.names or ():
+        own[name] = record[name]
+    save(tmp_path / "J5_003_particles.cs", own)
+    older = only(record, "blob", "alignments3D")
+    older["alignments3D/psize_A"] = 8.0
+    save(tmp_path / "J5_passthrough_particles.cs", older)
+    particles = read_particles(tmp_path / "J5_003_particles.cs")
+    np.testing.assert_allclose(particles.shift_A, -1.1 * record["alignments3D/shift"], rtol=1e-6)
+    assert any("left out, as they belong to other values: alignments3D/psize_A" in note for note in particles.notes)
