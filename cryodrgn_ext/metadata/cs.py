@@ -83,7 +83,8 @@ class CsTable:
         values = self.column(field)
         if values.dtype.kind not in "fiu":
             raise InputError(f"{self.path}: {field} has the type {values.dtype}, but numbers are expected")
-        numbers = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a NaN of the signalling kind, refused below
+            numbers = values.astype(np.float64)
         wrong = np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))
         if len(wrong):
             row = int(wrong[0])
@@ -122,12 +123,17 @@ class CsTable:
         code = np.repeat(rank[inverse], np.diff(starts, append=len(values)))
         texts = distinct[np.argsort(first)].tolist()
         try:
-            return tuple(text.decode() if isinstance(text, bytes) else text for text in texts), code
+            names = tuple(text.decode() if isinstance(text, bytes) else text for text in texts)
         except UnicodeDecodeError as error:
             row = int(np.argmax(values == error.object))
             raise InputError(
                 f"{self.describe_row(row)}: {field} is {error.object!r}, but text in UTF-8 is expected: rename the file"
             ) from None
+        odd = next((place for place, name in enumerate(names) if any(letter < " " for letter in name)), None)
+        if odd is not None:  # zero bytes within, line ends: no name of a file
+            row = int(np.argmax(code == odd))
+            raise InputError(f"{self.describe_row(row)}: {field} is {names[odd]!r}, but a name is expected")
+        return names, code
 
     def describe_row(self, row: int) -> str:
         """Name a row for a message: file, 1-based row, uid."""

@@ -30,6 +30,8 @@ LATENT_COLUMN = re.compile(r"cdxLatent(\d+)")
 COMPONENT = re.compile(r"components_mode_(\d+)/value")
 TEXTS = (".txt", ".csv", ".tsv", ".dat", "")
 FORMS = ".npz, .npy, .txt or .csv, cryodrgn's z.N.pkl, or a .cs with components_mode_*/value"
+#: Numbers beyond this are those of a uid, which float32 cannot tell apart either.
+_IDENTIFIERS = 1e12
 EXPECTED = f"a table of numbers is expected, one row for each latent, as {FORMS}"
 
 
@@ -218,6 +220,12 @@ def _checked(latents: LatentFile) -> LatentFile:
     wrong = np.flatnonzero(~np.isfinite(z).all(axis=1))
     if len(wrong):
         raise InputError(f"{latents.path}: the latent of row {wrong[0] + 1} is not finite ({len(wrong)} such rows).")
+    large = np.flatnonzero(np.abs(z).max(axis=0) > _IDENTIFIERS)
+    if len(large):
+        raise InputError(
+            f"{latents.path}: column {large[0] + 1} has values up to {np.abs(z[:, large[0]]).max():.3g}, as identifiers "
+            "have and no latents: leave it out, or give a .npz with the latents as z and the identifiers as uid."
+        )
     for name, array in (("uid", latents.uid), ("image_name", latents.image_name)):
         if array is not None and array.shape != (len(z),):
             raise InputError(f"{latents.path}: {name} has the shape {array.shape}, but there are {len(z)} latents.")

@@ -56,6 +56,14 @@ def test_a_column_that_counts_rows_is_no_latent(first: int, tmp_path: Path) -> N
     assert read_latent_file(tmp_path / "z.csv").z.shape == (8, 4)
 
 
+def test_identifiers_are_no_latents(tmp_path: Path) -> None:
+    uid = particles_record(8)["uid"]
+    lines = [f"{one} {' '.join(map(str, row))}" for one, row in zip(uid.tolist(), Z.tolist(), strict=True)]
+    (tmp_path / "z.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"z\.txt: column 1 has values up to 9.*, as identifiers have"):
+        read_latent_file(tmp_path / "z.txt")
+
+
 def test_one_column_is_one_dimension(tmp_path: Path) -> None:
     np.save(tmp_path / "z.npy", Z[:, 0])
     assert read_latent_file(tmp_path / "z.npy").z.shape == (8, 1)

@@ -151,12 +151,17 @@ def latin_1(record: Record) -> str:
     return r"row 5 \(uid \d+\): blob/path is b'J7/H\\xe4nde.mrc', but text in UTF-8 is expected"
 
 
+def zero_byte_within(record: Record) -> str:
+    record["blob/path"][4] = b"J7/a\0b.mrc"
+    return r"row 5 \(uid \d+\): blob/path is 'J7/a\\x00b.mrc', but a name is expected"
+
+
 def uid_twice(record: Record) -> str:
     record["uid"][5] = record["uid"][3]
     return "give every row a uid of its own"
 
 
-@pytest.mark.parametrize("change", [latin_1, uid_twice])
+@pytest.mark.parametrize("change", [latin_1, zero_byte_within, uid_twice])
 def test_fields_that_cannot_be_carried_are_refused(change: Callable[[Record], str], tmp_path: Path) -> None:
     record = particles_record()
     complaint = change(record)
