@@ -223,8 +223,8 @@ def _checked(latents: LatentFile) -> LatentFile:
     large = np.flatnonzero(np.abs(z).max(axis=0) > _IDENTIFIERS)
     if len(large):
         raise InputError(
-            f"{latents.path}: column {large[0] + 1} has values up to {np.abs(z[:, large[0]]).max():.3g}, as identifiers "
-            "have and no latents: leave it out, or give a .npz with the latents as z and the identifiers as uid."
+            f"{latents.path}: column {large[0] + 1} has values up to {np.abs(z[:, large[0]]).max():.3g}, as "
+            "identifiers have and no latents: leave it out, or give a .npz with latents as z and identifiers as uid."
         )
     for name, array in (("uid", latents.uid), ("image_name", latents.image_name)):
         if array is not None and array.shape != (len(z),):

@@ -215,9 +215,11 @@ def _name_keys(particles: ParticleSet, shortened: Callable[[str], str]) -> UInt6
 
 
 def positions_of(particles: ParticleSet) -> Positions | None:
-    """Return where particles lie on their micrographs; None when their file does not tell."""
+    """Return where particles lie on their micrographs; None when their file does not tell (0 everywhere)."""
     positions = particles.source.positions()
-    return None if positions is None else positions.subset(particles.row_id)
+    if positions is None or not np.any(positions.xy_px[particles.row_id]):
+        return None
+    return positions.subset(particles.row_id)
 
 
 def _held_against_evidence(

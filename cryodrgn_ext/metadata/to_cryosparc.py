@@ -19,7 +19,7 @@ from cryodrgn_ext.metadata.filaments import FILAMENT, TUBES, changed_on_the_way_
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
 from cryodrgn_ext.metadata.mrc import read_mrc_header
-from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS
+from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, finite_column
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
 from cryodrgn_ext.metadata.relion_source import UID_COLUMN
@@ -317,8 +317,8 @@ def _location(
         return {}
     uid = np.array([int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
                     for name in distinct.tolist()], np.uint64)  # fmt: skip
-    fractions = {"center_x_frac": table.floats("rlnCoordinateX")[rows] / shape[:, 1],
-                 "center_y_frac": table.floats("rlnCoordinateY")[rows] / shape[:, 0]}  # fmt: skip
+    fractions = {"center_x_frac": finite_column(table, "rlnCoordinateX")[rows] / shape[:, 1],
+                 "center_y_frac": finite_column(table, "rlnCoordinateY")[rows] / shape[:, 0]}  # fmt: skip
     if flip_y:
         fractions["center_y_frac"] = 1.0 - fractions["center_y_frac"]
     for name, fraction in fractions.items():

@@ -84,3 +84,13 @@ def test_stacks_that_are_not_found_are_counted() -> None:
     StarBuilder().write(Path("a.star"))
     said = converted("a.star", "b.cs")
     assert f"1 of 2 stacks, such as Extract/job012/mic1.mrcs, are not found from {Path.cwd()}" in said
+
+
+def test_a_coordinate_that_is_no_number_is_refused_where_it_would_be_converted() -> None:
+    builder = StarBuilder()
+    builder.columns["rlnCoordinateY"] = ["nan" if i == 2 else "7.5" for i in range(builder.n)]
+    builder.write(Path("a.star"))
+    for number in (0, 1):
+        write_stack(Path(f"MotionCorr/job002/mic{number}.mrc"), 1, 64)
+    with pytest.raises(InputError, match=r"row 3 of data_particles .*: _rlnCoordinateY is nan"):
+        converted("a.star", "b.cs")

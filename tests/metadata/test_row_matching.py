@@ -344,3 +344,17 @@ def test_a_defocus_of_other_images_is_said(related: bool, tmp_path: Path) -> Non
     match = match_rows(read_particles(builder.write(tmp_path / "b.star")), reference)
     assert match.rows.tolist() == list(range(60))
     assert any("has nothing in common" in note for note in match.notes) == (not related)
+
+
+def test_coordinates_that_are_all_zero_are_no_positions(tmp_path: Path) -> None:
+    """As converters write them that know no size of micrographs: every particle would lie in one place."""
+
+    def at_nowhere(builder: StarBuilder) -> None:
+        nothing = ["0"] * builder.n
+        places = ("rlnCoordinateX", "rlnCoordinateY", "rlnOriginXAngst", "rlnOriginYAngst")
+        builder.columns |= dict.fromkeys(places, nothing)
+
+    reference = read_particles(extracted(tmp_path / "job012.star", np.arange(20), "job012", at_nowhere))
+    other = read_particles(extracted(tmp_path / "job007.star", np.arange(5, 15), "job007", at_nowhere))
+    with pytest.raises(InputError, match="that of another row"):
+        match_rows(other, reference)
