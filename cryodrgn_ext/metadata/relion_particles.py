@@ -22,6 +22,7 @@ from cryodrgn_ext.metadata.image_names import (
 from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import (
     OpticsGroup,
+    finite_column,
     optics_from_particles,
     read_optics_table,
     unused_optics_notes,
@@ -66,7 +67,8 @@ def particles_from_star(
     notes = project.notes
     if "optics" in star.blocks:
         optics = read_optics_table(star.blocks["optics"])
-        optics, optics_index, found = with_particle_optics(table, optics, _optics_index(table, optics))
+        optics_index = _optics_rows(table, np.array([group.number for group in optics])).astype(np.int32)
+        optics, optics_index, found = with_particle_optics(table, optics, optics_index)
         notes += found
     else:
         optics, optics_index = optics_from_particles(table)
@@ -78,7 +80,7 @@ def particles_from_star(
     if has_poses:
         euler_deg = np.stack([_finite(table, label) for label in _ANGLES], axis=1)
     uid, own_uids = _uids(table, image_hash)
-    ctf = _ctf(table)
+    ctf = _ctf(star, table)
     optics = _with_box_sizes(optics, optics_index, stack_paths, references)
     pixel_size_A = np.array([group.pixel_size_A for group in optics])[optics_index]
     shift_A = _shifts(table, "optics" in star.blocks, pixel_size_A)
@@ -204,13 +206,28 @@ def _shifts(table: StarTable, has_optics: bool, pixel_size_A: npt.NDArray[np.flo
     return np.zeros((table.n_rows, 2))
 
 
-def _ctf(table: StarTable) -> ParticleCtf:
+def _ctf(star: StarFile, table: StarTable) -> ParticleCtf:
+    """Return what the CTF of every particle has of its own, or of its row in the optics table, as RELION reads it."""
+    shared = star.blocks.get("optics")
+    columns: dict[str, npt.NDArray[np.float64]] = {}
+    for label in (
+        "rlnDefocusU",
+        "rlnDefocusV",
+        "rlnDefocusAngle",
+        "rlnPhaseShift",
+        "rlnCtfBfactor",
+        "rlnCtfScalefactor",
+    ):
+        if label in table:
+            columns[label] = _finite(table, label)
+        elif shared is not None and label in shared:
+            columns[label] = finite_column(shared, label)[_optics_rows(table, shared.integers("rlnOpticsGroup"))]
     for label in ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"):
-        if label not in table:
+        if label not in columns:
             raise InputError(f"{table.path}: data_{table.name} has no column _{label}, which the CTF needs")
 
     def column(label: str, default: float = 0.0) -> npt.NDArray[np.float64]:
-        return _finite(table, label) if label in table else np.full(table.n_rows, default)
+        return columns.get(label, np.full(table.n_rows, default))
 
     return ParticleCtf(
         defocus_u_A=column("rlnDefocusU"),
@@ -222,7 +239,8 @@ def _ctf(table: StarTable) -> ParticleCtf:
     )
 
 
-def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDArray[np.int32]:
+def _optics_rows(table: StarTable, defined: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return (N,) which of the optics groups of the numbers ``defined`` every particle is in."""
     if "rlnOpticsGroup" not in table:
         raise InputError(
             f"{table.path}: data_{table.name} has no column _rlnOpticsGroup, which says to which row of data_optics a "
@@ -230,7 +248,6 @@ def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDAr
             "--add_column_value 1"
         )
     number = table.integers("rlnOpticsGroup")
-    defined = np.array([group.number for group in optics])
     order = np.argsort(defined)
     index = order[np.minimum(np.searchsorted(defined, number, sorter=order), len(order) - 1)]
     undefined = np.flatnonzero(defined[index] != number)
@@ -240,7 +257,7 @@ def _optics_index(table: StarTable, optics: tuple[OpticsGroup, ...]) -> npt.NDAr
             f"{table.describe_row(row)}, image {table.value('rlnImageName', row)}: the optics group {number[row]} is "
             f"not defined in data_optics, which has {', '.join(map(str, defined.tolist()))}"
         )
-    return index.astype(np.int32)
+    return index.astype(np.int64)
 
 
 def _uids(table: StarTable, image_hash: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], bool]:

@@ -245,7 +245,8 @@ class RelionSource(ParticleSource):
         columns: dict[str, AnyArray] = {}
         for label, new in labels.items():
             written = np.array(format_values(new, "%.6f", label))
-            before = self.table.raw(label)[rows] if label in self.table else np.full(len(rows), b"0.000000")
+            # A column that is not there may stand in the optics table, before which a new one would go.
+            before = self.table.raw(label)[rows] if label in self.table else written
             columns[label] = np.where(changed, written, before)
         return columns
 

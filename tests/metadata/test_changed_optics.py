@@ -220,3 +220,17 @@ def test_what_else_differs_in_optics_is_named(tmp_path: Path) -> None:
     other.optics["rlnMicrographOriginalPixelSize"] = ["0.6250", "6.25e-1"]
     assert restore(read_particles(other.write(tmp_path / "e.star")), reference).kept == ("rlnMtfFileName",)
     assert restored.sentences(Path("b.star"))[0].endswith("(nothing is taken over).")
+
+
+def test_a_phase_shift_in_the_optics_table_stays_where_defocus_changed(tmp_path: Path) -> None:
+    builder = StarBuilder()
+    builder.optics["rlnPhaseShift"] = ["70", "20"]
+    reference = read_particles(builder.write(tmp_path / "a.star"))
+    assert np.degrees(reference.ctf.phase_shift_rad).round(9).tolist() == [70, 20] * 4
+    builder.columns["rlnDefocusU"] = [f"{float(one) + 50 * (i == 3):.6f}" for i, one in
+                                      enumerate(builder.columns["rlnDefocusU"])]  # fmt: skip
+    restored = restore(read_particles(builder.write(tmp_path / "b.star")), reference)
+    write_particles_star(restored.particles, tmp_path / "c.star", restored.columns)
+    after = read_particles(tmp_path / "c.star").ctf
+    assert np.degrees(after.phase_shift_rad).round(6).tolist() == [70, 20] * 4
+    assert after.defocus_u_A.tolist() == [float(one) for one in builder.columns["rlnDefocusU"]]

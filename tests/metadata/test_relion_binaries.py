@@ -214,6 +214,30 @@ def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
     assert np.abs(after - before).max() < 1e-4 * before.std()
 
 
+def test_ctf_parameters_of_the_optics_table_are_those_that_relion_uses(project: Path) -> None:
+    """relion_reconstruct takes them for particles that have none of their own."""
+    plain = read_particles(project / "particles.star")
+    there = tuple(one for one in ("rlnPhaseShift", "rlnCtfBfactor") if one in plain.table)
+    write_particles_star(plain, project / "without.star", dropped_columns=there)
+    text = (project / "without.star").read_text().splitlines()
+    end = next(i for i, line in enumerate(text) if line.startswith("data_particles"))
+    last = max(i for i, line in enumerate(text[:end]) if line.startswith("_rln"))
+    rows = [i for i, line in enumerate(text[:end]) if i > last and line.strip() and not line.startswith("#")]
+    for row, phase in zip(rows, ("70.0 200", "20.0 0"), strict=True):
+        text[row] += f" {phase}"
+    text[last] += "\n_rlnPhaseShift\n_rlnCtfBfactor"
+    (project / "phases.star").write_text("\n".join([*text, ""]))
+    particles = read_particles(project / "phases.star")
+    assert set(np.degrees(particles.ctf.phase_shift_rad).round(6)) == {70.0, 20.0}
+    own = {"rlnPhaseShift": np.degrees(particles.ctf.phase_shift_rad), "rlnCtfBfactor": particles.ctf.b_factor_A2}
+    write_particles_star(plain, project / "own.star", own)
+    for name in ("phases", "own", "without"):
+        relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
+    shared, per_particle, without = (read_map(project / f"{name}_map.mrc") for name in ("phases", "own", "without"))
+    assert np.abs(shared - per_particle).max() < 1e-4 * shared.std()
+    assert np.abs(shared - without).max() > 0.1 * shared.std()
+
+
 def test_symmetry_expansion_by_relion(project: Path) -> None:
     half_set = np.arange(N) % 2 + 1
     write_particles_star(
