@@ -166,3 +166,22 @@ def test_images_that_are_to_be_mirrored_are_said(tmp_path: Path) -> None:
     assert any("4 of 8 images are to be mirrored" in note for note in notes)
     builder.columns["rlnIsFlip"] = ["0"] * 8
     assert not any("mirrored" in note for note in read_particles(builder.write(tmp_path / "a.star")).notes)
+
+
+@pytest.mark.parametrize(("optics", "particles", "used", "said"), [
+    ("1", "0", True, "is not that of the optics table, which counts"), ("1", "1", True, ""),
+    (None, "1", True, "of the particles is used"), (None, "0", False, ""),
+])  # fmt: skip
+def test_where_images_are_called_premultiplied(
+    optics: str | None, particles: str, used: bool, said: str, tmp_path: Path
+) -> None:
+    """relion_reconstruct reads the optics table only."""
+    builder = StarBuilder()
+    label = "rlnCtfDataAreCtfPremultiplied"
+    if optics is not None:
+        builder.optics[label] = [optics] * 2
+    builder.columns[label] = [particles] * builder.n
+    read = read_particles(builder.write(tmp_path / "a.star"))
+    assert {group.ctf_premultiplied for group in read.optics} == {used}
+    notes = [note for note in read.notes if label in note]
+    assert [said in note for note in notes] == [True] * bool(said)
