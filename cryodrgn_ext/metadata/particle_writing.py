@@ -134,8 +134,12 @@ def _pose_columns(particles: ParticleSet) -> dict[str, Float64Array]:
     if "rlnHelicalTubeID" in particles.table:
         priors = {f"{label}Prior": values for label, values in columns.items()}
         columns |= {label: values for label, values in priors.items() if label in particles.table}
-    in_pixels = particles.version == "3.0" and "rlnOriginXAngst" not in particles.table
+    # Of two pairs of columns both are written: that in pixels goes before the other without an optics table.
+    table, old = particles.table, particles.version == "3.0"
+    in_pixels = "rlnOriginX" in table or (old and "rlnOriginXAngst" not in table)
     if in_pixels:
         origin_px = origin_A / particles.pixel_size_A[:, None]
-        return columns | {"rlnOriginX": origin_px[:, 0], "rlnOriginY": origin_px[:, 1]}
-    return columns | {"rlnOriginXAngst": origin_A[:, 0], "rlnOriginYAngst": origin_A[:, 1]}
+        columns |= {"rlnOriginX": origin_px[:, 0], "rlnOriginY": origin_px[:, 1]}
+    if "rlnOriginXAngst" in table or not old:
+        columns |= {"rlnOriginXAngst": origin_A[:, 0], "rlnOriginYAngst": origin_A[:, 1]}
+    return columns

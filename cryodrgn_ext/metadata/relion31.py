@@ -49,8 +49,7 @@ def as_relion31(particles: ParticleSet) -> StarFile:
     for label, in_A in _LENGTHS.items():
         if label in table:
             replaced.append(label)
-            if in_A not in table:
-                columns[in_A] = format_values(table.floats(label)[rows] * pixel_A, "%.6f", in_A)
+            columns[in_A] = format_values(table.floats(label)[rows] * pixel_A, "%.6f", in_A)
     dropped = tuple(label for label in (*_OPTICS, *replaced) if label in table)
     text = b"".join(
         star_text(StarFile(table.path, b"", {table.name: table}), {table.name: TableEdit(rows, columns, dropped)})

@@ -189,10 +189,10 @@ def _has_poses(table: StarTable, require_poses: bool) -> bool:
 
 def _shifts(table: StarTable, has_optics: bool, pixel_size_A: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return (N, 2) shifts: minus the origin, which is 0 where the file has none (as in RELION)."""
-    for labels, unit_A in (
-        (("rlnOriginXAngst", "rlnOriginYAngst"), np.ones(1)),
-        (("rlnOriginX", "rlnOriginY"), pixel_size_A),
-    ):
+    in_A = ("rlnOriginXAngst", "rlnOriginYAngst"), np.ones(1)
+    in_px = ("rlnOriginX", "rlnOriginY"), pixel_size_A
+    # Of two pairs RELION takes the one of its version: pixels without an optics table.
+    for labels, unit_A in (in_A, in_px) if has_optics else (in_px, in_A):
         present = [label for label in labels if label in table]
         if len(present) == 1:
             raise InputError(f"{table.path}: data_{table.name} has the column _{present[0]} but not its partner")

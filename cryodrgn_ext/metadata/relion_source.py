@@ -151,7 +151,8 @@ class RelionSource(ParticleSource):
 
     @override
     def origins(self, shift_A: Float64Array, rows: Rows, has_poses: bool) -> tuple[str, Float64Array]:
-        in_pixels = "rlnOriginX" in self.table and "rlnOriginXAngst" not in self.table
+        with_optics = "optics" in self.star_file.blocks and "rlnOriginXAngst" in self.table
+        in_pixels = "rlnOriginX" in self.table and not with_optics
         return "rlnOriginX, rlnOriginY" if in_pixels else "rlnOriginXAngst, rlnOriginYAngst", shift_A
 
     @override

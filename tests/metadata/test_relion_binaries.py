@@ -204,14 +204,19 @@ def test_a_file_of_relion_30_reconstructs_the_same_map(project: Path) -> None:
         "rlnDetectorPixelSize": np.full(N, 5.0),
     }
     write_star(project / "v30.star", new_star([new_table("images", columns)], version=None))
+    both = columns | {"rlnOriginX": -old.shift_A[:, 0] / PIXEL_SIZE_A, "rlnOriginY": -old.shift_A[:, 1] / PIXEL_SIZE_A}
+    both |= {"rlnOriginXAngst": np.full(N, 9.0), "rlnOriginYAngst": np.full(N, -9.0)}
+    write_star(project / "v30_both.star", new_star([new_table("images", both)], version=None))
+    np.testing.assert_allclose(read_particles(project / "v30_both.star").shift_A, old.shift_A, atol=1e-5)
     blank = read_particles(project / "v30.star")
     assert blank.version == "3.0"
     assert blank.pixel_size_A.tolist() == [PIXEL_SIZE_A] * N
     write_particles_star(blank.with_poses(old.rotation, old.shift_A), project / "v30_moved.star")
-    for name in ("particles", "v30_moved"):
+    for name in ("particles", "v30_moved", "v30_both"):
         relion("reconstruct", "--i", f"{name}.star", "--o", f"{name}_map.mrc", "--ctf", cwd=project)
-    before, after = read_map(project / "particles_map.mrc"), read_map(project / "v30_moved_map.mrc")
-    assert np.abs(after - before).max() < 1e-4 * before.std()
+    before = read_map(project / "particles_map.mrc")
+    for name in ("v30_moved", "v30_both"):
+        assert np.abs(read_map(project / f"{name}_map.mrc") - before).max() < 1e-4 * before.std()
 
 
 def test_ctf_parameters_of_the_optics_table_are_those_that_relion_uses(project: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from tests.metadata.conftest import StarBuilder
 
@@ -257,3 +258,24 @@ def test_files_that_name_the_particles_say_so(star_builder: type[StarBuilder], t
     star_builder().write(tmp_path / "run_data.star")
     with pytest.raises(InputError, match=r"has run_data\.star: give one of these files"):
         read_particles(tmp_path)
+
+
+def test_of_two_pairs_of_origins_that_of_the_version_counts(star_builder: type[StarBuilder], tmp_path: Path) -> None:
+    """relion_reconstruct takes pixels without an optics table, and Å with one (test_relion_binaries.py)."""
+    old, new = star_builder(style="3.0"), star_builder(style="3.1")
+    old.columns |= {"rlnOriginXAngst": ["50"] * 8, "rlnOriginYAngst": ["-50"] * 8}
+    new.columns |= {"rlnOriginX": ["50"] * 8, "rlnOriginY": ["-50"] * 8}
+    particles = read_particles(old.write(tmp_path / "old.star"))
+    np.testing.assert_allclose(particles.shift_A, -1.25 * floats(old, "rlnOriginX", "rlnOriginY"), atol=1e-9)
+    np.testing.assert_allclose(
+        read_particles(new.write(tmp_path / "new.star")).shift_A, -floats(new, "rlnOriginXAngst", "rlnOriginYAngst")
+    )
+    for name in ("old", "new"):  # moved, both pairs say the same
+        given = read_particles(tmp_path / f"{name}.star")
+        write_particles_star(given.with_poses(given.rotation, given.shift_A + 2.5), tmp_path / "moved.star")
+        table = read_particles(tmp_path / "moved.star")
+        in_A, in_px = (
+            np.array([table.table.floats(f"rlnOrigin{axis}{unit}") for axis in "XY"]).T for unit in ("Angst", "")
+        )
+        np.testing.assert_allclose(in_A, -given.shift_A - 2.5, atol=2e-6)
+        np.testing.assert_allclose(in_px * given.pixel_size_A[:, None], in_A, atol=2e-6)
