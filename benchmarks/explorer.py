@@ -34,11 +34,12 @@ LATENTS, STATES = 8, 10
 ADDRESS = re.compile(r"http://127\S+")
 READY = "document.documentElement.dataset.ready === 'yes'"
 SILENT = "document.getElementById('say').textContent === ''"
-FRAMES = """new Promise(done => { const times = []; const look = now => { times.push(now);
-  if (now - times[0] < 5000) { explorer.panels[0].scatter.drawing.lookAt(
-    new Float32Array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.3 * Math.sin(now / 500), 0, 0, 1]));
-    requestAnimationFrame(look); } else done((times.length - 1) / (now - times[0]) * 1000); };
-  requestAnimationFrame(look); })"""
+FRAMES = """(async () => { const d = explorer.panels[0].scatter.drawing;
+  const next = () => new Promise(requestAnimationFrame);
+  const begin = performance.now();
+  for (let k = 0; k < 10; k += 1) {
+    d.set({ cameraTarget: [0.05 * k, 0] }); await next(); await next(); await createImageBitmap(d.get("canvas")); }
+  return 10000 / (performance.now() - begin); })()"""
 
 
 def generate(directory: Path, n: int) -> None:

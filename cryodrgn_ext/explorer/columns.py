@@ -174,11 +174,20 @@ class ColumnTable:
 
     def _add_file(self, particles: ParticleSet) -> None:
         source, row = particles.source, particles.row_id[self.rows]
+        self._add(Column("micrograph", "micrograph, by number", "particles", lambda: _micrograph(particles, row)))
         some = row[np.unique(np.linspace(0, len(row) - 1, min(SAMPLE, len(row))).astype(int))]
         for name, values in source.numeric_columns(some):
             if np.isfinite(values).any():
                 self._add(Column(FILE_PREFIX + name, name, "your file",
                                  lambda name=name: source.numeric_column(name, row)))  # type: ignore[misc]  # fmt: skip
+
+
+def _micrograph(particles: ParticleSet, row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers from 1 of the micrographs of rows; found when asked for, as it takes seconds for a million."""
+    found = particles.source.micrographs()
+    if found is None:
+        raise InputError(f"{particles.path} names no micrographs.")
+    return found[1][row] + 1
 
 
 def _coded(number: NDArray[np.integer]) -> NDArray[np.float32]:

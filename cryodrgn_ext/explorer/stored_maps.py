@@ -44,8 +44,13 @@ def stored_maps(opened: OpenedResult) -> list[StoredMap]:
     for number in range(0 if states is None else states.n_states):
         assert states is not None
         n = int(np.count_nonzero(states.label == number))
-        title = f"{RECONSTRUCTED} from {n} particles: state {number:02d}"
-        found.append(StoredMap(f"state{number:02d}", RECONSTRUCTED, title, home.state(number) / "map.mrc"))
+        kind, title = RECONSTRUCTED, f"{RECONSTRUCTED} from {n} particles: state {number:02d}"
+        if result.states_directory is not None:  # a landscape's states are means of the model's volumes
+            kind, title = (
+                GENERATED,
+                f"{GENERATED} by the model: mean of its volumes in state {number:02d}, {n} particles",
+            )
+        found.append(StoredMap(f"state{number:02d}", kind, title, home.state(number) / "map.mrc"))
     for number in range(len(list(layout.volumes.glob("vol_*.mrc")))):
         title = f"{GENERATED} by the model: volume {number:03d}"
         found.append(StoredMap(f"volume{number:03d}", GENERATED, title, layout.volumes / volume_name(number)))

@@ -124,6 +124,9 @@ def test_columns_are_those_of_the_file(explorer: Explorer, project: Project) -> 
         np.testing.assert_allclose(values, table[name], rtol=1e-6)
     defocus = np.frombuffer(explorer.get("api/results/0/columns/defocus").body, "<f4")
     np.testing.assert_allclose(defocus, (table["rlnDefocusU"] + table["rlnDefocusV"]) / 2e4, rtol=1e-5)
+    micrograph = np.frombuffer(explorer.get("api/results/0/columns/micrograph").body, "<f4")
+    assert len(np.unique(micrograph)) == table["rlnMicrographName"].nunique()
+    assert table.groupby(micrograph)["rlnMicrographName"].nunique().max() == 1
     view = [np.frombuffer(explorer.get(f"api/results/0/columns/view_{axis}").body, "<f4") for axis in "xy"]
     assert ((view[0] / np.sqrt(8)) ** 2 + (view[1] / np.sqrt(2)) ** 2 <= 1 + 1e-6).all()  # Mollweide's ellipse
     state = np.frombuffer(explorer.get("api/results/0/columns/state").body, "<f4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.notebook import explore
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.serve import listening
+from cryodrgn_ext.explorer.stored_maps import stored_maps
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
 from tests.explorer.conftest import N, Project
@@ -44,6 +46,16 @@ def test_a_damaged_selection_is_one_sentence(project: Project) -> None:
     with pytest.raises(InputError, match=r"damaged\.npz cannot be read"):
         read_selection_file(path, particles)
     path.unlink()
+
+
+def test_maps_of_a_landscape_are_generated(project: Project) -> None:
+    """Its states are means of volumes of the model; those of train are of original particles."""
+    opened = OpenedResult(project.result)
+    kinds = {one.key: one.kind for one in stored_maps(opened)}
+    assert kinds["state00"] == kinds["consensus"] == "RECONSTRUCTED"
+    assert kinds["volume000"] == "GENERATED"
+    opened.result = replace(opened.result, states_directory=project.result)
+    assert {one.key: one.kind for one in stored_maps(opened)}["state00"] == "GENERATED"
 
 
 def test_rows_beyond_the_particles_are_other_particles(project: Project) -> None:
