@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.metadata.optics import PREMULTIPLIED
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 
-PREMULTIPLIED, FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
+FLIPPED = "rlnCtfDataArePhaseFlipped"
 
 
 def is_premultiplied(particles: ParticleSet) -> bool:

@@ -36,7 +36,7 @@ _OF_THE_TABLE = {
     "rlnOddZernike": 0.0, "rlnEvenZernike": 0.0,
 }  # fmt: skip
 _FLIPPED = "rlnIsFlip"
-_PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
+PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 _TILTS = ("rlnBeamTiltX", "rlnBeamTiltY")
 # What any electron microscope has; beyond it a number is of another unit.
 _VOLTAGES_KV = (1.0, 5000.0)
@@ -222,16 +222,16 @@ def with_particle_optics(
     """
     own = [label for label in _OF_PARTICLES if label in table]
     notes = []
-    if _PREMULTIPLIED in own:
+    if PREMULTIPLIED in own:
         if any(group.ctf_premultiplied for group in optics):
-            own.remove(_PREMULTIPLIED)
-            if np.any(finite_column(table, _PREMULTIPLIED) == 0):
+            own.remove(PREMULTIPLIED)
+            if np.any(finite_column(table, PREMULTIPLIED) == 0):
                 notes.append(
-                    f"{table.path}: _{_PREMULTIPLIED} of particles is not that of the optics table, which counts"
+                    f"{table.path}: _{PREMULTIPLIED} of particles is not that of the optics table, which counts"
                 )
-        elif np.any(finite_column(table, _PREMULTIPLIED) != 0):
+        elif np.any(finite_column(table, PREMULTIPLIED) != 0):
             notes.append(
-                f"{table.path}: _{_PREMULTIPLIED} of the particles is used, as the optics table has none (RELION 3.1 "
+                f"{table.path}: _{PREMULTIPLIED} of the particles is used, as the optics table has none (RELION 3.1 "
                 "and later ignore it there)"
             )
     tilts = [label for label in _TILTS if label in table]

@@ -21,6 +21,7 @@ from cryodrgn_ext.metadata.image_names import (
 )
 from cryodrgn_ext.metadata.mrc import read_stack_header
 from cryodrgn_ext.metadata.optics import (
+    PREMULTIPLIED,
     OpticsGroup,
     finite_column,
     optics_from_particles,
@@ -72,6 +73,11 @@ def particles_from_star(
         notes += found
     else:
         optics, optics_index = optics_from_particles(table)
+        if any(group.ctf_premultiplied for group in optics):
+            notes += (
+                f"{star.path}: images are taken to be premultiplied by their CTF, as _{PREMULTIPLIED} of the particles "
+                "says (RELION reads it from an optics table only)",
+            )
     notes += unused_optics_notes(table)
     image_hash = image_hashes(references)
     half_set = _half_sets(table)

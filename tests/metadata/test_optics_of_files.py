@@ -185,3 +185,7 @@ def test_where_images_are_called_premultiplied(
     assert {group.ctf_premultiplied for group in read.optics} == {used}
     notes = [note for note in read.notes if label in note]
     assert [said in note for note in notes] == [True] * bool(said)
+    old = StarBuilder(style="3.0")
+    old.columns[label] = [particles] * old.n
+    notes = [note for note in read_particles(old.write(tmp_path / "old.star")).notes if label in note]
+    assert len(notes) == (particles == "1")
