@@ -205,9 +205,14 @@ def explorer_app(sessions: Sequence[Session], token: str) -> Starlette:
 
 def _map_file(session: Session, name: str) -> Response:
     """A map, by a name that was given out: names are looked up, and never made into paths."""
-    path = session.stored[name].path if name in session.stored else path_map(session.opened, name)
-    path = session.maker.file(name) if path is None else path
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    stored, of_path = session.stored.get(name), path_map(session.opened, name)
+    if stored is not None:
+        path, said = stored.path, f"{stored.kind.lower()}_{stored.key}.mrc"
+    elif of_path is not None:
+        path, said = of_path, f"generated_{of_path.parent.name}_{of_path.name}"
+    else:
+        path, said = session.maker.file(name), name
+    return FileResponse(path, media_type="application/octet-stream", filename=said)
 
 
 def _response(found: Any) -> Response:

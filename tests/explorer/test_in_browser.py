@@ -127,5 +127,11 @@ def _maps_at_a_click(browser: Browser) -> None:
     views = "explorer.viewers.viewers.map(v => JSON.stringify(v.orientation().elements.map(e => e.toFixed(3))))"
     first, second = browser.value(views)
     assert first == second
+    choose(browser, "#cut-axis", "z")
+    browser.value("document.getElementById('cut-axis').dispatchEvent(new Event('input'))")
+    assert (
+        browser.value("explorer.viewers.viewers.map(v => [v.slice !== null, v.surface.visible])") == [[True, False]] * 2
+    )
+    browser.value("explorer.viewers.cutAt('', 50)")
     painted = "Promise.all(explorer.viewers.viewers.map(async v => (await v.stage.makeImage()).size))"
     assert min(browser.value(painted)) > 5_000

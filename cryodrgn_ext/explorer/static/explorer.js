@@ -10,6 +10,13 @@ sigma.addEventListener("input", () => {
   document.getElementById("sigma-said").textContent = `${Number(sigma.value).toFixed(1)} σ`;
   viewers.level(Number(sigma.value));
 });
+const [axis, cut] = [document.getElementById("cut-axis"), document.getElementById("cut")];
+for (const control of [axis, cut]) {
+  control.addEventListener("input", () => {
+    cut.hidden = !axis.value;
+    viewers.cutAt(axis.value, Number(cut.value));
+  });
+}
 document.getElementById("center").addEventListener("click", () => viewers.center());
 
 const panels = [];

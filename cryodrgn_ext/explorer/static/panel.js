@@ -207,7 +207,7 @@ export class Panel {
       button.title = one.title;
       button.addEventListener("click", () => this.showMap({
         kind: one.kind, title: one.title, facts: {}, files: { map: one.key },
-      }, one.path));
+      }, `${one.kind.toLowerCase()}_${one.key}.mrc`));
       return button;
     }));
   }

@@ -72,11 +72,24 @@ class Viewer {
       isolevelType: "sigma", isolevel: this.among.sigma, color: COLOURS[this.made.kind], isolevelScroll: false,
       smooth: 0, useWorker: false,
     });
+    this.component = found;
+    this.slice = null;
+    this.cutAt(this.among.cut);
     // NGL counts what it still builds; only then it knows where the surface is.
     await new Promise((done) => setTimeout(() => this.stage.tasks.onZeroOnce(done)));
     this.box.dataset.file = file.name;
     const { mean, rms } = found.volume ?? { mean: NaN, rms: NaN };
     Object.assign(this.box.dataset, { mean, rms });
+  }
+
+  /** A cut in grey in the place of the surface; the surface without an axis. */
+  cutAt({ axis, percent }) {
+    if (!this.component) return;
+    if (this.slice) this.component.removeRepresentation(this.slice);
+    this.slice = axis
+      ? this.component.addRepresentation("slice", { dimension: axis, positionType: "percent", position: percent, colorScale: ["black", "white"] })
+      : null;
+    this.surface.setVisibility(!axis);
   }
 
   orientation() {
@@ -114,6 +127,7 @@ export class Viewers {
     this.place = place;
     this.viewers = [];
     this.sigma = 4;
+    this.cut = { axis: "", percent: 50 };
     this.background = "white";
     this.following = false;
   }
@@ -149,6 +163,11 @@ export class Viewers {
   level(sigma) {
     this.sigma = sigma;
     for (const viewer of this.viewers) viewer.surface?.setParameters({ isolevel: sigma });
+  }
+
+  cutAt(axis, percent) {
+    this.cut = { axis, percent };
+    for (const viewer of this.viewers) viewer.cutAt(this.cut);
   }
 
   theme(background) {
