@@ -48,6 +48,21 @@ class Session:
         self.opened, self.maker, self.monitor = opened, maker, monitor
         self.stored = {one.key: one for one in stored_maps(opened)}
 
+    def map_of(self, name: str) -> tuple[Path, str]:
+        """File of a map, by the name under which it was given out, and a name that says what it is.
+
+        Raises
+        ------
+        InputError
+            When there is none of this name.
+        """
+        stored, of_path = self.stored.get(name), path_map(self.opened, name)
+        if stored is not None:
+            return stored.path, f"{stored.kind.lower()}_{stored.key}.mrc"
+        if of_path is not None:
+            return of_path, f"generated_{of_path.parent.name}_{of_path.name}"
+        return self.maker.file(name), name
+
     def describe(self) -> dict[str, Any]:
         """Everything that the page shows before anything is asked for."""
         opened = self.opened
@@ -134,6 +149,11 @@ def _cryosparc(session: Session, asked: Mapping[str, Any]) -> Any:
     return handing_back.make_cryosparc_job(session.opened, str(asked["name"]), where, session.monitor)
 
 
+def _difference(session: Session, asked: Mapping[str, Any]) -> Any:
+    first, second = (session.map_of(str(asked[which])) for which in ("first", "second"))
+    return session.maker.difference(first, second)
+
+
 def _gallery(session: Session, asked: Mapping[str, Any]) -> Any:
     return gallery(session.maker, asked["positions"]).plain()
 
@@ -146,6 +166,7 @@ ANSWERS: dict[str, Answer] = {
     "describe": _describe, "umap": _embed, "point": _point, "choose": _choose, "positions": _positions, "save": _save,
     "generated": _generated, "near": _near, "reconstruct": _reconstruct, "particles": _particles, "relion": _relion,
     "cryosparc": _cryosparc, "path": _path, "gallery": _gallery,
+    "difference": _difference,
 }  # fmt: skip
 
 
@@ -205,13 +226,7 @@ def explorer_app(sessions: Sequence[Session], token: str) -> Starlette:
 
 def _map_file(session: Session, name: str) -> Response:
     """A map, by a name that was given out: names are looked up, and never made into paths."""
-    stored, of_path = session.stored.get(name), path_map(session.opened, name)
-    if stored is not None:
-        path, said = stored.path, f"{stored.kind.lower()}_{stored.key}.mrc"
-    elif of_path is not None:
-        path, said = of_path, f"generated_{of_path.parent.name}_{of_path.name}"
-    else:
-        path, said = session.maker.file(name), name
+    path, said = session.map_of(name)
     return FileResponse(path, media_type="application/octet-stream", filename=said)
 
 

@@ -34,7 +34,7 @@ from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_map
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import require_record
 
-GENERATED, RECONSTRUCTED = "GENERATED", "RECONSTRUCTED"
+GENERATED, RECONSTRUCTED, DIFFERENCE = "GENERATED", "RECONSTRUCTED", "DIFFERENCE"
 #: Maps of one session that are kept; the files of older ones are removed.
 MOST_MAPS = 60
 
@@ -46,7 +46,7 @@ class MadeMap:
     Attributes
     ----------
     kind : str
-        ``GENERATED`` or ``RECONSTRUCTED``.
+        ``GENERATED``, ``RECONSTRUCTED``, or ``DIFFERENCE`` of two maps.
     title : str
         One line.
     files : mapping
@@ -128,6 +128,24 @@ class MapMaker:
         """
         with self.opened.lock:
             return self._reconstruct(self.opened.rows[positions], None, f"selection {name}", {"selection": name})
+
+    def difference(self, first: tuple[Path, str], second: tuple[Path, str]) -> MadeMap:
+        """One map minus another, as they are: files, each with a name that says what it is.
+
+        Raises
+        ------
+        InputError
+            When they have different boxes or pixel sizes.
+        """
+        a, b = read_map(first[0]), read_map(second[0])
+        if a.box_size != b.box_size or abs(a.pixel_size_A - b.pixel_size_A) > 1e-3 * a.pixel_size_A:
+            raise InputError(
+                f"{first[1]} has {a.box_size} voxels of {a.pixel_size_A:.3f} Å, but {second[1]} {b.box_size} of "
+                f"{b.pixel_size_A:.3f} Å: only maps of one grid can be subtracted."
+            )
+        title = f"{DIFFERENCE}: {first[1]} minus {second[1]}"
+        name = self._write(f"difference_{next(self._number):03d}", a.data - b.data, a.pixel_size_A, title)
+        return self._keep(MadeMap(DIFFERENCE, title, {"map": name}))
 
     def file(self, name: str) -> Path:
         """File of a map that was made, by its name.

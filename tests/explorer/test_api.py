@@ -206,6 +206,11 @@ def test_a_reconstructed_map_is_that_of_its_particles(explorer: Explorer, projec
     assert near["facts"]["n"] == 60
     assert "60 particles" in near["title"]
     assert "60" in near["files"]["map"]
+    made = explorer.post("difference", first=near["files"]["map"], second="consensus").plain
+    difference, label = map_of(made["files"]["map"])
+    assert "DIFFERENCE" in label
+    np.testing.assert_array_equal(difference, map_of(near["files"]["map"])[0] - map_of("consensus")[0])
+    assert explorer.post("difference", first="../job.yaml", second="consensus").status == 400
     assert explorer.post("near", z=[0.0] * 3, count=0).status == 400
     assert explorer.post("near", z=[0.0, float("inf"), 0.0], count=60).status == 400
 

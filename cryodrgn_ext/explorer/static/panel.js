@@ -214,7 +214,9 @@ export class Panel {
 
   /** Show a map of this result; files are names by which the server knows them. */
   showMap(made, name = null) {
-    const files = Object.values(made.files).map((key) => ({ href: this.result.mapPath(key), name: name ?? key }));
+    const files = Object.values(made.files).map((key) => ({
+      href: this.result.mapPath(key), name: name ?? key, key, result: this.result,
+    }));
     return during("Drawing the map", () => this.viewers.show({ ...made, files }));
   }
 }

@@ -1,9 +1,10 @@
 // Maps side by side, by NGL: one camera and one contour level in standard deviations for all of them.
 
-import { getFile, say } from "./requests.js";
+import { during, getFile, say } from "./requests.js";
 
 const MOST = 4;
-const COLOURS = { GENERATED: "#d9822b", RECONSTRUCTED: "#3aa387" };
+const COLOURS = { GENERATED: "#d9822b", RECONSTRUCTED: "#3aa387", DIFFERENCE: "#3b7dd8" };
+const LESS = "#c0392b"; // where a difference is negative
 
 /** FSC as a small picture with its line at 0.143. */
 function fscPicture(fsc, shell) {
@@ -43,7 +44,13 @@ class Viewer {
     close.textContent = "×";
     close.title = "Close this map";
     close.addEventListener("click", () => among.remove(this));
-    title.append(words, close);
+    const minus = document.createElement("button");
+    minus.type = "button";
+    minus.className = "minus";
+    minus.textContent = "− first";
+    minus.title = "This map minus the first one";
+    minus.addEventListener("click", () => among.difference(this));
+    title.append(words, minus, close);
     this.place = document.createElement("div");
     this.place.className = "stage";
     this.facts = document.createElement("div");
@@ -72,7 +79,12 @@ class Viewer {
       isolevelType: "sigma", isolevel: this.among.sigma, color: COLOURS[this.made.kind], isolevelScroll: false,
       smooth: 0, useWorker: false,
     });
+    this.negative = this.made.kind !== "DIFFERENCE" ? null : found.addRepresentation("surface", {
+      isolevelType: "sigma", isolevel: this.among.sigma, color: LESS, isolevelScroll: false, smooth: 0,
+      useWorker: false, negateIsolevel: true,
+    });
     this.component = found;
+    this.file = file;
     this.slice = null;
     this.cutAt(this.among.cut);
     // NGL counts what it still builds; only then it knows where the surface is.
@@ -90,6 +102,7 @@ class Viewer {
       ? this.component.addRepresentation("slice", { dimension: axis, positionType: "percent", position: percent, colorScale: ["black", "white"] })
       : null;
     this.surface.setVisibility(!axis);
+    this.negative?.setVisibility(!axis);
   }
 
   orientation() {
@@ -150,6 +163,20 @@ export class Viewers {
     viewer.stage?.dispose();
   }
 
+  /** Show a map minus the first that is shown. */
+  async difference(viewer) {
+    const first = this.viewers[0];
+    if (first === viewer) return say("Show another map first: this one is the first.", true);
+    if (first.file.result !== viewer.file.result) return say("Maps of two results are not subtracted.", true);
+    const { result } = viewer.file;
+    const made = await during("Subtracting", () =>
+      result.plain("difference", { first: viewer.file.key, second: first.file.key }));
+    if (!made) return null;
+    const key = made.files.map;
+    return during("Drawing the map", () =>
+      this.show({ ...made, files: [{ href: result.mapPath(key), name: key, key, result }] }));
+  }
+
   /** Turn all others as one was turned. */
   follow(leader) {
     if (this.following || !leader.ready) return;
@@ -162,7 +189,10 @@ export class Viewers {
 
   level(sigma) {
     this.sigma = sigma;
-    for (const viewer of this.viewers) viewer.surface?.setParameters({ isolevel: sigma });
+    for (const viewer of this.viewers) {
+      viewer.surface?.setParameters({ isolevel: sigma });
+      viewer.negative?.setParameters({ isolevel: sigma });
+    }
   }
 
   cutAt(axis, percent) {
