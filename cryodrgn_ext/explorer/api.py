@@ -159,7 +159,8 @@ def _gallery(session: Session, asked: Mapping[str, Any]) -> Any:
 
 
 def _path(session: Session, asked: Mapping[str, Any]) -> Any:
-    return lead_path(session.opened, str(asked["name"]), asked["points"], int(asked["frames"]), session.monitor)
+    frames, method = int(asked["frames"]), str(asked.get("method", "line"))
+    return lead_path(session.opened, str(asked["name"]), asked["points"], frames, method, session.monitor)
 
 
 ANSWERS: dict[str, Answer] = {

@@ -21,6 +21,7 @@ from cryodrgn_ext.results.selections import NAME
 from cryodrgn_ext.results.trajectory_files import SCRIPT_NAME
 
 FOLDER = "paths"
+METHODS = ("line", "density")
 
 
 def path_folder(opened: OpenedResult, name: str) -> Path:
@@ -37,9 +38,9 @@ def path_folder(opened: OpenedResult, name: str) -> Path:
 
 
 def lead_path(
-    opened: OpenedResult, name: str, points: Sequence[Sequence[float]], frames: int, monitor: Monitor
+    opened: OpenedResult, name: str, points: Sequence[Sequence[float]], frames: int, method: str, monitor: Monitor
 ) -> dict[str, Any]:
-    """Write the volumes along straight lines between latents.
+    """Write the volumes along a path through latents.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def lead_path(
         (P, q) latents that the path leads through, at least two.
     frames : int
         Number of volumes.
+    method : str
+        One of ``METHODS`` of the job ``trajectory``.
     monitor : Monitor
 
     Returns
@@ -68,6 +71,8 @@ def lead_path(
         raise InputError(f"a path leads through at least two points of {opened.z.shape[1]} numbers each.")
     if not 2 <= frames <= MOST_FRAMES:
         raise InputError(f"a path has 2 to {MOST_FRAMES} volumes, not {frames}.")
+    if method not in METHODS:
+        raise InputError(f"a path is led by one of {', '.join(METHODS)}, not by '{method}'.")
     if folder.exists():
         raise InputError(f"there is a path '{name}' already, in {folder}: give another name.")
     folder.parent.mkdir(exist_ok=True)
@@ -75,11 +80,11 @@ def lead_path(
     with atomic_path(file) as temporary:
         np.savetxt(temporary, anchors, fmt="%.9g")
     settings = TrajectorySettings(
-        in_parts=opened.given, o=folder, project=opened.project, method="line", anchors=file, frames=frames
+        in_parts=opened.given, o=folder, project=opened.project, method=method, anchors=file, frames=frames
     )
     with opened.lock:
         trajectory(settings, monitor)
-    words = ["cryodrgn-ext", "trajectory", str(opened.given.resolve()), "--method", "line", "--anchors", str(file),
+    words = ["cryodrgn-ext", "trajectory", str(opened.given.resolve()), "--method", method, "--anchors", str(file),
              "--frames", str(frames), "--o", str(folder)]  # fmt: skip
     if opened.project is not None:
         words += ["--project", str(opened.project.resolve())]

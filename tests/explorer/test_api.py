@@ -226,6 +226,9 @@ def test_a_path_is_numbered_maps_and_a_script(explorer: Explorer, project: Proje
     generated = explorer.post("generated", z=z[0].tolist()).plain
     np.testing.assert_allclose(first, map_of(generated["files"]["map"])[0], rtol=1e-5, atol=1e-6)
     assert explorer.post("path", name="opening", points=z.tolist(), frames=3).status == 400  # taken
+    made = explorer.post("path", name="dense", points=z.tolist(), frames=4, method="density").plain
+    assert len(made["maps"]) == len(list((folder.parent / "dense").glob("vol_*.mrc"))) == 4
+    assert "--method density" in made["commands"][0]
 
 
 def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: Project) -> None:

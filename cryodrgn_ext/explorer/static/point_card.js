@@ -32,7 +32,8 @@ export class PointCard {
     const { panel } = this;
     const at = await during("Looking up the particle", () => panel.result.plain("point", { position }));
     if (!at) return;
-    this.at = at;
+    this.at = { ...at, position };
+    this.mark();
     const z = at.z.map((value) => value.toPrecision(3)).join(" ");
     panel.find(".point .said").textContent = `Row ${at.row} of your file, ${at.image}; z = ${z}`;
     for (const name of ["show-maps", "choose-near", "to-path"]) panel.find(`.${name}`).disabled = false;
@@ -51,8 +52,13 @@ export class PointCard {
     if (near) await panel.showMap(near);
   }
 
+  mark() {
+    this.panel.scatter.mark(this.at ? [this.at.position] : [], this.path.map((one) => one.position));
+  }
+
   showPath() {
     const { panel } = this;
+    this.mark();
     panel.find(".path-bar").hidden = this.path.length < 2;
     panel.find(".path-said").textContent = this.path.length
       ? `Path through rows ${this.path.map((one) => one.row).join(", ")}${this.path.length < 2 ? ": add another point" : ""}`
@@ -63,6 +69,7 @@ export class PointCard {
     const { panel } = this;
     const made = await during("Making the volumes of the path", () => panel.result.plain("path", {
       name: panel.find(".path-name").value.trim(), frames: Number(panel.find(".path-frames").value),
+      method: panel.find(".path-method").value,
       points: this.path.map((one) => one.z),
     }), button);
     if (!made) return;

@@ -13,6 +13,7 @@ await new Promise((resolve, reject) => {
 const createScatterplot = globalThis.createScatterplot.default;
 
 const MARGIN = 0.03; // of the range, around the points
+const MARK = 0.015; // half the side of a mark, of half the plot
 const AFTER_LASSO_MS = 300;
 const NONE = "#8a8f96"; // particles without a value
 
@@ -60,6 +61,7 @@ export class Scatter {
     this.shown = new Uint32Array(0);
     this.lassoing = false;
     this.lassoMode = false;
+    this.marked = { positions: [], path: [] };
     this.lassoEnded = -Infinity;
     this.highlighted = new Uint32Array(0);
     const { width, height } = this.canvas.getBoundingClientRect();
@@ -146,7 +148,9 @@ export class Scatter {
     this.drawing.set({
       colorBy: "valueA", pointColor: colour.colors, ...this.activeColours(), pointSize: dense, opacity: count > 2e5 ? 0.25 : 0.7,
     });
+    this.points = points;
     await this.drawing.draw(points, { zDataType: "categorical" });
+    await this.mark(this.marked.positions, this.marked.path);
     this.showTicks();
   }
 
@@ -189,6 +193,23 @@ export class Scatter {
     };
     write(this.plot.querySelector(".ticks-x"), rangeX, "left", false);
     write(this.plot.querySelector(".ticks-y"), rangeY, "top", true);
+  }
+
+  /** Mark clicked particles with squares, and join those of a path. */
+  async mark(positions, path) {
+    this.marked = { positions, path };
+    if (!this.points) return;
+    const at = (position) => {
+      const place = this.placeOf[position] ?? -1;
+      return place < 0 ? [] : [[this.points.x[place], this.points.y[place]]];
+    };
+    const style = { lineColor: this.active, lineWidth: 2 };
+    const squares = [...positions, ...path].flatMap(at).map(([x, y]) =>
+      ({ x1: x - MARK, y1: y - MARK, x2: x + MARK, y2: y + MARK, ...style }));
+    const corners = path.flatMap(at);
+    const lines = corners.length > 1 ? [{ vertices: corners, ...style }] : [];
+    if (squares.length) await this.drawing.drawAnnotations([...squares, ...lines]);
+    else this.drawing.clearAnnotations();
   }
 
   /** Show which particles are chosen. */
