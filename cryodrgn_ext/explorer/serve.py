@@ -110,7 +110,7 @@ def say_address(url: str, port: int, monitor: Monitor) -> None:
     monitor.message(f"The explorer is at\n  {url}")
     monitor.message(
         "From another computer, make a tunnel there and open the same address:\n"
-        f"  ssh -N -L {port}:{LOOPBACK}:{port} {getpass.getuser()}@{socket.getfqdn()}"
+        f"  ssh -N -L {port}:{LOOPBACK}:{port} {getpass.getuser()}@{socket.gethostname()}"
     )
     monitor.message("Whoever has the address can use it; Ctrl-C ends it.")
 

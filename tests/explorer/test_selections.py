@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import sys
+import threading
 import types
+import webbrowser
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -14,8 +19,11 @@ import pytest
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.notebook import explore
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.serve import explore as serve
 from cryodrgn_ext.explorer.serve import listening
 from cryodrgn_ext.explorer.stored_maps import stored_maps
+from cryodrgn_ext.options.explore import ExploreSettings
+from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
 from tests.explorer.conftest import N, Project
@@ -74,6 +82,46 @@ def test_a_port_that_is_taken_is_said_and_others_cannot_reach_it() -> None:
         assert host == "127.0.0.1"
         with pytest.raises(InputError, match=rf"--port {port} cannot be used"), listening(port):
             pass
+
+
+def test_the_job_says_its_address_and_ends_with_ctrl_c(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setenv("DISPLAY", ":0")
+    status: list[int] = []
+
+    class Listening(SilentMonitor):
+        """Opens the page as soon as its address is said, and then presses Ctrl-C."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.said: list[str] = []
+
+        def message(self, text: str) -> None:
+            self.said.append(text)
+            if "Ctrl-C" in text:
+                threading.Thread(target=self.visit).start()
+
+        def visit(self) -> None:
+            found = re.search(r"http://(\S+?)(/\S+)", " ".join(self.said))
+            assert found is not None
+            connection = HTTPConnection(found.group(1), timeout=20)
+            connection.request("GET", found.group(2))
+            status.append(connection.getresponse().status)
+            connection.close()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monitor = Listening()
+    serve(ExploreSettings(in_results=(project.result,), device="cpu"), monitor)
+    assert status == [200]
+    said = " ".join(monitor.said)
+    assert monitor.said[-1] == "Stopped."
+    (address,) = opened
+    assert address in said
+    port = address.split("/")[2].split(":")[1]
+    assert f"ssh -N -L {port}:127.0.0.1:{port} " in said
+    with listening(int(port)):  # it is free again
+        pass
 
 
 def test_a_notebook_gets_a_frame(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
