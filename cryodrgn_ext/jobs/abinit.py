@@ -119,8 +119,9 @@ def abinit(settings: AbinitSettings, monitor: Monitor) -> JobResult:
 #: What a verdict of the search means to the user.
 VERDICTS = {
     "found": "Verdict: found. Refinements from independent random initialisations led to the same poses.",
-    "probably": "Verdict: probably found, but not confirmed in full: either the poses of some images still move, or a "
-    "single random initialisation was made (--starts 1).",
+    "probably": "Verdict: probably found, but not confirmed in full: a single random "
+    "initialisation was made (--starts 1), poses of some images still move, the map explains less than the images "
+    "hold, or views are missing (see the warnings).",
     "not found": "Verdict: not found. No other random initialisation led to this map; do not go on with it before it "
     "was confirmed (more --starts, another --seed, cleaner particles).",
 }

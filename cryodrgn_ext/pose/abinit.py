@@ -25,6 +25,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.attempts import Contest, contest, judge
 from cryodrgn_ext.pose.checkpoint import images_key
+from cryodrgn_ext.pose.coverage import SIDE_VIEWS, evenness
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
@@ -38,6 +39,7 @@ from cryodrgn_ext.pose.random_initialisations import (
 )
 from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
 from cryodrgn_ext.pose.settings import WORTH_A_CORE, ReconstructSettings
+from cryodrgn_ext.pose.well_explained import explained_signal, is_likelier, maps_of_best_explained
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 
@@ -51,6 +53,8 @@ WHOLE_FILE = "refinement_all.safetensors"
 MORE = 1
 #: Particles on which several initialisations are refined, when there are many more.
 CONTEST_PARTICLES = 5000
+#: Refinements, after the first one, from maps of the images that were explained best, while images gain by it.
+MOST_AGAIN = 3
 #: Poses have not converged when the last search moved a larger share of the images.
 UNCONVERGED_SHARE = 0.1
 STATE_NUMBERS = ("radius", "resolution", "round", "searches", "local_rounds", "moved_share", "converged")
@@ -89,8 +93,9 @@ class AbInitio:
     agreement : float or None
         Share of the images that tell their pose best on which an independent refinement agrees, see :mod:`.attempts`.
     verdict : {"found", "probably", "not found"}
-        "found" when an independent refinement found the same and the poses have converged; "probably" when one of the
-        two holds only as far as it was tried (poses still move, or a single initialisation was asked for).
+        "found" when an independent refinement found the same, the poses have converged, the map explains what the
+        power of the images lets expect, and views fill Fourier space; "probably" when a single initialisation was asked
+        for, or one of the others does not hold.
     """
 
     poses: Poses
@@ -148,13 +153,22 @@ def reconstruct(
         files = REFINEMENT_FILES if few is some else CONTEST_FILES
 
         def refine_one(number: int, one: Initialisation) -> Refined:
-            file = CheckpointFile(checkpoint_dir, files.format("" if number == 0 else number + 1), key)
-            return _refined(few, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
+            name = "" if number == 0 else str(number + 1)
+            file = CheckpointFile(checkpoint_dir, files.format(name), key)
+            refined = _refined(few, (one.map, one.map), INITIALISATION_RADIUS, settings, file, monitor)
+            for again in range(1, MOST_AGAIN + 1):
+                file = CheckpointFile(checkpoint_dir, files.format(f"{name}_again{again}"), key)
+                better = _refined_again(few, refined, settings, file, monitor)
+                if not is_likelier(better.state, refined.state):
+                    break
+                refined = better
+            return refined
 
         most = 1 if settings.initialisations == 1 else settings.initialisations + MORE
         found = contest(starts.first(), most, refine_one, starts.another, monitor)
         judge(found, monitor)
         best = found.best
+        doubts = _doubts(few, best, settings, monitor)
         if few is not some:
             file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES.format(""), key)
             best = _joined(some, few.n, best, settings, file, monitor)
@@ -166,7 +180,7 @@ def reconstruct(
             )
         if some is not images:
             best = _joined(images, some.n, best, settings, CheckpointFile(checkpoint_dir, WHOLE_FILE, key), monitor)
-        return _result(images, best, report_initialisations(starts.made, found.seed)[1], found)
+        return _result(images, best, report_initialisations(starts.made, found.seed)[1], found, doubts)
 
 
 def _joined(
@@ -177,6 +191,15 @@ def _joined(
     monitor.message(f"All {images.n} particles are aligned to the map of the first {n_before}.")
     halves = best.references.half1, best.references.half2
     return _refined(images, halves, best.state.radius, settings, file, monitor)
+
+
+def _refined_again(
+    images: ParticleImages, before: Refined, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
+) -> Refined:
+    """Refinement from maps of the images that another one explains best."""
+    monitor.message(f"Once more, from the better half of the {images.n} particles.")
+    halves = maps_of_best_explained(images, before.state, settings, monitor)
+    return _refined(images, halves, min(before.state.radius, INITIALISATION_RADIUS), settings, file, monitor)
 
 
 def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Int[Tensor, " n"]:
@@ -282,8 +305,25 @@ def _refined(
     return refine(images, halves, settings, state, monitor, keep)
 
 
-def _verdict(outcome: Contest, refined: Refined) -> Verdict:
-    converged = refined.state.moved_share <= UNCONVERGED_SHARE
+def _doubts(images: ParticleImages, refined: Refined, settings: ReconstructSettings, monitor: Monitor) -> bool:
+    """Whether a map may be wrong though others like it are found; says why."""
+    explained = explained_signal(images, refined.state, settings)
+    if explained.is_whole:
+        monitor.message(explained.sentence())
+    else:
+        monitor.warn(explained.sentence())
+    even = evenness(refined.state.estimates.poses.rotation)
+    if even < SIDE_VIEWS:
+        monitor.warn(
+            f"The views that were found fill Fourier space unevenly (evenness {even:.2f}; 1 for even views, "
+            f"{SIDE_VIEWS:.2f} for views all around one axis): the map is stretched by what is missing, and may be "
+            "wrong where many views are alike. Look at it, and compare it with that of another --seed."
+        )
+    return even < SIDE_VIEWS or not explained.is_whole
+
+
+def _verdict(outcome: Contest, refined: Refined, doubts: bool) -> Verdict:
+    converged = refined.state.moved_share <= UNCONVERGED_SHARE and not doubts
     if outcome.agreement is None:
         return "probably" if converged else "not found"
     if not outcome.is_confirmed:
@@ -292,7 +332,11 @@ def _verdict(outcome: Contest, refined: Refined) -> Verdict:
 
 
 def _result(
-    images: ParticleImages, refined: Refined, reports: tuple[InitialisationReport, ...], outcome: Contest
+    images: ParticleImages,
+    refined: Refined,
+    reports: tuple[InitialisationReport, ...],
+    outcome: Contest,
+    doubts: bool,
 ) -> AbInitio:
     found = refined.state.estimates
     maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
@@ -309,5 +353,5 @@ def _result(
         initialisations=reports,
         moved_share=refined.state.moved_share,
         agreement=outcome.agreement,
-        verdict=_verdict(outcome, refined),
+        verdict=_verdict(outcome, refined, doubts),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -53,12 +53,15 @@ class Alignment:
     known : bool
         Whether the poses at hand mean anything yet. If so, a search keeps them where nothing fits better; if not, it
         takes no notice of them but for the shifts, around which it looks.
+    scale_precision : float, optional
+        Of the particle scale, see :mod:`.particle_scale`; all scales are 1 when None.
     """
 
     kind: Kind
     radius: float
     settings: ReconstructSettings
     known: bool = True
+    scale_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,9 @@ class Reference:
         return LinearModel(one[0], one[1:], self.weights[:, 1:])
 
 
-def search_settings(images: ParticleImages, settings: ReconstructSettings, radius: float) -> SearchSettings:
+def search_settings(
+    images: ParticleImages, settings: ReconstructSettings, radius: float, scale_precision: float | None = None
+) -> SearchSettings:
     """Settings of a search over all orientations when images are aligned up to ``radius`` cycles per box."""
     d = images.box_size
     extent, base = settings.shift_extent(d), min(BASE_RADIUS, radius)
@@ -96,6 +101,7 @@ def search_settings(images: ParticleImages, settings: ReconstructSettings, radiu
         base_level=1, refinements=REFINEMENTS, keep=KEPT, k_min=base, k_max=min(SEARCH_RADIUS, radius),
         shift_extent_px=extent, shift_count=2 * max(1, math.ceil(extent * 4 * base / d - 0.5)) + 1,
         keep_final=CANDIDATES, apart=APART, memory_bytes=settings.memory_bytes, device=settings.device,
+        scale_precision=scale_precision,
     )  # fmt: skip
 
 
@@ -156,7 +162,7 @@ def align_images(
         candidates = poses[piece, None]
         if how.kind == "search":
             # Around the shifts at hand: a particle off by more than the extent is reached in a later search.
-            looking = search_settings(images, how.settings, how.radius)
+            looking = search_settings(images, how.settings, how.radius, how.scale_precision)
             moved = recentred(images, poses.shift_px)
             found = search_orientations(how.settings.search, moved, reference.model(), looking, piece).poses
             searched = found.to(torch.float64).moved(candidates.shift_px)
@@ -174,10 +180,17 @@ def _best_refined(
     scorer = Scorer(images, repeated, how.radius, how.settings.device, how.settings.memory_bytes)
     weights = None if reference.weights is None else reference.weights[repeated]
     poses = Poses(candidates.rotation.flatten(0, 1), candidates.shift_px.flatten(0, 1))
+    scale = None
+    if how.scale_precision is not None:
+        scale = scorer.scales(reference.model(), poses, how.scale_precision, how.radius)
+        scorer = scorer.scaled(scale.mean)
     if how.kind == "search" and how.radius > SEARCH_RADIUS:
         # In the search's own band first: in the full one, it may lie beyond the nearest optimum.
         poses = refine_poses(scorer, reference.field, poses, SEARCH_RADIUS, weights, GAUSS_NEWTON_STEPS).poses
     refined = refine_poses(scorer, reference.field, poses, how.radius, weights, GAUSS_NEWTON_STEPS)
+    if scale is not None:
+        fit = refined.log_likelihood - scale.penalty
+        refined = replace(refined, log_likelihood=fit, scale=scale.mean, scale_error=scale.error)
     best = refined.log_likelihood.view(-1, each).argmax(1)
     return refined[torch.arange(len(rows), device=best.device) * each + best]
 

@@ -107,7 +107,8 @@ def expectation(
     """
     sheared = bool((frequency_matrix[0, 1] != 0) | (frequency_matrix[1, 0] != 0))
     mirrors, rotation = (None, grid.rotation) if sheared else (Mirrors.of(grid.kxy), grid.front)
-    job = SharedScores(as_model(volume, scorer.device), grid.kxy, grid.shift_px, grid.box_size, mirrors)
+    job = SharedScores(as_model(volume, scorer.device), grid.kxy, grid.shift_px, grid.box_size, mirrors,
+                       None if scorer.scale_precision is None else exponent * scorer.scale_precision)  # fmt: skip
     points = points_on(frequency_matrix @ rotation[:, :2], job.kxy)
     sections, norms = job.sections(volume.slice(points))
     sums = SectionSums.like(sections, norms)

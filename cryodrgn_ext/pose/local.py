@@ -247,7 +247,7 @@ def refine_poses(
     rotation, shift_px, last = gauss_newton(
         equations, poses.rotation.to(device), poses.shift_px.to(device), iterations, largest
     )
-    return PoseEstimates(Poses(rotation, shift_px), last.log_likelihood, *_errors(last.matrix))
+    return PoseEstimates.of_scale_one(Poses(rotation, shift_px), last.log_likelihood, *_errors(last.matrix))
 
 
 def gauss_newton(

@@ -25,6 +25,7 @@ from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses, rounded
 from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_initial_map, signal_power
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.particle_scale import FIRST_SPREAD, ParticleScale, precision_of, with_scales
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings
 from cryodrgn_ext.pose.settings import INITIALISATION_PARTICLES, ReconstructSettings
@@ -111,7 +112,8 @@ def make_initialisation(
     band = min(LAST_RADIUS, float(images.plane.radius))
     # One band of shells more than is aligned to: the power spectrum is there when the map is solved.
     reach = min(math.ceil(band) + 2, images.plane.radius)
-    scorer = Scorer(images, rows, reach, settings.device, settings.memory_bytes)
+    precision = precision_of(images, FIRST_SPREAD)
+    scorer = Scorer(images, rows, reach, settings.device, settings.memory_bytes, precision)
     power = signal_power(images, scorer)
     extent, radius = settings.shift_extent(d), settings.mask_radius(d)
     volume = random_initial_map(scorer, power, Schedule(), extent, radius, seed, monitor)
@@ -123,8 +125,10 @@ def make_initialisation(
         base_level=1, refinements=1, keep=4,
         k_min=min(SEARCH_RADIUS, band), k_max=min(0.5 * (SEARCH_RADIUS + LAST_RADIUS), band),
         shift_extent_px=extent, shift_count=count, memory_bytes=settings.memory_bytes, device=settings.device,
+        scale_precision=precision,
     )  # fmt: skip
     poses, fit = Poses.unknown(len(rows)), torch.empty(0)
+    scale = ParticleScale.one(len(rows))
     for all_orientations in ROUNDS:
         monitor.poll()
         top = min(math.ceil(band) + 1, images.plane.radius)
@@ -132,9 +136,16 @@ def make_initialisation(
             model = FourierVolume.from_map(volume, OVERSAMPLING, top)
             poses = search_orientations(settings.search, chosen, model, looking).best
         field = DifferentiableVolume.from_maps(volume[None], top)
-        found = refine_poses(scorer, field, poses, band, iterations=4)
-        poses, fit = found.poses.to(torch.float32), found.log_likelihood
-        sums = backproject(chosen.with_poses(poses), grid=FourierGrid(images.box_size, reach), device=scorer.device)
+        if precision is not None:
+            model = FourierVolume.from_map(volume, OVERSAMPLING, top)
+            scale = scorer.scales(model, poses, precision, band)
+        found = refine_poses(scorer.scaled(scale.mean), field, poses, band, iterations=4)
+        poses, fit = found.poses.to(torch.float32), found.log_likelihood - scale.penalty
+        sums = backproject(
+            with_scales(chosen.with_poses(poses), scale.mean),
+            grid=FourierGrid(images.box_size, reach),
+            device=scorer.device,
+        )
         volume = sums.solve(prior) * mask
         offset = rounded(centre_of_mass(volume))
         if bool(offset.any()):

@@ -34,6 +34,7 @@ from cryodrgn_ext.pose.alignment import Alignment, Kind, align_to_halves
 from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses
 from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
 from cryodrgn_ext.pose.half_references import References, make_references
+from cryodrgn_ext.pose.particle_scale import FIRST_SPREAD, precision_of, spread_of, with_scales
 from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
@@ -194,12 +195,13 @@ def _sums(
     fine = reach <= FINE_RADIUS and seen >= FINE_SEEN and float(state.estimates.error_deg.median()) <= FINE_DEG
     grid = FourierGrid(images.box_size, reach, 3 if fine else 2)
     poses = [state.estimates.poses] if at_best else list(_drawn_poses(images, state, settings))
+    scaled = with_scales(images, state.estimates.scale)
     halves = []
     for half in (1, 2):
         rows = (images.half_set == half).nonzero()[:, 0]
         parts = (
             backproject(
-                images.with_poses(one), rows, torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device,
+                scaled.with_poses(one), rows, torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device,
                 monitor=monitor, description=f"Reconstructing half {half}",
             )
             for one in poses
@@ -236,7 +238,10 @@ def _round(
     state: RefinementState, monitor: Monitor,
 ) -> RefinementState:  # fmt: skip
     """Poses of all images, or of those that a search has to look at, against the maps of their halves."""
-    how = Alignment(kind, state.radius, settings, known=state.searches > 0)
+    spread = spread_of(state.estimates.scale, state.estimates.scale_error) if state.searches else FIRST_SPREAD
+    how = Alignment(
+        kind, state.radius, settings, known=state.searches > 0, scale_precision=precision_of(images, spread)
+    )
 
     def aligned(rows: Tensor) -> tuple[PoseEstimates, Tensor]:
         return align_to_halves(images, halves, state.estimates.poses, how, rows, monitor)

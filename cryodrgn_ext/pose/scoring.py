@@ -15,6 +15,7 @@ a set of rotations and shifts that all images share, both are matrix products (Z
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,7 @@ from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.kernels import products
 from cryodrgn_ext.pose.mirrors import Mirrors, quads_of
 from cryodrgn_ext.pose.model import LinearModel, SharedSlices, SliceModel, VolumeModel, as_model
+from cryodrgn_ext.pose.particle_scale import ParticleScale, at_best_scale_
 from cryodrgn_ext.pose.shared_scores import SharedScores, squared
 
 DEFAULT_MEMORY_BYTES = 1 << 30
@@ -73,6 +75,8 @@ class Scorer:
         Where to compute; where the poses of the images are when omitted.
     memory_bytes : int
         Bound of everything that is made besides the images and the results.
+    scale_precision : float, optional
+        Of the particle scale about 1, which is then the best one for every pose, see :mod:`.particle_scale`.
     """
 
     def __init__(
@@ -82,7 +86,9 @@ class Scorer:
         radius: float | None = None,
         device: torch.device | str | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        scale_precision: float | None = None,
     ) -> None:
+        self.scale_precision = scale_precision
         self.rows = torch.arange(images.n) if rows is None else rows.cpu()
         self.plane = images.plane
         self.box_size = images.box_size
@@ -213,7 +219,8 @@ class Scorer:
         for members, matrix in self._by_frequency_matrix():
             sheared = bool((matrix[0, 1] != 0) | (matrix[1, 0] != 0))
             fours = None if quads is None or sheared else quads.to(self.device)
-            job = SharedScores(model, kxy, shift_px, self.box_size, None if fours is None else mirrors)
+            job = SharedScores(model, kxy, shift_px, self.box_size, None if fours is None else mirrors,
+                               self.scale_precision)  # fmt: skip
             columns = torch.arange(len(rotation), device=self.device)[:, None] if fours is None else fours
             for some in columns.split(each):
                 slices = model.shared(matrix @ rotation[some[:, 0], :2], job.kxy)
@@ -285,6 +292,34 @@ class Scorer:
             (B, K, T) float32.
         """
         model = as_model(model, self.device)
+        out = torch.empty(len(self), rotation.shape[1], 1 if offset_px is None else len(offset_px), device=self.device)
+        for part, inner, norm in self._own_products(model, rotation, shift_px, offset_px, radius):
+            out[part] = at_best_scale_(inner, norm[..., None], self.scale_precision)
+        return out
+
+    def scales(
+        self, model: SliceModel | FourierVolume, poses: Poses, precision: float, radius: float | None = None
+    ) -> ParticleScale:
+        """Scale of the particle in every image at a pose (B,) of its own."""
+        parts = list(
+            self._own_products(
+                as_model(model, self.device), poses.rotation[:, None], poses.shift_px[:, None], None, radius
+            )
+        )
+        product, power = torch.cat([p[1].flatten() for p in parts]), torch.cat([p[2].flatten() for p in parts])
+        return ParticleScale.of(product, power, precision)
+
+    def scaled(self, scale: Float[Tensor, " B"]) -> Scorer:
+        """The same images, of which more or less of the particle is expected, by ``scale`` (B,)."""
+        other = copy(self)
+        factor = scale.to(self.power)[:, None]
+        other.data, other.power, other.scale_precision = self.data * factor, self.power * factor.square(), None
+        return other
+
+    def _own_products(
+        self, model: SliceModel, rotation: Tensor, shift_px: Tensor, offset_px: Tensor | None, radius: float | None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Products with the image (b, K, T) and powers (b, K) of what candidates expect, for some images at a time."""
         count = self.count(radius)
         offsets = torch.zeros(1, 2) if offset_px is None else offset_px
         phases = shift_phases(self.kxy[:count], offsets.to(self.device, torch.float32), self.box_size)
@@ -293,7 +328,6 @@ class Scorer:
         compiled = packed is not None and self.device.type == "cpu"
         each = self.memory_bytes // ((8 if compiled else 64) * rotation.shape[1] * count)
         each = max(1, min(each, CACHE_BYTES // (4 * rotation.shape[1] * count)) if compiled else each)
-        out = torch.empty(len(self), rotation.shape[1], len(offsets), device=self.device)
         for start in range(0, len(self), each):
             part = slice(start, start + each)
             planes = self.frequency_matrix[part, None] @ rotation[part].to(self.device, torch.float32)[:, :, :2]
@@ -305,8 +339,7 @@ class Scorer:
                 inner, norm = products(packed, share, self.kxy[:count], planes, centre, parts, power, self.box_size)
             else:
                 inner, norm = self._products_torch(model, part, planes, centre, power)
-            out[part] = inner.flatten(2) @ ramp - 0.5 * norm[..., None]
-        return out
+            yield part, inner.flatten(2) @ ramp, norm
 
     def _reach(self, count: int) -> float:
         """Farthest that the first ``count`` coefficients lie from the model's origin, in cycles per box."""

@@ -61,6 +61,8 @@ class SearchSettings:
         Bound of working memory; it does not change the result.
     device : str, optional
         Where to compute; where the poses of the images are when None.
+    scale_precision : float, optional
+        Of the particle scale, see :mod:`.particle_scale`; all scales are 1 when None.
     """
 
     base_level: int = 1
@@ -74,6 +76,7 @@ class SearchSettings:
     apart: float = 0.0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     device: str | None = None
+    scale_precision: float | None = None
 
     def band(self, step: int, largest: float) -> float:
         """Radius of refinement ``step`` (0 is the base grid), for images with |k| up to ``largest``."""
@@ -178,7 +181,10 @@ def sweep(
         part = slice(start, min(start + each, n))
         members = groups.part(part)
         memory = settings.memory_bytes // 2
-        scorers = [Scorer(images, members.rows[:, s], last, settings.device, memory) for s in range(size)]
+        scorers = [
+            Scorer(images, members.rows[:, s], last, settings.device, memory, settings.scale_precision)
+            for s in range(size)
+        ]
         found, moved, score = search_some(GroupScorer(scorers, members))
         for s in range(size):
             rotation[part, s], shift_px[part, s] = members.rotations(found, s)[:, :kept], moved[:, :kept, s]

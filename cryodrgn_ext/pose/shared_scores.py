@@ -11,6 +11,7 @@ from torch import Tensor
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.pose.mirrors import Mirrors
 from cryodrgn_ext.pose.model import SliceModel
+from cryodrgn_ext.pose.particle_scale import at_best_scale_
 
 
 class SharedScores:
@@ -26,12 +27,15 @@ class SharedScores:
     box_size : int
     mirrors : Mirrors, optional
         Score the mirrors of every slice as well; ``kxy`` is then in their order.
+    scale_precision : float, optional
+        Of the particle scale, which is then the best one for every score, see :mod:`.particle_scale`.
     """
 
     def __init__(
-        self, model: SliceModel, kxy: Tensor, shift_px: Tensor, box_size: int, mirrors: Mirrors | None
-    ) -> None:
-        self.model, self.mirrors = model, mirrors
+        self, model: SliceModel, kxy: Tensor, shift_px: Tensor, box_size: int, mirrors: Mirrors | None,
+        scale_precision: float | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.mirrors, self.scale_precision = model, mirrors, scale_precision
         self.kxy = kxy if mirrors is None else kxy[mirrors.order]
         self.phases = shift_phases(self.kxy, -shift_px.to(kxy.device, torch.float32), box_size)
         #: How many scores each slice gives.
@@ -56,7 +60,7 @@ class SharedScores:
             self.mirrors.products(self.mirrors.split(data[:, None] * self.phases), sections, out)
             front, back = weighed(power, norms), weighed(self.mirrors.swap(power), norms)
             norm = torch.stack([front, front, back, back], dim=1)
-        out.sub_(norm[:, None], alpha=0.5)
+        at_best_scale_(out, norm[:, None], self.scale_precision)
 
     def accumulate(self, data: Tensor, power: Tensor, posterior: Tensor, likely: Tensor, sums: SectionSums) -> None:
         """Add images at their posteriors to every section.

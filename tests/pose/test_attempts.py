@@ -27,7 +27,7 @@ def refined(poses: Poses, mean: float, junk: float = 0.0) -> Refined:
     fit = torch.full((N,), mean, dtype=torch.float64) + torch.linspace(0, 1, N).double()
     fit[:lost] = 2.0
     error = torch.full((N,), 2.0, dtype=torch.float64)
-    estimates = PoseEstimates(Poses(rotation, poses.shift_px.double()), fit, error, error)
+    estimates = PoseEstimates.of_scale_one(Poses(rotation, poses.shift_px.double()), fit, error, error)
     one = object.__new__(Refined)  # the sums of its backprojections have no part here
     object.__setattr__(one, "state", RefinementState(estimates, radius=10.0))
     return one
