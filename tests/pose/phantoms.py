@@ -62,8 +62,12 @@ def phantom(
     with_ctf: bool = True,
     seed: int = 0,
     rotation: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Phantom:
-    """Simulate images in random poses; ``snr`` None leaves out the noise (but assumes that of SNR 1)."""
+    """Simulate images in random poses; ``snr`` None leaves out the noise (but assumes that of SNR 1).
+
+    ``scale`` (N,) is that of the particle in each image, 1 when omitted.
+    """
     rng = np.random.default_rng(seed)
     truth = density(box_size)
     volume = FourierVolume.from_map(truth)
@@ -78,6 +82,8 @@ def phantom(
         values = values * ctf(parameters, plane.kxy, pixel_size_A, box_size)
     clean = plane.to_images(values)
     sd = float(clean.std()) / np.sqrt(1.0 if snr is None else snr)
+    if scale is not None:
+        clean = clean * scale[:, None, None]
     noise = torch.from_numpy(rng.normal(0, sd, clean.shape)).float() if snr is not None else 0.0
     images = ParticleImages.from_tensors(
         clean + noise, torch.eye(3).expand(n, 3, 3), torch.zeros(n, 2), pixel_size_A, parameters, pixel_noise_sd=sd
