@@ -55,8 +55,8 @@ class SelectSettings(Settings):
     )
     intersection: tuple[Path, ...] = setting(
         (),
-        help="Keep only particles that are in all of these selections: .star, .cs, or a folder of a state, of this "
-        "or of replicate runs (matched by uid); or rows of this one as .txt, .npy, .pkl",
+        help="Keep only particles that are in all of these selections: .star, .cs, a folder of a state, or what "
+        "explore saved (.npz), of this or of replicate runs (matched by uid); or rows of this one as .txt, .npy, .pkl",
     )
     union: tuple[Path, ...] = setting((), help="Add the particles of these selections to those of the conditions")
     difference: tuple[Path, ...] = setting((), help="Take the particles of these selections away, at last")

@@ -14,7 +14,7 @@ from cryodrgn_ext.metadata.row_matching import match_rows, shared_rows
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import TABLES, LearnedResult
-from cryodrgn_ext.results.selections import SUFFIX, read_selection_file
+from cryodrgn_ext.results.selections import SUFFIX, read_selection_file, shared_with_selection
 
 
 def chosen_rows(result: LearnedResult, indices: Path | None, monitor: Monitor | None = None) -> NDArray[np.int64]:
@@ -77,7 +77,8 @@ def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) ->
     Parameters
     ----------
     path : Path
-        A table of particles, a folder with one, or rows of these particles (.txt, .npy, .pkl).
+        A table of particles, a folder with one, a selection that explore saved (.npz), or rows of these particles
+        (.txt, .npy, .pkl).
     particles : ParticleSet
     every_one : bool
         Whether a particle that is not among ``particles`` is an error; else it does not matter.
@@ -90,7 +91,7 @@ def particles_in(path: Path, particles: ParticleSet, every_one: bool = False) ->
     if path.is_dir() and Layout(path).particles.is_file():
         path = Layout(path).particles
     if path.suffix == SUFFIX:
-        return read_selection_file(path, particles).rows
+        return read_selection_file(path, particles).rows if every_one else shared_with_selection(path, particles)
     if path.suffix.lower() not in TABLES and not path.is_dir():
         return read_index_file(path, particles.n)
     if every_one:

@@ -135,6 +135,22 @@ def read_selection_file(path: Path, particles: ParticleSet) -> SavedSelection:
     return SavedSelection(path.stem, np.unique(rows), recipe, str(arrays["written"]))
 
 
+def shared_with_selection(path: Path, particles: ParticleSet) -> NDArray[np.int64]:
+    """Rows (m,), increasing, of the particles that a selection has too, which may be of another run on them: by uid.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or damaged, or has none of them.
+    """
+    with readable(path, "make the selection again"):
+        uid = load_arrays(path, "uid")["uid"]
+        rows = np.flatnonzero(np.isin(particles.uid, uid))
+    if len(uid) and not len(rows):
+        raise InputError(f"{path} has none of the particles of {particles.path}: it is not of a run on the same ones.")
+    return rows.astype(np.int64)
+
+
 def read_selection_named(name: str, directories: tuple[Path, ...], particles: ParticleSet) -> SavedSelection:
     """Read a selection of the first of these result directories that has it.
 

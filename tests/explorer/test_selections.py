@@ -24,6 +24,7 @@ from cryodrgn_ext.explorer.serve import listening
 from cryodrgn_ext.explorer.stored_maps import stored_maps
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
 from tests.explorer.conftest import N, Project
@@ -54,6 +55,19 @@ def test_a_damaged_selection_is_one_sentence(project: Project) -> None:
     with pytest.raises(InputError, match=r"damaged\.npz cannot be read"):
         read_selection_file(path, particles)
     path.unlink()
+
+
+def test_a_selection_of_a_run_on_other_rows_is_matched_by_identity(project: Project, tmp_path: Path) -> None:
+    particles = read_learned_result(project.result).particles
+    turned = particles.subset(np.arange(N)[::-1].copy())
+    path = write_selection(tmp_path, "other_run", turned, np.array([0, 5, 7]), {"by": "all"})
+    assert particles_in(path, particles).tolist() == sorted([N - 1, N - 6, N - 8])
+    strangers = write_selection(tmp_path, "strangers", turned, np.array([0]), {"by": "all"})
+    with np.load(strangers) as table:
+        arrays = dict(table)
+    np.savez(strangers, **{**arrays, "uid": arrays["uid"] + np.uint64(1)})
+    with pytest.raises(InputError, match="has none of the particles"):
+        particles_in(strangers, particles)
 
 
 def test_maps_of_a_landscape_are_generated(project: Project) -> None:
