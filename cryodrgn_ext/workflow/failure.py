@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
-from cryodrgn_ext.results.record import end_record
 
 EXIT_FAILURE = 1
 EXIT_INPUT_ERROR = 2
@@ -85,6 +84,8 @@ def recorded_failure(directory: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        from cryodrgn_ext.results.record import end_record  # it reads YAML, which helps and templates need not
+
         aborted = isinstance(error, (JobAborted, KeyboardInterrupt))
         end_record(directory, "aborted" if aborted else "failed", explain(error).sentence)
         raise
