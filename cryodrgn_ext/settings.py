@@ -244,6 +244,8 @@ def from_plain(cls: type[S], plain: Mapping[str, Any]) -> S:
             value = tuple(Path(v) if field.kind == "path" else v for v in value)
         elif field.kind == "path" and isinstance(value, str):
             value = Path(value)
+        elif field.kind == "str" and isinstance(value, bool):  # a choice of words that was a switch once
+            value = "yes" if value else "no"
         values[field.name] = value
     return from_values(cls, values)
 

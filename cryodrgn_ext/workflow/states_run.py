@@ -243,10 +243,10 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
                 f"thing), such as {self.inputs.particles.describe_row(int(rows[0]))}: see {self.layout.empty_images}. "
                 "select --junk no takes them out, to train again without them."
             )
-        if found.spread > UNEVEN and getattr(self.settings, "fit_contrast", True) is False:
+        if found.spread > UNEVEN and getattr(self.settings, "fit_contrast", "") == "no":
             self.monitor.warn(
                 f"How strongly particles show differs by {100 * found.spread:.0f} % (standard deviation; thickness of "
-                "ice, errors of poses), and latents may follow that: train with --fit_contrast yes, which fits it."
+                "ice, errors of poses), and latents may follow that: train with --fit_contrast auto, which fits it."
             )
 
     def _write_particles(self, table: StateTable) -> None:

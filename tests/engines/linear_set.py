@@ -73,6 +73,24 @@ def make_linear_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     return LinearSet(images, y.numpy(), bead_map(base, base_weight), bead_map(mode, mode_weight))
 
 
+def make_bent_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
+    """Images of base + y * (bent - base): beads move across the z axis as the square of how far along it they are."""
+    rng = torch.Generator().manual_seed(seed)
+    base = (torch.rand(60, 3, generator=rng) - 0.5) * torch.tensor([7.0, 7.0, 16.0])
+    offset = 0.04 * (base[:, 2].square() - base[:, 2].square().mean())
+    bent = base + torch.stack([offset, 0 * offset, 0 * offset], 1)
+    weight = torch.ones(60)
+    y = torch.randn(n, generator=rng)
+
+    def signal(points: torch.Tensor) -> torch.Tensor:
+        still = _bead_transform(points, base, weight)
+        return still + y[:, None] * (_bead_transform(points, bent, weight) - still)
+
+    images = _images(signal, n, noise_sd, seed, rng)
+    still_map = bead_map(base, weight)
+    return LinearSet(images, y.numpy(), still_map, bead_map(bent, weight) - still_map)
+
+
 def make_state_set(n: int, noise_sd: float, states: int, seed: int = 0) -> StateSet:
     rng = torch.Generator().manual_seed(seed)
     base = torch.randn(40, 3, generator=rng) * 3.0

@@ -35,7 +35,6 @@ LEAST_SHARE = 1e-7
 PRIOR_PASSES = 2  # at each band, after which the prior of its volumes stays
 MOST_PASSES = 5  # at each band
 LEAST_RISE = 0.02  # of the gain, that is worth another pass
-LEAST_SPREAD = 0.02  # of the particle scale
 LEAST_SCALE = 0.05
 FAR = 2.5  # ratio of bands that calls for one between
 ROWS = 4096
@@ -75,13 +74,6 @@ def curved_bands(start: int, limit: int) -> list[int]:
     middle = round((start * limit) ** 0.5)
     between = [middle] if limit > FAR * start else []
     return sorted({min(start, limit), *between, limit})
-
-
-def scale_spread(scale: Float32[Tensor, " n"]) -> float:
-    """Spread of the particle scale to begin with, from estimates (n,) of this process's images."""
-    sums = torch.stack([torch.ones(len(scale)).double(), (scale.double() - 1).square()]).sum(1)
-    current().sum(sums)
-    return float((sums[1] / sums[0].clamp_min(1)).sqrt().clamp_min(LEAST_SPREAD))
 
 
 def _images_at_nodes(node: Tensor, logit: Tensor, share: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

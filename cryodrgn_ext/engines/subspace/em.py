@@ -12,21 +12,26 @@ The prior of each component and shell is what its solutions from the two half-se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.beginnings import leading_deformations, random_latents
+from cryodrgn_ext.engines.subspace.decoder import held_to
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.evidence import Gains, component_gains
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
 from cryodrgn_ext.engines.subspace.halves import Halves, independent_halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates, infer_mixture
+from cryodrgn_ext.engines.subspace.subspace import Subspace
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 
@@ -36,70 +41,14 @@ PASSES = (15, 5, 3)  # at the first bands; the last number for all further ones
 FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
 SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
-RANDOM_BLOCK = 4096  # rows that one random generator starts
+WEAK_GAIN = 0.5 * (1 - math.log(2))  # nats by a latent of which an image tells as much as is known without it
 LINEAR_SHARE = 0.5  # of the limit: beyond, the curved model goes on, which needs fewer parameters for a motion
-LEAST_POWER = 1e-3  # of all components' power, of one that is called real
 LEAST_VARIANCE = 1e-12  # of latents: with fewer images than components some do not vary at all
-LEAST_SHARE = 1e-3  # of a component's power that counts
-AGREEING = 0.3  # least correlation between half-sets of a component that is called real
-
-
-@dataclass(frozen=True)
-class Subspace:
-    """Components at a band.
-
-    Attributes
-    ----------
-    grid : ComponentGrid
-    values : Tensor
-        (V, 2, Qp) float32: P_0..P_q, real and imaginary parts.
-    zdim : int
-        q.
-    power : Tensor
-        (q,) float64: power of each component, the variance of volumes along it; in descending order.
-    agreement : Tensor
-        (q,) float64: correlation of each component between half-sets.
-    informative : int
-        The first so many components predict images of the other half-set.
-    """
-
-    grid: ComponentGrid
-    values: Tensor
-    zdim: int
-    power: Tensor
-    agreement: Tensor
-    informative: int = 0
-
-    @property
-    def shared_power(self) -> Tensor:
-        """(q,) power of each component that counts.
-
-        That is the share that a half-set's agreement c stands for in both together, 2 c / (1 + c); the rest is noise.
-        """
-        agreement = self.agreement.clamp(0, 1)
-        return self.power * (2 * agreement / (1 + agreement)).clamp_min(LEAST_SHARE)
-
-    @property
-    def scale(self) -> Tensor:
-        """(q,) what latents of unit variance are multiplied by, to lie at distances in proportion to volumes."""
-        power = self.shared_power
-        return (power / power.max().clamp_min(1e-300)).sqrt()
-
-    @property
-    def real(self) -> Tensor:
-        """(q,) bool: components that both half-sets show, or that predict images of the other half-set."""
-        alike = (self.agreement > AGREEING) & (self.power > LEAST_POWER * self.power.sum())
-        return alike | (torch.arange(len(self.power)) < self.informative)
-
-    @property
-    def n_real(self) -> int:
-        """How many components both half-sets show."""
-        return int(self.real.sum())
 
 
 @dataclass
 class PassResult:
-    """Sums of one pass over images: equations, and moments of the latents."""
+    """Means of one pass over images: equations, moments of the latents, scales and their squared deviation from 1."""
 
     equations: Equations
     count: float
@@ -108,6 +57,7 @@ class PassResult:
     covariance: Tensor
     evidence: float
     particle_scale: float
+    scale_deviation: float
 
 
 class Latents(NamedTuple):
@@ -151,7 +101,7 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
     equations = Equations.empty(band, q)
     moment = torch.zeros(q, q, dtype=torch.float64)
     covariance = torch.zeros(zdim, zdim, dtype=torch.float64)
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(4, dtype=torch.float64)
     half_set = (band.images.half_set == 2).long()
     for chunk in band.chunks(rows):
         monitor.poll()
@@ -161,13 +111,14 @@ def em_pass(band: Band, values: Tensor, zdim: int, rows: Tensor, inference: Infe
         equations.add(values, chunk, posterior.particle_scale, half_set[chunk.rows], moments)
         moment += moments.double().sum(0).cpu()
         covariance += posterior.covariance.sum(0).cpu()
-        sums = float(posterior.evidence.sum()), float(posterior.particle_scale.sum())
+        deviation = (posterior.particle_scale - 1).square() + posterior.scale_variance
+        sums = (float(values.sum()) for values in (posterior.evidence, posterior.particle_scale, deviation))
         totals += torch.tensor([len(chunk.rows), *sums])
     equations.complete()
     current().sum(moment, covariance, totals)
-    n, evidence, particle_scale = totals.tolist()
+    n, (evidence, scale, deviation) = float(totals[0]), (totals[1:] / totals[0]).tolist()
     return PassResult(
-        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence / n, particle_scale / n
+        equations, n, moment[0, 1:] / n, moment[1:, 1:] / n, covariance / n, evidence, scale, deviation
     )  # fmt: skip
 
 
@@ -217,44 +168,45 @@ class SubspaceFit:
     zdim : int
     limit : int
         Largest radius.
-    fit_contrast : bool
-    restrict : callable, optional
-        Applied to the components after each step, such as a focus mask: (grid, values) -> values.
+    scale_spread : float
+        Standard deviation of the particle scale about 1, to begin with; 0 where it is not fitted.
+    anatomy : Anatomy
+        Where components may be, and what they may begin with.
     seed : int
     monitor : Monitor
     """
 
     def __init__(
-        self, images: ParticleImages, make_band: Callable[[int], Band], zdim: int, limit: int, fit_contrast: bool,
-        restrict: Callable[[ComponentGrid, Tensor], Tensor] | None, seed: int, monitor: Monitor,
+        self, images: ParticleImages, make_band: Callable[[int], Band], zdim: int, limit: int, scale_spread: float,
+        anatomy: Anatomy, seed: int, monitor: Monitor,
     ) -> None:  # fmt: skip
         self.images, self.make_band, self.zdim, self.limit = images, make_band, zdim, limit
-        self.fit_contrast, self.restrict, self.seed, self.monitor = fit_contrast, restrict, seed, monitor
+        self.scale_spread, self.anatomy, self.seed, self.monitor = scale_spread, anatomy, seed, monitor
         self.band = make_band(min(FIRST_RADIUS, limit))
         self.values = torch.zeros(self.band.grid.n_voxels, 2, padded(zdim + 1), device=self.band.device)
         self.power = torch.zeros(zdim, dtype=torch.float64)
         self.shared = torch.zeros(zdim, dtype=torch.float64)
         self.stage = self.done = 0
+        self.fresh = True  # components begin at this band: there are none yet
+        self.held = False  # components to the particle: they would not stand out from the noise of the whole box
+        self.masks = anatomy.masks(None, self.band.radius, self.held)
+        self.keeps_scales = False  # whether or not images bear them out
         self.halves: Halves | None = None
         self.signal = torch.zeros(0)
         self.gains = Gains(torch.zeros(1, zdim + 1, dtype=torch.float64))
         self.history: list[float] = []
 
     def _infer(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
-        return infer(inner, cross, self.fit_contrast)
+        return infer(inner, cross, self.scale_spread)
 
-    def _random(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
-        """Latents of the first pass, from seed and row alone: the same however images are cut into chunks."""
-        block_of = torch.div(rows, RANDOM_BLOCK, rounding_mode="floor")
-        mean = torch.empty(len(rows), self.zdim, dtype=torch.float64)
-        for block in block_of.unique().tolist():
-            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * (block + 1))
-            numbers = torch.randn(RANDOM_BLOCK, self.zdim, generator=generator, dtype=torch.float64)
-            members = block_of == block
-            mean[members] = numbers[rows[members] - block * RANDOM_BLOCK]
-        mean = mean.to(inner.device)
-        ones = torch.ones(len(rows), dtype=torch.float64, device=inner.device)
-        return Posterior(mean, torch.zeros(len(rows), self.zdim, self.zdim).to(mean), ones, 0 * ones)
+    def _begin(self, rows: Tensor, inner: Tensor, cross: Tensor) -> Posterior:
+        """Latents of the first pass: of the deformations that components begin with, and random ones of the others."""
+        posterior = infer(inner, cross)
+        unknown = inner.diagonal(dim1=1, dim2=2)[:, 1:].sum(0) == 0
+        mean, covariance = posterior.mean, posterior.covariance
+        mean[:, unknown] = random_latents(rows, self.zdim, self.seed).to(mean)[:, unknown]
+        covariance[:, unknown], covariance[:, :, unknown] = 0, 0
+        return replace(posterior, evidence=0 * posterior.evidence)
 
     @property
     def passes(self) -> int:
@@ -265,22 +217,29 @@ class SubspaceFit:
         """One pass over (a part of) the images, and new components."""
         seed = self.seed + 7919 * self.stage + self.done
         rows = images_of_pass(self.images, self.band.count, seed)
-        first = self.stage == self.done == 0
-        result = em_pass(self.band, self.values, self.zdim, rows, self._random if first else self._infer, self.monitor)
+        first = self.fresh and self.done == 0
+        if first and self.stage > 0:
+            self.values = leading_deformations(self.band, rows, self.anatomy, self.values, self.zdim)
+        result = em_pass(self.band, self.values, self.zdim, rows, self._begin if first else self._infer, self.monitor)
         equations = result.equations
-        if self.fit_contrast and not first:
+        if self.scale_spread > 0 and not first:
             self.values[..., 1:] *= result.particle_scale  # scales are relative: their mean is one
+            # About their mean: how strong the average is, the correction of the consensus takes up.
+            self.scale_spread = (result.scale_deviation - (result.particle_scale - 1) ** 2) ** 0.5
         raw = equations.halves(self.values)
-        halves = independent_halves(self.band.grid, self.values, *raw, result.covariance)
+        grid, masks, share = self.band.grid, self.masks, torch.ones(self.zdim + 1, dtype=torch.float64)
+        halves = independent_halves(grid, self.values, *raw, result.covariance, masks)
+        if masks is not None:
+            share[0], share[1:] = (mask.double().square().mean() for mask in masks)
         signal = equations.signal(halves.first, halves.second)
         self.halves, self.signal = halves, signal
         if self.stage == 0 and self.done < FREE_PASSES:
             precision = WEAK_PRIOR * equations.diagonal() + 1e-20
         else:
-            precision = equations.precision(signal)
+            precision = equations.precision(signal, share)
         values = equations.solve(self.values, precision)
-        if self.restrict is not None:
-            values = self.restrict(self.band.grid, values)
+        if masks is not None:
+            values = held_to(grid, values, *masks)
         self.shared = halves.agreement(self.band.grid, self.zdim + 1)[1:]
         self.values, self.power = whiten(self.band.grid, values, self.zdim, result.mean, result.second)
         if not first:
@@ -294,16 +253,29 @@ class SubspaceFit:
         """
         if self.halves is None:
             return False
-        gains, former = component_gains(self.band, self.halves, self.signal, self.fit_contrast), self.gains
+        gains, former = component_gains(self.band, self.halves, self.signal, self.scale_spread), self.gains
         self.gains, self.halves = gains, None
+        if not (self.keeps_scales or gains.scales_differ):
+            self.scale_spread = 0.0  # components explain why images hold the consensus more or less strongly
         return self.stage == 0 or gains.beats(former)
 
     def grow(self) -> bool:
-        """Go on to the next band; False when the present one gained nothing, or is the last for linear components."""
+        """Go on to the next band, if there is one for linear components.
+
+        False where components gained nothing more at this one. Where latents are hardly told yet, it goes on all the
+        same: of some motions only higher frequencies tell. There components are held to the particle, whose noise is a
+        part of the box's, and what has not gained by this band begins anew at the next.
+        """
         last = min(self.limit, max(FIRST_RADIUS, round(LINEAR_SHARE * self.limit)))
-        if not self.weigh() or self.band.radius >= last:
+        more, weak = self.weigh(), float(self.gains.mean.max()) < WEAK_GAIN
+        if weak and more and self.gains.informative:
+            last = self.limit
+        if self.band.radius >= last or not (more or weak):
             return False
+        self.fresh = weak and not (more and self.gains.informative)
         radius = min(last, round(self.band.radius * BAND_GROWTH))
+        self.held = self.held or weak
+        self.masks = self.anatomy.masks(None if self.fresh else self.subspace, radius, self.held)
         old = self.band.grid
         self.band = self.make_band(radius)
         self.values = old.moved_to(self.values.cpu(), self.band.grid).to(self.values.device)
@@ -312,14 +284,20 @@ class SubspaceFit:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return plain numbers and tensors, for :meth:`restore`."""
-        numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history}
+        numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history,
+                   "linear_scale_spread": self.scale_spread, "fresh": self.fresh, "held": self.held}  # fmt: skip
         tensors = {"values": self.values, "power": self.power, "agreement": self.shared, "gains": self.gains.values}
+        if self.masks is not None:
+            tensors |= {"mask0": self.masks[0], "mask1": self.masks[1]}
         return numbers, tensors
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go back to where another run was."""
         self.band = self.make_band(int(numbers["radius"]))
         self.stage, self.done, self.history = int(numbers["stage"]), int(numbers["done"]), list(numbers["history"])
+        self.scale_spread = float(numbers["linear_scale_spread"])
+        self.fresh, self.held = bool(numbers["fresh"]), bool(numbers["held"])
+        self.masks = (tensors["mask0"], tensors["mask1"]) if "mask0" in tensors else None
         self.values = tensors["values"].to(self.band.device)
         self.power, self.shared = tensors["power"], tensors["agreement"]
         if "gains" in tensors:  # not in checkpoints of earlier versions
@@ -356,7 +334,7 @@ def latents(
     for chunk in monitor.track(fit.band.chunks(rows), "Latents", len(rows), fit.band.chunk_size):
         inner, cross = fit.band.operators.gram(values, q + len(states), chunk)
         if len(states):
-            posterior, rare = infer_mixture(inner, cross, q, states, fit.fit_contrast)
+            posterior, rare = infer_mixture(inner, cross, q, states, fit.scale_spread)
         else:
             posterior = fit._infer(chunk.rows, inner, cross)
             rare = posterior.mean[:, :0]

@@ -14,20 +14,23 @@ from torch import Tensor
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
-from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_bands, scale_spread
+from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_bands
 from cryodrgn_ext.engines.subspace.decoder import restriction
-from cryodrgn_ext.engines.subspace.em import Latents, Subspace, SubspaceFit, latents
+from cryodrgn_ext.engines.subspace.em import Latents, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
+from cryodrgn_ext.engines.subspace.particle_scales import fitted_spread, measure_scales
 from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
 from cryodrgn_ext.engines.subspace.rare_states import RareSearch
-from cryodrgn_ext.engines.subspace.regions import moving_region, particle_region, standing_out
+from cryodrgn_ext.engines.subspace.regions import moving_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.states_fit import StatesFit, better_states
+from cryodrgn_ext.engines.subspace.subspace import Subspace
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -92,6 +95,11 @@ class _Run:
         self.consensus = np.ascontiguousarray(consensus, dtype=np.float32)
         limit = images.plane.radius
         self.limit = limit if consensus_radius is None else max(min(limit, consensus_radius), min(limit, LEAST_RADIUS))
+        particle, focus = (
+            None if given is None else torch.as_tensor(np.asarray(given, dtype=np.float32))
+            for given in (self.regions.particle, self.regions.focus)
+        )
+        self.anatomy = Anatomy(self.consensus, particle, focus)
         self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=self.limit + 1)
         self.file = SubspaceCheckpoints(context.checkpoint_dir, self._key())
         self.last_saved = time.monotonic()
@@ -111,11 +119,10 @@ class _Run:
         return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
     def _band(self, radius: int) -> Band:
-        return Band(self.images, self.base, radius, self.device, self.context.memory_bytes)
+        return self._band_of(self.images, radius)
 
-    def _focus(self) -> Tensor | None:
-        focus = self.regions.focus
-        return None if focus is None else torch.as_tensor(np.asarray(focus, dtype=np.float32))
+    def _band_of(self, images: ParticleImages, radius: int) -> Band:
+        return Band(images, self.base, radius, self.device, self.context.memory_bytes)
 
     def result(self) -> SubspaceHeterogeneity:
         """All stages."""
@@ -129,6 +136,11 @@ class _Run:
             subspace = fit.run(self._save_fit)
         else:
             subspace = fit.subspace
+        if self.settings.fit_contrast == "auto" and fit.scale_spread > 0:
+            self.monitor.message(
+                f"Particles differ by {100 * fit.scale_spread:.0f} % (standard deviation) in how strongly they show, "
+                "beside what components explain: a scale is fitted to each."
+            )
         self.monitor.message(
             f"{subspace.n_real} of {self.zdim} components agree between the half-sets, at frequencies up to "
             f"{self.images.box_size * self.images.pixel_size_A / fit.band.radius:.1f} Å; images of one half-set gain "
@@ -137,20 +149,20 @@ class _Run:
         return self._decode(fit, subspace, found)
 
     def _fit(self, found: Checkpoint | None) -> SubspaceFit:
-        focus = self._focus()
-        restrict = None
-        if focus is not None:
-            restrict = restriction(torch.ones_like(focus), focus)
+        spread = 0.0  # of a continued fit the checkpoint knows it
+        if found is None and self.settings.fit_contrast != "no":
+            spread = fitted_spread(self.settings.fit_contrast, measure_scales(self.images, self._band_of))
         fit = SubspaceFit(
             self.images,
             self._band,
             self.zdim,
             self.limit,
-            self.settings.fit_contrast,
-            restrict,
+            spread,
+            self.anatomy,
             self.context.seed,
             self.monitor,
         )
+        fit.keeps_scales = self.settings.fit_contrast == "yes"
         if found is not None:
             self.monitor.message("Continuing from the checkpoint.")
             fit.restore(found.numbers, found.tensors)
@@ -166,7 +178,7 @@ class _Run:
         """States of few particles that the subspace leaves out; those that the checkpoint holds if it is so far."""
         if found is not None and found.stage == "decoder":
             return RareStates(found.tensors["rare_values"].to(self.device), *found.tensors["rare_shares"])
-        states = RareSearch(fit, self._focus(), self.monitor).run(self.settings.rare_states)
+        states = RareSearch(fit, self.anatomy.focus, self.monitor).run(self.settings.rare_states)
         columns = rare_columns(subspace, states).column
         for column, share in zip(columns, states.share.tolist(), strict=True):
             self.monitor.message(
@@ -190,8 +202,8 @@ class _Run:
         nodes = Nodes.cover(z[:, used], CURVE_LENGTH, min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
         smooth = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
-        particle, moving = self._masks(fit, subspace, states)
-        curved = self._curved(rows, x[:, used], x_cov[:, used][:, :, used], known, smooth, particle, moving)
+        particle, moving = masks = self._masks(fit, subspace, states)
+        curved = self._curved(fit, rows, x[:, used], x_cov[:, used][:, :, used], known, smooth, masks)
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
@@ -242,28 +254,24 @@ class _Run:
 
     def _masks(self, fit: SubspaceFit, subspace: Subspace, states: RareStates) -> tuple[Tensor, Tensor]:
         """Soft masks (D, D, D) of the particle, and of what moves in it or belongs to a rare state."""
-        focus, given = self._focus(), self.regions.particle
+        focus = self.anatomy.focus
         moving = moving_region(subspace, focus)
         for k in range(len(states)):
             added = subspace.grid.to_map(states.values[..., k].contiguous()).cpu().numpy()
             own = standing_out(added, subspace.grid.radius)
             moving = torch.maximum(moving, own if focus is None else own * focus)
-        particle = (
-            particle_region(self.consensus, fit.band.radius, moving)
-            if given is None
-            else torch.as_tensor(np.asarray(given, dtype=np.float32))
-        )
+        particle = self.anatomy.region(fit.band.radius, moving)
         return particle, torch.minimum(moving, particle)
 
     def _curved(
-        self, rows: Tensor, x: Tensor, x_cov: Tensor, known: Latents, features: Features, particle: Tensor,
-        moving: Tensor,
+        self, fit: SubspaceFit, rows: Tensor, x: Tensor, x_cov: Tensor, known: Latents, features: Features,
+        masks: tuple[Tensor, Tensor],
     ) -> CurvedFit:  # fmt: skip
         """The curved model as the linear one's latents of this process's ``rows`` begin it."""
         second = self.images.half_set == 2
         if bool(second.all()) or not bool(second.any()):
             second = torch.arange(self.images.n) % 2 == 1  # latents need other images' volumes all the same
-        halves = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]]
+        halves, (particle, moving) = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]], masks
         begun, own_rows = [], []
         for members in halves:
             mine = ((members >= int(rows[0])) & (members <= int(rows[-1]))).nonzero()[:, 0] if len(rows) else rows
@@ -272,7 +280,6 @@ class _Run:
             scale, rare = known.particle_scale[here], known.rare[here]
             begun.append(HalfLatents(members[mine], x[here], x_cov[here], scale, rare, gain))
             own_rows.append(mine)
-        spread = scale_spread(known.particle_scale) if self.settings.fit_contrast else 0.0
         share = torch.full((features.count + 1 + known.rare.shape[1],), float(moving.square().mean())).double()
         share[0] = float(particle.square().mean())
 
@@ -281,8 +288,8 @@ class _Run:
             return [Band(self.images.subset(m), self.base, radius, self.device, memory) for m in halves]
 
         return CurvedFit(
-            features, begun, bands, own_rows, restriction(particle, moving), share.clamp_min(1e-6), spread,
-            self.monitor,
+            features, begun, bands, own_rows, restriction(particle, moving), share.clamp_min(1e-6),
+            fit.scale_spread, self.monitor,
         )  # fmt: skip
 
     def _save_curved(

@@ -30,9 +30,12 @@ class Gains:
     ----------
     values : Tensor
         (n, q + 1) float64 nats: with the first 0 .. q components.
+    by_scales : Tensor, optional
+        (n, q + 1) float64 nats: what particle scales add to each of these.
     """
 
     values: Float64[Tensor, "n c"]
+    by_scales: Float64[Tensor, "n c"] | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -46,6 +49,14 @@ class Gains:
         behind = self.values[:, best : best + 1] - self.values
         error = behind.std(0, correction=0) / len(behind) ** 0.5
         return int((behind.mean(0) <= SURE * error).nonzero()[0])
+
+    @property
+    def scales_differ(self) -> bool:
+        """Whether images of the other half-set gain by particle scales, beyond chance."""
+        if self.by_scales is None:
+            return False
+        more = self.by_scales[:, int(self.mean.argmax())]
+        return bool(more.mean() > SURE * more.std(correction=0) / len(more) ** 0.5)
 
     def beats(self, other: Gains) -> bool:
         """Whether the same images gain more here than there, beyond chance."""
@@ -73,13 +84,14 @@ def filtered(band: Band, halves: Halves, signal: Tensor) -> tuple[Tensor, Tensor
     return halves.first * gain, halves.second * gain
 
 
-def component_gains(band: Band, halves: Halves, signal: Tensor, fit_contrast: bool) -> Gains:
+def component_gains(band: Band, halves: Halves, signal: Tensor, scale_spread: float) -> Gains:
     """Gains of up to :data:`MOST_IMAGES` images, spread evenly, by components of the half-set that they are not in."""
     maps = filtered(band, halves, signal)
     columns = signal.shape[1]
     images, workers = band.images, current()
     chosen = torch.linspace(0, images.n - 1, min(images.n, MOST_IMAGES)).long().unique()
-    found = torch.zeros(len(chosen), columns, dtype=torch.float64)
+    spreads = [0.0, scale_spread] if scale_spread > 0 else [0.0]
+    found = torch.zeros(len(spreads), len(chosen), columns, dtype=torch.float64)
     shard = workers.shard(len(chosen))
     start = shard.start
     for chunk in band.chunks(chosen[shard.start : shard.stop]):
@@ -89,8 +101,10 @@ def component_gains(band: Band, halves: Halves, signal: Tensor, fit_contrast: bo
         inner = torch.where(first[:, None, None], inner1, inner2)
         cross = torch.where(first[:, None], cross1, cross2)
         for c in range(columns):
-            evidence = infer(inner[:, : c + 1, : c + 1], cross[:, : c + 1], fit_contrast).evidence
-            found[start : start + len(chunk.rows), c] = evidence.cpu()
+            for number, spread in enumerate(spreads):
+                evidence = infer(inner[:, : c + 1, : c + 1], cross[:, : c + 1], spread).evidence
+                found[number, start : start + len(chunk.rows), c] = evidence.cpu()
         start += len(chunk.rows)
     workers.sum(found)
-    return Gains(found - found[:, :1])
+    gains = found[-1] - found[-1, :, :1]
+    return Gains(gains, found[1] - found[0] if scale_spread > 0 else None)

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from cryodrgn_ext.engines.subspace.decoder import resampled
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 
 BALL = 0.42  # of the box: components are compared within, where e is not small
@@ -60,6 +61,7 @@ def independent_halves(
     half1: Float32[Tensor, "V 2 Qp"],
     half2: Float32[Tensor, "V 2 Qp"],
     covariance: Float64[Tensor, "q q"],
+    masks: tuple[Tensor, Tensor] | None = None,
 ) -> Halves:
     """Undo what both half-sets' steps owe to the components that they started from.
 
@@ -72,6 +74,8 @@ def independent_halves(
         (V, 2, Qp) after each half-set's own step without a prior.
     covariance : Tensor
         (q, q) float64 posterior covariance G of the latents, averaged over images.
+    masks : tuple of Tensor, optional
+        (D, D, D) of the first component, and of all others: regions that they are held to.
 
     Returns
     -------
@@ -85,15 +89,16 @@ def independent_halves(
     position = torch.arange(small.box_size) / small.box_size - 0.5
     norm2 = position[:, None, None] ** 2 + position[:, None] ** 2 + position**2
     ball = (norm2 <= BALL**2).float().to(present.device)
-    gain = ball / interpolation_falloff(small.box_size).to(present.device)
+    first, others = (ball, ball) if masks is None else (ball * resampled(m, small.box_size).to(ball) for m in masks)
+    longer_in_space = 1 / interpolation_falloff(small.box_size).to(present.device)
     out = []
     for half in (half1, half2):
         step = (half - present)[..., : q + 1].double()
         step[..., 1:] = step[..., 1:] @ longer.to(step)
         whole = torch.zeros_like(present)
         for j in range(q + 1):
-            map_ = small.to_map(present[..., j].contiguous()) * ball
-            map_ += small.to_map(step[..., j].float().contiguous()) * gain
-            whole[..., j] = small.from_map(map_)
+            map_ = small.to_map(present[..., j].contiguous())
+            map_ += small.to_map(step[..., j].float().contiguous()) * longer_in_space
+            whole[..., j] = small.from_map(map_ * (others if j else first))
         out.append(whole)
     return Halves(*out)

@@ -2,6 +2,11 @@
 
 With y = a (p_0 + sum_j z_j p_j) + n, complex noise of unit power, z ~ N(0, I) and the particle's scale a, the posterior
 of z is Gaussian with precision I + 2 a^2 <p, p> and mean that precision's inverse times 2 a <p, y - a p_0>.
+
+Scales are fitted under a normal prior about 1. By Fisher's identity the slope of the log likelihood with z integrated
+out is the posterior mean of the slope at known z, 2 <y, m> - 2 a <m, m> for the model m; the curvature is the mean
+curvature -2 <m, m> plus the posterior variance of that slope (Louis 1982). So each step of Newton's method takes one
+posterior.
 """
 
 from __future__ import annotations
@@ -12,9 +17,9 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
-SCALE_SPREAD = 0.3  # standard deviation of the prior of a particle's scale about 1
-SCALE_RANGE = (0.3, 1.9)
-SCALE_STEPS = 65
+SCALE_REACH = 4.0  # standard deviations of its prior that a particle's scale may be off 1
+LEAST_SCALE = 0.05
+SCALE_STEPS = 3  # of Newton's method; the log likelihood is nearly a parabola
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,19 @@ class Posterior:
     covariance : Tensor
         (B, q, q) float64.
     particle_scale : Tensor
-        (B,) float64: how strongly the particle shows (less in thick ice); 1 where it is not fitted.
+        (B,) float64: how strongly the particle shows (less in thick ice), the likeliest; 1 where it is not fitted.
     evidence : Tensor
-        (B,) float64: log likelihood with z integrated out, less that of the image without any model.
+        (B,) float64: log likelihood with z and the scale integrated out (this by Laplace's method), less that of the
+        image without any model.
+    scale_variance : Tensor
+        (B,) float64 of the particle scale.
     """
 
     mean: Float64[Tensor, "B q"]
     covariance: Float64[Tensor, "B q q"]
     particle_scale: Float64[Tensor, " B"]
     evidence: Float64[Tensor, " B"]
+    scale_variance: Float64[Tensor, " B"]
 
     def moments(self) -> Float32[Tensor, "B Q Q"]:
         """(B, q + 1, q + 1) float32: second moments of (1, z)."""
@@ -48,7 +57,45 @@ class Posterior:
         return out
 
 
-def infer(inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], fit_contrast: bool = False) -> Posterior:
+@dataclass(frozen=True)
+class _AtScale:
+    """Posterior at given scales a: its moments, Cholesky factor of its precision, and log likelihood."""
+
+    mean: Tensor
+    factor: Tensor
+    evidence: Tensor
+
+    @classmethod
+    def of(cls, inner: Tensor, cross: Tensor, scale: Tensor) -> _AtScale:
+        a = scale[:, None]
+        q = inner.shape[1] - 1
+        identity = torch.eye(q, dtype=torch.float64, device=inner.device)
+        precision = 2 * a[..., None] ** 2 * inner[:, 1:, 1:] + identity
+        right = 2 * a * (cross[:, 1:] - a * inner[:, 0, 1:])
+        factor, failed = torch.linalg.cholesky_ex(precision)
+        if bool(failed.any()):  # sums in single precision of strong and nearly parallel components
+            values, vectors = torch.linalg.eigh(precision[failed > 0])
+            precision[failed > 0] = vectors @ (values.clamp_min(1)[..., None] * vectors.mT)
+            factor = torch.linalg.cholesky(precision)
+        mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
+        evidence = 0.5 * (right * mean).sum(1) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        evidence = evidence + 2 * scale * cross[:, 0] - scale**2 * inner[:, 0, 0]
+        return cls(mean, factor, evidence)
+
+    def slope(self, inner: Tensor, cross: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """First and (negative) second derivative (B,) of the log likelihood by the scale."""
+        covariance = torch.cholesky_inverse(self.factor)
+        weight = torch.cat([torch.ones_like(cross[:, :1]), self.mean], 1)
+        pushed = (inner @ weight[..., None])[..., 0]
+        spread = covariance @ inner[:, 1:, 1:]
+        norm = (weight * pushed).sum(1) + spread.diagonal(dim1=1, dim2=2).sum(1)
+        along = 2 * cross[:, 1:] - 4 * scale[:, None] * pushed[:, 1:]
+        variance = (along * (covariance @ along[..., None])[..., 0]).sum(1)
+        variance = variance + 8 * scale.square() * (spread * spread.mT).sum((1, 2))
+        return 2 * ((weight * cross).sum(1) - scale * norm), 2 * norm - variance
+
+
+def infer(inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], scale_spread: float = 0.0) -> Posterior:
     """Posterior of each image's latent.
 
     Parameters
@@ -57,45 +104,22 @@ def infer(inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], fit_contra
         (B, q + 1, q + 1) inner products of p_0..p_q.
     cross : Tensor
         (B, q + 1) inner products with the image.
-    fit_contrast : bool
-        Find each particle's scale (maximum of its evidence); else it is 1.
+    scale_spread : float
+        Standard deviation of the prior of the particles' scales about 1; 0 where they are 1.
     """
     inner, cross = inner.double(), cross.double()
-    particle_scale = _particle_scale(inner, cross) if fit_contrast else torch.ones_like(cross[:, 0])
-    a = particle_scale[:, None]
-    q = inner.shape[1] - 1
-    identity = torch.eye(q, dtype=torch.float64, device=inner.device)
-    precision = 2 * a[..., None] ** 2 * inner[:, 1:, 1:] + identity
-    right = 2 * a * (cross[:, 1:] - a * inner[:, 0, 1:])
-    factor, failed = torch.linalg.cholesky_ex(precision)
-    if bool(failed.any()):  # sums in single precision of strong and nearly parallel components
-        values, vectors = torch.linalg.eigh(precision[failed > 0])
-        precision[failed > 0] = vectors @ (values.clamp_min(1)[..., None] * vectors.mT)
-        factor = torch.linalg.cholesky(precision)
-    mean = torch.cholesky_solve(right[..., None], factor)[..., 0]
-    evidence = 0.5 * (right * mean).sum(1) - factor.diagonal(dim1=1, dim2=2).log().sum(1)
-    evidence = evidence + 2 * particle_scale * cross[:, 0] - particle_scale**2 * inner[:, 0, 0]
-    return Posterior(mean, torch.cholesky_inverse(factor), particle_scale, evidence)
-
-
-def _particle_scale(inner: Tensor, cross: Tensor) -> Tensor:
-    """Scale (B,) of greatest evidence times its prior, on a grid refined by a parabola.
-
-    In the eigenvectors of <p, p> the evidence of every scale is a sum over components.
-    """
-    values, vectors = torch.linalg.eigh(inner[:, 1:, 1:])
-    along = (vectors.mT @ cross[:, 1:, None])[..., 0]
-    offset = (vectors.mT @ inner[:, 1:, :1])[..., 0]
-    low, high = SCALE_RANGE
-    grid = torch.linspace(low, high, SCALE_STEPS, dtype=torch.float64, device=inner.device)
-    scores = torch.empty(len(inner), SCALE_STEPS, dtype=torch.float64, device=inner.device)
-    for i, a in enumerate(grid):
-        precision = 1 + 2 * a * a * values.clamp_min(0)
-        right = 2 * a * (along - a * offset)
-        scores[:, i] = (0.5 * right.square() / precision - 0.5 * precision.log()).sum(1)
-        scores[:, i] += 2 * a * cross[:, 0] - a * a * inner[:, 0, 0] - 0.5 * ((a - 1) / SCALE_SPREAD) ** 2
-    best = scores.argmax(1).clamp(1, SCALE_STEPS - 2)
-    left, here, right = (scores.gather(1, (best + s)[:, None])[:, 0] for s in (-1, 0, 1))
-    bend = (left - 2 * here + right).clamp_max(-1e-12)
-    step = (0.5 * (left - right) / bend).clamp(-1, 1)
-    return grid[best] + step * (grid[1] - grid[0])
+    scale, variance = torch.ones_like(cross[:, 0]), torch.zeros_like(cross[:, 0])
+    found = _AtScale.of(inner, cross, scale)
+    evidence = found.evidence
+    if scale_spread > 0:
+        tight = 1 / scale_spread**2
+        low, high = max(LEAST_SCALE, 1 - SCALE_REACH * scale_spread), 1 + SCALE_REACH * scale_spread
+        for _ in range(SCALE_STEPS):
+            slope, bend = found.slope(inner, cross, scale)
+            # No image makes its scale less certain than the prior: where the curve bends up, the step is short.
+            variance = 1 / (bend.clamp_min(0) + tight)
+            scale = (scale + (slope - tight * (scale - 1)) * variance).clamp(low, high)
+            found = _AtScale.of(inner, cross, scale)
+        variance = 1 / (found.slope(inner, cross, scale)[1].clamp_min(0) + tight)
+        evidence = found.evidence - 0.5 * tight * (scale - 1).square() + 0.5 * (tight * variance).log()
+    return Posterior(found.mean, torch.cholesky_inverse(found.factor), scale, evidence, variance)

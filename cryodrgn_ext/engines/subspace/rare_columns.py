@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.em import Subspace
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
+from cryodrgn_ext.engines.subspace.subspace import Subspace
 
 
 @dataclass(frozen=True)

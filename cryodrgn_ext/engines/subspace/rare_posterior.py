@@ -95,7 +95,7 @@ def compare(
     n_columns: int,
     column: int,
     common: Posterior,
-    fit_contrast: bool,
+    scale_spread: float,
 ) -> tuple[Float64[Tensor, " B"], Float64[Tensor, " B"], Posterior]:
     """How well images are described with a rare state added.
 
@@ -110,7 +110,7 @@ def compare(
     with_state : Posterior
         Of the latents of images that have it.
     """
-    more, less = (infer(*shifted(inner, cross, n_columns, column, amount), fit_contrast) for amount in (1.0, -1.0))
+    more, less = (infer(*shifted(inner, cross, n_columns, column, amount), scale_spread) for amount in (1.0, -1.0))
     sharpness = (2 * common.evidence - more.evidence - less.evidence).clamp_min(LEAST_SHARPNESS**2).sqrt()
     return 0.5 * (more.evidence - less.evidence) / sharpness, sharpness, more
 
@@ -143,7 +143,7 @@ def continuous_gain(score: Float[Tensor, " N"], sharpness: Float[Tensor, " N"], 
 
 
 def infer_mixture(
-    inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], n_columns: int, states: RareStates, fit_contrast: bool
+    inner: Float[Tensor, "B Q Q"], cross: Float[Tensor, "B Q"], n_columns: int, states: RareStates, scale_spread: float
 ) -> tuple[Posterior, Float64[Tensor, "B K"]]:
     """Posterior of the latents, and the probability (B, K) float64 of each rare state.
 
@@ -156,23 +156,25 @@ def infer_mixture(
     n_columns : int
         Q.
     states : RareStates
-    fit_contrast : bool
+    scale_spread : float
     """
-    common = infer(inner[:, :n_columns, :n_columns], cross[:, :n_columns], fit_contrast)
+    common = infer(inner[:, :n_columns, :n_columns], cross[:, :n_columns], scale_spread)
     posteriors, logs = [common], [(1 - states.share.sum()).clamp_min(1e-12).log().expand(len(inner)).to(common.mean)]
     for k in range(len(states)):
-        score, sharpness, own = compare(inner, cross, n_columns, n_columns + k, common, fit_contrast)
+        score, sharpness, own = compare(inner, cross, n_columns, n_columns + k, common, scale_spread)
         ratio = log_ratio(score, sharpness, float(states.offset[k]), float(states.width[k]))
         posteriors.append(own)
         logs.append(ratio + float(states.share[k].log()))
     probability = torch.softmax(torch.stack(logs, dim=1), dim=1)
-    mean, particle_scale = torch.zeros_like(common.mean), torch.zeros_like(common.particle_scale)
-    evidence, covariance = torch.zeros_like(common.evidence), torch.zeros_like(common.covariance)
+    mean, covariance = torch.zeros_like(common.mean), torch.zeros_like(common.covariance)
+    particle_scale, variance, evidence = (torch.zeros_like(common.evidence) for _ in range(3))
     for p, own in zip(probability.unbind(1), posteriors, strict=True):
         mean += p[:, None] * own.mean
         particle_scale += p * own.particle_scale
+        variance += p * own.scale_variance
         evidence += p * own.evidence
     for p, own in zip(probability.unbind(1), posteriors, strict=True):
         off = own.mean - mean
         covariance += p[:, None, None] * (own.covariance + off[:, :, None] * off[:, None, :])
-    return Posterior(mean, covariance, particle_scale, evidence), probability[:, 1:]
+        variance += p * (own.particle_scale - particle_scale).square()
+    return Posterior(mean, covariance, particle_scale, evidence, variance), probability[:, 1:]

@@ -158,7 +158,7 @@ class RareSearch:
 
     def _weights(self, chunk: Chunk) -> Tensor:
         """(B, Q) weights of consensus and components in the images of a chunk."""
-        found = infer(*self.band.operators.gram(self.fit.values, self.columns, chunk), self.fit.fit_contrast)
+        found = infer(*self.band.operators.gram(self.fit.values, self.columns, chunk), self.fit.scale_spread)
         return (torch.cat([torch.ones_like(found.mean[:, :1]), found.mean], 1) * found.particle_scale[:, None]).float()
 
     def _claimed(self, states: RareStates) -> Tensor:
@@ -168,7 +168,7 @@ class RareSearch:
             values, start = states.beside(self.fit.values, self.columns), 0
             for chunk in self.band.chunks(self.rows):
                 inner, cross = self.band.operators.gram(values, self.columns + len(states), chunk)
-                _, probability = infer_mixture(inner, cross, self.columns, states, self.fit.fit_contrast)
+                _, probability = infer_mixture(inner, cross, self.columns, states, self.fit.scale_spread)
                 claimed[start : start + len(chunk.rows)] = (probability.sum(1) > 0.5).cpu()
                 start += len(chunk.rows)
         return current().gather_rows(claimed.to(torch.uint8), self.n) > 0
@@ -188,11 +188,11 @@ class RareSearch:
             start += len(chunk.rows)
             inner, cross = self.band.operators.gram(values, self.columns + 2, chunk)
             common = infer(
-                inner[:, : self.columns, : self.columns], cross[:, : self.columns], self.fit.fit_contrast
+                inner[:, : self.columns, : self.columns], cross[:, : self.columns], self.fit.scale_spread
             )  # fmt: skip
             own = self.half[self.mine][here]
             for h in (0, 1):
-                found = compare(inner, cross, self.columns, self.columns + h, common, self.fit.fit_contrast)
+                found = compare(inner, cross, self.columns, self.columns + h, common, self.fit.scale_spread)
                 score[here, h], sharpness[here, h] = found[0].cpu(), found[1].cpu()
                 members = own == h
                 mean[here][members] = found[2].mean.float().cpu()[members]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.em import Subspace
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.engines.subspace.subspace import Subspace
 from cryodrgn_ext.fourier.masks import cosine_edge
 
 PARTICLE_LEVEL = 0.1  # of the 99.9th percentile of the smoothed consensus
@@ -24,6 +24,11 @@ OUTSTANDING_LEVEL = 0.3  # of the largest smoothed difference, in a rare state
 def _soft(inside: NDArray[np.bool_], dilation: float, edge: float) -> Tensor:
     curve = cosine_edge(ndimage.distance_transform_edt(~inside), dilation, edge)
     return torch.from_numpy(curve.astype(np.float32))
+
+
+def widened(mask: Float32[Tensor, "D D D"], width: float) -> Float32[Tensor, "D D D"]:
+    """Soft mask (D, D, D) that reaches ``width`` voxels beyond where another one falls to a half."""
+    return _soft(mask.numpy() > 0.5, width, EDGE_PX) if bool((mask > 0.5).any()) else mask
 
 
 def _sphere(box: int) -> NDArray[np.bool_]:

@@ -14,9 +14,11 @@ MOST_COMPONENTS = 32
 class SubspaceSettings(EngineSettings):
     """Options of the subspace engine; a job's settings inherit them."""
 
-    fit_contrast: bool = setting(
-        False, help="Fit a scale to every particle, so that thick ice is not taken for heterogeneity (subspace)"
-    )
+    fit_contrast: str = setting(
+        "auto", choices=("auto", "yes", "no"),
+        help="Fit a scale to every particle, so that thick ice is not taken for heterogeneity (subspace); auto does "
+        "where particles differ in how strongly they show",
+    )  # fmt: skip
     curve_features: int = setting(
         15, low=1, high=63,
         help="Smooth functions of the latents that volumes are made of (subspace); more follow sharper bends",

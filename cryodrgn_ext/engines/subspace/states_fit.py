@@ -11,6 +11,9 @@ curve, the curve stays.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float64, Int64
 from sklearn.cluster import KMeans
@@ -182,12 +185,12 @@ class StatesFit(CurvedFit):
             return False
         idle, large = idle[self.share[idle].argsort()][:count], torch.tensor(order[:count])
         self.divided |= set(large.tolist())
-        kept = (self.values, self.volumes, self.precision, self.shares, self.gains())
+        kept, gains, shares = self._snapshot(), self.gains(), self.shares
         self.dividing = idle, large
         self._pass("Dividing states")
         self.dividing = None
         for half in (0, 1):
-            share = kept[3][half].clone()
+            share = shares[half].clone()
             share[large] *= 0.5
             share[idle] = share[large]
             self.shares[half] = share / share.sum()
@@ -197,12 +200,27 @@ class StatesFit(CurvedFit):
         self.solved = 0
         for _ in range(PASSES):
             self._pass(f"States divided, {number + 1}")
-        more = self.gains() - kept[4]
+        more = self.gains() - gains
         if bool(more.mean() > SURE * more.std(correction=0) / len(more) ** 0.5):
             return True
-        self.values, self.volumes, self.precision, self.shares = kept[0], kept[1], kept[2], kept[3]
-        self._pass("States")  # the latents are those of the divided states still
+        self._go_back(*kept)
         return False
+
+    def _snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
+        """Model and latents as they are; passes write into some of these tensors."""
+        names = ("values", "volumes", "precision", "shares", "scale_spread", "solved", "inferred", "former")
+        own = {name: list(kept) if isinstance(kept := getattr(self, name), list) else kept for name in names}
+        own["probability"] = [probability.clone() for probability in self.probability]
+        tensors = ("mean", "covariance", "scale", "gain")
+        halves = [replace(h, **{name: getattr(h, name).clone() for name in tensors}) for h in self.halves]
+        return {**own, "centres": self.cells.centres}, halves
+
+    def _go_back(self, own: dict[str, Any], halves: list[HalfLatents]) -> None:
+        """To a snapshot."""
+        self.cells.centres = own.pop("centres")
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.halves = halves
 
     def _pulled_apart(self, idle: Tensor, large: Tensor) -> Tensor:
         """Volumes whose pairs of states differ by more than they do."""

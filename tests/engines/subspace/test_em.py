@@ -7,11 +7,14 @@ import itertools
 import pytest
 import torch
 
+from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
-from cryodrgn_ext.engines.subspace.em import Subspace, SubspaceFit, em_pass, images_of_pass, latents, whiten
+from cryodrgn_ext.engines.subspace.beginnings import random_latents
+from cryodrgn_ext.engines.subspace.em import SubspaceFit, em_pass, images_of_pass, latents, whiten
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.halves import Halves
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
+from cryodrgn_ext.engines.subspace.subspace import Subspace
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.progress import SilentMonitor
 from tests.engines.linear_set import LinearSet
@@ -112,7 +115,7 @@ def fitted(data: LinearSet, seed: int = 0, memory_bytes: float = 1e9) -> tuple[S
     def make(radius: int) -> Band:
         return band_of(data, radius, memory_bytes)
 
-    fit = SubspaceFit(images, make, ZDIM, 15, False, None, seed, SilentMonitor())
+    fit = SubspaceFit(images, make, ZDIM, 15, 0.0, Anatomy(data.base_map), seed, SilentMonitor())
     return fit, fit.run()
 
 
@@ -142,16 +145,16 @@ def test_latents_of_no_images_are_empty(result: tuple[SubspaceFit, Subspace]) ->
     assert [tensor.shape for tensor in found] == [(0, ZDIM), (0, ZDIM, ZDIM), (0,), (0, 0)]
 
 
+def unfitted(data: LinearSet) -> SubspaceFit:
+    anatomy = Anatomy(data.base_map)
+    return SubspaceFit(data.images, lambda r: band_of(data, r), ZDIM, 15, 0.0, anatomy, 0, SilentMonitor())
+
+
 def test_state_restores_to_the_same_passes(linear_set: LinearSet) -> None:
-    one = SubspaceFit(
-        linear_set.images, lambda r: band_of(linear_set, r), ZDIM, 15, False, None, 0, SilentMonitor()
-    )  # fmt: skip
+    one, other = unfitted(linear_set), unfitted(linear_set)
     for _ in range(3):
         one.step()
     numbers, tensors = one.state()
-    other = SubspaceFit(
-        linear_set.images, lambda r: band_of(linear_set, r), ZDIM, 15, False, None, 0, SilentMonitor()
-    )  # fmt: skip
     other.restore(dict(numbers), {name: t.clone() for name, t in tensors.items()})
     for fit in (one, other):
         fit.step()
@@ -170,13 +173,9 @@ def test_passes_over_very_many_images_take_a_part_of_them(
     assert torch.equal(images_of_pass(linear_set.images, 10, seed=1), torch.arange(600))
 
 
-def test_random_start_depends_on_the_row_alone(linear_set: LinearSet) -> None:
-    fit = SubspaceFit(
-        linear_set.images, lambda r: band_of(linear_set, r), ZDIM, 15, False, None, 0, SilentMonitor()
-    )  # fmt: skip
-    inner, cross = torch.zeros(600, 4, 4), torch.zeros(600, 4)
-    whole = fit._random(torch.arange(600), inner, cross).mean
-    part = fit._random(torch.arange(250, 600, 7), inner[:50], cross[:50]).mean
+def test_random_start_depends_on_the_row_alone() -> None:
+    whole = random_latents(torch.arange(600), 3, 0)
+    part = random_latents(torch.arange(250, 600, 7), 3, 0)
     assert torch.equal(whole[250::7], part)
     assert whole.mean().abs() < 0.1
     assert abs(float(whole.std()) - 1) < 0.1

@@ -195,8 +195,8 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("in_chunks")
-@pytest.mark.parametrize("fit_contrast", [False, True])
-def test_continued_run_equals_an_uninterrupted_one(linear_set: LinearSet, tmp_path: Path, fit_contrast: bool) -> None:
+@pytest.mark.parametrize("fit_contrast", ["no", "yes"])
+def test_continued_run_equals_an_uninterrupted_one(linear_set: LinearSet, tmp_path: Path, fit_contrast: str) -> None:
     settings = replace(QUICK, fit_contrast=fit_contrast)
     few = replace(linear_set, images=linear_set.images.subset(torch.arange(300)))
     watch = RecordingMonitor()
@@ -233,7 +233,7 @@ def test_a_finished_run_is_not_done_again(linear_set: LinearSet, tmp_path: Path)
     assert watch.polled < 5
 
 
-@pytest.mark.parametrize("change", [{"zdim": 3}, {"fit_contrast": True}, {"curve_features": 5}])
+@pytest.mark.parametrize("change", [{"zdim": 3}, {"fit_contrast": "yes"}, {"curve_features": 5}])
 def test_checkpoint_of_other_settings_is_refused(linear_set: LinearSet, tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(JobAborted):
         train(linear_set.images, linear_set.base_map, QUICK, context(tmp_path, RecordingMonitor(polls=5)))
@@ -387,7 +387,7 @@ def with_scales(data: LinearSet, spread: float) -> tuple[LinearSet, np.ndarray]:
 
 def test_fitted_scales_keep_thick_ice_out_of_the_latents(linear_set: LinearSet) -> None:
     data, particle_scale = with_scales(linear_set, 0.3)
-    plain, fitted = (fit(data, replace(QUICK, zdim=3, fit_contrast=choice)) for choice in (False, True))
+    plain, fitted = (fit(data, replace(QUICK, zdim=3, fit_contrast=choice)) for choice in ("no", "auto"))
     assert explained_by(plain.z, particle_scale) > 0.6  # without it a component follows the particle_scale
     assert explained_by(fitted.z, particle_scale) < 0.3
     assert explained_by(fitted.z, data.y) > max(explained_by(plain.z, data.y), 0.9)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.em import SubspaceFit, em_pass
 from cryodrgn_ext.engines.subspace.halves import Halves, independent_halves
 from cryodrgn_ext.fourier.slices import FourierVolume
@@ -34,7 +35,7 @@ def test_no_component_of_a_homogeneous_set_is_real(linear_set: LinearSet, rows: 
     data = homogeneous(linear_set)
     images = data.images.subset(torch.arange(rows))
     few = replace(data, images=images)
-    fit = SubspaceFit(images, lambda r: band_of(few, r), 4, 15, False, None, 0, SilentMonitor())
+    fit = SubspaceFit(images, lambda r: band_of(few, r), 4, 15, 0.0, Anatomy(data.base_map), 0, SilentMonitor())
     found = fit.run()
     assert found.n_real == 0, found.agreement
 
@@ -43,7 +44,7 @@ def test_noise_in_shared_components_does_not_come_back_from_either_half(linear_s
     """Components that have emerged from pure noise of both halves: the next step of either has lost the other's."""
     data = homogeneous(linear_set)
     q = 3
-    fit = SubspaceFit(data.images, lambda r: band_of(data, r), q, 15, False, None, 0, SilentMonitor())
+    fit = SubspaceFit(data.images, lambda r: band_of(data, r), q, 15, 0.0, Anatomy(data.base_map), 0, SilentMonitor())
     for _ in range(8):
         fit.step()
     grid, present = fit.band.grid, fit.values.clone()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from cryodrgn_ext.engines.subspace.posterior import SCALE_RANGE, infer
+from cryodrgn_ext.engines.subspace.posterior import LEAST_SCALE, SCALE_REACH, infer
 from tests.engines.subspace.tiny_problem import TinyProblem, tiny_problem
 
 
@@ -64,32 +64,35 @@ def simulated(n: int, particle_scale: torch.Tensor, seed: int = 0) -> tuple[torc
 def test_scales_are_found_and_latents_with_them() -> None:
     particle_scale = 0.6 + 0.8 * torch.rand(300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inner, cross, z = simulated(300, particle_scale)
-    with_scales, without = infer(inner, cross, fit_contrast=True), infer(inner, cross)
+    with_scales, without = infer(inner, cross, 0.3), infer(inner, cross)
     assert float((with_scales.particle_scale - particle_scale).abs().mean()) < 0.05
     error = [(posterior.mean - z).square().mean() for posterior in (with_scales, without)]
     assert error[0] < 0.9 * error[1]
 
 
-def test_scale_is_where_the_evidence_is_greatest() -> None:
-    """The evidence at a particle_scale is that of a model whose every term is multiplied by it."""
-    inner, cross, _ = simulated(20, torch.full((20,), 0.8, dtype=torch.float64))
-    got = infer(inner, cross, fit_contrast=True)
-
-    def score(a: torch.Tensor) -> torch.Tensor:
-        fixed = infer(inner * a[:, None, None] ** 2, cross * a[:, None])
-        return fixed.evidence - 0.5 * ((a - 1) / 0.3) ** 2
-
-    best = score(got.particle_scale)
-    for step in (-0.02, 0.02):
-        assert (score(got.particle_scale + step) < best).all()
-    assert torch.allclose(best + 0.5 * ((got.particle_scale - 1) / 0.3) ** 2, got.evidence)
+@pytest.mark.parametrize("spread", [0.05, 0.3])
+def test_scales_and_evidence_are_those_of_the_integral_over_scales(spread: float) -> None:
+    """At a known scale the model is that of terms multiplied by it; numerical integration is the witness."""
+    generator = torch.Generator().manual_seed(2)
+    true = 1 + spread * torch.randn(40, generator=generator, dtype=torch.float64).clamp(-2, 2)
+    inner, cross, _ = simulated(40, true)
+    got = infer(0.05 * inner, 0.05 * cross, spread)  # so weak that the prior counts
+    scales = 1 + spread * torch.linspace(-5, 5, 201, dtype=torch.float64)
+    logs = torch.stack([infer(0.05 * inner * a**2, 0.05 * cross * a).evidence for a in scales], 1)
+    logs = logs - 0.5 * ((scales - 1) / spread).square() - 0.5 * np.log(2 * np.pi * spread**2)
+    evidence = logs.logsumexp(1) + (scales[1] - scales[0]).log()
+    share = torch.softmax(logs, 1)
+    mean = share @ scales
+    deviation = (share @ scales.square() - mean.square()).sqrt()
+    assert ((got.particle_scale - mean).abs() < 0.2 * deviation).all()
+    assert torch.allclose(got.scale_variance.sqrt(), deviation, rtol=0.1)
+    assert torch.allclose(got.evidence, evidence, atol=0.03)
 
 
 def test_images_of_pure_noise_get_a_scale_within_the_range() -> None:
     inner, cross, _ = simulated(50, torch.zeros(50, dtype=torch.float64))
-    particle_scale = infer(inner, cross, fit_contrast=True).particle_scale
-    low, high = SCALE_RANGE
-    assert ((particle_scale >= low - 0.03) & (particle_scale <= high + 0.03)).all()
+    particle_scale = infer(inner, cross, 0.3).particle_scale
+    assert ((particle_scale >= LEAST_SCALE) & (particle_scale <= 1 + SCALE_REACH * 0.3)).all()
 
 
 def test_inner_products_with_rounding_errors_are_not_refused() -> None:
@@ -97,7 +100,7 @@ def test_inner_products_with_rounding_errors_are_not_refused() -> None:
     p = torch.ones(1, 3)
     inner = 1e8 * (p.mT @ p)[None]
     inner[0, 1, 2] = inner[0, 2, 1] = 1e8 * (1 + 3e-7)
-    for fit_contrast in (False, True):
-        posterior = infer(inner, 1e8 * p, fit_contrast)
+    for scale_spread in (0.0, 0.3):
+        posterior = infer(inner, 1e8 * p, scale_spread)
         assert torch.isfinite(posterior.mean).all()
         assert torch.isfinite(posterior.evidence).all()

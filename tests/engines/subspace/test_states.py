@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.subspace import states_fit
 from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
 from cryodrgn_ext.engines.subspace.engine import train
 from cryodrgn_ext.engines.subspace.features import Nodes
@@ -17,7 +18,7 @@ from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.engines.subspace.states import States, places
-from cryodrgn_ext.engines.subspace.states_fit import starting_nodes
+from cryodrgn_ext.engines.subspace.states_fit import StatesFit, starting_nodes
 from tests.engines.contexts import context
 from tests.engines.linear_set import StateSet, make_state_set
 from tests.monitors import RecordingMonitor
@@ -98,11 +99,44 @@ def state_set() -> StateSet:
     return make_state_set(480, 0.2, 8)  # more structures than a curve over two components can be
 
 
+Everything = dict[str, torch.Tensor]
+
+
+def everything(fit: StatesFit) -> Everything:
+    """Model and latents."""
+    numbers, tensors = fit.state(sum(len(half.rows) for half in fit.halves))
+    plain = {name: torch.tensor(float(value)) for name, value in numbers.items()}
+    found = {**plain, **tensors, "centres": fit.cells.centres}
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
 @pytest.fixture(scope="module")
-def fitted(state_set: StateSet) -> tuple[SubspaceHeterogeneity, list[str]]:
+def undone() -> list[tuple[Everything, Everything]]:
+    """What was there before and after divisions of states that no image gains enough by."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def fitted(
+    state_set: StateSet, undone: list[tuple[Everything, Everything]]
+) -> tuple[SubspaceHeterogeneity, list[str]]:  # fmt: skip
     monitor = RecordingMonitor()
     settings = SubspaceSettings(zdim=2, rare_states=0)
-    model = train(state_set.images, state_set.average_map, settings, context(monitor=monitor))
+    divide = StatesFit._divide
+
+    def in_vain_first(fit: StatesFit, number: int) -> bool:
+        before, divided = everything(fit), set(fit.divided)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(states_fit, "SURE", float("inf"))
+            patch.setattr(StatesFit, "_missed_by_nobody", lambda self: self.share.argsort()[:2])
+            assert not divide(fit, number)
+        undone.append((before, everything(fit)))
+        fit.divided = divided
+        return divide(fit, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StatesFit, "_divide", in_vain_first)
+        model = train(state_set.images, state_set.average_map, settings, context(monitor=monitor))
     return model, monitor.lines
 
 
@@ -118,6 +152,15 @@ def test_unrelated_structures_are_found_as_states(
     assert isinstance(model.features, States)
     assert any("discrete states" in message for message in messages)
     assert adjusted_rand_score(state_set.state, nearest(model)) > 0.35  # single images do not tell more
+
+
+@pytest.mark.usefixtures("fitted")
+def test_a_division_that_is_undone_leaves_latents_and_volumes(undone: list[tuple[Everything, Everything]]) -> None:
+    assert undone
+    for before, after in undone:
+        assert before.keys() == after.keys()
+        for name, tensor in before.items():
+            assert torch.equal(tensor, after[name]), name
 
 
 def test_volumes_of_states_are_nearer_to_the_true_structures(

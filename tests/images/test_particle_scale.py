@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryodrgn_ext.validation.empty_images import BELIEVED, probability_of_nothing, relative_spread
+from cryodrgn_ext.images.particle_scale import probability_of_nothing, relative_spread
+from cryodrgn_ext.validation.empty_images import BELIEVED
 
 
 def scales(n: int, share: float, spread: float, error: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,10 +40,29 @@ def test_nothing_is_said_where_single_images_do_not_tell() -> None:
     assert not probability_of_nothing(noise, np.ones(500)).any()
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.05])
+def test_the_error_of_the_spread_is_that_of_repetitions(spread: float) -> None:
+    errors = np.random.default_rng(2).uniform(0.05, 0.5, 500)  # images are not equally good
+    found = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scale = 1.2 * (1 + spread * rng.normal(size=500)) + errors * rng.normal(size=500)
+        found.append(relative_spread(scale, errors, np.zeros(500)))
+    variances = np.array([one.variance for one in found])
+    assert np.mean([one.error for one in found]) == pytest.approx(variances.std(), rel=0.3)
+    assert abs(variances.mean() - spread**2) < 3 * variances.std() / 10
+
+
+def test_no_spread_is_said_of_nothing() -> None:
+    noise = np.random.default_rng(1).normal(size=500) - 1
+    assert relative_spread(noise, np.ones(500), np.zeros(500)).deviation == 0
+    assert relative_spread(np.zeros(0), np.zeros(0), np.zeros(0)).deviation == 0
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.2, 0.6])
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_the_spread_of_scales_is_that_of_particles_without_noise(spread: float, share: float) -> None:
     scale, _ = scales(4000, share, spread, 0.15)
     error = np.full(4000, 0.15)
     found = relative_spread(scale, error, probability_of_nothing(scale, error))
-    assert found == pytest.approx(spread / 3**0.5 / 1.2, abs=0.04)
+    assert found.deviation == pytest.approx(spread / 3**0.5 / 1.2, abs=0.04)
