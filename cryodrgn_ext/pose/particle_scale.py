@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cryodrgn_ext.images.particle_images import ParticleImages
 
-#: Standard deviation of the scale before anything is known of it: anything from nothing to twice the mean is likely.
+#: Standard deviation of the scale before anything is known of it, about that of particles in ice of usual thickness.
 FIRST_SPREAD = 0.25
 #: Spreads below this are none: a scale wrong by so much costs an image less than a thousandth of its log-likelihood.
 LEAST_SPREAD = 0.03
