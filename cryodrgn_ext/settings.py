@@ -250,6 +250,17 @@ def from_plain(cls: type[S], plain: Mapping[str, Any]) -> S:
     return from_values(cls, values)
 
 
+#: Choices of words that were switches once: records and keys of results of earlier versions have them as such.
+FORMER_SWITCHES = ("fit_contrast",)
+
+
+def as_switches(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of settings as keys and comparisons take them, the same for results of earlier versions."""
+    words = {"yes": True, "no": False}
+    former = {name: plain[name] for name in FORMER_SWITCHES if name in plain}
+    return {**plain, **{name: words.get(value, value) for name, value in former.items()}}
+
+
 def fingerprint(*parts: Any) -> str:
     """Return a short stable hash of plain values (numbers, text, lists, mappings)."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

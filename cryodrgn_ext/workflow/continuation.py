@@ -9,7 +9,7 @@ from typing import Any
 
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.results.record import read_record
-from cryodrgn_ext.settings import Settings, describe
+from cryodrgn_ext.settings import Settings, as_switches, describe
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def check_continuation(
                 f"--{name} is another than when {directory} was begun: the {continuation.work} cannot be continued "
                 "with it; restore it, or start a new job."
             )
-    now, then = settings.to_mapping(), earlier["settings"]
+    now, then = as_switches(settings.to_mapping()), as_switches(earlier["settings"])
     # The default of a setting that an earlier version did not have stands for what that version did.
-    defaults = {field.name: field.default for field in describe(type(settings)) if not field.required}
+    defaults = as_switches({field.name: field.default for field in describe(type(settings)) if not field.required})
     for name in continuation.settings:
         before = then.get(name, defaults.get(name, now[name]))
         if before != now[name]:

@@ -48,16 +48,20 @@ class Project:
         return self.root / "External/train"
 
 
-@pytest.fixture(scope="session")
-def patched_engine() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        fake_engine.install(patch)
-        blank_pictures.install(patch)
-        yield
+def install_quick_parts(patch: pytest.MonkeyPatch) -> None:
+    """An engine that learns nothing, and pictures with nothing in them."""
+    fake_engine.install(patch)
+    blank_pictures.install(patch)
+
+
+@pytest.fixture(autouse=True)
+def quick_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every test by itself: other tests of the same process need the real ones."""
+    install_quick_parts(monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory, patched_engine: None) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("explored")
     particles = simulate_particles(
         N, motion=two_domain_protein(), box_size=32, pixel_size_A=8.0, snr=1.0, max_shift_px=1.0, seed=1
@@ -74,6 +78,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, patched_engine: None) -> P
         in_parts=Path("particles.star"), o=Path("External/train"), zdim=3, states=2, volumes=2, device="cpu", seed=3
     )
     with pytest.MonkeyPatch.context() as patch:
+        install_quick_parts(patch)
         patch.chdir(root)
         train(settings, SilentMonitor())
     return Project(root)

@@ -17,7 +17,7 @@ from cryodrgn_ext.options.abinit import AbinitSettings, network_options
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
-from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.settings import as_switches, fingerprint
 from cryodrgn_ext.workflow.abinit.abinit_tilts import TiltedInputs, read_tilted
 from cryodrgn_ext.workflow.continuation import Continuation
 from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
@@ -170,6 +170,6 @@ def _pose_settings(settings: AbinitSettings) -> tuple[str, ...]:
 
 
 def _some(settings: AbinitSettings, names: tuple[str, ...]) -> dict[str, Any]:
-    plain = settings.to_mapping()
+    plain = as_switches(settings.to_mapping())
     # None is a value of some: only those that are newer are left out.
     return {name: plain[name] for name in names if name not in NEWER_SETTINGS or plain[name] != NEWER_SETTINGS[name]}

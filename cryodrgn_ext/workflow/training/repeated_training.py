@@ -22,7 +22,7 @@ from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult
 from cryodrgn_ext.results.record import require_record
-from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.settings import as_switches, fingerprint
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.workflow.finished_result import read_finished
 from cryodrgn_ext.workflow.given_maps import read_mask
@@ -94,7 +94,7 @@ class RepeatedTraining:
     @property
     def key(self) -> str:
         """Fingerprint of how it was trained."""
-        return fingerprint(self.settings.to_mapping(), self.box, self.data_sign)
+        return fingerprint(as_switches(self.settings.to_mapping()), self.box, self.data_sign)
 
     @property
     def preprocessing(self) -> PreprocessSettings:

@@ -15,7 +15,7 @@ from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
-from cryodrgn_ext.settings import fingerprint
+from cryodrgn_ext.settings import as_switches, fingerprint
 from cryodrgn_ext.workflow.continuation import Continuation
 from cryodrgn_ext.workflow.given_maps import check_regions, read_mask, read_refinement_map
 from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
@@ -120,5 +120,5 @@ def image_key(settings: TrainSettings, inputs: TrainInputs) -> str:
 
 def engine_key(settings: TrainSettings) -> str:
     """Fingerprint of all settings that decide what is learned."""
-    plain = settings.to_mapping()
+    plain = as_switches(settings.to_mapping())
     return fingerprint({name: plain[name] for name in (*ENGINE_SETTINGS, "epochs")})
