@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +88,7 @@ _SEARCH = """((steps, pattern) => {
     const tip = document.getElementById("tip");
     for (const [x, y] of steps) {
         const move = new PointerEvent("pointermove", { clientX: x, clientY: y, bubbles: true });
-        document.elementFromPoint(x, y).dispatchEvent(move);
+        document.elementFromPoint(x, y)?.dispatchEvent(move);
         if (!tip.hidden && pattern.test(tip.innerText)) return [x, y];
     }
     return null;
@@ -99,10 +100,14 @@ def hover_until(browser: Browser, pattern: str) -> tuple[float, float]:
 
     The page itself looks for the place, since each move of the mouse takes a frame; the mouse then goes there.
     """
-    x, y = browser.middle("#plot")
-    steps = sorted(((i * 9.0, j * 9.0) for i in range(-22, 23) for j in range(-18, 19)), key=lambda at: np.hypot(*at))
-    places = [(x + dx, y + dy) for dx, dy in steps]
-    found = browser.value(f"{_SEARCH}({json.dumps(places)}, new RegExp({json.dumps(pattern)}))")
+    steps = sorted(((i * 9.0, j * 9.0) for i in range(-50, 51) for j in range(-30, 31)), key=lambda at: np.hypot(*at))
+    for _ in range(4):  # pictures that are still being loaded move the plot
+        x, y = browser.middle("#plot")
+        places = [(x + dx, y + dy) for dx, dy in steps]
+        found = browser.value(f"{_SEARCH}({json.dumps(places)}, new RegExp({json.dumps(pattern)}))")
+        if found is not None:
+            break
+        time.sleep(0.25)
     assert found is not None, f"nothing in the plot is described as {pattern}"
     browser.move(*found)
     assert re.search(pattern, tip(browser))
