@@ -17,13 +17,8 @@ MOST_POINTS = 2000
 JITTER = 1e-6  # of the truth's spread: equal truths have no nearest neighbour
 
 
-def fsc_auc(volume: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Area under the FSC of an image's volume with its true volume, without a mask.
-
-    Shell i = 1 .. D/2 - 1 holds i - 1 <= |k| < i; the curve begins with 1 at frequency 0; its magnitude is integrated
-    over the frequency in cycles per pixel by the trapezoid rule, so that identical volumes have (D/2 - 1) / D, which
-    is 0.484 in a box of 64 and 0.492 in one of 128.
-    """
+def fsc_curve(volume: NDArray[np.floating], truth: NDArray[np.floating]) -> FloatArray:
+    """(D / 2 - 1,) FSC of two volumes (D, D, D) without a mask: shell i = 1 .. D/2 - 1 holds i - 1 <= |k| < i."""
     box = len(volume)
     k = np.fft.fftfreq(box, 1 / box)
     norm = np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, :] ** 2)
@@ -36,9 +31,22 @@ def fsc_auc(volume: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
         return total
 
     power = np.sqrt(sums(np.abs(a) ** 2) * sums(np.abs(b) ** 2))
-    curve = np.divide(sums((a * b.conj()).real), power, out=np.ones_like(power), where=power > 0)
+    return np.divide(sums((a * b.conj()).real), power, out=np.ones_like(power), where=power > 0)
+
+
+def curve_area(curve: FloatArray) -> float:
+    """Area under a curve (D / 2 - 1,) of :func:`fsc_curve`.
+
+    The curve begins with 1 at frequency 0; its magnitude is integrated over the frequency in cycles per pixel by the
+    trapezoid rule, so that identical volumes have (D/2 - 1) / D, which is 0.484 in a box of 64 and 0.492 in one of 128.
+    """
     heights = np.abs(np.concatenate([[1.0], curve]))
-    return float((heights[1:] + heights[:-1]).sum() / (2 * box))
+    return float((heights[1:] + heights[:-1]).sum() / (4 * (len(curve) + 1)))
+
+
+def fsc_auc(volume: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Area under the FSC of an image's volume with its true volume, without a mask; see :func:`curve_area`."""
+    return curve_area(fsc_curve(volume, truth))
 
 
 def perfect_auc(box: int) -> float:

@@ -179,7 +179,7 @@ def regress_volumes(
     near = NearKnots(images, z, knots, device, monitor)
     count = near.best_count() if neighbors is None else min(neighbors, len(z))
     monitor.message(f"{len(knots)} volumes of {count} images each")
-    region, prior = _region_and_precision(near.difference_pairs(count), images.plane.radius)
+    region, prior = region_and_precision(near.difference_pairs(count), images.plane.radius)
     particle = particle_region(consensus.astype(np.float32), consensus_radius, region).numpy()
     maps, means = np.empty((len(knots), *consensus.shape), np.float32), np.empty_like(knots)
     for knot in monitor.track(range(len(knots)), "Reconstructing near knots", len(knots)):
@@ -252,7 +252,7 @@ class NearKnots:
         for count in counts:
             pairs = self.difference_pairs(count)
             targets = targets or [b * sphere for _, b in pairs]
-            region, prior = _region_and_precision(pairs, self.images.plane.radius)
+            region, prior = region_and_precision(pairs, self.images.plane.radius)
             estimates = (
                 self.sums(knot, 0, count).without(self.references[0]).solve(prior).cpu() * region for knot in self.some
             )
@@ -260,7 +260,7 @@ class NearKnots:
         return counts[int(np.argmin(errors))]
 
 
-def _region_and_precision(pairs: Sequence[tuple[Tensor, Tensor]], radius: int) -> tuple[Tensor, Tensor]:
+def region_and_precision(pairs: Sequence[tuple[Tensor, Tensor]], radius: int) -> tuple[Tensor, Tensor]:
     """Where differences are, and one over their power in each shell, from difference maps (D, D, D) of both halves.
 
     The power is that in the region: spread over the whole box it would be small beside the noise there, and what moves

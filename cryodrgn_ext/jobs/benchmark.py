@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,22 @@ from pathlib import Path
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from cryodrgn_ext.analysis.agreement import evaluation_particles, predict_truth
 from cryodrgn_ext.analysis.cryobench import fsc_auc, information_imbalance, neighbourhood_similarity, perfect_auc
+from cryodrgn_ext.analysis.exact_inference import images_for_inference, state_posterior
 from cryodrgn_ext.analysis.populations import adjusted_rand, population_error
+from cryodrgn_ext.analysis.true_labels import TrueLabels
 from cryodrgn_ext.durable_files import atomic_write_text, keep_existing
 from cryodrgn_ext.engines.base import load_heterogeneity
+from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import point_group
+from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.maps import read_map
 from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.metadata.row_matching import match_rows
 from cryodrgn_ext.options.benchmark import BenchmarkSettings
@@ -25,10 +33,15 @@ from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
+from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.simulate import load_truth
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.validation_inputs import preprocessing_as_learned
 
 Figures = dict[str, float]
+CEILING = "ceiling_"
+#: States whose maps are made with the true labels: evenly over those of the images whose volumes are compared.
+CEILING_STATES = 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,9 @@ def benchmark(settings: BenchmarkSettings, monitor: Monitor) -> JobResult:
     model = load_heterogeneity(Layout(result.directory).model)
     truth = _read_truth(settings, result.particles.n, model.box_size)
     figures = latent_figures(z, truth)
+    rows = evaluation_particles(truth.state, settings.images)
+    areas = np.empty(0)
     if truth.maps is not None:
-        rows = evaluation_particles(truth.state, settings.images)
         shown = monitor.track(model.volumes(z[rows]), "Volumes of images", len(rows))
         areas = np.array(
             [fsc_auc(volume, truth.maps[truth.state[row]]) for row, volume in zip(rows, shown, strict=True)]
@@ -71,14 +85,76 @@ def benchmark(settings: BenchmarkSettings, monitor: Monitor) -> JobResult:
         figures["population_error"] = population_error(result.states.label[used], truth.state[used])
     if settings.true_poses is not None:
         figures |= _pose_figures(result, settings.true_poses)
+    if truth.maps is not None and settings.ceiling:
+        figures |= _ceiling(result, truth, rows, areas, monitor)
     figures = {name: round(float(value), 5) for name, value in figures.items()}
-    for name, value in figures.items():
-        monitor.message(f"{name:<40} {value:.5g}")
+    for line in as_table(figures):
+        monitor.message(line)
     if settings.o is not None:
         for sentence in keep_existing([settings.o], settings.overwrite):
             monitor.message(f"Note: {sentence}")
         atomic_write_text(settings.o, yaml.safe_dump(figures, sort_keys=False))
     return JobResult(Path() if settings.o is None else settings.o.parent, ())
+
+
+def as_table(figures: Figures) -> list[str]:
+    """Lines of the figures, each beside its ceiling where there is one."""
+    lines = [f"{'':<40} {'this result':<12}" + (" ceiling" if any(one.startswith(CEILING) for one in figures) else "")]
+    for name, value in figures.items():
+        if not name.startswith(CEILING):
+            ceiling = figures.get(CEILING + name)
+            lines.append(f"{name:<40} {value:<12.5g}" + ("" if ceiling is None else f" {ceiling:.5g}"))
+    return lines
+
+
+def _ceiling(
+    result: LearnedResult, truth: Truth, rows: NDArray[np.int64], areas: NDArray[np.float64], monitor: Monitor
+) -> Figures:
+    """What the true maps and labels reach on the same images at the same poses; ``areas`` (R,) are ours of ``rows``."""
+    assert truth.maps is not None
+    record = require_record(result.directory, result.job)
+    try:
+        check_images(result.particles)
+    except InputError as error:
+        raise InputError(f"{error} (Give --ceiling no for the figures that need no images.)") from None
+    with tempfile.TemporaryDirectory() as store:
+        preprocessing = preprocessing_as_learned(record, truth.maps.shape[1])
+        images = open_images(result.particles, Path(store) / "images", preprocessing, monitor)
+        found = latent_ceiling(images, truth, monitor)
+        if result.states is None or len(result.states.center_index) < len(truth.maps):
+            del found["adjusted_rand_index"]  # that of fewer states is another question
+        own = truth.state[rows]
+        states = np.unique(own)
+        states = states[np.linspace(0, len(states) - 1, min(len(states), CEILING_STATES)).astype(int)]
+        labels = TrueLabels(images, truth.state, truth.maps, point_group(record["settings"].get("symmetry", "C1")))
+        best = labels.areas(states.tolist(), choose_device("auto"), monitor)
+    of_row = {state: area for state, area in zip(states.tolist(), best, strict=True)}
+    both = np.array([(area, of_row[state]) for area, state in zip(areas, own.tolist(), strict=True) if state in of_row])
+    found["per_image_fsc_auc"] = float(both[:, 1].mean())
+    found["per_conformation_fsc_auc"], found["worst_conformation_fsc_auc"] = float(best.mean()), float(best.min())
+    share = float(both[:, 0].mean() / both[:, 1].mean())
+    return {CEILING + name: value for name, value in found.items()} | {"per_image_fsc_auc_of_ceiling": share}
+
+
+def latent_ceiling(images: ParticleImages, truth: Truth, monitor: Monitor) -> Figures:
+    """What exact inference with the true maps tells of the truth of a sample of the images; see :func:`latent_figures`.
+
+    Of coordinates the posterior mean, of states the likeliest one.
+    """
+    assert truth.maps is not None
+    rows = images_for_inference(truth.state, len(truth.maps))
+    posterior = state_posterior(images, rows, truth.state, truth.maps, monitor)
+    size = np.maximum(np.bincount(truth.state, minlength=len(truth.maps)), 1)[:, None]
+    of_state = np.stack([np.bincount(truth.state, column, len(truth.maps)) for column in truth.coordinates.T], 1) / size
+    known, told = truth.coordinates[rows], posterior @ of_state
+    first = np.ptp(told[:, 0]) > 0
+    return {
+        "neighbourhood_similarity_percent": neighbourhood_similarity(told, known),
+        "spearman_of_50_neighbours": float(spearmanr(told[:, 0], known[:, 0])[0]) if first else 0.0,
+        "r2_of_50_neighbours": float(1 - ((told[:, 0] - known[:, 0]) ** 2).sum() / max(known[:, 0].var(), 1e-300)
+                                     / len(rows)),
+        "adjusted_rand_index": adjusted_rand(posterior.argmax(axis=1), truth.state[rows]),
+    }  # fmt: skip
 
 
 def latent_figures(z: NDArray[np.floating], truth: Truth) -> Figures:

@@ -25,7 +25,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.plain_files import load_arrays
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.report.evidence_tables import evidence_tables
+from cryodrgn_ext.report.evidence_tables import RepeatedTables, evidence_tables
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
@@ -34,7 +34,7 @@ from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import with_measured_sign
-from cryodrgn_ext.results.null_table import against_gain, found_path, read_finding, read_weak_null
+from cryodrgn_ext.results.null_table import against_gain, read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
 from cryodrgn_ext.results.states import StateResult, read_states, with_junk_named, write_state
@@ -44,6 +44,7 @@ from cryodrgn_ext.validation.associations import associate
 from cryodrgn_ext.validation.consensus import solvent_mask
 from cryodrgn_ext.validation.independent_halves import HalvesFinding
 from cryodrgn_ext.validation.null_finding import NullFinding
+from cryodrgn_ext.validation.planted import PowerFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import overall
 from cryodrgn_ext.workflow.finished_result import FinishedResult
@@ -62,8 +63,7 @@ from cryodrgn_ext.workflow.populations import find_populations
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states, symmetry_key
 from cryodrgn_ext.workflow.relion_check import RelionCheck, check_sentence, read_check
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
-from cryodrgn_ext.workflow.training.halves_runs import read_halves, run_halves
-from cryodrgn_ext.workflow.training.null_runs import run_null
+from cryodrgn_ext.workflow.training.trials import Trials
 from cryodrgn_ext.workflow.validation_inputs import ValidateInputs, read_inputs
 
 CAUTION = (
@@ -136,12 +136,12 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.note(CAUTION)
         if inputs.own_poses:
             self.note(POSES_CAUTION)
-        null, halves = self._null_finding(key), self._halves_finding(key)
+        null, halves, power = self._repeated(key)
         empty = read_empty_images(Layout(inputs.result.directory).empty_images)
         own = weighed_states(inputs.result.directory, with_junk_named(read_states(layout, names), label, empty))
         states = dict(zip(names, judged_states(own, null, halves), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
-        found = " ".join([found, *(one.sentence() for one in (null, halves) if one is not None)])
+        found = " ".join([found, *(one.sentence() for one in (null, halves, power) if one is not None)])
         self.headline(found)
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
@@ -150,8 +150,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
         explained, populations = read_associations(layout), self._populations(states)
-        tables = evidence_tables(explained, [state.summary() for state in states.values()],
-                                 None if halves is None else halves.plain(), checked, populations)  # fmt: skip
+        repeated = RepeatedTables(None if halves is None else halves.plain(), () if power is None else power.plain())
+        tables = evidence_tables(explained, [state.summary() for state in states.values()], repeated, checked,
+                                 populations)  # fmt: skip
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
         if not settings.keep_images:
             for folder in ("images", "null_images"):
@@ -164,6 +165,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "found": found,
             "null": None if null is None else null.plain(),
             "independent_halves": None if halves is None else halves.plain(),
+            "power": [] if power is None else power.plain(),
             "relion_check": checked,
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
@@ -179,34 +181,17 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             self.monitor.message(populations_sentence(found, self.inputs.sets.names))
         return found
 
-    def _null_finding(self, key: str) -> NullFinding | None:
-        """Repeat the training on images of one structure as often as asked; else what it did by itself, if it did."""
-        training, folders = self.inputs.training, []
-        for number in range(self.settings.null):
-            assert training is not None
-            folder = self.layout.checkpoint / f"null_{number + 1:03d}"
-            folders.append(folder)
-            self.stage(f"null {number + 1}", fingerprint(key, number, training.key),
-                       f"Images of one structure, set {number + 1}", partial(self._run_null, number, folder),
-                       found_path(folder))  # fmt: skip
-        return read_finding(folders) if folders else read_weak_null(Layout(self.inputs.result.directory))
-
-    def _run_null(self, number: int, folder: Path) -> None:
-        training = self.inputs.training
-        assert training is not None
-        run_null(training, lambda: self._trained_images, self.settings.seed + number, folder, self.monitor)
-
-    def _halves_finding(self, key: str) -> HalvesFinding | None:
-        """Repeat the training on each half-set; None when that was not asked for."""
-        training = self.inputs.training
-        if training is None or not self.settings.independent_halves:
-            return None
-        found = self.layout.checkpoint / "independent_halves.json"
-        folder = self.layout.checkpoint / "independent_halves"
-        self.stage("independent halves", fingerprint(key, training.key), "Two models, each of one half-set",
-                   lambda: run_halves(training, lambda: self._trained_images, folder, found, self.monitor),
-                   found)  # fmt: skip
-        return read_halves(found)
+    def _repeated(self, key: str) -> tuple[NullFinding | None, HalvesFinding | None, PowerFinding | None]:
+        """Repeat the training as often as asked; of images of one structure, else what it did by itself, if it did."""
+        settings, training, layout = self.settings, self.inputs.training, self.layout
+        by_itself = read_weak_null(Layout(self.inputs.result.directory))
+        if training is None:
+            return by_itself, None, None
+        trials = Trials(training, layout, key, settings.seed, self.stage, lambda: self._trained_images, self.monitor)
+        nulls = max(settings.null, settings.power)
+        null = trials.null(nulls) if nulls else by_itself
+        power = trials.power(settings.power, self.inputs.sets.label) if settings.power else None
+        return null, trials.halves() if settings.independent_halves else None, power
 
     def _relion_check(
         self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, key: str
@@ -359,7 +344,8 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
     checked = finished.record["results"].get("relion_check", [])
-    tables = evidence_tables(explained, [state.summary() for state in states.values()], halves, checked,
+    repeated = RepeatedTables(halves, finished.record["results"].get("power", []))
+    tables = evidence_tables(explained, [state.summary() for state in states.values()], repeated, checked,
                              claimed_populations(layout, judged))  # fmt: skip
     write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, tables)
     monitor.poll()

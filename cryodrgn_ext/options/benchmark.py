@@ -29,6 +29,11 @@ class BenchmarkSettings(Settings):
     images: int = setting(
         100, low=1, high=100_000, help="Images whose volumes are compared, evenly over the true states"
     )
+    ceiling: bool = setting(
+        True,
+        help="Print beside each figure what the same images allow: exact inference with the true maps, and "
+        "reconstruction with the true labels; reads all images",
+    )
     project: Path | None = setting(**shared.PROJECT)
     o: Path | None = setting(None, help="YAML file for the figures; printed only if not given")
     overwrite: bool = setting(**shared.OVERWRITE)

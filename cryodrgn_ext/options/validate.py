@@ -46,6 +46,14 @@ class ValidateSettings(ResultSettings):
         help="How many times the training is repeated on images of one structure, each with the pose, CTF, scale and "
         "noise of a particle; what it claims there counts against its states. Each takes as long as the training",
     )
+    power: int = setting(
+        0,
+        low=0,
+        high=100,
+        help="How many times the training is repeated on images of one structure with the states' own differences "
+        "planted, at each of 25, 50 and 100 % of their strength and in 25 and 50 % of the particles: how often they "
+        "are found says what these data could show. Each takes as long as the training; --null is at least as many",
+    )
     independent_halves: bool = setting(
         False,
         help="Repeat the training on each half-set by itself, and say which states and components the two models, "

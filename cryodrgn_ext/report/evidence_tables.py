@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cryodrgn_ext.report.page import ReportTable
@@ -22,16 +23,29 @@ POPULATIONS_CAPTION = (
     "over all images, each told by maps of the half-set that it is not in. Where a motion is continuous, the shares "
     "are those of as many points along it."
 )
+POWER_CAPTION = (
+    "The differences of these states, planted into images of one structure with the poses, CTF, scale and noise of "
+    "these particles; then the same training, states and verdicts. Found: at least one state was claimed. Agreement: "
+    "adjusted Rand index of the states that were planted and found (1: the same, 0: by chance)."
+)
 RELION_CAPTION = (
     "Each set and all particles, reconstructed in halves by relion_reconstruct: correlation of the difference between "
     "a set and all, between RELION's halves and with the difference of the maps here."
 )
 
 
+@dataclass(frozen=True)
+class RepeatedTables:
+    """What repetitions of the training found, as job.yaml has it: ``independent_halves`` and ``power``."""
+
+    halves: Mapping[str, Any] | None = None
+    power: Sequence[Mapping[str, Any]] = ()
+
+
 def evidence_tables(
     explained: Sequence[Mapping[str, Any]],
     states: Sequence[Mapping[str, Any]],
-    halves: Mapping[str, Any] | None = None,
+    repeated: RepeatedTables = RepeatedTables(),
     relion: Sequence[Mapping[str, Any]] = (),
     populations: Sequence[Mapping[str, Any]] = (),
 ) -> list[ReportTable]:
@@ -43,8 +57,7 @@ def evidence_tables(
         ``explained_by``.
     states : sequence
         ``states``.
-    halves : mapping, optional
-        ``independent_halves``.
+    repeated : RepeatedTables
     relion : sequence
         ``relion_check``.
     populations : sequence
@@ -52,8 +65,10 @@ def evidence_tables(
     """
     found = [_populations(populations)] if populations else []
     found += _associations(explained, states)
-    if halves is not None:
-        found.append(_halves(halves))
+    if repeated.power:
+        found.append(_power(repeated.power))
+    if repeated.halves is not None:
+        found.append(_halves(repeated.halves))
     if relion:
         found.append(_relion(relion))
     return found
@@ -66,6 +81,16 @@ def _populations(found: Sequence[Mapping[str, Any]]) -> ReportTable:
         for one in found
     ]  # fmt: skip
     return ReportTable("Populations", POPULATIONS_CAPTION, ("", "nearest", "maximum likelihood", "95 % interval"), rows)
+
+
+def _power(doses: Sequence[Mapping[str, Any]]) -> ReportTable:
+    rows = [
+        (_percent(one["strength"]), _percent(one["share"] if one["strength"] > 0 else 0.0),
+         f"{one['found']} of {one['runs']} sets", f"{one['claimed']} of {one['states']}", f"{one['agreement']:.2f}")
+        for one in doses
+    ]  # fmt: skip
+    head = ("strength", "of the particles", "found", "states claimed", "agreement")
+    return ReportTable("What these data could show", POWER_CAPTION, head, rows)
 
 
 def _relion(checked: Sequence[Mapping[str, Any]]) -> ReportTable:

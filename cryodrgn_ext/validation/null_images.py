@@ -5,6 +5,8 @@ its own spectrum: the power that the consensus leaves of the image, shell by she
 as much as those of the data seem to be, and scales differ as much (:mod:`.image_errors`): the images are made at other
 poses than they are said to have. What a job finds in them is not in the molecule. Not kept are correlations of noise
 between neighbouring coefficients, which a window makes, and noise that is shared by several images.
+
+Differences of states can be planted (:mod:`.planted`): what the job finds of them says what it could have seen.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.validation.image_errors import ImageErrors
+from cryodrgn_ext.validation.planted import Planted
 
 IMAGES_PER_CHUNK = 512
 
@@ -39,6 +42,7 @@ def make_null_images(
     seed: tuple[int, ...],
     path: Path,
     monitor: Monitor,
+    planted: Planted | None = None,
 ) -> ParticleImages:
     """Write the coefficients of such images, and return them in the place of the data.
 
@@ -55,6 +59,8 @@ def make_null_images(
     path : Path
         File for the coefficients, as many and in float16 as those of a store; read from there as they are needed.
     monitor : Monitor
+    planted : Planted, optional
+        Differences that are added to the structure.
 
     Returns
     -------
@@ -62,14 +68,14 @@ def make_null_images(
         With poses, CTF and metadata of the data; rows of one image share it.
     """
     first, stored = _images_and_rows(images)
-    made = _NullImages(images, consensus, errors, first, seed)
+    made = _NullImages(images, consensus, errors, seed, planted)
     count = images.source.n_coefficients
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(first), count, 2))
     claim_room(path)
     chunks = range(0, len(first), IMAGES_PER_CHUNK)
     for start in monitor.track(chunks, "Images of one structure", len(first), IMAGES_PER_CHUNK):
         part = slice(start, start + IMAGES_PER_CHUNK)
-        values[part] = torch.view_as_real(made.chunk(part)).numpy()
+        values[part] = torch.view_as_real(made.chunk(first[part], start)).numpy()
     values.flush()
     source = ResidentCoefficients(torch.from_numpy(np.load(path, mmap_mode="c")), torch.from_numpy(stored))
     optics = tuple(replace(group, premultiplied=False) for group in images.optics)
@@ -88,19 +94,23 @@ class _NullImages:
     """Makes chunks of images, each from its own seed."""
 
     def __init__(
-        self, images: ParticleImages, consensus: NDArray[np.float32], errors: ImageErrors, first: NDArray[np.int64],
-        seed: tuple[int, ...],
+        self, images: ParticleImages, consensus: NDArray[np.float32], errors: ImageErrors, seed: tuple[int, ...],
+        planted: Planted | None,
     ) -> None:  # fmt: skip
-        self.images, self.errors, self.first, self.seed = images, errors, first, seed
-        self.volume = FourierVolume.from_map(torch.from_numpy(consensus), radius=images.plane.radius)
+        self.images, self.errors, self.seed, self.planted = images, errors, seed, planted
+        self.volume = self._transform(consensus)
+        self.differences = [] if planted is None else [self._transform(one) for one in planted.differences]
         plane = images.plane
         self.shell = plane.shell[: images.source.n_coefficients]
         self.kxy = plane.kxy[: images.source.n_coefficients]
 
-    def chunk(self, part: slice) -> Tensor:
-        """(B, M) complex64 of the images ``first[part]``, as a store holds them."""
-        rng = np.random.default_rng([*self.seed, part.start])
-        rows = torch.from_numpy(self.first[part])
+    def _transform(self, volume: NDArray[np.float32]) -> FourierVolume:
+        return FourierVolume.from_map(torch.from_numpy(volume), radius=self.images.plane.radius)
+
+    def chunk(self, chosen: NDArray[np.int64], start: int) -> Tensor:
+        """(B, M) complex64 of the images of rows ``chosen`` (B,), as a store holds them; ``start`` seeds the noise."""
+        rng = np.random.default_rng([*self.seed, start])
+        rows = torch.from_numpy(chosen)
         data = self.images.batch(rows, device="cpu")
         expected = data.ctf * self.volume.slice(data.points)
         size = expected.abs().square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
@@ -109,7 +119,11 @@ class _NullImages:
         turned = self._turned(rows, rng)
         at = replace(self.images.subset(rows), rotation=turned.rotation, shift_px=turned.shift_px)
         true = at.batch(torch.arange(len(rows)), device="cpu")
-        signal = self._scales(scale, rng)[:, None] * true.ctf * self.volume.slice(true.points)
+        shown = self.volume.slice(true.points)
+        if self.planted is not None:
+            for member, difference in zip(self.planted.members(chosen), self.differences, strict=True):
+                shown[member] += self.planted.strength * difference.slice(true.points[member])
+        signal = self._scales(scale, rng)[:, None] * true.ctf * shown
         normal = torch.from_numpy(rng.standard_normal((*signal.shape, 2), dtype=np.float32)) / math.sqrt(2)
         noise = power.sqrt()[:, self.shell] * torch.view_as_complex(normal)
         return (signal + noise) * shift_phases(self.kxy, turned.shift_px.cpu(), self.images.box_size)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cryodrgn_ext.engines.devices import choose_device
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -87,18 +88,33 @@ def read_inputs(settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
         record["indices"] = [fingerprint_file(Path(name)) for name in settings.indices]
     record_of_result = require_record(result.directory, result.job)
     learned = record_of_result["settings"]
-    diameter_A = settings.mask_diameter_A
-    preprocessing = PreprocessSettings(
-        box_size=box,
-        mask_diameter_A=learned.get("mask_diameter_A") if diameter_A is None else diameter_A,
-        data_sign=_data_sign(record_of_result),
-    )
+    preprocessing = preprocessing_as_learned(record_of_result, box, settings.mask_diameter_A)
+    repeated = settings.null or settings.power or settings.independent_halves
+    if settings.power and len(set(sets.label.tolist())) < 2:
+        raise InputError("--power plants the differences between states, but there is one set of all: leave it out.")
     own_poses = result.job == "abinit" and (result.latents is not None or learned.get("engine") == "neural")
     return ValidateInputs(
         record=record, result=result, sets=sets, native_box=native, box=box, mask=mask, preprocessing=preprocessing,
         device=choose_device(settings.device), own_poses=own_poses,
-        training=RepeatedTraining.of(result) if settings.null or settings.independent_halves else None,
+        training=RepeatedTraining.of(result) if repeated else None,
     )  # fmt: skip
+
+
+def preprocessing_as_learned(
+    record: Mapping[str, Any], box: int, mask_diameter_A: float | None = None
+) -> PreprocessSettings:
+    """How a job that is to look at a result's images prepares them: as the job that learned from them did.
+
+    Parameters
+    ----------
+    record : mapping
+        job.yaml of that job.
+    box : int
+    mask_diameter_A : float, optional
+        Instead of that job's.
+    """
+    diameter_A = record["settings"].get("mask_diameter_A") if mask_diameter_A is None else mask_diameter_A
+    return PreprocessSettings(box_size=box, mask_diameter_A=diameter_A, data_sign=_data_sign(record))
 
 
 def _data_sign(record: Mapping[str, Any]) -> str:

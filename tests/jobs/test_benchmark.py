@@ -78,8 +78,28 @@ def test_the_truth_of_simulate_and_true_poses(finished: FinishedProject, engine:
         "views of all directions: no shift of the molecule"
     )
     assert 0 < found["per_image_fsc_auc_of_perfect"] < 1
-    assert all(name in said.getvalue() for name in found)
+    assert all(name.removeprefix("ceiling_") in said.getvalue() for name in found)
     assert "neighbourhood_similarity_percent" in found
+
+
+def test_what_the_images_allow_stands_beside_each_figure(finished: FinishedProject, engine: FakeEngine) -> None:
+    """The fake's latents are random and its volumes the consensus: true labels and true maps reach more."""
+    settings = replace(SETTINGS, labels=None, truth=next(Path().rglob("truth.npz")))
+    said = io.StringIO()
+    benchmark(settings, Monitor(said))
+    found = yaml.safe_load(Path("figures.yaml").read_text())
+    assert found["ceiling_r2_of_50_neighbours"] > 0.5 > found["r2_of_50_neighbours"]
+    assert found["ceiling_spearman_of_50_neighbours"] > 0.8
+    assert found["ceiling_per_image_fsc_auc"] > found["per_image_fsc_auc"]
+    assert found["per_image_fsc_auc_of_ceiling"] == pytest.approx(
+        found["per_image_fsc_auc"] / found["ceiling_per_image_fsc_auc"], rel=0.05
+    )
+    line = next(line for line in said.getvalue().splitlines() if line.startswith("r2_of_50"))
+    assert line.split()[2] == f"{found['ceiling_r2_of_50_neighbours']:.5g}"
+    assert not any(name.startswith("ceiling") for name in figures(replace(settings, ceiling=False)))
+    next(Path().rglob("*.mrcs")).unlink()
+    with pytest.raises(InputError, match="--ceiling no"):
+        benchmark(replace(settings, overwrite=True), SilentMonitor())
 
 
 def test_latents_that_are_the_truth_are_perfect_and_noise_is_not() -> None:

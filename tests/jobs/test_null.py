@@ -69,6 +69,31 @@ def test_every_set_is_made_once_and_a_claim_on_one_structure_counts_against_the_
     assert text.count("Images of one structure, set 1: done before") == 1
 
 
+def test_what_could_have_been_found_is_told_dose_by_dose(finished: FinishedProject, engine: FakeEngine) -> None:
+    """One structure and five doses are one training each; the fake's latents are random and find nothing."""
+    text = said(replace(VALIDATE, power=1, keep_images=True))
+    assert len(engine.calls) == 6
+    doses = results()["power"]
+    assert [(one["strength"], one["share"]) for one in doses] == [
+        (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.25), (1.0, 0.5)
+    ]  # type: ignore[attr-defined]  # fmt: skip
+    assert all(one["runs"] == 1 and one["found"] == 0 and one["states"] == 3 for one in doses)  # type: ignore[attr-defined]
+    assert "so many particles do not tell" in text
+    assert "What these data could show" in CHECKED.report.read_text()
+    assert not list(CHECKED.checkpoint.glob("power_*/*")), "images are not kept"
+    assert results()["null"]["runs"] == 1  # type: ignore[index]
+    again = said(replace(VALIDATE, power=2, keep_images=True))
+    assert len(engine.calls) == 12
+    assert "States planted at 25% of the strength, set 1: done before" in again
+
+
+def test_power_needs_states(finished: FinishedProject, engine: FakeEngine) -> None:
+    np.savetxt("all.txt", np.arange(120), "%d")
+    with pytest.raises(InputError, match="--power plants the differences between states"):
+        validate(replace(VALIDATE, power=1, indices=("all.txt",)), SilentMonitor())
+    assert not CHECKED.root.exists()
+
+
 def test_only_a_training_can_be_repeated(project: Path, engine: FakeEngine) -> None:
     train(replace(SETTINGS, zdim=0), SilentMonitor())
     with pytest.raises(InputError, match=r"halves repeat a training, .* homogeneous train job"):

@@ -76,7 +76,7 @@ class RepeatedTraining:
         """
         if result.job != "train" or result.latents is None:
             raise InputError(
-                f"--null and --independent_halves repeat a training, but {result.directory} is of "
+                f"--null, --power and --independent_halves repeat a training, but {result.directory} is of "
                 f"{'a homogeneous train' if result.job == 'train' else f'an {result.job}'} job: leave them out, or "
                 "train on its particles and give that result."
             )
