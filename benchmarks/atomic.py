@@ -16,16 +16,15 @@ structure; the motion, what of it is proven and the error that the job says; and
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import yaml
-from atomic_sets.atom_images import AtomParticles, AtomPath
+from atomic_sets.atom_images import drawn_particles
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.analysis.structures import superposed_rmsd
 from cryodrgn_ext.atoms.structure import Structure, read_structure
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.jobs.atomic import atomic
@@ -40,7 +39,7 @@ from cryodrgn_ext.results.atomic_files import (
     read_motion,
     read_placement,
 )
-from cryodrgn_ext.simulate import simulate_particles, write_relion_project
+from cryodrgn_ext.simulate import write_relion_project
 
 FloatArray = NDArray[np.float64]
 IMAGES_COMPARED = 400
@@ -70,21 +69,10 @@ def main() -> None:
     for snr in given.snr:
         with tempfile.TemporaryDirectory() as temporary:
             root = (given.directory or Path(temporary)).resolve() / f"snr_{snr:g}"
-            particles = simulated(base, frames, given, snr)
+            particles = drawn_particles(base, frames, given.images, given.box, given.pixel_size, snr)
             write_relion_project(root, particles)
             run(root, given)
             print_table(root, base, frames, particles.state, snr)
-
-
-def simulated(base: Structure, frames: FloatArray, given: argparse.Namespace, snr: float) -> AtomParticles:
-    """Particles of the frames, each as often as another."""
-    drawn = simulate_particles(
-        given.images, motion=AtomPath(frames, base.electrons), box_size=given.box, pixel_size_A=given.pixel_size,
-        snr=snr, max_shift_px=1.0,
-    )  # fmt: skip
-    particles = AtomParticles(**{field.name: getattr(drawn, field.name) for field in dataclasses.fields(drawn)})
-    object.__setattr__(particles, "structure", base)
-    return particles
 
 
 def run(root: Path, given: argparse.Namespace) -> None:
@@ -103,8 +91,8 @@ def print_table(root: Path, base: Structure, frames: FloatArray, state: NDArray[
     rows = np.unique(np.linspace(0, len(state) - 1, IMAGES_COMPARED).astype(int))
     found = carried_atoms(placed, motion.of_images(rows))[:, alpha]
     truth = frames[state[rows]][:, alpha]
-    distance = np.array([superposed_rmsd(a, b) for a, b in zip(found, truth, strict=True)])
-    before = np.array([superposed_rmsd(placed.positions[alpha], one) for one in truth])
+    distance = superposed_rmsd(found, truth)
+    before = superposed_rmsd(placed.positions[None, alpha], truth)
     tenth = state[rows] * 10 // len(frames)
     record = yaml.safe_load((root / "atoms/job.yaml").read_text())["results"]
     print(f"SNR {snr:g}: mean Cα RMSD of single images {distance.mean():.2f} Å (base structure {before.mean():.2f} Å)")
@@ -114,12 +102,6 @@ def print_table(root: Path, base: Structure, frames: FloatArray, state: NDArray[
     learned = yaml.safe_load((root / "train/job.yaml").read_text())["results"]
     for name, seconds in (("train", learned["seconds"]), ("atomic", record["seconds"])):
         print(f"  {name}: " + ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items()))
-
-
-def superposed_rmsd(one: FloatArray, other: FloatArray) -> float:
-    """Root mean square distance of points (n, 3) after the best superposition."""
-    _, distance = Rotation.align_vectors(other - other.mean(axis=0), one - one.mean(axis=0))
-    return float(distance / np.sqrt(len(one)))
 
 
 if __name__ == "__main__":

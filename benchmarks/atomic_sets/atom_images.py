@@ -6,6 +6,7 @@ slices of the padded map.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cached_property
 
 import gemmi
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.atoms.structure import Structure
+from cryodrgn_ext.fourier.ctf import CtfParameters
 from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
+from cryodrgn_ext.images.particle_images import ParticleImages
+from cryodrgn_ext.simulate import simulate_particles
 from cryodrgn_ext.simulate.motions.base import Beads, FloatArray, Motion
 from cryodrgn_ext.simulate.optics import Defocus, contrast_transfer
 from cryodrgn_ext.simulate.particles import SimulatedParticles
@@ -92,6 +96,35 @@ class AtomParticles(SimulatedParticles):
         chosen = Defocus(self.defocus.u_A[indices], self.defocus.v_A[indices], self.defocus.angle_deg[indices])
         optics = contrast_transfer(chosen, self.optics, self.optics_index[indices], self.box_size, self.pixel_size_A)
         return spectra * optics
+
+
+def drawn_particles(
+    structure: Structure, frames: FloatArray, images: int, box: int, pixel_A: float, snr: float, seed: int = 0
+) -> AtomParticles:
+    """Particles of frames (S, A, 3) of a structure, each as often as another."""
+    drawn = simulate_particles(
+        images, motion=AtomPath(frames, structure.electrons), box_size=box, pixel_size_A=pixel_A, snr=snr,
+        max_shift_px=1.0, seed=seed,
+    )  # fmt: skip
+    particles = AtomParticles(**{field.name: getattr(drawn, field.name) for field in fields(drawn)})
+    object.__setattr__(particles, "structure", structure)
+    return particles
+
+
+def images_in_memory(particles: AtomParticles) -> ParticleImages:
+    """The same particles as engines see them, their true poses and CTF known."""
+    group = particles.optics[0]
+    n, defocus = particles.n, particles.defocus
+    columns = [
+        defocus.u_A, defocus.v_A, np.deg2rad(defocus.angle_deg),
+        *(np.full(n, value) for value in (group.voltage_kV, group.cs_mm, group.amplitude_contrast, 0.0, 0.0, 1.0)),
+    ]  # fmt: skip
+    return ParticleImages.from_tensors(
+        torch.from_numpy(particles.images()), torch.from_numpy(particles.rotation).float(),
+        torch.from_numpy(particles.shift_px).float(), particles.pixel_size_A,
+        CtfParameters(*(torch.from_numpy(column) for column in columns)), torch.from_numpy(particles.half_set),
+        particles.noise_sigma,
+    )  # fmt: skip
 
 
 def electron_density(structure: Structure, positions: FloatArray, box: int, pixel_A: float) -> NDArray[np.float32]:

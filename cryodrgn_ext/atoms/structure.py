@@ -181,7 +181,7 @@ def _simplify(source: gemmi.Structure) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _is_amino_acid(residue: gemmi.Residue) -> bool:
+def is_amino_acid(residue: gemmi.Residue) -> bool:
     """Tell by the residue's name, or by its atoms: force fields have names of their own (HSD, CYX, ASPP)."""
     tabulated = gemmi.find_tabulated_residue(residue.name).is_amino_acid()
     return tabulated or {atom.name for atom in residue} >= {"N", "CA", "C"}
@@ -189,7 +189,7 @@ def _is_amino_acid(residue: gemmi.Residue) -> bool:
 
 def _is_backbone(residue: gemmi.Residue, atom: gemmi.Atom) -> bool:
     """Tell main chain from side chain by the atom's name and the kind of its residue."""
-    if _is_amino_acid(residue):
+    if is_amino_acid(residue):
         return atom.name in PROTEIN_BACKBONE
     # The sugar's atoms carry a prime (in old files a star); the phosphate's are P and OP1 to OP3, O1P to O3P.
     nucleic = gemmi.find_tabulated_residue(residue.name).is_nucleic_acid()
@@ -204,7 +204,7 @@ def _as_arrays(source: gemmi.Structure, remarks: tuple[str, ...]) -> Structure:
     for chain_index, chain in enumerate(source[0]):
         previous: int | None = None
         for residue in chain:
-            amino_acid = _is_amino_acid(residue)
+            amino_acid = is_amino_acid(residue)
             if amino_acid:
                 number = residue.seqid.num
                 gaps += previous is not None and number is not None and number > previous + 1
@@ -239,7 +239,7 @@ def _check_unit(structure: Structure, path: Path) -> None:
         alphas = [
             (residue.seqid.num or 0, residue["CA"][0].pos)
             for residue in chain
-            if _is_amino_acid(residue) and residue.find_atom("CA", "*")
+            if is_amino_acid(residue) and residue.find_atom("CA", "*")
         ]
         steps += [first.dist(second) for (a, first), (b, second) in pairwise(alphas) if b == a + 1]
     if not steps:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -59,6 +59,44 @@ def gaussian_slices(
     along_y = _phases(seen[..., 1], ky) * amplitudes[:, None]
     squared = (ky[:, None] ** 2 + kx**2) * (2 * (math.pi / box_size) ** 2)
     return torch.exp(-squared * width**2) * (along_y.transpose(1, 2) @ along_x)
+
+
+def gaussian_sections(
+    kxy: Int64[Tensor, "M 2"],
+    planes: Float[Tensor, "B 2 3"],
+    positions: Float[Tensor, "*#B N 3"],
+    amplitudes: Float[Tensor, " N"],
+    width: Float[Tensor, ""],
+    box_size: int,
+) -> Complex[Tensor, "B M"]:
+    """Central sections of Gaussians at listed image frequencies; see :func:`gaussian_slices`.
+
+    Parameters
+    ----------
+    kxy : Tensor
+        (M, 2) integer frequencies x, y in cycles per box, x not negative, as of a half plane.
+    planes : Tensor
+        (B, 2, 3): image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1] of the model: the first two rows
+        of a rotation from model to image coordinates, or those times an anisotropic magnification.
+    positions, amplitudes, width, box_size
+        As of :func:`gaussian_slices`.
+
+    Returns
+    -------
+    Tensor
+        (B, M) complex.
+    """
+    most_x, most_y = int(kxy[:, 0].max()), int(kxy[:, 1].abs().max())
+    kx = torch.arange(most_x + 1, device=planes.device, dtype=positions.dtype)
+    ky = torch.arange(-most_y, most_y + 1, device=planes.device, dtype=positions.dtype)
+    seen = (planes[:, None] * positions[..., None, :]).sum(dim=-1) * (2 * math.pi / box_size)
+    along_x = _phases(seen[..., 0], kx)
+    along_y = _phases(seen[..., 1], ky) * amplitudes[:, None]
+    rectangle = (along_y.transpose(1, 2) @ along_x).flatten(1)
+    # The magnification moves points off their circle, so the falloff is that of the points themselves.
+    points = (kxy[None, :, :, None].to(planes.dtype) * planes[:, None]).sum(dim=2)
+    falloff = torch.exp(-2 * (math.pi / box_size) ** 2 * points.square().sum(dim=-1) * width**2)
+    return falloff * rectangle[:, (kxy[:, 1] + most_y) * (most_x + 1) + kxy[:, 0]]
 
 
 def gaussian_spectrum(

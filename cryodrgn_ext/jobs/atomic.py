@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres, residue_widths
+from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
+from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLearner, FoldSetting
+from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomModel
 from cryodrgn_ext.engines.atomic.motion import (
@@ -24,10 +27,11 @@ from cryodrgn_ext.engines.atomic.motion import (
     first_coordinate,
     residue_evidence,
     rms,
+    used_columns,
 )
 from cryodrgn_ext.engines.atomic.placement import place_structure
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
-from cryodrgn_ext.engines.held_out import weighed
+from cryodrgn_ext.engines.held_out import HeldOut, weighed
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
 from cryodrgn_ext.fourier.gaussians import gaussian_map
@@ -40,14 +44,17 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.atomic_report import write_atomic_reports
 from cryodrgn_ext.results.atomic_files import (
     ENSEMBLE_NAME,
+    FOLD_NAME,
     MOTION_NAME,
     PLACEMENT_NAME,
     RESIDUES_NAME,
     SCRIPT_NAME,
     on_corner,
     placed_structure,
+    read_fold,
     read_motion,
     read_placement,
+    write_fold,
     write_motion,
     write_placement,
     write_residues,
@@ -126,7 +133,8 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         """Read the result and the structure; see :meth:`JobRun.check`."""
         structure = read_structure(settings.structure)
         result = read_learned_result(settings.in_parts, settings.project)
-        result.require_latents()
+        if settings.method == "fast" or (settings.zdim and settings.latents == "training"):
+            result.require_latents()
         check_images(result.particles)
         require_same_images(result, settings.project, monitor)
         layout = Layout(result.directory)
@@ -158,13 +166,18 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         placement = read_placement(placed_file)
         self.note(placement.sentence())
         structure = placed_structure(inputs.structure, placement)
-        key = fingerprint(key, settings.nodes, settings.features, settings.rounds, settings.seed)
-        self.stage("motion", key, "Fitting the motion of the atoms", lambda: self._learn(structure), motion_file)
-        motion = read_motion(motion_file)
-        found = Findings(inputs, structure, motion)
+        if settings.method == "cryofold":
+            own = [getattr(settings, one.name) for one in fields(CryofoldSettings)]
+            key = fingerprint(key, "cryofold", settings.nodes, settings.seed, *own)
+            self.stage("motion", key, "Learning the motion of the atoms", lambda: self._fold(structure, key),
+                       motion_file, layout.root / FOLD_NAME)  # fmt: skip
+        else:
+            key = fingerprint(key, settings.nodes, settings.features, settings.rounds, settings.seed)
+            self.stage("motion", key, "Fitting the motion of the atoms", lambda: self._learn(structure), motion_file)
+        found = Findings.read(layout, settings, inputs, structure)
         self.headline(found.sentence())
         rows = self._write(found)
-        write_atomic_reports(self.facts, found.evidence, found.place_A, rows)
+        write_atomic_reports(self.facts, found.evidence, found.place_A, rows, found.history)
         evidence = found.evidence
         results = {
             "particles": inputs.result.particles.n, "correlation": round(placement.correlation, 4),
@@ -196,6 +209,19 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         motion = MotionLearner(images, self.inputs.model, atoms, how, self.monitor).run()
         write_motion(self.layout.root / MOTION_NAME, motion)
 
+    def _fold(self, structure: Structure, key: str) -> None:
+        settings, images, model = self.settings, self.images, self.inputs.model
+        extent_A = images.box_size * images.pixel_size_A / 4  # the thesis' cube in the middle of the box
+        chain = CoarseChain.of(structure, settings.backbone, settings.side_chains)
+        chain = chain.begun(settings.start, settings.start_noise_A, extent_A, settings.seed)
+        given = None if settings.latents == "encoder" else model.z[:, used_columns(model)]
+        setting = FoldSetting(settings.resolution_A, settings.nodes, settings.seed, self.layout.checkpoint, key)
+        found = CryofoldLearner(images, chain, settings, setting, self.monitor, given).run()
+        write_fold(self.layout.root / FOLD_NAME, found.z, found.held_out, found.history, found.width_A)
+        write_motion(self.layout.root / MOTION_NAME, found.motion)
+        for place in self.layout.checkpoint.glob(CHECKPOINT.format("*")):
+            place.unlink()
+
     def _write(self, found: Findings) -> list[tuple[str, ...]]:
         """Write structures, particles, residues and script; return the rows of the table of states."""
         layout, result = self.layout, self.inputs.result
@@ -224,7 +250,8 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
                            coordinates=found.place_A[rows, None].astype(np.float32))
             for number, rows in found.members.items()
         )  # fmt: skip
-        structures = (ENSEMBLE_NAME, "ensemble.pdb", RESIDUES_NAME, SCRIPT_NAME, MOTION_NAME)
+        structures: tuple[str, ...] = (ENSEMBLE_NAME, "ensemble.pdb", RESIDUES_NAME, SCRIPT_NAME, MOTION_NAME)
+        structures += (FOLD_NAME,) if self.settings.method == "cryofold" else ()
         return JobResult(layout.root, outputs, layout.logfile, keep=kept_files(layout, *structures))
 
 
@@ -238,11 +265,27 @@ class Findings:
     structure : Structure
         In the frame of the map.
     motion : AtomicMotion
+    held_out : HeldOut or None
+        What single images gain by the model that their latents are of.
+    history : ndarray
+        Loss of each pass, where the atoms were learned in passes.
     """
 
     inputs: AtomicInputs
     structure: Structure
     motion: AtomicMotion
+    held_out: HeldOut | None
+    history: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, layout: Layout, settings: AtomicSettings, inputs: AtomicInputs, structure: Structure) -> Findings:
+        """From the files of the finished stages."""
+        motion = read_motion(layout.root / MOTION_NAME)
+        held_out, history = weighed(inputs.model), np.empty(0)
+        if settings.method == "cryofold":
+            own, history = read_fold(layout.root / FOLD_NAME)
+            held_out = own if settings.latents == "encoder" else held_out
+        return cls(inputs, structure, motion, held_out, history)
 
     @cached_property
     def evidence(self) -> ResidueEvidence:
@@ -305,7 +348,7 @@ class Findings:
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        return self.evidence.sentence(weighed(self.inputs.model))
+        return self.evidence.sentence(self.held_out)
 
 
 def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:
@@ -320,6 +363,6 @@ def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:
     assert isinstance(settings, AtomicSettings)
     inputs = AtomicRun.check(replace(settings, in_parts=finished.learned(settings.in_parts)), monitor)
     structure = placed_structure(inputs.structure, read_placement(layout.root / PLACEMENT_NAME))
-    found = Findings(inputs, structure, read_motion(layout.root / MOTION_NAME))
+    found = Findings.read(layout, settings, inputs, structure)
     rows = [tuple(row) for row in finished.record["results"]["states"]]
-    write_atomic_reports(finished.facts, found.evidence, found.place_A, rows)
+    write_atomic_reports(finished.facts, found.evidence, found.place_A, rows, found.history)

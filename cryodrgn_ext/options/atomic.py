@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.options import shared
 from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class AtomicSettings(ResultSettings):
+class AtomicSettings(CryofoldSettings, ResultSettings):
     """Settings of ``atomic``."""
 
     in_parts: Path = setting(
@@ -23,6 +24,12 @@ class AtomicSettings(ResultSettings):
     )
     o: Path = setting(help="Result directory")
     project: Path | None = setting(**shared.PROJECT)
+    method: str = setting(
+        "fast",
+        choices=("fast", "cryofold"),
+        help="fast: atoms move smoothly along the latents of the training, minutes for any number of images; cryofold: "
+        "as published, two Gaussians for each residue and an image encoder, learned image by image",
+    )
     models: int = setting(10, low=2, high=999, help="Number of models along the largest motion in ensemble.cif")
     resolution_A: float = setting(
         6.0, low=4.0, high=30.0, unit="Å",

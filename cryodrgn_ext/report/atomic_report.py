@@ -12,7 +12,14 @@ from cryodrgn_ext.engines.atomic.motion import ResidueEvidence
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, ReportTable
 from cryodrgn_ext.report.plots import latent_histogram, new_figure, styled
 from cryodrgn_ext.report.run_facts import RunFacts
-from cryodrgn_ext.results.atomic_files import ENSEMBLE_NAME, MOTION_NAME, PLACEMENT_NAME, RESIDUES_NAME, SCRIPT_NAME
+from cryodrgn_ext.results.atomic_files import (
+    ENSEMBLE_NAME,
+    FOLD_NAME,
+    MOTION_NAME,
+    PLACEMENT_NAME,
+    RESIDUES_NAME,
+    SCRIPT_NAME,
+)
 
 FILES = {
     ENSEMBLE_NAME: "models along the largest motion; B-factors say how well the half-sets agree on each residue",
@@ -23,6 +30,7 @@ FILES = {
     PLACEMENT_NAME: "rotation and shift that bring the structure into the frame of the maps",
     MOTION_NAME: "centres of residues at nodes of the latents, and where each particle belongs",
 }
+FOLD_FILE = {FOLD_NAME: "latents of the particles, losses, and what single images gain"}
 CAPTION = (
     "Root mean square over the particles, residue by residue: motion about the mean, the part of it that both "
     "half-sets show, and half of what they differ by. Both were fitted from the same base structure with the same "
@@ -31,7 +39,11 @@ CAPTION = (
 
 
 def write_atomic_reports(
-    facts: RunFacts, evidence: ResidueEvidence, place_A: NDArray[np.float64], states: Sequence[tuple[str, ...]]
+    facts: RunFacts,
+    evidence: ResidueEvidence,
+    place_A: NDArray[np.float64],
+    states: Sequence[tuple[str, ...]],
+    history: NDArray[np.float64],
 ) -> None:
     """Write report.html and logfile.pdf.
 
@@ -43,6 +55,8 @@ def write_atomic_reports(
         (N,) place of each particle along the largest motion.
     states : sequence of tuple of str
         Rows of the table of states: name, particles, and where structure and map agree.
+    history : ndarray
+        Loss per image of each pass, where the atoms were learned in passes.
     """
     tables = []
     if states:
@@ -53,13 +67,14 @@ def write_atomic_reports(
         title="Atomic motion",
         n_particles=len(place_A),
         tables=tables,
+        loss_history={"Loss": history.tolist()} if len(history) else {},
         further=[
             ReportFigure("Residues", CAPTION, residue_motion(evidence)),
             ReportFigure("Particles", "Where the particles lie along the largest motion.",
                          latent_histogram(place_A, "place along the motion (Å)")),
         ],
     )  # fmt: skip
-    facts.write(content, FILES)
+    facts.write(content, FILES | (FOLD_FILE if len(history) else {}))
 
 
 @styled

@@ -13,6 +13,7 @@ from cryodrgn_ext.atoms.structure import Structure, write_ensemble
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.atomic.motion import AtomicMotion, ResidueEvidence
 from cryodrgn_ext.engines.atomic.placement import Placement
+from cryodrgn_ext.engines.held_out import HeldOut
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.plain_files import load_arrays, write_arrays
@@ -20,6 +21,7 @@ from cryodrgn_ext.results.layout import Layout
 
 ENSEMBLE_NAME, RESIDUES_NAME, SCRIPT_NAME = "ensemble.cif", "residues.star", "motion.cxc"
 MOTION_NAME, PLACEMENT_NAME, STATE_NAME = "motion.npz", "placement.npz", "structure.cif"
+FOLD_NAME = "cryofold.npz"
 ARRAYS = ("nodes_z", "positions", "halves", "share", "probability", "features", "scale")
 #: B-factor of a root-mean-square error u along all three axes together: 8 pi² u² / 3.
 B_PER_SQUARE = 8 * np.pi**2 / 3
@@ -45,6 +47,20 @@ def write_motion(path: Path, motion: AtomicMotion) -> None:
 def read_motion(path: Path) -> AtomicMotion:
     """Read what :func:`write_motion` wrote."""
     return AtomicMotion(**load_arrays(path, *ARRAYS))
+
+
+def write_fold(path: Path, z: NDArray[np.float32], held_out: HeldOut | None, history: NDArray[np.float64],
+               width_A: float) -> None:  # fmt: skip
+    """Write what Cryofold learned beside the motion: latents, what single images gain, losses, width."""
+    numbers = [] if held_out is None else list(held_out.as_numbers().values())
+    write_arrays(path, {"z": z, "held_out": np.array(numbers), "history": history, "width_A": np.array([width_A])})
+
+
+def read_fold(path: Path) -> tuple[HeldOut | None, NDArray[np.float64]]:
+    """What single images gain, where it was measured, and the losses, as :func:`write_fold` wrote them."""
+    found = load_arrays(path, "held_out", "history")
+    numbers = found["held_out"].tolist()
+    return HeldOut(*numbers) if numbers else None, found["history"]
 
 
 def write_structures(

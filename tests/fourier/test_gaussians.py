@@ -8,7 +8,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.fourier import gaussians
-from cryodrgn_ext.fourier.gaussians import gaussian_slices, gaussian_spectrum
+from cryodrgn_ext.fourier.gaussians import gaussian_sections, gaussian_slices, gaussian_spectrum
+from cryodrgn_ext.fourier.half_plane import HalfPlane
 from cryodrgn_ext.fourier.slices import FourierGrid
 
 BOX = 24
@@ -42,6 +43,21 @@ def test_slices_are_those_of_the_rendered_volume() -> None:
     slices = gaussian_slices(ky, kx, rotation, positions, amplitudes, torch.tensor(width).double(), BOX).numpy()
     error = np.linalg.norm(slices - np.array(expected)) / np.linalg.norm(expected)
     assert error < 1e-3
+
+
+def test_sections_are_the_transform_at_their_points_also_where_the_magnification_is_not_even() -> None:
+    """The sum over Gaussians at every point by itself, in float64; those of rotations are the slices."""
+    positions, amplitudes, rotation = _model(12)
+    plane = HalfPlane(BOX, 7)
+    stretch = torch.tensor([[1.04, 0.02], [0.02, 0.97]], dtype=torch.float64)
+    width = torch.tensor(1.3, dtype=torch.float64)
+    for planes in (rotation[:, :2], stretch @ rotation[:, :2]):
+        points = torch.einsum("mc,bci->bmi", plane.kxy.double(), planes) / BOX
+        phase = torch.exp(-2j * np.pi * torch.einsum("bmi,ni->bmn", points, positions))
+        falloff = torch.exp(-2 * np.pi**2 * width**2 * points.square().sum(-1))
+        expected = falloff * (phase @ amplitudes.to(torch.complex128))
+        found = gaussian_sections(plane.kxy, planes, positions, amplitudes, width, BOX)
+        torch.testing.assert_close(found, expected)
 
 
 def test_gradients_are_finite_differences() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
@@ -70,6 +71,26 @@ def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, mo
     Path("moved/report.html").unlink()
     report(ReportSettings(in_result=Path("moved")), SilentMonitor())
     assert "Atomic motion" in Path("moved/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_cryofold_writes_the_same_and_its_latents(beads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, method="cryofold", epochs=1, warmup_epochs=1, batch=32, layers=1, dim=8)
+    result = atomic(settings, SilentMonitor())
+    assert all(output.path.is_file() for output in result.files)
+    assert len(gemmi.read_structure("moved/ensemble.cif")) == settings.models
+    found = np.load("moved/cryofold.npz")
+    record = yaml.safe_load(Path("moved/job.yaml").read_text())
+    assert found["z"].shape == (record["results"]["particles"], 1)
+    assert len(found["history"]) == 2
+    assert not list(Path("moved/checkpoint").glob("atoms_*"))
+    monkeypatch.setattr(job, "CryofoldLearner", None)
+    before = Path("moved/ensemble.cif").read_bytes()
+    atomic(settings, SilentMonitor())
+    assert Path("moved/ensemble.cif").read_bytes() == before
+    Path("moved/report.html").unlink()
+    report(ReportSettings(in_result=Path("moved")), SilentMonitor())
+    assert "Loss" in Path("moved/report.html").read_text()
 
 
 @pytest.mark.parametrize("content", ["nothing of a structure\n", ""])

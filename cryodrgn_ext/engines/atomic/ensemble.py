@@ -20,7 +20,7 @@ NEIGHBOURS = 2
 STIFFNESS = 1e-3
 
 
-def carried_atoms(structure: Structure, moved: FloatArray) -> FloatArray:
+def carried_atoms(structure: Structure, moved: FloatArray, base: FloatArray | None = None) -> FloatArray:
     """Positions (P, A, 3) of all atoms where the centres of residues are ``moved`` (P, C, 3).
 
     Parameters
@@ -29,8 +29,11 @@ def carried_atoms(structure: Structure, moved: FloatArray) -> FloatArray:
         In its own coordinates, or any other frame: ``moved`` says where it goes.
     moved : ndarray
         (P, C, 3) centres as of :func:`residue_centres`, Å.
+    base : ndarray, optional
+        (C, 3) where those centres are in the structure itself, if they are not the centres of electrons.
     """
     centres, electrons, residue = residue_centres(structure)
+    centres = centres if base is None else base
     chain = structure.chain
     count = len(chain)
     mass = np.bincount(residue, electrons, count)

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
-from cryodrgn_ext.engines.atomic.node_sums import NodeSums, log_likelihoods, posterior, sums_at_nodes
+from cryodrgn_ext.engines.atomic.node_sums import (
+    NodeSums,
+    half_rows,
+    log_likelihoods,
+    posterior,
+    sums_at_nodes,
+)
 from cryodrgn_ext.engines.base import Heterogeneity
 from cryodrgn_ext.engines.held_out import HeldOut
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
@@ -166,11 +172,9 @@ class MotionLearner:
 
     def _sums(self, probability: Tensor) -> list[NodeSums]:
         """Sums of each half-set."""
-        half = self.images.half_set.cpu()[self.rows]
-        first = half == 1 if bool((half == 1).any()) and bool((half == 2).any()) else torch.arange(len(half)) % 2 == 0
         return [
             sums_at_nodes(self.images, self.rows[members], probability[members], self.radius, self.monitor)
-            for members in (first, ~first)
+            for members in half_rows(self.images, self.rows)
         ]
 
     def _alone(self, sums: NodeSums) -> FloatArray:
@@ -264,6 +268,8 @@ class ResidueEvidence:
             f"{int(self.determined.sum())} of {len(self.error_A)} residues are determined, with an error by chance of "
             f"{error:.1f} Å (r.m.s., from the half-sets)"
         )
+        if moved == 0:
+            return f"One structure for all images, as asked for: {known}."
         shared = f"the half-sets share {proven:.1f} of {moved:.1f} Å"
         if held_out is None:
             return (

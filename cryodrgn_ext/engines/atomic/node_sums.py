@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, Float64, Int64
+from jaxtyping import Bool, Complex, Float, Float64, Int64
 from torch import Tensor
 
 from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume
@@ -61,6 +61,14 @@ def grid_shells(grid: FourierGrid) -> Int64[Tensor, "Z Z X"]:
     k = torch.arange(-grid.half, grid.half + 1, dtype=torch.float32)
     squared = k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None, grid.half :] ** 2
     return squared.sqrt().round().long()
+
+
+def half_rows(images: ParticleImages, rows: Int64[Tensor, " n"]) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Which of the rows are of each half-set; every other one where all are of one."""
+    half = images.half_set.cpu()[rows]
+    both = bool((half == 1).any()) and bool((half == 2).any())
+    first = half == 1 if both else torch.arange(len(half)) % 2 == 0
+    return first, ~first
 
 
 def sums_at_nodes(
