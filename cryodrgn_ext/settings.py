@@ -244,18 +244,23 @@ def from_plain(cls: type[S], plain: Mapping[str, Any]) -> S:
             value = tuple(Path(v) if field.kind == "path" else v for v in value)
         elif field.kind == "path" and isinstance(value, str):
             value = Path(value)
-        elif field.kind == "str" and isinstance(value, bool):  # a choice of words that was a switch once
-            value = "yes" if value else "no"
-        values[field.name] = value
+        values[field.name] = in_words(field, value)
     return from_values(cls, values)
 
 
-#: Choices of words that were switches once: records and keys of results of earlier versions have them as such.
+def in_words(field: SettingField, value: Any) -> Any:
+    """Plain value of a setting; "yes" or "no" for a choice of words that was a switch in an earlier version."""
+    if field.kind == "str" and isinstance(value, bool):
+        return "yes" if value else "no"
+    return value
+
+
+#: Choices of words that were switches once: keys of results of earlier versions have them as such.
 FORMER_SWITCHES = ("fit_contrast",)
 
 
 def as_switches(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values of settings as keys and comparisons take them, the same for results of earlier versions."""
+    """Plain values of settings as keys take them, the same for results of earlier versions."""
     words = {"yes": True, "no": False}
     former = {name: plain[name] for name in FORMER_SWITCHES if name in plain}
     return {**plain, **{name: words.get(value, value) for name, value in former.items()}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.results.record import read_record
-from cryodrgn_ext.settings import Settings, as_switches, describe
+from cryodrgn_ext.settings import Settings, describe, in_words
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ def check_continuation(
                 f"--{name} is another than when {directory} was begun: the {continuation.work} cannot be continued "
                 "with it; restore it, or start a new job."
             )
-    now, then = as_switches(settings.to_mapping()), as_switches(earlier["settings"])
+    now, then = settings.to_mapping(), earlier["settings"]
+    fields = {field.name: field for field in describe(type(settings))}
     # The default of a setting that an earlier version did not have stands for what that version did.
-    defaults = as_switches({field.name: field.default for field in describe(type(settings)) if not field.required})
+    defaults = {name: field.default for name, field in fields.items() if not field.required}
     for name in continuation.settings:
-        before = then.get(name, defaults.get(name, now[name]))
+        before = in_words(fields[name], then.get(name, defaults.get(name, now[name])))
         if before != now[name]:
             raise ResumeError(
                 f"--{name} was {before} when {directory} was begun and is {now[name]} now: the "
