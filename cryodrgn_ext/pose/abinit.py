@@ -10,7 +10,7 @@ image: either hand comes out, with the same likelihood.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ from torch import Tensor
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
+from cryodrgn_ext.pose.alignment import degrees_between
 from cryodrgn_ext.pose.attempts import Contest, contest, judge
 from cryodrgn_ext.pose.checkpoint import images_key
-from cryodrgn_ext.pose.coverage import SIDE_VIEWS, evenness
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
@@ -37,8 +37,9 @@ from cryodrgn_ext.pose.random_initialisations import (
     make_initialisations,
     report_initialisations,
 )
-from cryodrgn_ext.pose.refinement import Refined, RefinementState, first_state, refine
+from cryodrgn_ext.pose.refinement import MOVED_SHARE, Refined, RefinementState, first_state, moved_share, refine
 from cryodrgn_ext.pose.settings import WORTH_A_CORE, ReconstructSettings
+from cryodrgn_ext.pose.view_evenness import SIDE_VIEWS, evenness
 from cryodrgn_ext.pose.well_explained import explained_signal, is_likelier, maps_of_best_explained
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
@@ -159,7 +160,7 @@ def reconstruct(
             for again in range(1, MOST_AGAIN + 1):
                 file = CheckpointFile(checkpoint_dir, files.format(f"{name}_again{again}"), key)
                 better = _refined_again(few, refined, settings, file, monitor)
-                if not is_likelier(better.state, refined.state):
+                if better is None or not is_likelier(better.state, refined.state):
                     break
                 refined = better
             return refined
@@ -195,11 +196,17 @@ def _joined(
 
 def _refined_again(
     images: ParticleImages, before: Refined, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-) -> Refined:
-    """Refinement from maps of the images that another one explains best."""
+) -> Refined | None:
+    """Refinement from maps of the images that another one explains best; None when their search leads nowhere else."""
     monitor.message(f"Once more, from the better half of the {images.n} particles.")
     halves = maps_of_best_explained(images, before.state, settings, monitor)
-    return _refined(images, halves, min(before.state.radius, INITIALISATION_RADIUS), settings, file, monitor)
+    radius = min(before.state.radius, INITIALISATION_RADIUS)
+    begun = _refined(images, halves, radius, replace(settings, rounds=1), file, monitor).state
+    rotated_deg = degrees_between(before.state.estimates.poses.rotation, begun.estimates.poses.rotation)
+    if begun.round <= 1 and moved_share(rotated_deg) <= MOVED_SHARE:
+        monitor.message("Its search finds the same poses.")
+        return None
+    return _refined(images, halves, radius, settings, file, monitor, begun)
 
 
 def core_rows(images: ParticleImages, settings: ReconstructSettings) -> Int[Tensor, " n"]:
@@ -287,22 +294,28 @@ class _Initialisations:
 
 def _refined(
     images: ParticleImages, halves: tuple[Tensor, Tensor], radius: float, settings: ReconstructSettings,
-    file: CheckpointFile, monitor: Monitor,
+    file: CheckpointFile, monitor: Monitor, begun: RefinementState | None = None,
 ) -> Refined:  # fmt: skip
-    """Refine from a map for either half, resolved to ``radius``, or go on with an interrupted refinement."""
-    state = first_state(images, min(radius, float(images.plane.radius)))
-    found = file.load()
-    if found is not None:
-        numbers, tensors = found
-        values: dict[str, Any] = {name: numbers[STATE_KEYS.get(name, name)] for name in STATE_NUMBERS}
-        state = RefinementState(PoseEstimates.from_tensors(tensors), **values)
-        monitor.message(f"Continuing after round {state.round}.")
+    """Refine from a map for either half, resolved to ``radius``; or go on from ``begun`` or an interrupted run."""
+    state = begun or _kept_state(file, monitor) or first_state(images, min(radius, float(images.plane.radius)))
 
     def keep(now: RefinementState) -> None:
         numbers = {STATE_KEYS.get(name, name): getattr(now, name) for name in STATE_NUMBERS}
         file.save(numbers, now.estimates.tensors())
 
     return refine(images, halves, settings, state, monitor, keep)
+
+
+def _kept_state(file: CheckpointFile, monitor: Monitor) -> RefinementState | None:
+    """State that an interrupted refinement left."""
+    found = file.load()
+    if found is None:
+        return None
+    numbers, tensors = found
+    values: dict[str, Any] = {name: numbers[STATE_KEYS.get(name, name)] for name in STATE_NUMBERS}
+    state = RefinementState(PoseEstimates.from_tensors(tensors), **values)
+    monitor.message(f"Continuing after round {state.round}.")
+    return state
 
 
 def _doubts(images: ParticleImages, refined: Refined, settings: ReconstructSettings, monitor: Monitor) -> bool:

@@ -22,7 +22,7 @@ from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
-from cryodrgn_ext.pose.model import LinearModel, SliceModel
+from cryodrgn_ext.pose.model import LinearModel, SliceModel, as_model
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings
 from cryodrgn_ext.pose.settings import ReconstructSettings
@@ -157,6 +157,10 @@ def align_images(
 ) -> PoseEstimates:
     """Align images (n,) to a reference; other parameters as in :func:`align_to_halves`."""
     pieces = list(_pieces(images, rows, how))
+    # Once for all pieces: a model keeps its volumes as the kernels want them.
+    model = as_model(
+        reference.model(), torch.device(images.rotation.device if how.settings.device is None else how.settings.device)
+    )
     parts = []
     for piece in monitor.track(pieces, label, len(rows), len(pieces[0]) if pieces else 1):
         candidates = poses[piece, None]
@@ -164,15 +168,15 @@ def align_images(
             # Around the shifts at hand: a particle off by more than the extent is reached in a later search.
             looking = search_settings(images, how.settings, how.radius, how.scale_precision)
             moved = recentred(images, poses.shift_px)
-            found = search_orientations(how.settings.search, moved, reference.model(), looking, piece).poses
+            found = search_orientations(how.settings.search, moved, model, looking, piece).poses
             searched = found.to(torch.float64).moved(candidates.shift_px)
             candidates = join_poses([candidates, searched], 1) if how.known else searched
-        parts.append(_best_refined(images, reference, candidates, how, piece))
+        parts.append(_best_refined(images, reference, model, candidates, how, piece))
     return join_estimates(parts)
 
 
 def _best_refined(
-    images: ParticleImages, reference: Reference, candidates: Poses, how: Alignment, rows: Tensor
+    images: ParticleImages, reference: Reference, model: SliceModel, candidates: Poses, how: Alignment, rows: Tensor
 ) -> PoseEstimates:
     """Best of each image's candidates (b, K), each refined."""
     each = candidates.rotation.shape[1]
@@ -182,7 +186,7 @@ def _best_refined(
     poses = Poses(candidates.rotation.flatten(0, 1), candidates.shift_px.flatten(0, 1))
     scale = None
     if how.scale_precision is not None:
-        scale = scorer.scales(reference.model(), poses, how.scale_precision, how.radius)
+        scale = scorer.scales(model, poses, how.scale_precision, how.radius)
         scorer = scorer.scaled(scale.mean)
     if how.kind == "search" and how.radius > SEARCH_RADIUS:
         # In the search's own band first: in the full one, it may lie beyond the nearest optimum.

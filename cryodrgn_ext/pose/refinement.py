@@ -259,21 +259,21 @@ def _round(
         order = torch.randperm(images.n, generator=generator)
         rows, rest = order[:SAMPLE].sort().values, order[SAMPLE:].sort().values
         found, rotated_deg = aligned(rows)
-        if _moved_share(rotated_deg) > 0:
+        if moved_share(rotated_deg) > 0:
             others, others_deg = aligned(rest)
             rows, rotated_deg = torch.cat([rows, rest]), torch.cat([rotated_deg, others_deg])
             found = join_estimates([found, others])
     else:
         found, rotated_deg = aligned(rows)
-    share = _moved_share(rotated_deg) if state.searches else 1.0
+    share = moved_share(rotated_deg) if state.searches else 1.0
     return replace(
         state, estimates=state.estimates.updated(rows, found), round=state.round + 1, searches=state.searches + 1,
         local_rounds=0, moved_share=share, converged=state.searches > 0 and share <= MOVED_SHARE,
     )  # fmt: skip
 
 
-def _moved_share(rotated_deg: Tensor) -> float:
-    """Share of images whose rotation changed."""
+def moved_share(rotated_deg: Float[Tensor, " n"]) -> float:
+    """Share of images whose rotation changed, given by how many degrees (n,) each did."""
     return float((rotated_deg > MOVED_DEG).double().mean())
 
 
