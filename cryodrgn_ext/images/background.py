@@ -22,6 +22,10 @@ from cryodrgn_ext.images.preprocessing import outside_circle
 SAMPLED_PIXELS = 256
 #: Standard deviations between the quartiles of a normal distribution.
 QUARTILES_SD = 1.34898
+#: Smallest number that single precision has in full.
+SMALLEST = torch.finfo(torch.float32).tiny
+#: Relative errors of single precision: of a number, and of a fit, which is a sum over thousands of pixels.
+ROUNDING, FIT_ROUNDING = torch.finfo(torch.float32).eps, 1e-6
 #: Quantile of the images whose curvatures are compared: it is enough that one of four is curved.
 CURVED_SHARE = 0.8
 
@@ -50,12 +54,13 @@ class LevelledImages:
 
     def normalised(self) -> Tensor:
         """(B, D, D) images with a background of standard deviation 1 (of 0 where it is constant)."""
-        return self.images / self.sd.clamp_min(1e-30)[:, None, None]
+        return self.images / self.sd.clamp_min(SMALLEST)[:, None, None]
 
     @property
     def is_constant(self) -> Tensor:
-        """(B,) bool: nothing is left of the background but rounding errors."""
-        return self.sd <= 1e-6 * self.plane.abs().sum(1).clamp_min(1e-30)
+        """(B,) bool: nothing is left of the background but rounding errors, of its level in the file and of the fit."""
+        level, terms = self.plane[:, 0].abs(), self.plane[:, 1:].abs().sum(1)
+        return self.sd <= (ROUNDING * level + FIT_ROUNDING * terms).clamp_min(SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,12 @@ class BackgroundSurface:
         centred = flat - middle
         plane = centred @ self.solve
         centred.addmm_(plane, self.basis, alpha=-1.0)
-        square = centred.square() @ self.counted
         plane[:, :1] += middle
         peak = centred.abs().amax(1)
-        return LevelledImages(centred.view_as(images), plane, (square / self.n_pixels).sqrt(), peak)
+        # By powers of two near 1, which loses nothing: squares of 1e30 or 1e-30 have no place in single precision.
+        unit = torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent.where(torch.isfinite(peak), 0))
+        square = (centred / unit[:, None]).square() @ self.counted
+        return LevelledImages(centred.view_as(images), plane, (square / self.n_pixels).sqrt() * unit, peak)
 
     def robust_sd(self, levelled: Tensor) -> Tensor:
         """(B,) standard deviation of some background pixels of (B, D, D) by their quantiles: blind to outliers."""

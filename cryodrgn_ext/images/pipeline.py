@@ -13,7 +13,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.aberrations import antisymmetric_phase, even_zernike_phase, frequencies_per_A, phase_factor
 from cryodrgn_ext.fourier.ctf import CtfParameters
-from cryodrgn_ext.images.background import BackgroundSurface, LevelledImages, curvature_excess
+from cryodrgn_ext.images.background import SMALLEST, BackgroundSurface, LevelledImages, curvature_excess
 from cryodrgn_ext.images.coefficient_source import CoefficientSource
 from cryodrgn_ext.images.geometry import WorkingGeometry, crop_index, crop_transform
 from cryodrgn_ext.images.image_statistics import Status, statistics_of
@@ -165,7 +165,7 @@ class Pipeline:
             status = torch.where(repaired.is_lost, why, status)
         if self.settings.normalise:
             status[levelled.is_constant & (status == Status.USABLE)] = int(Status.CONSTANT)
-            torch.mul(levelled.images, levelled.sd.clamp_min(1e-30).reciprocal()[:, None, None], out=out)
+            torch.mul(levelled.images, levelled.sd.clamp_min(SMALLEST).reciprocal()[:, None, None], out=out)
         else:
             out.copy_(images)
         status[~torch.isfinite(levelled.peak) & (status == Status.USABLE)] = int(Status.NOT_FINITE)

@@ -55,6 +55,27 @@ def test_normalised_images_stay_as_they_are() -> None:
     assert again.plane.abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("unit", [1e-33, 1e-20, 1e20, 1e33])
+def test_the_unit_of_the_files_does_not_matter(unit: float) -> None:
+    background, images = BackgroundSurface.make(BOX, RADIUS), raw_images(slope=1.0, level=0.0)
+    expected, levelled = background.level(images), background.level(images * unit)
+    assert torch.allclose(levelled.normalised(), expected.normalised(), atol=1e-3)
+    assert not levelled.is_constant.any()
+
+
+def test_a_high_level_is_no_constant_background() -> None:
+    """Counts of 5 million that spread by 3 are rounded to halves in single precision; what is left are images."""
+    background = BackgroundSurface.make(BOX, RADIUS)
+    high = background.level(raw_images(level=5e6))
+    assert not high.is_constant.any()
+    expected = background.level(raw_images(level=0.0)).normalised()
+    correlation = torch.nn.functional.cosine_similarity(high.normalised().flatten(1), expected.flatten(1))
+    assert correlation.min() > 0.99
+    ramp = torch.arange(BOX, dtype=torch.float32).expand(2, BOX, BOX)
+    for constant in (torch.full((2, BOX, BOX), 5000.3), 1234.567 + 0.37 * ramp, torch.zeros(2, BOX, BOX)):
+        assert background.level(constant).is_constant.all()
+
+
 def test_a_block_gives_what_single_images_give() -> None:
     background, images = BackgroundSurface.make(BOX, RADIUS), raw_images(n=9, slope=1.0)
     single = torch.cat([background.level(image[None]).normalised() for image in images])
