@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ EXIT_ABORTED = 130
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and continue the job",
     errno.EDQUOT: "your disk quota is used up; free some space and continue the job",
+    errno.EFBIG: "the file is larger than the file system or your limit allows (ulimit -f)",
     errno.EACCES: "permission denied; check the permissions of the file and of its folder",
     errno.EPERM: "permission denied; check the permissions of the file and of its folder",
     errno.EROFS: "the file system is read-only",
@@ -28,6 +31,9 @@ _ADVICE = {
     errno.EIO: "the disk reports an input/output error",
 }
 
+
+# Libraries written in Rust (safetensors) keep the number of a system's error in their message alone.
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 # How a job goes on, on the command line and in RELION.
 RUN_AGAIN = "the same command resumes from its last checkpoint"
@@ -71,6 +77,9 @@ def explain(error: BaseException, going_on: str = RUN_AGAIN) -> Failure:
         name = f"{error.filename}: " if error.filename is not None else ""
         advice = _ADVICE.get(error.errno, error.strerror or "the operating system refused")
         return Failure(_one_line(f"{name}{advice}."), EXIT_FAILURE)
+    if hidden := _RUST_ERROR.search(str(error)):
+        number = int(hidden.group(1))
+        return explain(OSError(number, os.strerror(number)), going_on)
     if isinstance(error, SystemExit):
         return Failure(f"the job ended early (exit status {error.code}) without a result.", EXIT_FAILURE)
     return Failure(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from cryodrgn_ext.errors import InputError, JobAborted, ResumeError
 from cryodrgn_ext.progress import SilentMonitor
@@ -126,6 +130,19 @@ def test_every_error_becomes_one_line(error: BaseException, code: int, says: str
     assert failure.exit_code == code
     assert says in failure.sentence
     assert "\n" not in failure.sentence
+
+
+def test_what_the_system_says_is_told_also_where_a_library_hides_it(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(SafetensorError) as caught:
+            save_file({"latents": torch.zeros(100_000)}, str(tmp_path / "model.safetensors"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "larger than the file system or your limit allows" in explain(caught.value).sentence
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert "the disk is full" in explain(full).sentence
 
 
 def test_the_log_keeps_messages_and_tracebacks_and_the_screen_only_messages(tmp_path: Path) -> None:
