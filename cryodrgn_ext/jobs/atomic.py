@@ -5,43 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres, residue_widths
+from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
 from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLearner, FoldSetting
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomModel
 from cryodrgn_ext.engines.atomic.motion import (
-    AtomicMotion,
     MotionLearner,
     MotionSettings,
-    ResidueEvidence,
     along_motion,
-    first_coordinate,
-    residue_evidence,
     rms,
     used_columns,
 )
 from cryodrgn_ext.engines.atomic.placement import place_structure
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
-from cryodrgn_ext.engines.held_out import HeldOut, weighed
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.fourier.fsc import fsc, resolution_A
-from cryodrgn_ext.fourier.gaussians import gaussian_map
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.options.atomic import AtomicSettings
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.report.atomic_report import write_atomic_reports
+from cryodrgn_ext.report.atomic_report import AtomicTables, write_atomic_reports
 from cryodrgn_ext.results.atomic_files import (
     ENSEMBLE_NAME,
     FOLD_NAME,
@@ -51,8 +41,6 @@ from cryodrgn_ext.results.atomic_files import (
     SCRIPT_NAME,
     on_corner,
     placed_structure,
-    read_fold,
-    read_motion,
     read_placement,
     write_fold,
     write_motion,
@@ -61,6 +49,7 @@ from cryodrgn_ext.results.atomic_files import (
     write_script,
     write_structures,
 )
+from cryodrgn_ext.results.atomic_findings import Findings
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result, require_same_images
 from cryodrgn_ext.results.record import fingerprint_files, require_record
@@ -174,18 +163,23 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         else:
             key = fingerprint(key, settings.nodes, settings.features, settings.rounds, settings.seed)
             self.stage("motion", key, "Fitting the motion of the atoms", lambda: self._learn(structure), motion_file)
-        found = Findings.read(layout, settings, inputs, structure)
+        found = Findings.read(layout.root, settings, inputs.result, inputs.model, structure)
         self.headline(found.sentence())
         rows = self._write(found)
-        write_atomic_reports(self.facts, found.evidence, found.place_A, rows, found.history)
-        evidence = found.evidence
+        evidence, agreement = found.evidence, found.motion.agreement
+        if agreement is not None:
+            self.note(agreement.sentence())
+        chemistry = found.chemistry_rows(settings.models)
+        write_atomic_reports(self.facts, found, AtomicTables(rows, chemistry))
         results = {
             "particles": inputs.result.particles.n, "correlation": round(placement.correlation, 4),
             "other_hand": round(placement.other_hand, 4),
             "motion_A": round(rms(evidence.motion_A), 3), "proven_motion_A": round(rms(evidence.proven_A), 3),
             "error_A": round(rms(evidence.error_A), 3),
             "residues": len(evidence.error_A), "determined_residues": int(evidence.determined.sum()),
+            "agreeing_residues": None if agreement is None else int(agreement.agrees.sum()),
             "found": found.sentence(), "states": [list(row) for row in rows],
+            "stereochemistry": [list(row) for row in chemistry],
         }  # fmt: skip
         return results, self._result(found)
 
@@ -233,7 +227,7 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         problem = write_structures(layout, found.structure, atoms, states, found.evidence.error_A)
         if problem is not None:
             self.note(f"Note: no ensemble.pdb: {problem}")
-        write_residues(layout.root / RESIDUES_NAME, found.structure, found.evidence)
+        write_residues(layout.root / RESIDUES_NAME, found.structure, found.evidence, found.motion.agreement)
         write_groups(layout, self._particles_name, result.particles, found.members, {})
         write_script(layout, found.maps)
         return found.state_rows()
@@ -255,102 +249,6 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         return JobResult(layout.root, outputs, layout.logfile, keep=kept_files(layout, *structures))
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What follows from a motion.
-
-    Attributes
-    ----------
-    inputs : AtomicInputs
-    structure : Structure
-        In the frame of the map.
-    motion : AtomicMotion
-    held_out : HeldOut or None
-        What single images gain by the model that their latents are of.
-    history : ndarray
-        Loss of each pass, where the atoms were learned in passes.
-    """
-
-    inputs: AtomicInputs
-    structure: Structure
-    motion: AtomicMotion
-    held_out: HeldOut | None
-    history: NDArray[np.float64]
-
-    @classmethod
-    def read(cls, layout: Layout, settings: AtomicSettings, inputs: AtomicInputs, structure: Structure) -> Findings:
-        """From the files of the finished stages."""
-        motion = read_motion(layout.root / MOTION_NAME)
-        held_out, history = weighed(inputs.model), np.empty(0)
-        if settings.method == "cryofold":
-            own, history = read_fold(layout.root / FOLD_NAME)
-            held_out = own if settings.latents == "encoder" else held_out
-        return cls(inputs, structure, motion, held_out, history)
-
-    @cached_property
-    def evidence(self) -> ResidueEvidence:
-        """Of each residue."""
-        _, electrons, residue = residue_centres(self.structure)
-        return residue_evidence(self.motion, residue, electrons)
-
-    @cached_property
-    def place_A(self) -> NDArray[np.float64]:
-        """(N,) place of each particle along the largest motion."""
-        place: NDArray[np.float64] = self.motion.probability @ first_coordinate(self.motion)
-        return place
-
-    @cached_property
-    def members(self) -> dict[int, NDArray[np.int64]]:
-        """Rows of the particles of each state of the result; none where it has no states."""
-        states = self.inputs.result.states
-        if states is None:
-            return {}
-        used = self.motion.probability.sum(axis=1) > HALF
-        rows = {number: np.flatnonzero((states.label == number) & used) for number in range(states.n_states)}
-        return {number: found for number, found in rows.items() if len(found)}
-
-    @cached_property
-    def states(self) -> dict[int, NDArray[np.float64]]:
-        """Centres (C, 3) of each state: the mean over where its particles may lie."""
-        return {
-            number: np.tensordot(self.motion.probability[rows].mean(axis=0), self.motion.positions, axes=1)
-            for number, rows in self.members.items()
-        }
-
-    @cached_property
-    def maps(self) -> dict[int, Path]:
-        """Maps of the states, from the particles alone, of those states that have one."""
-        result = self.inputs.result
-        layout = Layout(result.states_directory or result.directory)
-        paths = {number: (layout.state(number) / "map.mrc").resolve() for number in self.members}
-        return {number: path for number, path in paths.items() if path.exists()}
-
-    def state_rows(self) -> list[tuple[str, ...]]:
-        """Name, particles, and resolution to which structure and map agree (FSC 0.5), of each state."""
-        rows: list[tuple[str, ...]] = []
-        for number, members in self.members.items():
-            agree = "no map"
-            if number in self.maps:
-                volume = read_map(self.maps[number])
-                agree = f"{self._agreement_A(volume, self.states[number]):.1f}"
-            rows.append((f"state {number}", str(len(members)), agree))
-        return rows
-
-    def _agreement_A(self, volume: VolumeMap, centres: NDArray[np.float64]) -> float:
-        _, electrons, _ = residue_centres(self.structure)
-        pixel = volume.pixel_size_A
-        rendered = gaussian_map(
-            volume.box_size, torch.from_numpy(centres / pixel).float(), torch.from_numpy(electrons).float(),
-            torch.from_numpy(residue_widths(self.structure) / pixel).float(),
-        )  # fmt: skip
-        curve = fsc(rendered, torch.from_numpy(volume.data))
-        return resolution_A(curve, pixel, volume.box_size, HALF)
-
-    def sentence(self) -> str:
-        """What was found, in one sentence."""
-        return self.evidence.sentence(self.held_out)
-
-
 def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:
     """Write the report of a finished job again.
 
@@ -363,6 +261,7 @@ def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:
     assert isinstance(settings, AtomicSettings)
     inputs = AtomicRun.check(replace(settings, in_parts=finished.learned(settings.in_parts)), monitor)
     structure = placed_structure(inputs.structure, read_placement(layout.root / PLACEMENT_NAME))
-    found = Findings.read(layout, settings, inputs, structure)
-    rows = [tuple(row) for row in finished.record["results"]["states"]]
-    write_atomic_reports(finished.facts, found.evidence, found.place_A, rows, found.history)
+    found = Findings.read(layout.root, settings, inputs.result, inputs.model, structure)
+    results = finished.record["results"]
+    tables = [[tuple(row) for row in results.get(name, [])] for name in ("states", "stereochemistry")]
+    write_atomic_reports(finished.facts, found, AtomicTables(*tables))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from cryodrgn_ext.atoms.stereochemistry import HEADINGS
+from cryodrgn_ext.engines.atomic.agreement import Agreement
 from cryodrgn_ext.engines.atomic.motion import ResidueEvidence
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, ReportTable
 from cryodrgn_ext.report.plots import latent_histogram, new_figure, styled
@@ -20,6 +22,7 @@ from cryodrgn_ext.results.atomic_files import (
     RESIDUES_NAME,
     SCRIPT_NAME,
 )
+from cryodrgn_ext.results.atomic_findings import Findings
 
 FILES = {
     ENSEMBLE_NAME: "models along the largest motion; B-factors say how well the half-sets agree on each residue",
@@ -36,45 +39,73 @@ CAPTION = (
     "half-sets show, and half of what they differ by. Both were fitted from the same base structure with the same "
     "restraints: agreement of positions may be the restraints' word, agreement of motions is the images'."
 )
+CHEMISTRY = (
+    "Root mean square differences of bonds and angles from the given structure; bonds between residues that broke; "
+    "pairs of heavy atoms nearer than 2.4 Å; residues but glycine outside of the allowed regions of phi and psi. "
+    "Residues move as rigid bodies: refine the geometry before a structure is deposited."
+)
 
 
-def write_atomic_reports(
-    facts: RunFacts,
-    evidence: ResidueEvidence,
-    place_A: NDArray[np.float64],
-    states: Sequence[tuple[str, ...]],
-    history: NDArray[np.float64],
-) -> None:
-    """Write report.html and logfile.pdf.
+@dataclass(frozen=True)
+class AtomicTables:
+    """Rows of the tables.
 
-    Parameters
+    Attributes
     ----------
-    facts : RunFacts
-    evidence : ResidueEvidence
-    place_A : ndarray
-        (N,) place of each particle along the largest motion.
     states : sequence of tuple of str
-        Rows of the table of states: name, particles, and where structure and map agree.
-    history : ndarray
-        Loss per image of each pass, where the atoms were learned in passes.
+        Name, particles, and where structure and map agree.
+    chemistry : sequence of tuple of str
+        Name and figures of stereochemistry; none in results of earlier versions.
     """
-    tables = []
-    if states:
-        tables = [ReportTable("States", "FSC of each state's structure with the state's map, which was made of the "
-                              "same particles without any atoms.", ("state", "particles", "FSC 0.5 at (Å)"),
-                              states)]  # fmt: skip
+
+    states: Sequence[tuple[str, ...]]
+    chemistry: Sequence[tuple[str, ...]]
+
+
+def write_atomic_reports(facts: RunFacts, found: Findings, tables: AtomicTables) -> None:
+    """Write report.html and logfile.pdf."""
+    shown = []
+    if tables.states:
+        shown.append(ReportTable("States", "FSC of each state's structure with the state's map, which was made of the "
+                                 "same particles without any atoms.", ("state", "particles", "FSC 0.5 at (Å)"),
+                                 tables.states))  # fmt: skip
+    if tables.chemistry:
+        shown.append(ReportTable("Stereochemistry", CHEMISTRY, ("structure", *HEADINGS), tables.chemistry))
+    history = found.history
     content = ReportContent(
         title="Atomic motion",
-        n_particles=len(place_A),
-        tables=tables,
+        n_particles=len(found.place_A),
+        tables=shown,
         loss_history={"Loss": history.tolist()} if len(history) else {},
         further=[
-            ReportFigure("Residues", CAPTION, residue_motion(evidence)),
+            ReportFigure("Residues", CAPTION, residue_motion(found.evidence)),
+            *agreement_figures(found.motion.agreement),
             ReportFigure("Particles", "Where the particles lie along the largest motion.",
-                         latent_histogram(place_A, "place along the motion (Å)")),
+                         latent_histogram(found.place_A, "place along the motion (Å)")),
         ],
     )  # fmt: skip
     facts.write(content, FILES | (FOLD_FILE if len(history) else {}))
+
+
+def agreement_figures(agreement: Agreement | None) -> list[ReportFigure]:
+    """Residues against half-maps; none in results of earlier versions."""
+    if agreement is None:
+        return []
+    caption = f"{agreement.sentence()} This is not the restraints' word: they know nothing of that map."
+    return [ReportFigure("Half-maps", caption, residue_agreement_plot(agreement))]
+
+
+@styled
+def residue_agreement_plot(agreement: Agreement) -> Figure:
+    """Correlation of each residue with the half-map that its fit did not see."""
+    figure, axes = new_figure(6.4, 2.4)
+    axis = axes.item()
+    axis.plot(np.arange(1, len(agreement.correlation) + 1), agreement.correlation, color="tab:blue", lw=1)
+    axis.axhline(agreement.chance, color="0.6", lw=1, ls="--", label="other places, 95 %")
+    axis.set_xlabel("residue")
+    axis.set_ylabel("correlation")
+    axis.legend(frameon=False)
+    return figure
 
 
 @styled

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.atoms.structure import Structure, write_ensemble
 from cryodrgn_ext.durable_files import atomic_write_text
+from cryodrgn_ext.engines.atomic.agreement import Agreement
 from cryodrgn_ext.engines.atomic.motion import AtomicMotion, ResidueEvidence
 from cryodrgn_ext.engines.atomic.placement import Placement
 from cryodrgn_ext.engines.held_out import HeldOut
@@ -23,6 +24,7 @@ ENSEMBLE_NAME, RESIDUES_NAME, SCRIPT_NAME = "ensemble.cif", "residues.star", "mo
 MOTION_NAME, PLACEMENT_NAME, STATE_NAME = "motion.npz", "placement.npz", "structure.cif"
 FOLD_NAME = "cryofold.npz"
 ARRAYS = ("nodes_z", "positions", "halves", "share", "probability", "features", "scale")
+LATER_ARRAYS = ("correlation", "chance")  # which results of earlier versions lack
 #: B-factor of a root-mean-square error u along all three axes together: 8 pi² u² / 3.
 B_PER_SQUARE = 8 * np.pi**2 / 3
 
@@ -41,12 +43,12 @@ def read_placement(path: Path) -> Placement:
 
 def write_motion(path: Path, motion: AtomicMotion) -> None:
     """Write what was learned."""
-    write_arrays(path, {name: getattr(motion, name) for name in ARRAYS})
+    write_arrays(path, {name: getattr(motion, name) for name in (*ARRAYS, *LATER_ARRAYS)})
 
 
 def read_motion(path: Path) -> AtomicMotion:
     """Read what :func:`write_motion` wrote."""
-    return AtomicMotion(**load_arrays(path, *ARRAYS))
+    return AtomicMotion(**load_arrays(path, *ARRAYS, optional=LATER_ARRAYS))
 
 
 def write_fold(path: Path, z: NDArray[np.float32], held_out: HeldOut | None, history: NDArray[np.float64],
@@ -100,8 +102,8 @@ def write_structures(
     return None
 
 
-def write_residues(path: Path, structure: Structure, evidence: ResidueEvidence) -> None:
-    """Write chain, number and name of each residue, how far it moves, what of it is proven, and its error."""
+def write_residues(path: Path, structure: Structure, evidence: ResidueEvidence, agreement: Agreement | None) -> None:
+    """Write chain, number and name of each residue, how far it moves, what of it is proven, its error and its map's."""
     names = [(chain.name, str(residue.seqid), residue.name) for chain in structure.source[0] for residue in chain]
     chain, number, name = zip(*names, strict=True)
     columns = {
@@ -109,6 +111,8 @@ def write_residues(path: Path, structure: Structure, evidence: ResidueEvidence) 
         "cdxMotionA": evidence.motion_A, "cdxProvenMotionA": evidence.proven_A, "cdxErrorA": evidence.error_A,
         "cdxDetermined": evidence.determined.astype(int),
     }  # fmt: skip
+    if agreement is not None:
+        columns |= {"cdxHalfMapCorrelation": agreement.correlation, "cdxAgrees": agreement.agrees.astype(int)}
     atomic_write_text(path, own_star_text({"residues": columns}))
 
 

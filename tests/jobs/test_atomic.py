@@ -55,6 +55,7 @@ def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, mo
         assert read[0].count_atom_sites() == gemmi.read_structure("beads.pdb")[0].count_atom_sites()
     residues = starfile.read("moved/residues.star")
     assert len(residues) == 600
+    assert set(residues["cdxAgrees"]) <= {0, 1}
     states = read_state_table(Layout(Path("out")).states_table)
     for number in range(states.n_states):
         rows = starfile.read(f"moved/states/state{number:02d}/particles.star")["particles"]
@@ -63,6 +64,8 @@ def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, mo
         assert len(gemmi.read_structure(f"moved/states/state{number:02d}/structure.cif")) == 1
     record = yaml.safe_load(Path("moved/job.yaml").read_text())
     assert record["results"]["residues"] == 600
+    assert record["results"]["agreeing_residues"] == residues["cdxAgrees"].sum()
+    assert [row[0] for row in record["results"]["stereochemistry"][:2]] == ["given structure", "ensemble, worst model"]
     assert Path("moved/logfile.pdf").read_bytes().startswith(b"%PDF")
     monkeypatch.setattr(job, "MotionLearner", None)
     before = Path("moved/ensemble.cif").read_bytes()
@@ -70,7 +73,8 @@ def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, mo
     assert Path("moved/ensemble.cif").read_bytes() == before
     Path("moved/report.html").unlink()
     report(ReportSettings(in_result=Path("moved")), SilentMonitor())
-    assert "Atomic motion" in Path("moved/report.html").read_text()
+    page = Path("moved/report.html").read_text()
+    assert all(title in page for title in ("Atomic motion", "Stereochemistry", "Half-maps"))
 
 
 @pytest.mark.slow

@@ -17,12 +17,14 @@ from jaxtyping import Float, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.atoms.structure import residue_centres
+from cryodrgn_ext.engines.atomic.agreement import Agreement, Density, residue_agreement
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
 from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer, FoldData
 from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel, divergence
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.motion import IMAGES_PER_NODE, AtomicMotion
-from cryodrgn_ext.engines.atomic.node_sums import half_rows
+from cryodrgn_ext.engines.atomic.node_sums import half_rows, sums_at_nodes
 from cryodrgn_ext.engines.held_out import HeldOut
 from cryodrgn_ext.engines.neural.order import random_generator
 from cryodrgn_ext.engines.subspace.assignment import node_probabilities
@@ -137,9 +139,12 @@ class CryofoldLearner:
         shells = torch.arange(self.radius + 2) / (self.images.box_size * self.images.pixel_size_A)
         width_A = float(model.log_width_A.detach().exp())
         scale = model.log_amplitude.detach().exp() * torch.exp(-2 * (np.pi * width_A * shells) ** 2)
+        centres = np.stack([self.chain.centres(one) for one in at_nodes])
+        agreement = self._agreement(centres, halves, probability, scale)
         motion = AtomicMotion(
-            nodes.numpy(), self.chain.centres(positions), np.stack([self.chain.centres(one) for one in at_nodes]),
-            share, probability.numpy(), np.ones((len(share), 1)), scale.double().numpy(),
+            nodes.numpy(), self.chain.centres(positions), centres,
+            share, probability.numpy(), np.ones((len(share), 1)), scale.double().numpy(), agreement.correlation,
+            np.array([agreement.chance]),
         )  # fmt: skip
         return FoldResult(motion, z.numpy(), _weighed(gains), np.array(history), width_A)
 
@@ -220,6 +225,17 @@ class CryofoldLearner:
             gain = 0.5 * (plain - own) - divergence(mean, log_variance)
             found.append(torch.stack([gain, 0.5 * (nothing - plain)], 1).double())
         return torch.cat(found)
+
+    def _agreement(
+        self, centres: FloatArray, halves: list[Tensor], probability: Float[Tensor, "N K"], scale: Tensor
+    ) -> Agreement:
+        """Residues of each half's centres (2, K, C, 3) against the map of the other half."""
+        sums = [sums_at_nodes(self.images, rows, probability[rows], self.radius, self.monitor) for rows in halves]
+        _, electrons, residue = residue_centres(self.chain.structure)
+        # The fitted width is in the scale.
+        density = Density(torch.from_numpy(electrons).float(), torch.zeros(len(electrons)), scale,
+                          self.images.pixel_size_A)  # fmt: skip
+        return residue_agreement(centres, sums, density, residue, self.setting.resolution_A, self.setting.seed)
 
 
 def _weighed(gains: list[Tensor]) -> HeldOut | None:

@@ -42,6 +42,8 @@ class AtomModel:
         (C, 3) centres in Å from the centre of the box.
     electrons, width_A : Tensor
         (C,).
+    residue : ndarray
+        (C,) of each centre.
     levels : list of FrameLevel
     restraints : Restraints
     pixel_size_A : float
@@ -50,6 +52,7 @@ class AtomModel:
     base_A: Float[Tensor, "C 3"]
     electrons: Float[Tensor, " C"]
     width_A: Float[Tensor, " C"]
+    residue: NDArray[np.int64]
     levels: list[FrameLevel]
     restraints: Restraints
     pixel_size_A: float
@@ -62,6 +65,7 @@ class AtomModel:
             torch.from_numpy(placed).float(),
             torch.from_numpy(electrons).float(),
             torch.from_numpy(residue_widths(structure)).float(),
+            residue,
             frame_levels(structure.chain, residue),
             Restraints.of(placed, residue, structure.chain),
             pixel_size_A,

@@ -9,7 +9,7 @@ node is not the same in both: what both halves find is the images' word.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.engines.atomic.agreement import Agreement, Density, residue_agreement
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
 from cryodrgn_ext.engines.atomic.node_sums import (
     NodeSums,
@@ -85,6 +86,10 @@ class AtomicMotion:
         (K, F) values at the nodes.
     scale : ndarray
         (S,) by shell, of the density in the units of whitened images.
+    correlation : ndarray
+        (R,) of each residue with the half-map that its fit did not see; empty in results of earlier versions.
+    chance : ndarray
+        (1,) what places of other residues reach.
     """
 
     nodes_z: FloatArray
@@ -94,6 +99,13 @@ class AtomicMotion:
     probability: NDArray[np.float32]
     features: FloatArray
     scale: FloatArray
+    correlation: FloatArray = field(default_factory=lambda: np.empty(0))
+    chance: FloatArray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """Residues against half-maps that their fit did not see, where it was measured."""
+        return Agreement(self.correlation, float(self.chance[0])) if len(self.chance) else None
 
     def of_images(self, rows: NDArray[np.int64]) -> FloatArray:
         """Centres (n, C, 3) of images: the mean over where each may lie."""
@@ -147,12 +159,17 @@ class MotionLearner:
             sums = self._sums(probability)
             fit.sums = sums[0] + sums[1]
             fit.run(self.settings.resolution_A, self.monitor, last_only=True)
-        halves = [self._alone(one) for one in self._sums(self._by_latents())]
+        sums = self._sums(self._by_latents())
+        halves = np.stack([self._alone(one) for one in sums])
+        density = Density(self.atoms.electrons, self.atoms.width_A, fit.scale, self.atoms.pixel_size_A)
+        agreement = residue_agreement(halves, sums, density, self.atoms.residue, self.settings.resolution_A,
+                                      self.settings.seed)  # fmt: skip
         everything = np.zeros((self.images.n, len(weight)), np.float32)
         everything[self.rows.numpy()] = probability.float().numpy()
         return AtomicMotion(
-            self.nodes_z, fit.positions.double().numpy(), np.stack(halves), weight.numpy(), everything,
-            self.features.double().numpy(), fit.scale.double().numpy(),
+            self.nodes_z, fit.positions.double().numpy(), halves, weight.numpy(), everything,
+            self.features.double().numpy(), fit.scale.double().numpy(), agreement.correlation,
+            np.array([agreement.chance]),
         )  # fmt: skip
 
     def _placed(self, volumes: list[FourierVolume], weight: Tensor) -> tuple[Tensor, Tensor]:

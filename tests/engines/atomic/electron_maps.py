@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.atoms.structure import Structure, read_structure
+from cryodrgn_ext.fourier.half_plane import HalfPlane
+from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
+from cryodrgn_ext.images.particle_images import ParticleImages
 
+BOX, PIXEL_A = 28, 2.5
 #: Atoms of an alanine about its Cα, Å.
 ATOMS = {"N": (-1.2, 0.5, 0.3), "CA": (0, 0, 0), "C": (1.2, 0.6, -0.3), "O": (1.4, 1.7, 0.2), "CB": (0.2, -1.1, 1.0)}
 
@@ -53,3 +60,25 @@ def electron_map(
     calculator.grid.set_size(box, box, box)
     calculator.add_model_density_to_grid(placed[0])
     return np.ascontiguousarray(np.array(calculator.grid).transpose(2, 1, 0), np.float32)
+
+
+def shown_images(structure: Structure, shown: list[NDArray[np.float64]], n: int, noise: float) -> ParticleImages:
+    """Images of densities, in pairs by turns; noise in units of the signal's standard deviation."""
+    rotation = torch.from_numpy(Rotation.random(n, random_state=4).as_matrix()).float()
+    plane = HalfPlane(BOX, BOX // 2 - 1)
+    points = slice_points(plane.kxy, rotation)
+    values = torch.empty(points.shape[:2], dtype=torch.complex64)
+    for number, positions in enumerate(shown):
+        volume = FourierVolume.from_map(torch.from_numpy(electron_map(structure, positions, BOX, PIXEL_A)))
+        members = torch.arange(n) // 2 % len(shown) == number
+        values[members] = volume.slice(points[members])
+    clean = plane.to_images(values)
+    sigma = float(clean.var().sqrt()) * noise
+    noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return ParticleImages.from_tensors(noisy, rotation, torch.zeros(n, 2), PIXEL_A, pixel_noise_sd=sigma)
+
+
+def centred_chain(path: Path) -> Structure:
+    """The folded chain about the origin."""
+    structure = folded_chain(path)
+    return replace(structure, positions=structure.positions - structure.positions.mean(axis=0))

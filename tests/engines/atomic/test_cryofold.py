@@ -13,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.atoms.backbone import Backbone
-from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
+from cryodrgn_ext.atoms.structure import read_structure, residue_centres
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
 from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer, FoldData
 from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel, FoldBatch
@@ -21,16 +21,11 @@ from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLear
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.motion import residue_evidence, rms
 from cryodrgn_ext.errors import JobAborted
-from cryodrgn_ext.fourier.half_plane import HalfPlane
-from cryodrgn_ext.fourier.slices import FourierVolume, slice_points
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
-from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor, SilentMonitor
-from tests.engines.atomic.electron_maps import electron_map, folded_chain
+from tests.engines.atomic.electron_maps import BOX, PIXEL_A, centred_chain, folded_chain, shown_images
 
 T = TypeVar("T")
-
-BOX, PIXEL_A = 28, 2.5
 NUCLEOTIDE = """\
 ATOM      1  O5'   G A   1       0.000   0.000   0.000  1.00 20.00           O
 ATOM      2  C4'   G A   1       1.000   1.000   0.000  1.00 20.00           C
@@ -93,31 +88,11 @@ def test_starts_are_those_of_the_thesis(tmp_path: Path) -> None:
         assert moved.mean() == pytest.approx(extent / 2, rel=0.2)
 
 
-def _images(structure: Structure, shown: list[np.ndarray], n: int, noise: float) -> ParticleImages:
-    rotation = torch.from_numpy(Rotation.random(n, random_state=4).as_matrix()).float()
-    plane = HalfPlane(BOX, BOX // 2 - 1)
-    points = slice_points(plane.kxy, rotation)
-    values = torch.empty(points.shape[:2], dtype=torch.complex64)
-    for number, positions in enumerate(shown):
-        volume = FourierVolume.from_map(torch.from_numpy(electron_map(structure, positions, BOX, PIXEL_A)))
-        members = torch.arange(n) // 2 % len(shown) == number
-        values[members] = volume.slice(points[members])
-    clean = plane.to_images(values)
-    sigma = float(clean.var().sqrt()) * noise
-    noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    return ParticleImages.from_tensors(noisy, rotation, torch.zeros(n, 2), PIXEL_A, pixel_noise_sd=sigma)
-
-
-def _centred(path: Path) -> Structure:
-    structure = folded_chain(path)
-    return replace(structure, positions=structure.positions - structure.positions.mean(axis=0))
-
-
 def test_expected_images_are_slices_of_the_rendered_gaussians(tmp_path: Path) -> None:
     """Sections with CTF against a map of the same Gaussians on a fine grid of voxels, sliced by brute force."""
-    structure = _centred(tmp_path / "chain.pdb")
+    structure = centred_chain(tmp_path / "chain.pdb")
     chain = CoarseChain.of(structure)
-    images = _images(structure, [structure.positions], 3, 1.0)
+    images = shown_images(structure, [structure.positions], 3, 1.0)
     model = CryofoldModel(chain, images, 9, 0, False, (1, 8))
     batch = FoldBatch.of(images, torch.arange(3), 9)
     axis = torch.arange(BOX, dtype=torch.float64) - BOX // 2
@@ -134,10 +109,10 @@ def test_expected_images_are_slices_of_the_rendered_gaussians(tmp_path: Path) ->
 
 
 def test_gradients_of_the_loss_are_finite_differences(tmp_path: Path) -> None:
-    structure = _centred(tmp_path / "chain.pdb")
+    structure = centred_chain(tmp_path / "chain.pdb")
     chain = CoarseChain.of(folded_chain(tmp_path / "short.pdb", residues=3))
     chain = replace(chain, base_A=chain.base_A.double(), electrons=chain.electrons.double())
-    images = _images(structure, [structure.positions], 2, 1.0)
+    images = shown_images(structure, [structure.positions], 2, 1.0)
     model = CryofoldModel(chain, images, 3, 0, False, (1, 8)).double()
     one = FoldBatch.of(images, torch.arange(2), 3)
     batch = FoldBatch(one.values.to(torch.complex128) / 50, one.ctf.double() / 50, one.planes.double())
@@ -152,8 +127,8 @@ SETTINGS = CryofoldSettings(zdim=0, epochs=6, batch=10)
 
 
 def test_one_structure_is_found_again_from_a_shifted_start_and_goes_on_after_an_abort(tmp_path: Path) -> None:
-    structure = _centred(tmp_path / "chain.pdb")
-    images = _images(structure, [structure.positions], 80, 1.5)
+    structure = centred_chain(tmp_path / "chain.pdb")
+    images = shown_images(structure, [structure.positions], 80, 1.5)
     chain = CoarseChain.of(structure, "centre")
     moved = replace(chain, base_A=chain.base_A + torch.tensor([2.0, -1.0, 1.5]))
 
@@ -185,7 +160,7 @@ def test_one_structure_is_found_again_from_a_shifted_start_and_goes_on_after_an_
 
 
 def test_a_residue_without_side_chain_gaussians_carries_its_atoms(tmp_path: Path) -> None:
-    structure = _centred(tmp_path / "chain.pdb")
+    structure = centred_chain(tmp_path / "chain.pdb")
     chain = CoarseChain.of(structure, side_chains=False)
     assert len(chain.base_A) == 60
     assert float(chain.electrons.sum()) == structure.electrons.sum()
@@ -199,14 +174,14 @@ def test_a_residue_without_side_chain_gaussians_carries_its_atoms(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_moving_lobe_is_found_and_proven_and_none_where_nothing_moves(tmp_path: Path) -> None:
-    structure = _centred(tmp_path / "chain.pdb")
+    structure = centred_chain(tmp_path / "chain.pdb")
     moved = structure.positions.copy()
     moved[structure.residue >= 30] += [0.0, 8.0, 0.0]
     _, electrons, residue = residue_centres(structure)
     settings = CryofoldSettings(epochs=12, backbone="centre", layers=1, dim=64, warmup_epochs=0, learning_rate=5e-3)
     found = {}
     for name, shown in (("moving", [structure.positions, moved]), ("null", [structure.positions])):
-        images = _images(structure, shown, 320, 1.0)
+        images = shown_images(structure, shown, 320, 1.0)
         chain = CoarseChain.of(structure, "centre")
         place = FoldSetting(12.0, 4, 0, tmp_path / name, "key")
         found[name] = CryofoldLearner(images, chain, settings, place, SilentMonitor()).run()
