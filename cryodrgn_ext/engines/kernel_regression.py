@@ -26,6 +26,7 @@ from cryodrgn_ext.engines.base import LinearForm
 from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.engines.subspace.regions import particle_region, region_of_spread
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup
 from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
@@ -36,6 +37,7 @@ NAME = "kernel"
 LATENTS_PER_BLOCK = 1 << 13
 SHARES = (40, 20, 10, 5, 3)  # of the images, among which the number for one volume is chosen
 FEWEST, MOST = 100, 20_000
+POINTS_PER_COEFFICIENT = 2**3  # of the grid on which images are summed
 KNOTS_FOR_POWER = 8  # from which the power of differences is estimated
 RIDGE = 0.003  # of slopes, in units of the distance over which knots count
 FARTHER = 1.5  # than the last knot lies that distance where all knots count
@@ -201,12 +203,16 @@ class NearKnots:
 
     def __init__(
         self, images: ParticleImages, z: NDArray[np.float32], knots: NDArray[np.float32], device: torch.device | str,
-        monitor: Monitor,
+        monitor: Monitor, symmetry: PointGroup = C1,
     ) -> None:  # fmt: skip
         self.images, self.z, self.knots, self.device, self.monitor = images, z, knots, device, monitor
+        self.symmetry = symmetry
         self.members = [np.flatnonzero(images.half_set.cpu().numpy() == half) for half in (1, 2)]
         self.trees = [KDTree(z[rows]) for rows in self.members]
-        whole = [backproject(images, torch.from_numpy(rows), device=device, monitor=monitor) for rows in self.members]
+        whole = [
+            backproject(images, torch.from_numpy(rows), symmetry=symmetry, device=device, monitor=monitor)
+            for rows in self.members
+        ]
         self.references = [sums.ratio() for sums in whole]
         self.reference = (whole[0] + whole[1]).ratio()
         self.some = np.unique(np.linspace(0, len(knots) - 1, min(KNOTS_FOR_POWER, len(knots))).astype(int)).tolist()
@@ -219,7 +225,9 @@ class NearKnots:
     def sums(self, knot: int, half: int, count: int) -> BackprojectionSums:
         """Sums over the images of a half (0 or 1) among the ``count`` near a knot."""
         rows, weight = self._weighted(knot, half, count)
-        return backproject(self.images, torch.from_numpy(rows), torch.from_numpy(weight), device=self.device)
+        return backproject(
+            self.images, torch.from_numpy(rows), torch.from_numpy(weight), symmetry=self.symmetry, device=self.device
+        )
 
     def mean_latent(self, knot: int, count: int) -> NDArray[np.float32]:
         """(q,) Mean of the latents of these images: at the border of the cloud all lie to one side of the knot."""
@@ -271,21 +279,28 @@ def region_and_precision(pairs: Sequence[tuple[Tensor, Tensor]], radius: int) ->
     Tensor
         (D, D, D) soft mask; a sphere when nothing stands out.
     Tensor
-        (radius + 1,) float64; infinity where the halves have no power in common.
+        (radius + 1,) float64, in the units of the weights of a grid that is oversampled twice; infinity where the
+        halves have no power in common.
     """
-    box = len(pairs[0][0])
-    sphere = default_fsc_mask(box)
+    region = region_of_differences(pairs, radius)
+    if not region.any():
+        region = default_fsc_mask(len(region))
+    power = _common_power([(a * region, b * region) for a, b in pairs]) / region.square().mean()
+    # A coefficient of a map is measured by as many points of the oversampled grid, each with its own weight.
+    power = POINTS_PER_COEFFICIENT * power
+    precision = torch.where(power > 0, 1.0 / power, torch.inf)[: radius + 1]
+    precision[0] = torch.inf  # the mean density follows the normalisation of the background
+    return region, precision
+
+
+def region_of_differences(pairs: Sequence[tuple[Tensor, Tensor]], radius: int) -> Tensor:
+    """Soft mask (D, D, D) of where difference maps of both halves stand out; zeros when they do nowhere."""
+    sphere = default_fsc_mask(len(pairs[0][0]))
     common = _common_power([(a * sphere, b * sphere) for a, b in pairs])
     total = sum(shell_products(one * sphere, one * sphere) for pair in pairs for one in pair) / (2 * len(pairs))
     share = torch.nan_to_num(2 * common / (common + total)).clamp(0, 1)  # of the power of the halves' mean
     filtered = [apply_radial_weights(0.5 * (a + b) * sphere, share).numpy() for a, b in pairs]
-    region = region_of_spread(ndimage.gaussian_filter(np.std(filtered, axis=0), 1.0), radius)
-    if not region.any():
-        region = sphere
-    power = _common_power([(a * region, b * region) for a, b in pairs]) / region.square().mean()
-    precision = torch.where(power > 0, 1.0 / power, torch.inf)[: radius + 1]
-    precision[0] = torch.inf  # the mean density follows the normalisation of the background
-    return region, precision
+    return region_of_spread(ndimage.gaussian_filter(np.std(filtered, axis=0), 1.0), radius)
 
 
 def _common_power(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -25,7 +25,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.validate import ValidateSettings
 from cryodrgn_ext.plain_files import load_arrays
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.report.evidence_tables import RepeatedTables, evidence_tables
+from cryodrgn_ext.report.evidence_tables import OnRequest, evidence_tables
 from cryodrgn_ext.report.pictures import draw_fsc
 from cryodrgn_ext.report.validate_report import write_validation_reports
 from cryodrgn_ext.results.associations import read_associations, write_associations
@@ -33,7 +33,7 @@ from cryodrgn_ext.results.consensus import Consensus, read_consensus
 from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.fsc_tables import CORRECTED
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.maps_for_relion import with_measured_sign
+from cryodrgn_ext.results.maps_for_relion import with_measured_sign, write_maps_for_relion
 from cryodrgn_ext.results.null_table import against_gain, read_weak_null
 from cryodrgn_ext.results.population_table import claimed_populations, populations_sentence
 from cryodrgn_ext.results.returned_particles import returned_name, write_groups
@@ -47,6 +47,7 @@ from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.planted import PowerFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
 from cryodrgn_ext.validation.verdict import overall
+from cryodrgn_ext.workflow.corrected_maps import FOLDER, found_path, make_corrected_maps, read_corrected
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_particles import half_set_notes
 from cryodrgn_ext.workflow.job_outputs import (
@@ -150,9 +151,9 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         fits = self._sharpen(states)
         titles = {name: states[number] for number, name in names.items()}
         explained, populations = read_associations(layout), self._populations(states)
-        repeated = RepeatedTables(None if halves is None else halves.plain(), () if power is None else power.plain())
-        tables = evidence_tables(explained, [state.summary() for state in states.values()], repeated, checked,
-                                 populations)  # fmt: skip
+        asked = OnRequest(None if halves is None else halves.plain(), () if power is None else power.plain(), checked,
+                          self._motion_corrected(consensus, key))  # fmt: skip
+        tables = evidence_tables(explained, [state.summary() for state in states.values()], asked, populations)
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
         if not settings.keep_images:
             for folder in ("images", "null_images"):
@@ -167,6 +168,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "independent_halves": None if halves is None else halves.plain(),
             "power": [] if power is None else power.plain(),
             "relion_check": checked,
+            "motion_corrected": list(asked.corrected),
             "states": [state.summary() | {"name": names[number]} for number, state in states.items()],
             "explained_by": explained,
             "populations": populations,
@@ -192,6 +194,23 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         null = trials.null(nulls) if nulls else by_itself
         power = trials.power(settings.power, self.inputs.sets.label) if settings.power else None
         return null, trials.halves() if settings.independent_halves else None, power
+
+    def _motion_corrected(self, consensus: Consensus, key: str) -> list[dict[str, Any]]:
+        """Move all particles to each set; nothing when that was not asked for."""
+        latents, sets, layout = self.inputs.result.latents, self.inputs.sets, self.layout
+        if not self.settings.motion_corrected or latents is None:
+            return []
+        self.stage("motion-corrected maps", fingerprint(key, sorted(sets.names)), "All particles, moved to each set",
+                   lambda: make_corrected_maps(layout, self.images, latents.z, sets, consensus, self.settings.seed,
+                                               self.monitor),
+                   found_path(layout), *(layout.state(number) / FOLDER for number in sets.names))  # fmt: skip
+        write_maps_for_relion([layout.state(number) / FOLDER for number in sets.names], consensus.data_sign,
+                              self._particles_name)  # fmt: skip
+        found = read_corrected(layout)
+        for one in found:
+            self.monitor.message(f"{sets.names[one['state']]}, all particles moved there: {one['resolution_A']:.2f} Å, "
+                                 f"{one['moving_resolution_A']:.2f} Å where it moves")  # fmt: skip
+        return found
 
     def _relion_check(
         self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, key: str
@@ -301,6 +320,13 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             *group_outputs(layout, names, self._particles_name, self.inputs.result.particles.uid, label),
             *shown_maps(path for number in names if (path := layout.state(number) / SHARPENED_NAME).exists()),
             map_with_halves(layout.consensus, name="consensus", title="Consensus", role=Role.EXTRA),
+            *(
+                map_with_halves(
+                    folder, name=f"all_particles_{number:02d}", role=Role.EXTRA, title=f"All particles as in {name}"
+                )
+                for number, name in names.items()
+                if (folder := layout.state(number) / FOLDER).exists()
+            ),
         )
         return JobResult(layout.root, outputs, layout.logfile, plots, plots[-1], kept_files(layout, TABLE_NAME))
 
@@ -343,9 +369,9 @@ def report_validate(finished: FinishedResult, monitor: Monitor) -> None:
     fits = {name: fit for name, sharp in found.items() if sharp is not None and (fit := sharp[1]) is not None}
     n_particles = finished.record["results"]["particles"]
     explained = finished.record["results"].get("explained_by", [])
-    checked = finished.record["results"].get("relion_check", [])
-    repeated = RepeatedTables(halves, finished.record["results"].get("power", []))
-    tables = evidence_tables(explained, [state.summary() for state in states.values()], repeated, checked,
+    asked = OnRequest(halves, *(finished.record["results"].get(name, []) for name in
+                                ("power", "relion_check", "motion_corrected")))  # fmt: skip
+    tables = evidence_tables(explained, [state.summary() for state in states.values()], asked,
                              claimed_populations(layout, judged))  # fmt: skip
     write_validation_reports(finished.facts, states, fits, read_consensus(layout.consensus), n_particles, tables)
     monitor.poll()

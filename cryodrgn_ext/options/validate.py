@@ -64,6 +64,11 @@ class ValidateSettings(ResultSettings):
         help="Reconstruct each set and all particles in halves by relion_reconstruct, run relion_postprocess, and say "
         "whether the differences come back; maps go to relion/ in the folder of each state",
     )
+    motion_corrected: bool = setting(
+        False,
+        help="Reconstruct all particles as they would look in each state, in halves that share no model: what differs "
+        "between states is subtracted from each image; maps go to all_particles/ in the folder of each state",
+    )
     b_factor: float | None = setting(
         None,
         low=-1000,

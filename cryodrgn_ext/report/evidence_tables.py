@@ -28,6 +28,11 @@ POWER_CAPTION = (
     "these particles; then the same training, states and verdicts. Found: at least one state was claimed. Agreement: "
     "adjusted Rand index of the states that were planted and found (1: the same, 0: by chance)."
 )
+CORRECTED_CAPTION = (
+    "FSC 0.143 of the map of each state's own particles, and of all particles from whose images the difference to that "
+    "state was taken away (all_particles/ in its folder): each half by differences that the other one shows. It is "
+    "better than the average of all where it moves, and than the state's own map where it does not."
+)
 RELION_CAPTION = (
     "Each set and all particles, reconstructed in halves by relion_reconstruct: correlation of the difference between "
     "a set and all, between RELION's halves and with the difference of the maps here."
@@ -35,18 +40,31 @@ RELION_CAPTION = (
 
 
 @dataclass(frozen=True)
-class RepeatedTables:
-    """What repetitions of the training found, as job.yaml has it: ``independent_halves`` and ``power``."""
+class OnRequest:
+    """What only validate finds, when asked, as job.yaml has it.
+
+    Attributes
+    ----------
+    halves : mapping or None
+        ``independent_halves``.
+    power : sequence
+        ``power``.
+    relion : sequence
+        ``relion_check``.
+    corrected : sequence
+        ``motion_corrected``.
+    """
 
     halves: Mapping[str, Any] | None = None
     power: Sequence[Mapping[str, Any]] = ()
+    relion: Sequence[Mapping[str, Any]] = ()
+    corrected: Sequence[Mapping[str, Any]] = ()
 
 
 def evidence_tables(
     explained: Sequence[Mapping[str, Any]],
     states: Sequence[Mapping[str, Any]],
-    repeated: RepeatedTables = RepeatedTables(),
-    relion: Sequence[Mapping[str, Any]] = (),
+    asked: OnRequest = OnRequest(),
     populations: Sequence[Mapping[str, Any]] = (),
 ) -> list[ReportTable]:
     """Make the tables from what job.yaml has of a job; none where an earlier version wrote nothing.
@@ -57,20 +75,20 @@ def evidence_tables(
         ``explained_by``.
     states : sequence
         ``states``.
-    repeated : RepeatedTables
-    relion : sequence
-        ``relion_check``.
+    asked : OnRequest
     populations : sequence
         ``populations``.
     """
     found = [_populations(populations)] if populations else []
     found += _associations(explained, states)
-    if repeated.power:
-        found.append(_power(repeated.power))
-    if repeated.halves is not None:
-        found.append(_halves(repeated.halves))
-    if relion:
-        found.append(_relion(relion))
+    if asked.corrected:
+        found.append(_corrected(asked.corrected, states))
+    if asked.power:
+        found.append(_power(asked.power))
+    if asked.halves is not None:
+        found.append(_halves(asked.halves))
+    if asked.relion:
+        found.append(_relion(asked.relion))
     return found
 
 
@@ -81,6 +99,17 @@ def _populations(found: Sequence[Mapping[str, Any]]) -> ReportTable:
         for one in found
     ]  # fmt: skip
     return ReportTable("Populations", POPULATIONS_CAPTION, ("", "nearest", "maximum likelihood", "95 % interval"), rows)
+
+
+def _corrected(found: Sequence[Mapping[str, Any]], states: Sequence[Mapping[str, Any]]) -> ReportTable:
+    own = {state["state"]: state["resolution_A"] for state in states}
+    rows = [
+        (f"state {one['state']:02d}", f"{own[one['state']]:.2f} Å", f"{one['resolution_A']:.2f} Å",
+         f"{one['moving_resolution_A']:.2f} Å")
+        for one in found
+    ]  # fmt: skip
+    head = ("", "its own particles", "all particles", "there, where it moves")
+    return ReportTable("All particles as they would look in each state", CORRECTED_CAPTION, head, rows)
 
 
 def _power(doses: Sequence[Mapping[str, Any]]) -> ReportTable:

@@ -92,6 +92,8 @@ def read_inputs(settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
     repeated = settings.null or settings.power or settings.independent_halves
     if settings.power and len(set(sets.label.tolist())) < 2:
         raise InputError("--power plants the differences between states, but there is one set of all: leave it out.")
+    if settings.motion_corrected and result.latents is None:
+        raise InputError(f"--motion_corrected needs latents, but {result.directory} has none: leave it out.")
     own_poses = result.job == "abinit" and (result.latents is not None or learned.get("engine") == "neural")
     return ValidateInputs(
         record=record, result=result, sets=sets, native_box=native, box=box, mask=mask, preprocessing=preprocessing,

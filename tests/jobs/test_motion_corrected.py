@@ -1,0 +1,48 @@
+"""Maps of all particles moved to each state, by the validate job: files, report, going on, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.jobs.report import report
+from cryodrgn_ext.jobs.train import train
+from cryodrgn_ext.jobs.validate import validate
+from cryodrgn_ext.options.report import ReportSettings
+from cryodrgn_ext.progress import SilentMonitor
+from tests.jobs.conftest import BOX, SETTINGS, FinishedProject
+from tests.jobs.fake_engine import FakeEngine
+from tests.jobs.test_validate import CHECKED, VALIDATE, said
+
+NAMES = ("map", "half1", "half2", "mask")
+
+
+def test_each_state_has_a_map_of_all_particles_with_its_halves(finished: FinishedProject, engine: FakeEngine) -> None:
+    result = validate(replace(VALIDATE, motion_corrected=True), SilentMonitor())
+    found = yaml.safe_load((CHECKED.root / "job.yaml").read_text())["results"]["motion_corrected"]
+    assert [one["state"] for one in found] == [0, 1, 2]
+    assert all(one["resolution_A"] > 0 and one["moving_resolution_A"] > 0 for one in found)
+    for number in range(3):
+        folder = CHECKED.state(number) / "all_particles"
+        assert all(read_map(folder / f"{name}.mrc").box_size == BOX for name in NAMES)
+        assert (folder / "fsc.star").exists()
+        assert any(output.path == folder / "map.mrc" and len(output.half_maps) == 2 for output in result.outputs)
+    title = "All particles as they would look in each state"
+    assert title in CHECKED.report.read_text()
+    again = said(replace(VALIDATE, motion_corrected=True, keep_images=True))
+    assert "All particles, moved to each set: done before" in again
+    CHECKED.report.unlink()
+    report(ReportSettings(in_result=CHECKED.root), SilentMonitor())
+    assert title in CHECKED.report.read_text()
+
+
+def test_without_latents_there_is_nothing_to_move_along(project: Path, engine: FakeEngine) -> None:
+    train(replace(SETTINGS, zdim=0), SilentMonitor())
+    with pytest.raises(InputError, match="--motion_corrected needs latents"):
+        validate(replace(VALIDATE, motion_corrected=True), SilentMonitor())
+    assert not CHECKED.root.exists()
