@@ -63,11 +63,11 @@ class TrueLabels:
             (P,).
         """
         mask = threshold_mask(torch.from_numpy(self.maps.max(axis=0)), self.images.pixel_size_A).numpy()
-        everything = self._map(np.ones(self.images.n), device) * mask
+        everything = self.map_of(np.ones(self.images.n), device) * mask
         curves = []
         for state in monitor.track(states, "Reconstructing with true labels", len(states)):
             truth = self.maps[state]
-            made = [self._map(weight, device) * mask for weight in self.kernels(state)]
+            made = [self.map_of(weight, device) * mask for weight in self.kernels(state)]
             curves.append([fsc_curve(one, truth) for one in (*made, everything)])
         by_width = np.array(curves)  # states, widths, shells
         best = by_width.mean(axis=0).argmax(axis=0)
@@ -90,7 +90,8 @@ class TrueLabels:
             found.append(weight[self.state])
         return found
 
-    def _map(self, weight: FloatArray, device: torch.device | str) -> NDArray[np.float32]:
+    def map_of(self, weight: FloatArray, device: torch.device | str) -> NDArray[np.float32]:
+        """(D, D, D) unfiltered map of the images with these weights (N,)."""
         rows = torch.from_numpy(np.flatnonzero(weight))
         sums = backproject(self.images, rows, torch.from_numpy(weight)[rows], None, self.symmetry, device)
         return np.asarray(sums.solve().cpu().numpy(), np.float32)

@@ -133,10 +133,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         write_set_table(layout.root, inputs.sets, particles.uid)
         folders = (layout.consensus, *(layout.state(number) for number in names))
         self.note_data_sign(folders, consensus.data_sign, particles, self._particles_name)
-        if inputs.result.states is not None and not settings.indices:
-            self.note(CAUTION)
-        if inputs.own_poses:
-            self.note(POSES_CAUTION)
+        self._note_cautions()
         null, halves, power = self._repeated(key)
         empty = read_empty_images(Layout(inputs.result.directory).empty_images)
         own = weighed_states(inputs.result.directory, with_junk_named(read_states(layout, names), label, empty))
@@ -216,16 +213,18 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, key: str
     ) -> list[dict[str, Any]]:
         """Let RELION reconstruct the sets; none when that was not asked for."""
-        if not self.settings.relion_check:
+        if self.settings.relion_check == "no":
             return []
         found, names = self.layout.checkpoint / "relion_check.json", self.inputs.sets.names
+        refine = self.settings.relion_check == "refine"
 
         def check() -> None:
             half_set = np.where(self.images.unusable, 0, self.images.half_set.cpu().numpy())
             RelionCheck(self.inputs.result.particles, half_set, self.settings.symmetry, consensus.data_sign,
-                        self.layout, self.monitor).run(rows, consensus, found)  # fmt: skip
+                        self.layout, self.monitor, refine, self.settings.j).run(rows, consensus, found)  # fmt: skip
 
-        self.stage("relion check", fingerprint(key, sorted(names)), "RELION's own reconstructions", check, found)
+        how = ("refine",) if refine else ()
+        self.stage("relion check", fingerprint(key, sorted(names), *how), "RELION's own reconstructions", check, found)
         checked = read_check(found)
         for one in checked:
             self.note(check_sentence(names[one["state"]], one))
@@ -261,6 +260,12 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
                 f"{full}."
             )
         self.note(*half_set_notes(inputs.result.particles, aligned=True))
+
+    def _note_cautions(self) -> None:
+        if self.inputs.result.states is not None and not self.settings.indices:
+            self.note(CAUTION)
+        if self.inputs.own_poses:
+            self.note(POSES_CAUTION)
 
     @cached_property
     def images(self) -> ParticleImages:

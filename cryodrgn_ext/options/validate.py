@@ -59,10 +59,12 @@ class ValidateSettings(ResultSettings):
         help="Repeat the training on each half-set by itself, and say which states and components the two models, "
         "which never met, have in common",
     )
-    relion_check: bool = setting(
-        False,
-        help="Reconstruct each set and all particles in halves by relion_reconstruct, run relion_postprocess, and say "
-        "whether the differences come back; maps go to relion/ in the folder of each state",
+    relion_check: str = setting(
+        "no",
+        choices=("no", "yes", "refine"),
+        help="yes: reconstruct each set and all particles in halves by relion_reconstruct, run relion_postprocess, and "
+        "say whether the differences come back; refine: also after relion_refine has refined each half locally, from "
+        "the map of all particles; maps go to relion/ in the folder of each state",
     )
     motion_corrected: bool = setting(
         False,

@@ -35,7 +35,8 @@ CORRECTED_CAPTION = (
 )
 RELION_CAPTION = (
     "Each set and all particles, reconstructed in halves by relion_reconstruct: correlation of the difference between "
-    "a set and all, between RELION's halves and with the difference of the maps here."
+    "a set and all, between RELION's halves and with the difference of the maps here. Refined: after relion_refine has "
+    "refined each half of the set, and of all, by itself from the map of all particles."
 )
 
 
@@ -123,13 +124,20 @@ def _power(doses: Sequence[Mapping[str, Any]]) -> ReportTable:
 
 
 def _relion(checked: Sequence[Mapping[str, Any]]) -> ReportTable:
-    rows = [
-        (f"state {one['state']:02d}", f"{one['between_halves']:.2f}", f"{one['with_ours']:.2f}",
-         "-" if one["resolution_A"] is None else f"{one['resolution_A']:.2f} Å", "yes" if one["comes_back"] else "no")
-        for one in checked
-    ]  # fmt: skip
+    rows = []
+    for one in checked:
+        name = f"state {one['state']:02d}"
+        rows.append(_relion_row(name, one))
+        if "refined" in one:
+            rows.append(_relion_row(f"{name}, refined", one["refined"]))
     head = ("", "between halves", "with ours", "postprocess", "comes back")
     return ReportTable("RELION's own reconstructions", RELION_CAPTION, head, rows)
+
+
+def _relion_row(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    resolution = "-" if one["resolution_A"] is None else f"{one['resolution_A']:.2f} Å"
+    back = "yes" if one["comes_back"] else "no"
+    return name, f"{one['between_halves']:.2f}", f"{one['with_ours']:.2f}", resolution, back
 
 
 def _halves(found: Mapping[str, Any]) -> ReportTable:

@@ -23,7 +23,7 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
-from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.plain_files import load_json, write_json
@@ -33,15 +33,23 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.validation.differences import comparison_radius
 
 PROGRAMS = ("relion_reconstruct", "relion_postprocess")
-FOLDER = "relion"
+REFINE = "relion_refine"
+FOLDER, REFINED = "relion", "refined"
+ITERATIONS = 2
+#: HEALPix order of RELION's sampling (3.7 degrees, halved by its oversampling), and deviation of local searches, which
+#: reach three times as far.
+HEALPIX_ORDER, SIGMA_DEG = 4, 2.0
+OFFSET_RANGE_PX, OFFSET_STEP_PX = 3, 1
+#: The reference holds frequencies to this many times the resolution of all particles.
+LOW_PASS = 2.0
 #: Both correlations must reach this for a difference to have come back.
 COMES_BACK = 0.5
 POLL_S = 0.5
 
 
-def require_relion(particles: ParticleSet) -> None:
+def require_relion(particles: ParticleSet, refine: bool = False) -> None:
     """Raise InputError unless RELION's programs are there and can read the particles."""
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    missing = [name for name in (*PROGRAMS, *((REFINE,) if refine else ())) if shutil.which(name) is None]
     if missing:
         raise InputError(f"--relion_check needs {missing[0]}, which is not on the PATH: load RELION, or leave it out.")
     if particles.source.format != "star":
@@ -63,6 +71,10 @@ class RelionCheck:
     layout : Layout
         Of the result; maps of RELION go to ``states/stateNN/relion``.
     monitor : Monitor
+    refine : bool
+        Whether relion_refine works on the sets, too.
+    threads : int
+        Of relion_refine; 0 for one.
     """
 
     particles: ParticleSet
@@ -71,34 +83,83 @@ class RelionCheck:
     data_sign: int
     layout: Layout
     monitor: Monitor
+    refine: bool = False
+    threads: int = 0
 
     def run(self, rows: Mapping[int, NDArray[np.int64]], consensus: Consensus, found: Path) -> None:
         """Reconstruct all particles and each set, compare, and write what was found to ``found``."""
         everything = self.layout.checkpoint / FOLDER
-        self._reconstruct(np.flatnonzero(self.half_set), everything)
-        whole = [self._map(everything, half) for half in (1, 2)]
+        whole = self._halves(np.flatnonzero(self.half_set), everything)
+        refined = self._refined_whole(everything, consensus) if self.refine else []
         states = []
         for number, some in rows.items():
             folder = self.layout.state(number) / FOLDER
-            self._reconstruct(some, folder)
-            halves = [self._map(folder, half) for half in (1, 2)]
-            ours = read_map(self.layout.state(number) / "map.mrc").data - consensus.map
-            differences = [state - both for state, both in zip(halves, whole, strict=True)]
-            between, with_ours = compare_differences(differences, ours, consensus)
-            states.append({
-                "state": number, "between_halves": round(between, 4), "with_ours": round(with_ours, 4),
-                "comes_back": min(between, with_ours) >= COMES_BACK, "resolution_A": self._postprocess(number, folder),
-            })  # fmt: skip
+            one = {"state": number, **self._compare(number, folder, self._halves(some, folder), whole, consensus)}
+            if self.refine:
+                halves = self._refined(some, folder / REFINED, everything, consensus)
+                one["refined"] = self._compare(number, folder / REFINED, halves, refined, consensus)
+            states.append(one)
         write_json(found, {"states": states})
         shutil.rmtree(everything)
 
-    def _reconstruct(self, rows: NDArray[np.int64], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _compare(
+        self, number: int, folder: Path, halves: Sequence[NDArray[np.float32]], whole: Sequence[NDArray[np.float32]],
+        consensus: Consensus,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Hold the difference of a set's half-maps from those of all particles against ours."""
+        ours = read_map(self.layout.state(number) / "map.mrc").data - consensus.map
+        differences = [state - both for state, both in zip(halves, whole, strict=True)]
+        between, with_ours = compare_differences(differences, ours, consensus)
+        return {
+            "between_halves": round(between, 4), "with_ours": round(with_ours, 4),
+            "comes_back": min(between, with_ours) >= COMES_BACK, "resolution_A": self._postprocess(number, folder),
+        }  # fmt: skip
+
+    def _halves(self, rows: NDArray[np.int64], folder: Path) -> list[NDArray[np.float32]]:
+        """Maps of the two halves of some rows, as relion_reconstruct makes them."""
         for half in (1, 2):
-            star, out = (folder / f"half{half}{suffix}" for suffix in (".star", ".mrc"))
-            write_particles_star(self.particles.subset(rows[self.half_set[rows] == half]), star)
-            self._call("relion_reconstruct", "--i", star, "--o", out, "--ctf", "--sym", self.symmetry)
+            star = self._star(rows, folder, half)
+            self._reconstruct(star, folder / f"half{half}.mrc")
             star.unlink()
+        return [self._map(folder, half) for half in (1, 2)]
+
+    def _star(self, rows: NDArray[np.int64], folder: Path, half: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        star = folder / f"half{half}.star"
+        write_particles_star(self.particles.subset(rows[self.half_set[rows] == half]), star)
+        return star
+
+    def _reconstruct(self, star: Path, out: Path) -> None:
+        self._call("relion_reconstruct", "--i", star, "--o", out, "--ctf", "--sym", self.symmetry)
+
+    def _refined_whole(self, everything: Path, consensus: Consensus) -> list[NDArray[np.float32]]:
+        """Write the reference, the map of all particles, and refine these themselves from it."""
+        first, second = (read_map(everything / f"half{half}.mrc") for half in (1, 2))
+        write_map(everything / "reference.mrc", 0.5 * (first.data + second.data), first.pixel_size_A)
+        return self._refined(np.flatnonzero(self.half_set), everything / REFINED, everything, consensus)
+
+    def _refined(
+        self, rows: NDArray[np.int64], folder: Path, everything: Path, consensus: Consensus
+    ) -> list[NDArray[np.float32]]:
+        """Maps of the two halves of some rows after each was refined by itself."""
+        radius_A = mask_radius_px(consensus.mask) * consensus.pixel_size_A
+        box_A = len(consensus.map) * consensus.pixel_size_A
+        for half in (1, 2):
+            star, work = self._star(rows, folder, half), folder / f"work{half}"
+            work.mkdir(exist_ok=True)
+            self.monitor.message(f"relion_refine: {folder.parent.parent.name}, half {half}")
+            self._call(
+                REFINE, "--i", star, "--o", work / "run", "--ref", everything / "reference.mrc", "--iter", ITERATIONS,
+                "--ini_high", LOW_PASS * consensus.resolution_A, "--ctf", "--ctf_corrected_ref", "--norm",
+                "--particle_diameter", min(2 * radius_A, 0.95 * box_A), "--flatten_solvent", "--zero_mask",
+                "--sym", self.symmetry, "--healpix_order", HEALPIX_ORDER, "--sigma_ang", SIGMA_DEG, "--oversampling", 1,
+                "--offset_range", OFFSET_RANGE_PX, "--offset_step", OFFSET_STEP_PX, "--dont_check_norm",
+                "--dont_combine_weights_via_disc", "--j", max(self.threads, 1), "--random_seed", 1,
+            )  # fmt: skip
+            self._reconstruct(work / f"run_it{ITERATIONS:03d}_data.star", folder / f"half{half}.mrc")
+            star.unlink()
+            shutil.rmtree(work)
+        return [self._map(folder, half) for half in (1, 2)]
 
     def _postprocess(self, number: int, folder: Path) -> float | None:
         """Resolution by relion_postprocess, in the mask of the set where it has the box of the images."""
@@ -139,6 +200,12 @@ class RelionCheck:
         if running.returncode != 0:
             last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
             raise InputError(f"{program} ended with status {running.returncode}: {last} (see {log}).")
+
+
+def mask_radius_px(mask: NDArray[np.float32]) -> float:
+    """Radius in voxels, from voxel D // 2, of the sphere that holds a mask (D, D, D)."""
+    places = np.argwhere(mask > 0.5) - len(mask) // 2
+    return float(np.sqrt(np.square(places).sum(axis=1)).max()) if len(places) else len(mask) / 2
 
 
 def compare_differences(
@@ -183,9 +250,15 @@ def read_check(found: Path) -> list[dict[str, Any]]:
 
 def check_sentence(name: str, one: Mapping[str, Any]) -> str:
     """One line for the user."""
+    said = f"{name} by relion_reconstruct: its difference from all particles {_came_back(one)}."
+    refined = one.get("refined")
+    return said if refined is None else f"{said} After relion_refine from the map of all it {_came_back(refined)}."
+
+
+def _came_back(one: Mapping[str, Any]) -> str:
     resolution = "" if one["resolution_A"] is None else f"; {one['resolution_A']:.2f} Å by relion_postprocess"
     what = "comes back" if one["comes_back"] else "does not come back"
     return (
-        f"{name} by relion_reconstruct: its difference from all particles {what} (correlation "
-        f"{one['between_halves']:.2f} between RELION's halves, {one['with_ours']:.2f} with ours{resolution})."
+        f"{what} (correlation {one['between_halves']:.2f} between RELION's halves, {one['with_ours']:.2f} with "
+        f"ours{resolution})"
     )

@@ -76,8 +76,8 @@ def read_inputs(settings: ValidateSettings, monitor: Monitor) -> ValidateInputs:
     if not result.particles.project_dir.samefile(Path.cwd()):
         monitor.message(f"Images are read from {result.particles.project_dir}")
     check_images(result.particles)
-    if settings.relion_check:
-        require_relion(result.particles)
+    if settings.relion_check != "no":
+        require_relion(result.particles, settings.relion_check == "refine")
     require_same_images(result, settings.project, monitor)
     native = native_box(result.particles)
     pixel_A = native_pixel_A(result.particles)

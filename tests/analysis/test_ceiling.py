@@ -95,7 +95,7 @@ def test_true_labels_reach_the_truth_without_noise_and_more_than_the_average_wit
     assert clear.min() > 0.96 * perfect_auc(BOX)
     noisy = TrueLabels(made(volumes, state, 0.1), state, volumes, C1)
     areas = noisy.areas([0, 1], "cpu", SilentMonitor())
-    average = np.array([fsc_auc(noisy._map(np.ones(N), "cpu"), truth) for truth in volumes])
+    average = np.array([fsc_auc(noisy.map_of(np.ones(N), "cpu"), truth) for truth in volumes])
     assert (average < areas).all()
     assert (areas < clear).all()
 

@@ -33,15 +33,19 @@ def test_a_motion_comes_back_in_relion_and_chance_does_not(finished: FinishedPro
     ends = np.argsort(angle)
     for name, rows in (("low", ends[:60]), ("high", ends[60:])):
         np.savetxt(f"{name}.txt", rows, "%d")
-    text = said(replace(VALIDATE, indices=("low.txt", "high.txt"), relion_check=True))
-    assert text.count("comes back (correlation") == 2
+    text = said(replace(VALIDATE, indices=("low.txt", "high.txt"), relion_check="refine"))
+    assert text.count("comes back (correlation") == 4
+    assert text.count("After relion_refine from the map of all it comes back") == 2
     checked = yaml.safe_load((CHECKED.root / "job.yaml").read_text())["results"]["relion_check"]
     assert all(one["comes_back"] and one["resolution_A"] > 0 for one in checked)
+    assert all(one["refined"]["comes_back"] and one["refined"]["resolution_A"] > 0 for one in checked)
+    assert (CHECKED.state(0) / "relion/refined/half1.mrc").exists()
+    assert not list(CHECKED.root.rglob("work?")), "RELION's other files are not kept"
     assert (CHECKED.state(0) / "relion/postprocess.star").exists()
     assert "own reconstructions" in CHECKED.report.read_text()
     for number, part in enumerate((slice(None, None, 2), slice(1, None, 2))):
         np.savetxt(f"chance{number}.txt", ends[part], "%d")
-    said(replace(VALIDATE, indices=("chance0.txt", "chance1.txt"), relion_check=True))
+    said(replace(VALIDATE, indices=("chance0.txt", "chance1.txt"), relion_check="yes"))
     checked = yaml.safe_load((CHECKED.root / "job.yaml").read_text())["results"]["relion_check"]
     assert not any(one["comes_back"] for one in checked)
 
@@ -76,10 +80,10 @@ def test_what_relion_cannot_do_is_refused_before_anything_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "which", lambda name: None)
         with pytest.raises(InputError, match="needs relion_reconstruct, which is not on the PATH"):
-            validate(replace(VALIDATE, relion_check=True), SilentMonitor())
+            validate(replace(VALIDATE, relion_check="yes"), SilentMonitor())
     convert(ConvertSettings(in_parts=Path("particles.star"), o=Path("particles.cs")), SilentMonitor())
     train(replace(SETTINGS, in_parts=Path("particles.cs"), o=Path("of_cs")), SilentMonitor())
     monkeypatch.setattr(relion_check, "PROGRAMS", ())
     with pytest.raises(InputError, match="needs particles of a STAR file"):
-        validate(replace(VALIDATE, in_parts=Path("of_cs"), relion_check=True), SilentMonitor())
+        validate(replace(VALIDATE, in_parts=Path("of_cs"), relion_check="yes"), SilentMonitor())
     assert not CHECKED.root.exists()
