@@ -140,6 +140,12 @@ def current() -> Workers:
     return _here
 
 
+def processes_here() -> int:
+    """How many processes of the group share this machine: as torchrun says, else all of them."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(said) if said.isdecimal() and int(said) > 0 else current().size
+
+
 def environment_rank() -> tuple[int, int]:
     """Rank and number of processes that torchrun (or a job) announces in the environment: (0, 1) when none does.
 

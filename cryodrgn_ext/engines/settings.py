@@ -21,8 +21,13 @@ class ComputeSettings(Settings):
     checkpoint_minutes: float = setting(
         5.0, low=0.0, high=1440, unit="min", help="Longest time between checkpoints within a pass"
     )
-    memory_GB: float = setting(
-        4.0, low=0.1, high=4096, unit="GB", help="Coefficients are kept in memory up to this size, else on disk"
+    memory_GB: float | None = setting(
+        None,
+        low=0.1,
+        high=4096,
+        unit="GB",
+        help="Coefficients are kept in memory (of the GPU, if one computes) up to this size, else on disk; if not "
+        "given, half of what is free",
     )
     device: str = setting(
         "auto", choices=("auto", "cpu", "cuda"), help="Where to compute; auto takes a GPU if there is"

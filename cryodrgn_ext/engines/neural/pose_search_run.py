@@ -78,7 +78,7 @@ class AbinitRun:
         self.directory, self.monitor, self.device = context.checkpoint_dir, context.monitor, context.device
         self.checkpoint_seconds, self.search_bytes = (
             context.checkpoint_seconds,
-            int(SEARCH_SHARE * context.memory_bytes),
+            int(SEARCH_SHARE * context.work_bytes),
         )
         self.precision = precision
         self.views = len(relative)

@@ -37,6 +37,10 @@ class Band:
     ----------
     grid : ComponentGrid
     operators : Operators
+    n_bytes : int
+        What the coefficients take.
+    resident : bool
+        Whether they are kept in memory.
     """
 
     def __init__(
@@ -52,7 +56,8 @@ class Band:
         self._background = (kxy.norm(dim=1) < BACKGROUND_RADIUS).nonzero()[:, 0]
         self.operators = Operators(self.grid, base, kxy)
         self.chunk_size = max(1, CHUNK_COEFFICIENTS // self.count)
-        self.resident = BYTES_PER_COEFFICIENT * images.n * self.count <= memory_bytes
+        self.n_bytes = BYTES_PER_COEFFICIENT * images.n * self.count
+        self.resident = self.n_bytes <= memory_bytes
         self._kept: dict[int, Chunk] = {}
 
     def _make(self, rows: Tensor) -> Chunk:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
-from cryodrgn_ext.engines.context import EngineContext
+from cryodrgn_ext.engines.context import GIGABYTE, EngineContext
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
@@ -122,7 +122,14 @@ class _Run:
         return self._band_of(self.images, radius)
 
     def _band_of(self, images: ParticleImages, radius: int) -> Band:
-        return Band(images, self.base, radius, self.device, self.context.memory_bytes)
+        band = Band(images, self.base, radius, self.device, self.context.memory_bytes)
+        if not band.resident and images.n == self.images.n:
+            self.monitor.message(
+                f"Coefficients to {images.box_size * images.pixel_size_A / radius:.1f} Å take "
+                f"{band.n_bytes / GIGABYTE:.1f} GB, more than {self.context.memory_bytes / GIGABYTE:.1f} GB "
+                "(--memory_GB): they are read from disk in every pass."
+            )
+        return band
 
     def result(self) -> SubspaceHeterogeneity:
         """All stages."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cryodrgn_ext.engines.base import Heterogeneity, Linear
+from cryodrgn_ext.engines.context import work_bytes
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.abinit import AbinitSettings
@@ -69,5 +70,5 @@ def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift
         mask_radius_px=limit,
         seed=settings.seed,
         device=choose_device(settings.device).type,
-        memory_bytes=int(settings.memory_GB * 1e9),
+        memory_bytes=int(work_bytes(settings)),
     )
