@@ -24,6 +24,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
         draw(Figure(figsize=(figure.get_figwidth(), figure.get_figheight())), *args, **options)
 
     patch.setattr(Figure, "savefig", savefig)
+    patch.setattr("cryodrgn_ext.report.movie.SIZE_PX", 16)
     for module in ("analysis.volume_landscape", "report.states_report"):
         patch.setattr(f"cryodrgn_ext.{module}.umap_embedding", first_axes)
 

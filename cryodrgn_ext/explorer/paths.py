@@ -18,7 +18,7 @@ from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.decoded_volumes import volume_name
 from cryodrgn_ext.results.selections import NAME
-from cryodrgn_ext.results.trajectory_files import SCRIPT_NAME
+from cryodrgn_ext.results.trajectory_files import MOVIE_NAME, SCRIPT_NAME
 
 FOLDER = "paths"
 METHODS = ("line", "density")
@@ -95,7 +95,8 @@ def lead_path(
         }
         for number in range(frames)
     ]
-    return {"folder": str(folder), "maps": maps, "script": str(folder / SCRIPT_NAME), "commands": [shlex.join(words)]}
+    written = {"folder": str(folder), "script": str(folder / SCRIPT_NAME), "movie": str(folder / MOVIE_NAME)}
+    return {**written, "maps": maps, "commands": [shlex.join(words)]}
 
 
 def path_map(opened: OpenedResult, key: str) -> Path | None:

@@ -73,7 +73,7 @@ export class PointCard {
       points: this.path.map((one) => one.z),
     }), button);
     if (!made) return;
-    panel.back.show(`The path is in ${made.folder}; open ${made.script} in ChimeraX.`, made.commands);
+    panel.back.show(`The path is in ${made.folder}; open ${made.script} in ChimeraX; ${made.movie} is a movie of it.`, made.commands);
     await panel.showMap({
       kind: "GENERATED", title: made.maps[0].title.replace(", 1 of", ", volumes 1 to"), facts: {}, frames: true,
       files: Object.fromEntries(made.maps.map((one) => [one.key, one.key])),
