@@ -118,7 +118,9 @@ class ColumnTable:
             self._found[key] = values
             self._columns[key] = Column(key, f"UMAP {k + 1}", "latents", lambda values=values: values)  # type: ignore[misc]
 
-    def _add(self, column: Column) -> None:
+    def add(self, column: Column) -> None:
+        """List a column, in the place of one of the same key."""
+        self._found.pop(column.key, None)
         self._columns[column.key] = column
 
     def _add_latents(self, result: LearnedResult) -> None:
@@ -128,57 +130,57 @@ class ColumnTable:
         components = principal_components(z)
         for k in range(q if q > 1 else 0):
             share = 100 * components.explained_variance_ratio[k]
-            self._add(Column(f"pc{k + 1}", f"PC {k + 1} ({share:.0f} %)", "latents",
+            self.add(Column(f"pc{k + 1}", f"PC {k + 1} ({share:.0f} %)", "latents",
                              lambda k=k: components.projections[rows, k]))  # type: ignore[misc]  # fmt: skip
         for k in range(q):
-            self._add(Column(f"z{k + 1}", f"z {k + 1}", "latents", lambda k=k: z[rows, k]))  # type: ignore[misc]
-        self._add(Column("latent_length", "distance from the mean latent", "latents",
+            self.add(Column(f"z{k + 1}", f"z {k + 1}", "latents", lambda k=k: z[rows, k]))  # type: ignore[misc]
+        self.add(Column("latent_length", "distance from the mean latent", "latents",
                          lambda: np.linalg.norm(z[rows] - components.mean, axis=1)))  # fmt: skip
         covariance = latents.z_cov
         if covariance is not None:
-            self._add(Column("latent_error", "standard error of the latent", "latents", lambda: np.sqrt(
+            self.add(Column("latent_error", "standard error of the latent", "latents", lambda: np.sqrt(
                 np.maximum(np.trace(covariance[rows], axis1=1, axis2=2), 0))))  # fmt: skip
 
     def _add_result(self, result: LearnedResult) -> None:
         states = result.states
         if states is not None:
             names = tuple(f"state {number:02d}" for number in range(states.n_states))
-            self._add(Column("state", "state", "result", lambda: _coded(states.label[self.rows]), names))
+            self.add(Column("state", "state", "result", lambda: _coded(states.label[self.rows]), names))
 
         empty = read_empty_images(Layout(result.directory).empty_images)
         if len(empty):
             shows = np.isin(self.rows, empty)
-            self._add(Column("empty", "what the image shows", "result", lambda: shows,
+            self.add(Column("empty", "what the image shows", "result", lambda: shows,
                              ("a particle", "probably nothing")))  # fmt: skip
 
     def _add_particles(self, particles: ParticleSet) -> None:
         rows, ctf = self.rows, particles.ctf
         if particles.half_set.any():
             levels = ("half-set 1", "half-set 2")
-            self._add(Column("half_set", "half-set", "particles", lambda: _coded(particles.half_set[rows] - 1), levels))
+            self.add(Column("half_set", "half-set", "particles", lambda: _coded(particles.half_set[rows] - 1), levels))
         defocus_u, defocus_v = ctf.defocus_u_A, ctf.defocus_v_A
-        self._add(Column("defocus", "defocus (µm)", "particles", lambda: (defocus_u + defocus_v)[rows] / 2e4))
-        self._add(Column("astigmatism", "astigmatism (µm)", "particles",
+        self.add(Column("defocus", "defocus (µm)", "particles", lambda: (defocus_u + defocus_v)[rows] / 2e4))
+        self.add(Column("astigmatism", "astigmatism (µm)", "particles",
                          lambda: np.abs(defocus_u - defocus_v)[rows] / 1e4))  # fmt: skip
         if particles.has_poses:
             view = particles.euler_deg[rows]
             for k, axis in enumerate("xy"):
-                self._add(Column(f"view_{axis}", f"view, Mollweide {axis}", "particles",
+                self.add(Column(f"view_{axis}", f"view, Mollweide {axis}", "particles",
                                  lambda k=k: mollweide(view[:, 0], view[:, 1])[:, k]))  # type: ignore[misc]  # fmt: skip
-            self._add(Column("view_tilt", "view, angle to the axis (°)", "particles", lambda: view[:, 1]))
-            self._add(Column("shift", "shift from the centre (Å)", "particles",
+            self.add(Column("view_tilt", "view, angle to the axis (°)", "particles", lambda: view[:, 1]))
+            self.add(Column("shift", "shift from the centre (Å)", "particles",
                              lambda: np.linalg.norm(particles.shift_A[rows], axis=1)))  # fmt: skip
         if len(particles.optics) > 1:
             names = tuple(group.name for group in particles.optics)
-            self._add(Column("optics", "optics group", "particles", lambda: particles.optics_index[rows], names))
+            self.add(Column("optics", "optics group", "particles", lambda: particles.optics_index[rows], names))
 
     def _add_file(self, particles: ParticleSet) -> None:
         source, row = particles.source, particles.row_id[self.rows]
-        self._add(Column("micrograph", "micrograph, by number", "particles", lambda: _micrograph(particles, row)))
+        self.add(Column("micrograph", "micrograph, by number", "particles", lambda: _micrograph(particles, row)))
         some = row[np.unique(np.linspace(0, len(row) - 1, min(SAMPLE, len(row))).astype(int))]
         for name, values in source.numeric_columns(some):
             if np.isfinite(values).any():
-                self._add(Column(FILE_PREFIX + name, name, "your file",
+                self.add(Column(FILE_PREFIX + name, name, "your file",
                                  lambda name=name: source.numeric_column(name, row)))  # type: ignore[misc]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.explorer.access import new_token
 from cryodrgn_ext.explorer.api import Session, explorer_app
 from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.explorer.masked_columns import add_masked_columns
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.progress import Monitor
@@ -68,7 +69,10 @@ def opened_sessions(settings: ExploreSettings, monitor: Monitor) -> Iterator[lis
             opened = OpenedResult(given, settings.project, settings.seed)
             maps = Path(folder) / str(number)
             maps.mkdir()
-            sessions.append(Session(opened, MapMaker(opened, maps, settings.device, monitor), monitor))
+            maker = MapMaker(opened, maps, settings.device, monitor)
+            if settings.masks:
+                add_masked_columns(opened, maker.model, settings.masks)
+            sessions.append(Session(opened, maker, monitor))
         yield sessions
 
 

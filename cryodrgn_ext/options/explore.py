@@ -17,6 +17,9 @@ class ExploreSettings(Settings):
         help="Result directories of train, abinit (--zdim), import or landscape jobs; several are opened side by side"
     )
     project: Path | None = setting(**shared.PROJECT)
+    masks: tuple[Path, ...] = setting(
+        (), help="Masks in the frame of the maps: the density of each particle within them becomes a colour"
+    )
     port: int = setting(0, low=0, high=65535, help="Port on this machine, on 127.0.0.1 only; 0 takes a free one")
     no_browser: bool = setting(False, help="Print the address only, and open no browser")
     device: str = setting(**shared.DEVICE)

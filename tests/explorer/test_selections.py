@@ -12,16 +12,20 @@ import webbrowser
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer.masked_columns import add_masked_columns
 from cryodrgn_ext.explorer.notebook import explore
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.serve import explore as serve
 from cryodrgn_ext.explorer.serve import listening
 from cryodrgn_ext.explorer.stored_maps import stored_maps
+from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.chosen_rows import particles_in
@@ -152,3 +156,30 @@ def test_a_notebook_gets_a_frame(project: Project, monkeypatch: pytest.MonkeyPat
     assert connection.getresponse().status == 200
     connection.close()
     assert Path(project.result).is_dir()
+
+
+def test_density_within_a_mask_is_a_column_to_choose_by(project: Project, tmp_path: Path) -> None:
+    opened = OpenedResult(project.result)
+    box, pixel_A = 32, 8.0
+    arm, body = np.zeros((2, box, box, box), np.float32)
+    arm[4:8, 12:20, 12:20] = body[10:20, 12:20, 12:20] = 1.0
+
+    class Summed:
+        """Volumes of a body, and an arm whose density is the first latent."""
+
+        box_size, pixel_size_A = box, pixel_A
+
+        def linear_form(self) -> LinearForm:
+            return LinearForm(body, 1, lambda: iter((arm,)), lambda z: z[:, :1])
+
+    paths = [tmp_path / "arm.mrc", tmp_path / "body.mrc", tmp_path / "wrong.mrc"]
+    for path, density, pixel in zip(paths, (arm, body, arm), (pixel_A, pixel_A, 3 * pixel_A), strict=True):
+        write_map(path, density, pixel)
+    model = cast("Heterogeneity", Summed())
+    add_masked_columns(opened, model, paths[:2])
+    assert opened.values("mask:arm.mrc") == pytest.approx(opened.z[:, 0], abs=1e-5)
+    assert opened.values("mask:body.mrc") == pytest.approx(1.0, abs=1e-5)
+    chosen = opened.choose({"by": "range", "column": "mask:arm.mrc", "low": 0.0, "high": None})
+    assert chosen.tolist() == np.flatnonzero(opened.z[:, 0] >= 0).tolist()
+    with pytest.raises(InputError, match="--masks is"):
+        add_masked_columns(opened, model, paths[2:])
