@@ -1,9 +1,10 @@
-"""Covariates of an image beside its structure: view, defocus, scale, noise, micrograph, optics group.
+"""Covariates of an image beside its structure: view, defocus, scale, noise, background, micrograph, optics group.
 
 Latents and states may follow these: for no reason (chance), because refinement or microscope went with them, or because
 the molecule did (a motion that ice of another thickness hinders). How much they explain is found by linear regression
 on a few columns each: polynomials of the direction of view, which are the spherical harmonics of low order, averaged
-over the symmetry; powers of the defocus, of the scale and of the noise; the means of micrographs and optics groups.
+over the symmetry; powers of the defocus, of the scale and of the noise, and of level, noise and slope of the background
+as it is in the files; the means of micrographs and optics groups.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 
 VIEW, DEFOCUS, SCALE, NOISE = "view", "defocus", "scale", "noise level"
-MICROGRAPH, OPTICS_GROUP = "micrograph", "optics group"
+MICROGRAPH, OPTICS_GROUP, BACKGROUND = "micrograph", "optics group", "background"
 HARMONIC_ORDER = 4
 POWERS = 3
 #: Images per parameter below which what a regression finds is mostly noise.
@@ -109,6 +110,9 @@ def covariates_of(
         found.append(Covariate(DEFOCUS, columns=_powers((u + v) / 2)))
     measured = scale_and_noise(images, index, volume)
     found += [Covariate(SCALE, columns=_powers(measured.scale)), Covariate(NOISE, columns=_powers(measured.noise))]
+    if images.statistics is not None:
+        of_files = [images.statistics.column(name)[rows].astype(np.float64) for name in ("mean", "sd", "slope")]
+        found.append(Covariate(BACKGROUND, columns=np.hstack([_powers(one) for one in of_files])))
     micrograph = _micrographs(images)
     if micrograph is not None:
         found.append(Covariate(MICROGRAPH, groups=micrograph[rows]))

@@ -44,6 +44,8 @@ class Evidence:
         Among how many states the allowed chance of a false claim is shared.
     reason : str
         Why it was not tested.
+    duplicates : bool
+        Whether it would be distinct if images of which the other half-set has a copy counted.
     """
 
     verdict: Verdict
@@ -53,6 +55,7 @@ class Evidence:
     single: SingleImages
     n_states: int = 1
     reason: str = ""
+    duplicates: bool = False
 
     @property
     def single_images(self) -> float:

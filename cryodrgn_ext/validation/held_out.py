@@ -63,6 +63,8 @@ class HeldOutCoordinates:
     device : torch.device or str
     symmetry : PointGroup
         Of the consensus.
+    used : ndarray, optional
+        (N,) images that are asked; all when omitted.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class HeldOutCoordinates:
         seed: int,
         device: torch.device | str = "cpu",
         symmetry: PointGroup = C1,
+        *,
+        used: NDArray[np.bool_] | None = None,
     ) -> None:
         self._comparison = comparison
         self._device = device
@@ -83,6 +87,8 @@ class HeldOutCoordinates:
         rng = np.random.default_rng([seed, 6])
         self._samples: dict[int, _Sample] = {}
         independent = one_row_per_image(images, rng)
+        if used is not None:
+            independent &= used
         for half in (1, 2):
             rows = np.flatnonzero(independent & (images.half_set.cpu().numpy() == half))
             chosen = np.sort(rng.choice(rows, min(len(rows), IMAGES_PER_HALF), replace=False))

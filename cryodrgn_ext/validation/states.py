@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +21,9 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 from cryodrgn_ext.reconstruction.half_maps import combine_halves, with_mask
 from cryodrgn_ext.validation.differences import ConsensusComparison, comparison_radius
-from cryodrgn_ext.validation.evidence import Evidence, RandomSubsets, judge, not_tested
+from cryodrgn_ext.validation.evidence import Evidence, RandomSubsets, Verdict, judge, not_tested
 from cryodrgn_ext.validation.held_out import HeldOutCoordinates
+from cryodrgn_ext.validation.shared_images import independent_rows
 
 MIN_RANDOM_SUBSETS = 12
 MIN_PARTICLES_PER_HALF = 10
@@ -144,7 +145,8 @@ def iterate_states(
 
     Two measures are compared: whether the state's difference from the consensus is the same in both halves
     (:mod:`.differences`), and whether single images show it in coefficients that had no part in finding it
-    (:mod:`.held_out`), which a choice of particles by their noise does not pass.
+    (:mod:`.held_out`), which a choice of particles by their noise does not pass. Images of which the other half-set has
+    a copy count in the maps and not in the comparison (:mod:`.shared_images`).
 
     Parameters
     ----------
@@ -181,24 +183,31 @@ def iterate_states(
     given = masks.common
     around = consensus_mask(consensus) if given is None else torch.from_numpy(np.asarray(given, np.float32))
     half_set = images.half_set.cpu().numpy()
-    radius = comparison_radius(consensus.fsc, images.plane.radius)
     sums_of = _Backprojection(images, consensus.symmetry, device, monitor)
-    whole = [sums_of(np.flatnonzero(half_set == half), f"All particles, half {half}", radius) for half in (1, 2)]
-    comparison = ConsensusComparison(whole[0], whole[1], around)
-    held_out = HeldOutCoordinates(images, comparison, draws.seed, device, consensus.symmetry)
-    tester = _Tester(comparison, held_out)
-    if len(names) > 1 or (labels < 0).any():
-        tester.measure_random_subsets(sums_of, labels, draws)
+    independent = independent_rows(images)
+    tester = _Tester.of(sums_of, labels, consensus, around, draws, independent)
+    everything = tester if independent.all() else _Tester.of(sums_of, labels, consensus, around, draws)
     for name in names:
         if only is not None and int(name) not in only:
             continue
         members = np.flatnonzero(labels == name)
-        sums = [sums_of(members[half_set[members] == half], f"State {name}, half {half}") for half in (1, 2)]
+        alone = [
+            sums_of(members[(half_set[members] == half) & independent[members]], f"State {name}, half {half}")
+            for half in (1, 2)
+        ]
+        sums, rest = alone, members[~independent[members]]
+        if len(rest):
+            sums = [one + sums_of(rest[half_set[rest] == half], f"State {name}, shared images")
+                    for half, one in enumerate(alone, 1)]  # fmt: skip
         maps = combine_halves(sums[0], sums[1], images.pixel_size_A, around)
         own = around
         if masks.own is not None:
             own = masks.own(maps.map, around)
             maps = with_mask(maps, sums[0], sums[1], own)
+        evidence = tester.evidence(alone, len(names), len(members) == images.n)
+        if everything is not tester and evidence.verdict is Verdict.NOT_DISTINGUISHABLE:
+            told = everything.evidence(sums, len(names), False)
+            evidence = replace(evidence, duplicates=told.verdict is Verdict.DISTINCT)
         yield State(
             label=int(name),
             indices=members,
@@ -209,7 +218,7 @@ def iterate_states(
             fsc=maps.fsc,
             resolution_A=maps.resolution_A,
             pixel_size_A=images.pixel_size_A,
-            evidence=tester.evidence(sums, len(names), len(members) == images.n),
+            evidence=evidence,
         )
 
 
@@ -231,20 +240,36 @@ class _Tester:
         self.comparison, self.held_out = comparison, held_out
         self.random = RandomSubsets()
 
+    @classmethod
+    def of(
+        cls, sums_of: _Backprojection, labels: NDArray[np.integer], consensus: Consensus, around: Tensor,
+        draws: SubsetDraws, used: NDArray[np.bool_] | None = None,
+    ) -> _Tester:  # fmt: skip
+        """Compare with all particles of either half, or with those of them that are ``used`` (N,)."""
+        images = sums_of.images
+        half_set, radius = images.half_set.cpu().numpy(), comparison_radius(consensus.fsc, images.plane.radius)
+        halves = [np.flatnonzero((half_set == half) if used is None else (half_set == half) & used) for half in (1, 2)]
+        whole = [sums_of(rows, f"All particles, half {half}", radius) for half, rows in enumerate(halves, 1)]
+        comparison = ConsensusComparison(whole[0], whole[1], around)
+        held_out = HeldOutCoordinates(images, comparison, draws.seed, sums_of.device, consensus.symmetry, used=used)
+        tester = cls(comparison, held_out)
+        if len(np.unique(labels[labels >= 0])) > 1 or (labels < 0).any():
+            tester.measure_random_subsets(sums_of, labels, draws, halves)
+        return tester
+
     def _differences(self, sums: list[BackprojectionSums]) -> list[Tensor]:
         return [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
 
-    def measure_random_subsets(self, sums_of: _Backprojection, labels: NDArray[np.integer], draws: SubsetDraws) -> None:
-        """Random subsets of the states' sizes, by as many shuffles of the labels as it takes."""
-        names, half_set = np.unique(labels[labels >= 0]), sums_of.images.half_set.cpu().numpy()
+    def measure_random_subsets(
+        self, sums_of: _Backprojection, labels: NDArray[np.integer], draws: SubsetDraws, halves: list[NDArray[np.int64]]
+    ) -> None:
+        """Random subsets of the states' sizes among rows of either half, by as many shuffles of labels as it takes."""
+        names = np.unique(labels[labels >= 0])
         rng = np.random.default_rng([draws.seed, 5])
         for _ in range(math.ceil(draws.count / len(names))):
-            shuffled = labels.copy()
-            for half in (1, 2):
-                rows = np.flatnonzero(half_set == half)
-                shuffled[rows] = labels[rng.permutation(rows)]
+            shuffled = [labels[rng.permutation(rows)] for rows in halves]
             for name in names:
-                subset = [np.flatnonzero((shuffled == name) & (half_set == half)) for half in (1, 2)]
+                subset = [rows[label == name] for rows, label in zip(halves, shuffled, strict=True)]
                 if min(len(part) for part in subset) < MIN_PARTICLES_PER_HALF:
                     continue
                 what = f"Random subset {len(self.random) + 1}"

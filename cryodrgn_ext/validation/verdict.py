@@ -20,18 +20,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cryodrgn_ext.validation.covariates import MICROGRAPH, OPTICS_GROUP, VIEW
+from cryodrgn_ext.validation.covariates import BACKGROUND, MICROGRAPH, OPTICS_GROUP, VIEW
 from cryodrgn_ext.validation.evidence import SIGNIFICANCE, Evidence, Verdict
 from cryodrgn_ext.validation.single_images import CONTRAST, LEVELS, MOSTLY, SingleImages, Tie
 
 PROVEN, LIKELY, NOT_SHOWN, ARTEFACT, NOT_TESTED = "proven", "likely", "not shown", "an artefact", "not tested"
-JUNK = "junk"
+JUNK, DUPLICATES = "junk", "duplicates"
 PASSES_ALONE = "each passes alone, but not among so many"
 #: Shares below this are not worth a word.
 WORTH_A_WORD = 0.2
 #: Covariates that may stand for a difference of the molecule or of the microscope: a state that is nothing beyond them
 #: is tied to them. (How well the consensus fits an image, its scale and the noise that is left, follows a true motion.)
-TYING = (VIEW, MICROGRAPH, OPTICS_GROUP)
+TYING = (VIEW, MICROGRAPH, OPTICS_GROUP, BACKGROUND)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ def conclude(evidence: Evidence) -> Conclusion:
         return Conclusion(LIKELY, tied, **numbers)
     if shown:
         return Conclusion(PROVEN, **numbers)
+    if evidence.duplicates:
+        reason = "nothing is left of it without the images of which the other half-set has a copy"
+        return Conclusion(ARTEFACT, DUPLICATES, reason=reason, **numbers)
     if evidence.halves_p >= allowed:
         return Conclusion(NOT_SHOWN, **numbers)
     if max(evidence.halves_p, single.p) < SIGNIFICANCE:
@@ -204,6 +207,7 @@ def _artefact(found: Sequence[Conclusion], n: int, what: str) -> str:
     cause = _commonest([one.of for one in found])
     more = {
         CONTRAST: "the thickness of ice, empty images",
+        DUPLICATES: "particles that are in both half-sets, copied or picked twice: remove them",
         JUNK: "images that show nothing of the consensus",
         LEVELS[1]: "errors of defocus or magnification, blur",
         LEVELS[2]: "poses that are wrong by a little, as those of every refinement",

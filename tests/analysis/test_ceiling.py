@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cryodrgn_ext.analysis.exact_inference import images_for_inference, log_evid
 from cryodrgn_ext.analysis.true_labels import TrueLabels
 from cryodrgn_ext.fourier.point_groups import C1
 from cryodrgn_ext.fourier.slices import FourierVolume
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate.projection import bead_volume
@@ -45,8 +48,7 @@ def made(
     ctf = images.batch(torch.arange(len(state))).ctf
     normal = torch.from_numpy(rng.normal(size=(*signal.shape, 2)) / np.sqrt(2)).float()
     values = scale * ctf * signal + torch.view_as_complex(normal.contiguous())
-    source = type(images.source)(torch.view_as_real(values), torch.arange(len(state)))
-    return ParticleImages(**{**vars(images), "source": source})
+    return replace(images, source=ResidentCoefficients(torch.view_as_real(values), torch.arange(len(state))))
 
 
 def test_the_scale_is_integrated_out() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,11 +74,11 @@ def test_what_could_have_been_found_is_told_dose_by_dose(finished: FinishedProje
     """One structure and five doses are one training each; the fake's latents are random and find nothing."""
     text = said(replace(VALIDATE, power=1, keep_images=True))
     assert len(engine.calls) == 6
-    doses = results()["power"]
+    doses: Any = results()["power"]
     assert [(one["strength"], one["share"]) for one in doses] == [
         (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.25), (1.0, 0.5)
-    ]  # type: ignore[attr-defined]  # fmt: skip
-    assert all(one["runs"] == 1 and one["found"] == 0 and one["states"] == 3 for one in doses)  # type: ignore[attr-defined]
+    ]  # fmt: skip
+    assert all(one["runs"] == 1 and one["found"] == 0 and one["states"] == 3 for one in doses)
     assert "so many particles do not tell" in text
     assert "What these data could show" in CHECKED.report.read_text()
     assert not list(CHECKED.checkpoint.glob("power_*/*")), "images are not kept"

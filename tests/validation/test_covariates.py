@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import sph_harm_y
 from sklearn.linear_model import LinearRegression
 
 from cryodrgn_ext.fourier.point_groups import C1, point_group
-from cryodrgn_ext.validation.associations import explain
+from cryodrgn_ext.images.image_statistics import ImageStatistics
+from cryodrgn_ext.validation.associations import associate, explain
 from cryodrgn_ext.validation.covariates import HARMONIC_ORDER, Covariate, view_columns
+
+from .conftest import Case, N
 
 
 def directions(n: int, seed: int = 0) -> np.ndarray:
@@ -74,3 +79,14 @@ def test_shares_are_those_planted_and_chance_explains_nothing() -> None:
         shares = (found[name].of_states, found[name].of_latents)
         assert all(share is not None and share < 0.03 for share in shares)
         assert found[name].chance > 0.01
+
+
+def test_states_that_follow_the_background_of_the_files_are_said_to(rigid: Case) -> None:
+    rng = np.random.default_rng(5)
+    slope = rng.normal(size=N)
+    values = np.stack([np.zeros(N), np.ones(N), slope, np.zeros(N), np.zeros(N), np.zeros(N)], axis=1)
+    images = replace(rigid.images, statistics=ImageStatistics(values.astype(np.float32)))
+    label = (slope > 0).astype(np.int64)
+    for states, least, most in ((label, 0.5, 1.0), (rng.permutation(label), 0.0, 0.05)):
+        found = {one.name: one for one in associate(images, rigid.consensus.map, C1, states, None)}
+        assert least <= (found["background"].of_states or 0.0) <= most

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from cryodrgn_ext.analysis.agreement import fsc_area, moving_region
 from cryodrgn_ext.fourier.fsc import fsc
+from cryodrgn_ext.images.coefficient_source import ResidentCoefficients
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
 from cryodrgn_ext.simulate.truth import ground_truth
@@ -55,8 +58,7 @@ def test_differences_of_noise_do_not_make_the_halves_agree(rigid: Case) -> None:
     """Images without a particle, at random latents: the halves' maps stay as unrelated as noise is."""
     batch = rigid.images.batch(torch.arange(N))
     noise = torch.from_numpy(np.random.default_rng(1).normal(size=(*batch.coefficients.shape, 2)) / np.sqrt(2))
-    source = type(rigid.images.source)(noise.float(), torch.arange(N))
-    empty = type(rigid.images)(**{**vars(rigid.images), "source": source})
+    empty = replace(rigid.images, source=ResidentCoefficients(noise.float(), torch.arange(N)))
     z = np.random.default_rng(2).normal(size=(N, 1)).astype(np.float32)
     found = corrected(Case(rigid.particles, empty, rigid.consensus), z, 0.5)
     assert abs(found.fsc[3:]).mean() < 0.2
