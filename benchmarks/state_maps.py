@@ -4,7 +4,7 @@
     python benchmarks/state_maps.py PROJECT [--zdim 4] [--states 4] [--neighbors N] [--threads 1]
 
 PROJECT is a directory that ``cryodrgn-ext simulate`` wrote. It is trained on in PROJECT/out and validated in
-PROJECT/maps, unless these are there. For each state the truth is that of the particle in its centre, and maps of it are
+PROJECT/maps, unless these are there. For each state, or the particle in its centre, there are maps
 
     consensus          of all particles
     hard cluster       of the state's own particles, in halves (validate)
@@ -14,8 +14,9 @@ PROJECT/maps, unless these are there. For each state the truth is that of the pa
     all particles      moved to the centre (validate --motion_corrected)
     true labels        of images near in the true coordinates, the kernel's width being the best for the truth
 
-Printed are FSC areas (mean FSC over shells to Nyquist, 1 is perfect) in a mask around all true structures, and in the
-region where they differ; means over the states.
+Each is held against the true structure that it resembles most where these differ. Printed are FSC areas (mean FSC over
+shells to Nyquist, 1 is perfect) in a mask around all true structures, and in the region where they differ; means over
+the states.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.simulate import load_truth
+from cryodrgn_ext.workflow.corrected_maps import in_units_of_errors
 
 RESULT, MAPS = Path("out"), Path("maps")
 PLACES = 64
@@ -76,8 +78,8 @@ def relion_map(particles: Path) -> Volume:
         return read_map(out).data
 
 
-def maps_of_states(given: argparse.Namespace) -> tuple[dict[str, list[Volume]], NDArray[np.int64], Volume, float]:
-    """Maps of every kind, true state of each, the true volumes, and the pixel size."""
+def maps_of_states(given: argparse.Namespace) -> tuple[dict[str, list[Volume]], Volume, float]:
+    """Maps of every kind, the true volumes, and the pixel size."""
     layout, checked = Layout(RESULT), Layout(MAPS)
     with np.load(layout.states_table) as table:
         centres, label = table["center_index"], table["label"]
@@ -96,10 +98,10 @@ def maps_of_states(given: argparse.Namespace) -> tuple[dict[str, list[Volume]], 
     with tempfile.TemporaryDirectory(dir=".") as store:
         settings = PreprocessSettings(box_size=model.box_size, data_sign="white")
         images = open_images(read_particles("particles.star"), Path(store) / "images", settings)
-        places = spread_places(model.z, PLACES, 0)
-        near = regress_volumes(images, model.z, places, given.neighbors, consensus.map, consensus.radius,
+        z = in_units_of_errors(model.z, model.z_cov)
+        near = regress_volumes(images, z, spread_places(z, PLACES, 0), given.neighbors, consensus.map, consensus.radius,
                                monitor=Monitor())  # fmt: skip
-        found["kernel"] = list(near.volumes(model.z[centres]))
+        found["kernel"] = list(near.volumes(z[centres]))
         found["all particles"] = [read_map(checked.state(n) / "all_particles" / "map.mrc").data for n in numbers]
         volumes = truth.volumes(model.box_size)
         labels = TrueLabels(images, truth.state.astype(np.int64), volumes, C1)
@@ -109,7 +111,7 @@ def maps_of_states(given: argparse.Namespace) -> tuple[dict[str, list[Volume]], 
     best = int(np.argmax(np.mean(areas, axis=0)))
     found["true labels"] = [made[best] for made in by_width]
     print("particles of the states:", np.bincount(label[label >= 0]).tolist(), "true states:", own.tolist())
-    return found, own, volumes, consensus.pixel_size_A
+    return found, volumes, consensus.pixel_size_A
 
 
 def area(volume: Volume, truth: Volume, mask: Volume) -> float:
@@ -129,12 +131,15 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with contextlib.chdir(given.project):
         run_jobs(given)
-        found, own, volumes, pixel_A = maps_of_states(given)
+        found, volumes, pixel_A = maps_of_states(given)
     whole, moving = threshold_mask(torch.from_numpy(volumes.max(axis=0)), pixel_A).numpy(), moving_region(volumes)
     print(f"{'map':<20} {'particle':>9} {'moving region':>14} {'worst state':>12}")
     for name, maps in found.items():
-        each = [[area(one, volumes[state], mask) for mask in (whole, moving)]
-                for one, state in zip(maps, own, strict=True)]  # fmt: skip
+        each = []
+        for one in maps:
+            moves = [area(one, truth, moving) for truth in volumes]
+            best = int(np.argmax(moves))
+            each.append([area(one, volumes[best], whole), moves[best]])
         mean, worst = np.mean(each, axis=0), np.min(each, axis=0)
         print(f"{name:<20} {mean[0]:9.3f} {mean[1]:14.3f} {worst[1]:12.3f}")
 

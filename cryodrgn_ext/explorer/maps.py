@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.engines.kernel_regression import weighted_neighbors
+from cryodrgn_ext.engines.near_knots import weighted_neighbors
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
 from cryodrgn_ext.fourier.point_groups import point_group

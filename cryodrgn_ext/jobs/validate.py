@@ -198,7 +198,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         if not self.settings.motion_corrected or latents is None:
             return []
         self.stage("motion-corrected maps", fingerprint(key, sorted(sets.names)), "All particles, moved to each set",
-                   lambda: make_corrected_maps(layout, self.images, latents.z, sets, consensus, self.settings.seed,
+                   lambda: make_corrected_maps(layout, self.images, latents, sets, consensus, self.settings.seed,
                                                self.monitor),
                    found_path(layout), *(layout.state(number) / FOLDER for number in sets.names))  # fmt: skip
         write_maps_for_relion([layout.state(number) / FOLDER for number in sets.names], consensus.data_sign,

@@ -2,7 +2,7 @@
 
 If image i shows the structure V(z_i), and differences of structures are known, then what an image would have shown at a
 latent z is its own content plus the projection of V(z) - V(z_i). So at every place of latent space a difference map D
-is reconstructed from the images near it (kernel regression, :mod:`cryodrgn_ext.engines.kernel_regression`), and the
+is reconstructed from the images near it (kernel regression, :mod:`cryodrgn_ext.engines.near_knots`), and the
 backprojection of the images of one half becomes, on the same grid,
 
     sum over i of [ctf X - ctf^2 D(z_i)] / sum over i of ctf^2 + D(z),
@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from cryodrgn_ext.engines.kernel_regression import NearKnots, region_of_differences
+from cryodrgn_ext.engines.near_knots import NearKnots, find_widths
 from cryodrgn_ext.fourier.point_groups import C1, PointGroup
+from cryodrgn_ext.fourier.shells import apply_radial_weights
 from cryodrgn_ext.fourier.slices import FourierGrid, gridding_correction, map_to_grid
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
@@ -81,8 +82,8 @@ class MotionCorrection:
         self.symmetry, self.device, self.monitor = symmetry, device, monitor
         knots = np.concatenate([targets, places]).astype(np.float32)
         self.near = NearKnots(images, z, knots, device, monitor, symmetry)
-        self.count = self.near.best_count()
-        self.region = region_of_differences(self.near.difference_pairs(self.count), images.plane.radius)
+        self.widths = find_widths(self.near)
+        self.region = self.widths.region
         self.grid = FourierGrid(images.box_size, images.plane.radius)
 
     def maps(self, mask: Tensor) -> list[CorrectedMap]:
@@ -106,7 +107,7 @@ class MotionCorrection:
         """Sums of a half's (0 or 1) images moved to each target, by differences of the other half."""
         members = self.near.members[half]
         members = members[~self.images.unusable[members]]
-        means = np.stack([self.near.mean_latent(knot, self.count) for knot in range(len(self.near.knots))])
+        means = np.stack([self.near.mean_latent(knot, self.widths.typical) for knot in range(len(self.near.knots))])
         nearest = self.n_targets + KDTree(means[self.n_targets :]).query(self.z[members])[1]
         total: BackprojectionSums | None = None
         places = np.unique(nearest).tolist()
@@ -124,8 +125,11 @@ class MotionCorrection:
 
     def _difference(self, knot: int, half: int) -> Tensor:
         """Fourier coefficients, as sums over a half's images have them, of that half's difference map at a knot."""
-        left = self.near.sums(knot, half, self.count).without(self.near.references[half])
-        volume = left.solve() * self.region.to(left.weight.device)
+        volume = torch.zeros(self.region.shape)
+        for count, part in self.widths.parts():
+            left = self.near.sums(knot, half, count).without(self.near.references[half])
+            volume += apply_radial_weights(left.solve().cpu(), part)
+        volume = (volume * self.region).to(self.device)
         # Solving undoes what spreading images over the grid does to a map; sums still have it.
         spread = gridding_correction(self.grid.box_size, self.grid.oversampling, volume.device)
         return map_to_grid(volume * spread, self.grid)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from cryodrgn_ext.engines.kernel_regression import region_and_precision
+from cryodrgn_ext.engines.near_knots import region_and_precision
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from cryodrgn_ext.validation.verdict import LIKELY, PROVEN, Conclusion

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from cryodrgn_ext.engines import kernel_regression
+from cryodrgn_ext.engines import kernel_regression, near_knots
 from cryodrgn_ext.engines.base import Linear, load_heterogeneity
 from cryodrgn_ext.engines.kernel_regression import (
     KernelRegression,
-    NearKnots,
     interpolation_weights,
     regress_volumes,
 )
+from cryodrgn_ext.engines.near_knots import NearKnots, find_widths
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
@@ -95,7 +95,9 @@ def test_more_images_are_taken_when_they_are_noisier() -> None:
     for noise in (0.02, 0.6):
         data = make_linear_set(2400, noise, seed=5)
         near = NearKnots(data.images, data.y[:, None].astype(np.float32), KNOTS, "cpu", SilentMonitor())
-        counts.append(near.best_count())
+        found = find_widths(near)
+        counts.append(np.mean([found.counts[one] for one in found.of_shell[1:10].tolist()]))
+        assert sum(part.sum() for _, part in found.parts()) == len(found.of_shell)
     assert counts[0] < counts[1]
 
 
@@ -113,7 +115,7 @@ def test_as_many_images_from_both_halves(
             seen.append(rows.numpy())
         return backproject(images, rows, weights, **options)
 
-    monkeypatch.setattr(kernel_regression, "backproject", spy)
+    monkeypatch.setattr(near_knots, "backproject", spy)
     regress_volumes(images, z, KNOTS[4:5], 60, consensus, RADIUS, monitor=SilentMonitor())
     assert np.bincount(half.numpy()[np.concatenate(seen[-2:])])[1:].tolist() == [30, 30]
 
