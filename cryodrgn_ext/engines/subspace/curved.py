@@ -32,6 +32,7 @@ from cryodrgn_ext.progress import Monitor
 
 MOST_SHARE_STEPS = 100  # of the prior per pass, where it goes on to gain
 LEAST_SHARE = 1e-7
+LEAST_SCORE = 1e-4  # nats per image: likelihoods are rounded by a tenth of that
 PRIOR_PASSES = 2  # at each band, after which the prior of its volumes stays
 MOST_PASSES = 5  # at each band
 LEAST_RISE = 0.02  # of the gain, that is worth another pass
@@ -109,7 +110,7 @@ def prior_shares(
     for _ in range(steps):
         results = [_images_at_nodes(*found[h], shares[h], shares[1 - h]) for h in (0, 1)]
         score = float(results[0][1] + results[1][1])
-        if score <= best + 1e-6 * float(results[0][0].sum() + results[1][0].sum()):
+        if score <= best + LEAST_SCORE * float(results[0][0].sum() + results[1][0].sum()):
             break
         best, kept = score, shares
         totals = [(total / total.sum().clamp_min(1e-300)).clamp_min(LEAST_SHARE) for total, _ in results]

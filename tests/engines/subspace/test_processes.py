@@ -25,7 +25,7 @@ CASES = {"all": 401, "part": 400, "one image": 1}
 
 def result_of(case: str, folder: Path) -> SubspaceHeterogeneity:
     data = make_linear_set(CASES[case], 0.07)
-    settings = SubspaceSettings(zdim=2, curve_features=4, fit_contrast="yes" if case == "part" else "no")
+    settings = SubspaceSettings(zdim=2, curve_features=4, fit_contrast="yes" if case == "part" else "auto")
     before, em.SAMPLES_PER_PASS = em.SAMPLES_PER_PASS, 400 * 60.0 if case == "part" else 3e7
     try:
         return train(data.images, data.base_map, settings, context(folder / f"{case} checkpoints"))
