@@ -11,6 +11,9 @@ degrees.
 
 ``--real`` names arrays of a refinement (quaternion_xyzw, defocus_u_A, defocus_v_A, defocus_angle_deg, voltage_kV,
 cs_mm, amplitude_contrast, noise_power by shell of 256 px); without them poses are drawn from a mixture of views.
+``--kind antibody``, which is never drawn, follows CryoBench's IgG-1D: a Fab turns fully, 100 conformations, 3 Å maps,
+uniform poses, real CTFs where given, shifts of up to 30 Å, SNR 0.01 in images of 256 px, cropped to ``--box``.
+
 ``--size`` below 1 takes fewer images and smaller boxes: 0.05 runs in seconds. ``--kind`` makes every set of one kind,
 and ``--box``, ``--pixel``, ``--images``, ``--snr``, ``--mass``, ``--plain`` fix what would be drawn.
 """
@@ -26,9 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from simulated_family.bead_images import Optics, ParticleTruth, euler_angles_deg, write_stack, write_star
-from simulated_family.specimens import KINDS, RADIUS_A, FloatArray, Specimen, make_specimen
+from simulated_family.specimens import (
+    ANTIBODY_STATES,
+    DRAWN_KINDS,
+    KINDS,
+    RADIUS_A,
+    FloatArray,
+    Specimen,
+    make_specimen,
+)
 
 POSES = ("uniform", "cone", "real")
+ANTIBODY_EXTENT_A = 384.0  # 256 px of 1.5 Å
 BOXES = (48, 64, 64, 96, 96, 128, 128, 160, 192)
 LEAST_IMAGES_TIMES_SNR = 40  # below, the limit itself tells nothing
 
@@ -51,12 +63,14 @@ class SetParameters:
     sigma_A: float
     beads: int
     seed: int
+    recorded_box: int = 0  # that images are cropped from in Fourier space, and the SNR is of; 0 where they are not
+    shift_A: float = 0.0  # largest displacement along x and y; 0 where the box decides
 
 
 def draw(number: int, seed: int, size: float) -> SetParameters:
     """Parameters of set ``number`` of a family."""
     rng = np.random.default_rng([seed, number, 11])
-    kind = KINDS[number % len(KINDS)]
+    kind = DRAWN_KINDS[number % len(DRAWN_KINDS)]
     mass = float(np.exp(rng.uniform(np.log(60), np.log(3000))))
     radius = RADIUS_A * (1000 * mass) ** (1 / 3)
     extent = 2 * radius * rng.uniform(2.1, 2.8)
@@ -132,7 +146,7 @@ def make_set(directory: Path, p: SetParameters, real: dict[str, NDArray[np.float
         rows = rng.choice(available, p.images, replace=p.images > available)
     rotation = _rotations(p, real, rows, rng)
     room = 0.5 * p.box_size * p.pixel_size_A - specimen.radius_A - 3 * p.sigma_A
-    spread = float(np.clip(0.5 * room, 0.3 * p.pixel_size_A, 15.0))
+    spread = p.shift_A or float(np.clip(0.5 * room, 0.3 * p.pixel_size_A, 15.0))
     truth = ParticleTruth(
         state=rng.choice(len(specimen.occupancy), p.images, p=specimen.occupancy),
         rotation=rotation,
@@ -149,7 +163,7 @@ def make_set(directory: Path, p: SetParameters, real: dict[str, NDArray[np.float
     write_star(directory / "particles.star", euler_angles_deg(given), truth.shift_A, truth.optics, half_set,
                p.box_size, p.pixel_size_A)  # fmt: skip
     stack = directory / "Particles" / "particles.mrcs"
-    deviation = write_stack(stack, specimen, truth, p.box_size, p.pixel_size_A, p.seed)
+    deviation = write_stack(stack, specimen, truth, p.box_size, p.pixel_size_A, p.seed, p.recorded_box)
     save(directory / "truth.npz", specimen, truth, deviation)
     (directory / "set.json").write_text(json.dumps(asdict(p), indent=1) + "\n", encoding="utf-8")
 
@@ -178,6 +192,15 @@ def load(directory: Path) -> tuple[SetParameters, Specimen, ParticleTruth, float
     return parameters, specimen, truth, float(d["noise_deviation"])
 
 
+def _antibody(p: SetParameters, given: argparse.Namespace) -> SetParameters:
+    """CryoBench's protocol, but for what the command line fixes: box, images, SNR, poses."""
+    return replace(
+        p, mass_kDa=150.0, pixel_size_A=ANTIBODY_EXTENT_A / p.box_size, snr=given.snr or 0.01, states=ANTIBODY_STATES,
+        poses=given.poses or "uniform", coloured=False, scale_spread=0.0, pose_error_deg=0.0, sigma_A=2.0, beads=1200,
+        recorded_box=256, shift_A=30.0,
+    )  # fmt: skip
+
+
 def _fixed(p: SetParameters, given: argparse.Namespace) -> SetParameters:
     """Parameters with what the command line fixes."""
     if given.plain:
@@ -185,7 +208,9 @@ def _fixed(p: SetParameters, given: argparse.Namespace) -> SetParameters:
     named = {"kind": given.kind, "mass_kDa": given.mass, "box_size": given.box, "pixel_size_A": given.pixel,
              "images": given.images, "snr": given.snr, "poses": given.poses}  # fmt: skip
     p = replace(p, **{name: value for name, value in named.items() if value is not None})
-    if given.mass or given.pixel:
+    if p.kind == "antibody":
+        p = _antibody(p, given)
+    elif given.mass or given.pixel:
         radius = RADIUS_A * (1000 * p.mass_kDa) ** (1 / 3)
         sigma = max(2.0, 0.9 * p.pixel_size_A)
         p = replace(p, sigma_A=sigma, beads=int(np.clip(0.3 * (radius / sigma) ** 3, 80, 700)))

@@ -33,8 +33,8 @@ from family import SetParameters, load
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import spearmanr
-from simulated_family.bead_images import ParticleTruth, clean_spectra, shells
-from simulated_family.specimens import FloatArray, Specimen, truth_targets
+from simulated_family.bead_images import ParticleTruth, clean_spectra, profiles, shells
+from simulated_family.specimens import FULL_TURNS, FloatArray, Specimen, truth_targets
 
 from cryodrgn_ext.analysis.agreement import fsc_area, moving_region, predict_truth
 from cryodrgn_ext.engines.base import load_heterogeneity
@@ -87,11 +87,8 @@ class SimulatedSet:
     def volume(self, state: int, box: int) -> NDArray[np.float32]:
         """True density (D, D, D) of a state in a box of the same extent."""
         pixel = self.parameters.pixel_size_A * self.parameters.box_size / box
-        axis = (np.arange(box) - box // 2) * pixel
-        x, y, z = (
-            np.exp(-0.5 * ((axis - self.specimen.position_A[state][:, i, None]) / self.specimen.sigma_A) ** 2)
-            for i in range(3)
-        )
+        place = self.specimen.position_A[state] / pixel
+        x, y, z = (profiles(place[:, i], self.specimen.sigma_A / pixel, box) for i in range(3))
         plane = (y[:, :, None] * x[:, None] * self.specimen.weight[state][:, None, None]).reshape(len(x), -1)
         return np.asarray((z.T @ plane).reshape(box, box, box), np.float32)
 
@@ -171,7 +168,7 @@ def _kernel(given: SimulatedSet, state: int, width: float) -> FloatArray:
         return (np.arange(len(coordinates)) == state).astype(float) if width == 0 else np.ones(len(coordinates))
     offset = coordinates - coordinates[state]
     step = np.array([np.diff(np.unique(column)).mean() for column in coordinates.T])
-    if given.specimen.kind == "circular":
+    if given.specimen.kind in FULL_TURNS:
         offset = (offset + 180) % 360 - 180
     return np.asarray(np.exp(-0.5 * np.square(offset / step / width).sum(1)))
 

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from .specimens import FloatArray, Specimen
 
 BATCH = 256
+FINEST_SIGMA_PX = 0.7  # below, sampled Gaussians are no longer those of the continuous density
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,34 @@ class ParticleTruth:
     snr: float
 
 
+def profiles(place_px: FloatArray, sigma_px: float, box: int) -> NDArray[np.float32]:
+    """(..., n, D) samples of Gaussians at places (..., n) from the centre of the box, of height 1, along one axis.
+
+    Those that are finer than the pixels are limited to the frequencies that these hold, as in images that were
+    cropped in Fourier space.
+    """
+    axis = (np.arange(box) - box // 2).astype(np.float32)
+    if sigma_px >= FINEST_SIGMA_PX:
+        width = np.float32(np.sqrt(0.5) / sigma_px)
+        return np.asarray(np.exp(-np.square((axis - place_px[..., None]) * width)), np.float32)
+    k = (np.arange(box // 2 + 1) / box).astype(np.float32)
+    power = np.sqrt(2 * np.pi) * sigma_px * np.exp(-2 * np.square(np.pi * k * sigma_px)) / box
+    power[1:] *= 2
+    power[-1] *= 0.5
+    phase, wave = 2 * np.pi * k * place_px[..., None].astype(np.float32), 2 * np.pi * np.outer(k, axis)
+    parts = (np.cos(phase) * power, np.cos(wave)), (np.sin(phase) * power, np.sin(wave))
+    return sum(np.matmul(own.astype(np.float32), waves.astype(np.float32)) for own, waves in parts)  # type: ignore[return-value]
+
+
 def project(
     specimen: Specimen, state: NDArray[np.int64], rotation: FloatArray, shift_A: FloatArray, box: int, pixel_A: float
 ) -> NDArray[np.float32]:
     """Exact projections (n, D, D): sums of Gaussians at the beads of each particle's state."""
     place = np.matmul(specimen.position_A[state], rotation[:, :2].transpose(0, 2, 1).astype(np.float32))
     place = (place + shift_A[:, None].astype(np.float32)) / np.float32(pixel_A)
-    axis = (np.arange(box) - box // 2).astype(np.float32)
-    width = np.float32(np.sqrt(0.5) * pixel_A / specimen.sigma_A)
-    across = np.exp(-np.square((axis[:, None] - place[:, None, :, 0]) * width))
-    down = np.exp(-np.square((axis[:, None] - place[:, None, :, 1]) * width)) * specimen.weight[state][:, None]
-    return np.matmul(down, across.transpose(0, 2, 1))  # type: ignore[no-any-return]
+    across, down = (profiles(place[..., i], specimen.sigma_A / pixel_A, box) for i in (0, 1))
+    down = down.transpose(0, 2, 1) * specimen.weight[state][:, None]
+    return np.matmul(down, across)  # type: ignore[no-any-return]
 
 
 def shells(box: int) -> NDArray[np.int64]:
@@ -109,9 +127,15 @@ def noise_deviation(specimen: Specimen, truth: ParticleTruth, box: int, pixel_A:
     return float(np.sqrt(sum(variance) / len(rows) / truth.snr))
 
 
-def write_stack(path: Path, specimen: Specimen, truth: ParticleTruth, box: int, pixel_A: float, seed: int) -> float:
-    """Write the images, each divided by its noise's deviation as RELION's normalisation does; return that deviation."""
-    deviation, n = noise_deviation(specimen, truth, box, pixel_A), len(truth.state)
+def write_stack(path: Path, specimen: Specimen, truth: ParticleTruth, box: int, pixel_A: float, seed: int,
+                recorded_box: int = 0) -> float:  # fmt: skip
+    """Write the images, each divided by its noise's deviation as RELION's normalisation does; return that deviation.
+
+    With ``recorded_box`` they are what cropping in Fourier space makes of images of that box, which have the
+    signal-to-noise ratio: a coefficient's noise stays, and there are fewer of them.
+    """
+    recorded, n = recorded_box or box, len(truth.state)
+    deviation = noise_deviation(specimen, truth, recorded, pixel_A * box / recorded) * box / recorded
     filter_ = np.sqrt(truth.noise_power)[shells(box)].astype(np.float32)
     rng = np.random.default_rng([seed, 3])
     path.parent.mkdir(parents=True, exist_ok=True)

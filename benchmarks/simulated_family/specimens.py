@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 FloatArray = NDArray[np.float64]
-KINDS = ("linear", "bend", "circular", "two", "discrete", "compositional", "rare")
+DRAWN_KINDS = ("linear", "bend", "circular", "two", "discrete", "compositional", "rare")
+KINDS = (*DRAWN_KINDS, "antibody")
+FULL_TURNS = ("circular", "antibody")
 RADIUS_A = 0.66  # of a compact protein of one dalton: V = 1.21 Å^3 per dalton
 CONTINUOUS_STATES = 48
 GRID_STATES = 9  # of each of two motions
+ANTIBODY_STATES = 100  # of a full turn of one Fab
+IG_DOMAIN_A = (19.0, 13.0, 11.0)  # half axes of an immunoglobulin domain of 12.5 kDa
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Specimen:
 
 def truth_targets(kind: str, coordinates: FloatArray) -> FloatArray:
     """Numbers (S, T) that latents should predict: sine and cosine of a full turn, one column per discrete state."""
-    if kind == "circular":
+    if kind in FULL_TURNS:
         angle = np.deg2rad(coordinates[:, 0])
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
     if kind in ("discrete", "compositional", "rare"):
@@ -70,8 +74,11 @@ def truth_targets(kind: str, coordinates: FloatArray) -> FloatArray:
 
 def _domain(n: int, radius_A: float, rng: np.random.Generator) -> FloatArray:
     """(n, 3) beads of a compact chain within an ellipsoid of about ``radius_A``, centred."""
-    axes = radius_A * rng.uniform(0.7, 1.3, 3)
-    step = radius_A * (4.0 / max(n, 2)) ** (1 / 3)
+    return _chain(n, radius_A * rng.uniform(0.7, 1.3, 3), radius_A * (4.0 / max(n, 2)) ** (1 / 3), rng)
+
+
+def _chain(n: int, axes: FloatArray, step: float, rng: np.random.Generator) -> FloatArray:
+    """(n, 3) beads of a random walk within an ellipsoid of half axes (3,), centred."""
     beads, here = np.zeros((n, 3)), np.zeros(3)
     for i in range(n):
         while True:
@@ -149,7 +156,7 @@ def make_specimen(
     kind : str
         One of :data:`KINDS`.
     mass_kDa : float
-        Sets its size.
+        Sets its size; an antibody has its own.
     n_beads : int
     sigma_A : float
         Width of a bead.
@@ -157,6 +164,8 @@ def make_specimen(
         Of the discrete kinds.
     rng : numpy Generator
     """
+    if kind == "antibody":
+        return _antibody(n_beads, sigma_A, rng)
     radius = RADIUS_A * (1000 * mass_kDa) ** (1 / 3)
     shares = {
         "linear": [rng.uniform(0.12, 0.35)], "bend": [], "circular": [rng.uniform(0.15, 0.35)],
@@ -249,6 +258,36 @@ def _rare(parts: _Parts, rng: np.random.Generator) -> _States:
     weight[0, len(parts.body) :] = 0
     share = rng.uniform(0.02, 0.05)
     return beads, weight, np.array([1 - share, share]), np.array([[0.0], [1.0]]), ("state",)
+
+
+def _antibody(n_beads: int, sigma_A: float, rng: np.random.Generator) -> Specimen:
+    """Fc and two Fabs of four domains each; one Fab turns fully about an axis at 45 degrees to its length.
+
+    The protocol of CryoBench's IgG-1D (Jeon et al. 2024): 100 conformations, evenly occupied.
+    """
+
+    def arm(along: FloatArray, begin_A: float) -> FloatArray:
+        """Two pairs of domains, one behind the other, along a direction from the hinge."""
+        across = np.cross(along, _direction(rng))
+        across /= np.linalg.norm(across)
+        frame = np.stack([along, across, np.cross(along, across)])
+        size, axes = n_beads // 12, np.array(IG_DOMAIN_A)
+        step = float(np.prod(axes)) ** (1 / 3) * (4.0 / size) ** (1 / 3)
+        places = [(begin_A + axes[0] * (1 + 2 * far), 0.95 * axes[1] * side, 0.0) for far in (0, 1) for side in (-1, 1)]
+        return np.concatenate([(_chain(size, axes, step, rng) + place) @ frame for place in places])
+
+    down = np.array([0.0, 0.0, -1.0])
+    left, right = (np.array([x, 0.0, 0.5]) / np.hypot(1.0, 0.5) for x in (-1.0, 1.0))
+    fab = arm(right, 8.0)
+    turn_axis = right + np.cross(right, np.array([0.0, 1.0, 0.0]))
+    angle = np.arange(ANTIBODY_STATES) * 360.0 / ANTIBODY_STATES
+    moved = _turned(fab, turn_axis / np.linalg.norm(turn_axis), np.zeros(3), angle)
+    still = np.concatenate([arm(down, 12.0), arm(left, 8.0)])
+    beads = np.concatenate([np.broadcast_to(still, (len(angle), *still.shape)), moved], axis=1)
+    beads = beads - beads.reshape(-1, 3).mean(0)
+    even = np.full(len(angle), 1 / len(angle))
+    return Specimen("antibody", beads.astype(np.float32), np.ones(beads.shape[:2], np.float32), even, angle[:, None],
+                    ("turn_deg",), sigma_A)  # fmt: skip
 
 
 _STATES = {
