@@ -91,6 +91,18 @@ def make_bent_set(n: int, noise_sd: float, seed: int = 0) -> LinearSet:
     return LinearSet(images, y.numpy(), still_map, bead_map(bent, weight) - still_map)
 
 
+def make_turning_set(n: int, noise_sd: float, places: int, seed: int = 0) -> StateSet:
+    """Images of an arm that turns fully about a body, at some of ``places`` angles: many unlike volumes, in one row."""
+    rng = torch.Generator().manual_seed(seed)
+    body = torch.randn(40, 3, generator=rng) * torch.tensor([1.5, 1.5, 3.0])
+    arm = torch.rand(12, 3, generator=rng) * torch.tensor([7.0, 2.0, 2.0]) + torch.tensor([4.0, -1.0, -1.0])
+    state = torch.randint(places, (n,), generator=rng)
+    weight = torch.ones(52)
+    turns = Rotation.from_euler("z", 360 * np.arange(places)[:, None] / places, degrees=True).as_matrix()
+    beads = [torch.cat([body, arm @ torch.as_tensor(turn.T, dtype=torch.float32)]) for turn in turns]
+    return _state_set(n, noise_sd, seed, rng, (state, weight, beads))
+
+
 def make_state_set(n: int, noise_sd: float, states: int, seed: int = 0) -> StateSet:
     rng = torch.Generator().manual_seed(seed)
     base = torch.randn(40, 3, generator=rng) * 3.0
@@ -98,6 +110,19 @@ def make_state_set(n: int, noise_sd: float, states: int, seed: int = 0) -> State
     state = torch.randint(states, (n,), generator=rng)
     weight = torch.cat([torch.ones(40), torch.full((12,), 1.5)])
     beads = [torch.cat([base, part]) for part in own]
+
+    return _state_set(n, noise_sd, seed, rng, (state, weight, beads))
+
+
+def _state_set(
+    n: int,
+    noise_sd: float,
+    seed: int,
+    rng: torch.Generator,
+    what: tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]],
+) -> StateSet:
+    """Images of ``what``: the state of each, weights of the beads, and the beads of each state."""
+    state, weight, beads = what
 
     def signal(points: torch.Tensor) -> torch.Tensor:
         out = torch.zeros(points.shape[:2], dtype=torch.complex64)

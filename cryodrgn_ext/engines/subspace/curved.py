@@ -12,7 +12,8 @@ The gain, the log likelihood per image less that of the average structure, rises
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float32, Float64, Int64
@@ -26,19 +27,16 @@ from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.features import Features
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.prior_shares import MOST_SHARE_STEPS, prior_shares
 from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.torch_form import Chunk
 from cryodrgn_ext.progress import Monitor
 
-MOST_SHARE_STEPS = 100  # of the prior per pass, where it goes on to gain
-LEAST_SHARE = 1e-7
-LEAST_SCORE = 1e-4  # nats per image: likelihoods are rounded by a tenth of that
 PRIOR_PASSES = 2  # at each band, after which the prior of its volumes stays
 MOST_PASSES = 5  # at each band
 LEAST_RISE = 0.02  # of the gain, that is worth another pass
 LEAST_SCALE = 0.05
 FAR = 2.5  # ratio of bands that calls for one between
-ROWS = 4096
 
 
 @dataclass
@@ -77,47 +75,6 @@ def curved_bands(start: int, limit: int) -> list[int]:
     return sorted({min(start, limit), *between, limit})
 
 
-def _images_at_nodes(node: Tensor, logit: Tensor, share: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Expected number (K,) of images at each node under ``share``, and their log likelihood under ``other``."""
-    total, score = torch.zeros_like(share), torch.zeros(1, dtype=torch.float64)
-    for here in torch.arange(len(node)).split(ROWS):
-        index, own = node[here].long(), logit[here].double()
-        probability = torch.softmax(own + share.log()[index], dim=1)
-        total.index_add_(0, index.flatten(), probability.flatten())
-        score += (own + other.log()[index]).logsumexp(1).sum()
-    current().sum(total, score)
-    return total, score
-
-
-def prior_shares(
-    found: list[tuple[Tensor, Tensor]], shares: list[Tensor], steps: int = MOST_SHARE_STEPS
-) -> list[Tensor]:
-    """Share (K,) of each half-set's images at each node, by expectation maximisation from ``shares``.
-
-    It stops when images of one half-set are no longer predicted better by the shares of the other: the prior becomes
-    as sharp as particles, not noise, call for.
-
-    Parameters
-    ----------
-    found : list of tuple of Tensor
-        Of each half-set's images of this process: likeliest nodes (n, T), and log likelihoods (n, T) there.
-    shares : list of Tensor
-        (K,) float64.
-    steps : int
-        At most; the last is not taken.
-    """
-    best, kept = -float("inf"), shares
-    for _ in range(steps):
-        results = [_images_at_nodes(*found[h], shares[h], shares[1 - h]) for h in (0, 1)]
-        score = float(results[0][1] + results[1][1])
-        if score <= best + LEAST_SCORE * float(results[0][0].sum() + results[1][0].sum()):
-            break
-        best, kept = score, shares
-        totals = [(total / total.sum().clamp_min(1e-300)).clamp_min(LEAST_SHARE) for total, _ in results]
-        shares = [total / total.sum() for total in totals]
-    return kept
-
-
 class CurvedFit:
     """The alternation.
 
@@ -146,21 +103,29 @@ class CurvedFit:
         locals_: list[Tensor], restrict: Callable[[ComponentGrid, Tensor], Tensor], region_share: Tensor,
         scale_spread: float, monitor: Monitor,
     ) -> None:  # fmt: skip
-        self.features, self.halves, self.make_bands, self.locals = features, halves, make_bands, locals_
+        self.halves, self.make_bands, self.locals = halves, make_bands, locals_
         self.restrict, self.region_share, self.monitor = restrict, region_share, monitor
         self.scale_spread, self.fit_scale = scale_spread, scale_spread > 0
-        self.cells = Cells(features)
-        self.outer = (self.cells.table[:, :, None] * self.cells.table[:, None, :]).float().flatten(1)
-        self.n_features = self.cells.table.shape[1]
-        self.columns = self.n_features + halves[0].rare.shape[1]
-        self.shares = [features.nodes.weight.clone() for _ in halves]
+        self.take(features)
         self.bands: list[Band] = []
         self.values: list[Tensor] = []
         self.precision = torch.zeros(0)
+        self.told = torch.zeros(0, dtype=torch.float64)  # (Q,) by each component to all images, in nats
         self.solved = self.inferred = 0  # times at this band
+        self.refined_radius = 0  # band at which other features have been tried in vain
         self.volumes = torch.zeros(0)  # (V, 2, Qp) of both half-sets together
         self.former: Tensor | None = None
         self.first_gains = torch.zeros(0, dtype=torch.float64)  # (N,) at the end of the first band
+
+    def take(self, features: Features | States) -> None:
+        """Make volumes linear in ``features``, each node of which has its share of the particles."""
+        self.features, self.cells = features, Cells(features)
+        self.outer = (self.cells.table[:, :, None] * self.cells.table[:, None, :]).float().flatten(1)
+        self.n_features = self.cells.table.shape[1]
+        self.columns = self.n_features + self.halves[0].rare.shape[1]
+        more = self.columns - len(self.region_share)
+        self.region_share = torch.cat([self.region_share, self.region_share[-1:].expand(max(more, 0))])[: self.columns]
+        self.shares = [features.nodes.weight.clone() for _ in self.halves]
 
     @property
     def radius(self) -> int:
@@ -184,24 +149,34 @@ class CurvedFit:
             self.values = [empty, empty.clone()]
         self.bands, self.solved, self.inferred = bands, 0, 0
 
-    def run(self, radii: list[int], checkpoint: Callable[[], None]) -> HeldOut:
+    def run(
+        self, radii: list[int], checkpoint: Callable[[], None], refine: Callable[[CurvedFit], bool] = lambda _: False
+    ) -> HeldOut:
         """Alternate at each band of ``radii`` until nothing more is gained.
 
-        After :meth:`restore` it goes on from there.
+        After :meth:`restore` it goes on from there. ``refine`` may change the features where a band has nothing more to
+        tell by those that there are, and says whether it did.
         """
         if not self.bands:
             self.widen(radii[0])
-            self._pass("Volumes", begin=True)
+            self.alternate("Volumes", begin=True)
             checkpoint()
         while not (self._converged() and self.radius == radii[-1]):
             if self._converged():
+                self._refined(refine, checkpoint)
                 self._note_first(radii)
                 self.widen(min(r for r in radii if r > self.radius))
             self.former = self.gains() if self.inferred else None
-            self._pass("Latents and volumes")
+            self.alternate("Latents and volumes")
             checkpoint()
+        self._refined(refine, checkpoint)
         self._note_first(radii)
         return self.held_out()
+
+    def _refined(self, refine: Callable[[CurvedFit], bool], checkpoint: Callable[[], None]) -> None:
+        while self.refined_radius != self.radius:
+            self.refined_radius = 0 if refine(self) else self.radius
+            checkpoint()
 
     def _note_first(self, radii: list[int]) -> None:
         if self.radius == radii[0]:
@@ -214,27 +189,33 @@ class CurvedFit:
     def state(self, images: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Return plain numbers and tensors, for :meth:`restore`; ``images`` of all processes."""
         numbers = {"curved_radius": self.radius, "solved": self.solved, "inferred": self.inferred,
-                   "scale_spread": self.scale_spread}  # fmt: skip
+                   "scale_spread": self.scale_spread, "refined_radius": self.refined_radius}  # fmt: skip
         tensors = {"half1": self.values[0], "half2": self.values[1], "both": self.volumes}
         tensors |= {
             "first_gains": self.first_gains,
             "precision": self.precision,
+            "told": self.told,
             "share1": self.shares[0],
             "share2": self.shares[1],
         }
         for name in ("mean", "covariance", "scale", "gain"):
             tensors[f"latent_{name}"] = current().gather_rows(self.in_order(name), images)
+        if isinstance(self.features, Features):
+            tensors |= self.features.tensors()
         return numbers, tensors if self.former is None else {**tensors, "former": self.former}
 
     def restore(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
         """Go back to where another run was, after a pass."""
+        if "feature_centres" in tensors:  # not in checkpoints of earlier versions
+            self.take(Features.from_tensors(tensors))
+        self.refined_radius = int(numbers.get("refined_radius", 0))
         self.widen(int(numbers["curved_radius"]))
         self.solved, self.inferred = int(numbers["solved"]), int(numbers["inferred"])
         self.scale_spread = float(numbers["scale_spread"])
         self.values = [tensors[name].to(self.bands[0].device) for name in ("half1", "half2")]
         self.volumes = tensors["both"].to(self.bands[0].device)
         self.precision, self.former = tensors["precision"], tensors.get("former")
-        self.shares = [tensors["share1"], tensors["share2"]]
+        self.shares, self.told = [tensors["share1"], tensors["share2"]], tensors.get("told", self.told)
         self.first_gains = tensors.get("first_gains", self.first_gains)  # not in checkpoints of earlier versions
         for half in self.halves:
             for name in ("mean", "covariance", "scale", "gain"):
@@ -246,7 +227,7 @@ class CurvedFit:
         together: Tensor = torch.cat([getattr(half, name) for half in self.halves])[order]
         return together
 
-    def _pass(self, label: str, begin: bool = False) -> None:
+    def alternate(self, label: str, begin: bool = False) -> None:
         """Latents of all images, volumes and prior of both half-sets; at the beginning from the latents given."""
         equations = Equations.empty(self.bands[0], self.columns)
         squares = torch.zeros(2, dtype=torch.float64)
@@ -305,7 +286,9 @@ class CurvedFit:
         if self.solved <= PRIOR_PASSES:
             free = torch.zeros(self.radius + 1, self.columns, dtype=torch.float64)
             raw = [self.restrict(grid, equations.solve(self.values[half], free, half)) for half in (0, 1)]
-            self.precision = equations.precision(equations.signal(*raw), self.region_share)
+            signal = equations.signal(*raw)
+            self.precision = equations.precision(signal, self.region_share)
+            self.told = (torch.bincount(grid.shell)[:, None] * signal * equations.diagonal()).sum(0)
         middle = 0.5 * (self.values[0] + self.values[1])
         self.volumes = self.restrict(grid, equations.solve(middle, self.precision))
         self.values = [self.restrict(grid, equations.solve(self.values[half], self.precision, half)) for half in (0, 1)]
@@ -330,6 +313,22 @@ class CurvedFit:
         own.gain[here] = torch.stack([found.evidence - found.average, found.average], 1)
         squares = torch.stack([found.deviation.sum(), torch.tensor(float(len(cross)), dtype=torch.float64)])
         return found.moments, found.node, found.logit, squares
+
+    def snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
+        """Model and latents as they are, for :meth:`go_back`; passes write into some of these tensors."""
+        names = ("features", "values", "volumes", "precision", "told", "region_share", "shares", "scale_spread",
+                 "solved", "inferred", "former")  # fmt: skip
+        own = {name: list(kept) if isinstance(kept := getattr(self, name), list) else kept for name in names}
+        tensors = ("mean", "covariance", "scale", "gain")
+        return own, [replace(h, **{name: getattr(h, name).clone() for name in tensors}) for h in self.halves]
+
+    def go_back(self, own: dict[str, Any], halves: list[HalfLatents]) -> None:
+        """To a snapshot."""
+        self.halves = halves
+        if self.features is not own["features"]:
+            self.take(own["features"])
+        for name, value in own.items():
+            setattr(self, name, value)
 
     # What is gained -------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_
 from cryodrgn_ext.engines.subspace.decoder import restriction
 from cryodrgn_ext.engines.subspace.em import Latents, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.engines.subspace.finer import FinerFeatures
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
 from cryodrgn_ext.engines.subspace.particle_scales import fitted_spread, measure_scales
 from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
@@ -28,7 +29,6 @@ from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
 from cryodrgn_ext.engines.subspace.rare_states import RareSearch
 from cryodrgn_ext.engines.subspace.regions import moving_region, standing_out
 from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
-from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.states_fit import StatesFit, better_states
 from cryodrgn_ext.engines.subspace.subspace import Subspace
 from cryodrgn_ext.errors import InputError
@@ -214,8 +214,11 @@ class _Run:
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
-        features: Features | States = smooth
-        curved.run(radii, lambda: self._save_curved(fit, curved, states))
+        finer = FinerFeatures(images.n, count, self.context.seed, self.context.memory_bytes / 2)
+        curved.run(radii, lambda: self._save_curved(fit, curved, states), finer)
+        features = curved.features
+        if features.count > smooth.count:
+            self.monitor.message(f"Volumes are made of {features.count} functions of the latents.")
         free = torch.tensor([j for j in range(self.zdim) if j not in columns.column], dtype=torch.long)
         if found is None or not found.numbers.get("curve_stays", False):
             most = MOST_STATES - len(states)

@@ -10,6 +10,7 @@ over the particles, smooth ones first.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -127,6 +128,19 @@ class Features:
         vectors = vectors[:, order]
         vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
         return cls(nodes, length * spread, spread, (root[:, None] * vectors / values[order]).contiguous())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For checkpoints."""
+        numbers = torch.tensor([self.length, self.spread], dtype=torch.float64)
+        return {"feature_centres": self.nodes.centres, "feature_weight": self.nodes.weight, "feature_numbers": numbers,
+                "feature_projection": self.projection}  # fmt: skip
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Features:
+        """Read what :meth:`tensors` made."""
+        nodes = Nodes(tensors["feature_centres"], tensors["feature_weight"])
+        length, spread = tensors["feature_numbers"].tolist()
+        return cls(nodes, length, spread, tensors["feature_projection"])
 
     @property
     def count(self) -> int:

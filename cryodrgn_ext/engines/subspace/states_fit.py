@@ -11,7 +11,6 @@ curve, the curve stays.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,10 +94,10 @@ class StatesFit(CurvedFit):
         It ends early where even as large a rise as that of the last pass would not do.
         """
         self.widen(radius)
-        self._pass("States", begin=True)
+        self.alternate("States", begin=True)
         wanted, former = (1 + LEAST_RISE) * float(gains.mean()), float("nan")
         for _ in range(PASSES):
-            self._pass("States")
+            self.alternate("States")
             present = float(self.gains().mean())
             if present + (present - former) < wanted:  # never after the first pass
                 return False
@@ -114,15 +113,16 @@ class StatesFit(CurvedFit):
             self.widen(radius)
             while self.inferred < 2 or (self.inferred < MOST_PASSES and self.rose()):
                 self.former = self.gains() if self.inferred else None
-                self._pass("States")
+                self.alternate("States")
 
-    def _pass(self, label: str, begin: bool = False) -> None:
+    def alternate(self, label: str, begin: bool = False) -> None:
+        """See :meth:`CurvedFit.alternate`; states lie where their volumes are."""
         if not begin and len(self.volumes) == self.bands[0].grid.n_voxels:  # else at another band
             self.cells.centres = places(self.states, self.share, self.volumes, self.bands[0].grid, self.dimensions)
             for half in self.halves:
                 n, d = len(half.rows), self.dimensions
                 half.mean, half.covariance = torch.zeros(n, d), torch.zeros(n, d, d)
-        super()._pass(label, begin)
+        super().alternate(label, begin)
 
     def _infer(self, half: int, chunk: Chunk, here: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         moments, node, logit, squares = super()._infer(half, chunk, here)
@@ -185,9 +185,9 @@ class StatesFit(CurvedFit):
             return False
         idle, large = idle[self.share[idle].argsort()][:count], torch.tensor(order[:count])
         self.divided |= set(large.tolist())
-        kept, gains, shares = self._snapshot(), self.gains(), self.shares
+        kept, gains, shares = self.snapshot(), self.gains(), self.shares
         self.dividing = idle, large
-        self._pass("Dividing states")
+        self.alternate("Dividing states")
         self.dividing = None
         for half in (0, 1):
             share = shares[half].clone()
@@ -199,28 +199,23 @@ class StatesFit(CurvedFit):
         self.values = [self.volumes, self.volumes.clone()]
         self.solved = 0
         for _ in range(PASSES):
-            self._pass(f"States divided, {number + 1}")
+            self.alternate(f"States divided, {number + 1}")
         more = self.gains() - gains
         if bool(more.mean() > SURE * more.std(correction=0) / len(more) ** 0.5):
             return True
-        self._go_back(*kept)
+        self.go_back(*kept)
         return False
 
-    def _snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
-        """Model and latents as they are; passes write into some of these tensors."""
-        names = ("values", "volumes", "precision", "shares", "scale_spread", "solved", "inferred", "former")
-        own = {name: list(kept) if isinstance(kept := getattr(self, name), list) else kept for name in names}
-        own["probability"] = [probability.clone() for probability in self.probability]
-        tensors = ("mean", "covariance", "scale", "gain")
-        halves = [replace(h, **{name: getattr(h, name).clone() for name in tensors}) for h in self.halves]
-        return {**own, "centres": self.cells.centres}, halves
+    def snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
+        """See :meth:`CurvedFit.snapshot`."""
+        own, halves = super().snapshot()
+        probability = [probability.clone() for probability in self.probability]
+        return {**own, "probability": probability, "centres": self.cells.centres}, halves
 
-    def _go_back(self, own: dict[str, Any], halves: list[HalfLatents]) -> None:
+    def go_back(self, own: dict[str, Any], halves: list[HalfLatents]) -> None:
         """To a snapshot."""
-        self.cells.centres = own.pop("centres")
-        for name, value in own.items():
-            setattr(self, name, value)
-        self.halves = halves
+        self.cells.centres = own["centres"]
+        super().go_back({name: value for name, value in own.items() if name != "centres"}, halves)
 
     def _pulled_apart(self, idle: Tensor, large: Tensor) -> Tensor:
         """Volumes whose pairs of states differ by more than they do."""

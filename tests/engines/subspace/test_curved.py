@@ -10,9 +10,10 @@ import torch
 
 from cryodrgn_ext.engines.held_out import HeldOut, weighed
 from cryodrgn_ext.engines.subspace.cells import CellPosterior, Cells, ImageTerms
-from cryodrgn_ext.engines.subspace.curved import curved_bands, prior_shares
+from cryodrgn_ext.engines.subspace.curved import curved_bands
 from cryodrgn_ext.engines.subspace.evidence import Gains
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.engines.subspace.prior_shares import prior_shares
 from tests.engines.linear_set import LinearSet
 from tests.engines.subspace.test_engine import fit
 from tests.engines.subspace.test_halves import homogeneous

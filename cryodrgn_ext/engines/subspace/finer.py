@@ -1,0 +1,115 @@
+"""More functions of the latents than a curve began with, where single images tell of them.
+
+What turns far is seen at high frequencies as many unlike volumes: a place at a distance r from the axis needs 2 r k
+harmonics of a full turn on either side up to a frequency k, and fifteen functions blur it. Whether they do they tell
+themselves, as smooth ones come first: where the last quarter of them still tells images as much as is worth a pass,
+there is more behind. Then twice as many begin with the volumes that there are, of a shorter kernel if that one has no
+more, on nodes that cover the latents as these have become; they stay where images of each half-set gain by those of the
+other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryodrgn_ext.engines.distributed import current
+from cryodrgn_ext.engines.held_out import SURE
+from cryodrgn_ext.engines.subspace.curved import LEAST_RISE, MOST_PASSES, CurvedFit
+from cryodrgn_ext.engines.subspace.features import Features, Nodes
+from cryodrgn_ext.engines.subspace.grid import padded
+
+MOST_FEATURES = 63
+LAST = 4  # part of the features that tells whether more would
+SHORTEN = 0.8  # steps in which a kernel's length is sought
+SHORTEST = 0.1  # of the length before
+MOST_SIGNAL = 100.0  # nats per coefficient: beyond, errors of interpolation stand out from the noise, and are followed
+BYTES = 4
+
+
+@dataclass(frozen=True)
+class FinerFeatures:
+    """Doubles the features of a curve; to be called where its band has nothing more to tell by those that there are.
+
+    Attributes
+    ----------
+    images : int
+        Of all processes.
+    most_nodes : int
+    seed : int
+    memory_bytes : float
+        That the equations of both half-sets may take.
+    """
+
+    images: int
+    most_nodes: int
+    seed: int
+    memory_bytes: float
+
+    def __call__(self, curve: CurvedFit) -> bool:
+        """Try; whether the curve has more features now. Otherwise it is what it was."""
+        count = 2 * curve.n_features - 1
+        if not (self._worth_trying(curve) and self._fits(curve, count)):
+            return False
+        kept, gains = curve.snapshot(), curve.gains()
+        if self._renew(curve, count):
+            curve.solved = curve.inferred = 0
+            while curve.inferred < 2 or (curve.inferred < MOST_PASSES and curve.rose()):
+                curve.former = curve.gains() if curve.inferred else None
+                curve.alternate(f"Latents and volumes, {curve.features.count} functions")
+            more = curve.gains() - gains
+            if bool(more.mean() > max(SURE * more.std(correction=0) / len(more) ** 0.5, LEAST_RISE * gains.mean())):
+                return True
+        curve.go_back(*kept)
+        return False
+
+    def _worth_trying(self, curve: CurvedFit) -> bool:
+        told, found = curve.told[1 : curve.n_features], curve.held_out()
+        last = told[len(told) - math.ceil(len(told) / LAST) :]
+        real = found.wins and found.average + found.gain < MOST_SIGNAL * curve.bands[0].count
+        return real and len(told) >= LAST and float(last.sum()) > LEAST_RISE * float(told.sum()) > 0
+
+    def _fits(self, curve: CurvedFit, count: int) -> bool:
+        columns = count + curve.columns - curve.n_features + 1
+        floats = padded(columns * (columns + 1) // 2) + 2 * padded(columns)
+        return count <= MOST_FEATURES and 2 * BYTES * floats * curve.bands[0].grid.n_voxels <= self.memory_bytes
+
+    def _renew(self, curve: CurvedFit, count: int) -> bool:
+        """Put ``count`` features in the place of those that there are; whether there are more now."""
+        former = curve.features
+        assert isinstance(former, Features)
+        x = current().gather_rows(curve.in_order("mean"), self.images)
+        relative = former.length / former.spread
+        nodes = Nodes.cover(x, relative, min(self.most_nodes, self.images), self.seed)
+        features = Features.build(nodes, relative, count)
+        while features.count < count and relative > SHORTEST * former.length / former.spread:
+            relative *= SHORTEN
+            features = Features.build(nodes, relative, count)
+        if features.count <= former.count:
+            return False
+        values, rare = [*curve.values, curve.volumes], curve.n_features
+        carried = _carried(former, features)
+        curve.take(features)
+        curve.values = [_on(v, carried, rare, curve.columns) for v in values[:2]]
+        curve.volumes = _on(values[2], carried, rare, curve.columns)
+        return True
+
+
+def _carried(former: Features, features: Features) -> Tensor:
+    """(m + 1, m' + 1) what 1 and the former features are of the new ones, least squares over the particles."""
+    root = features.nodes.weight.sqrt()[:, None]
+    before = torch.cat([torch.ones_like(root), former(features.nodes.centres)], 1)
+    found: Tensor = torch.linalg.lstsq(root * features.at_nodes(), root * before).solution
+    return found.T
+
+
+def _on(values: Tensor, carried: Tensor, rare: int, columns: int) -> Tensor:
+    """Components (V, 2, Qp) of the former features as those of the new ones; those of rare states stay."""
+    out = torch.zeros(*values.shape[:2], padded(columns), device=values.device)
+    count = carried.shape[1]
+    out[..., :count] = (values[..., :rare].double() @ carried.to(values.device)).float()
+    out[..., count:columns] = values[..., rare : rare + columns - count]
+    return out
