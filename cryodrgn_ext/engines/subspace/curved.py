@@ -36,6 +36,7 @@ PRIOR_PASSES = 2  # at each band, after which the prior of its volumes stays
 MOST_PASSES = 5  # at each band
 LEAST_RISE = 0.02  # of the gain, that is worth another pass
 LEAST_SCALE = 0.05
+LEAST_SPREAD = 1e-3  # of the scales
 FAR = 2.5  # ratio of bands that calls for one between
 
 
@@ -106,6 +107,7 @@ class CurvedFit:
         self.halves, self.make_bands, self.locals = halves, make_bands, locals_
         self.restrict, self.region_share, self.monitor = restrict, region_share, monitor
         self.scale_spread, self.fit_scale = scale_spread, scale_spread > 0
+        self.strength = 1.0  # of the other half-set's volumes in images, where scales are 1 on average
         self.take(features)
         self.bands: list[Band] = []
         self.values: list[Tensor] = []
@@ -114,6 +116,7 @@ class CurvedFit:
         self.solved = self.inferred = 0  # times at this band
         self.refined_radius = 0  # band at which other features have been tried in vain
         self.volumes = torch.zeros(0)  # (V, 2, Qp) of both half-sets together
+        self.earlier: list[Tensor] = []  # volumes of the half-sets and of both together, before the last pass
         self.former: Tensor | None = None
         self.first_gains = torch.zeros(0, dtype=torch.float64)  # (N,) at the end of the first band
 
@@ -143,10 +146,12 @@ class CurvedFit:
         grid = bands[0].grid
         if self.bands:
             old = self.bands[0].grid
-            self.values = [old.moved_to(v.cpu(), grid).to(v.device) for v in self.values]
+            *self.values, self.volumes = (
+                old.moved_to(v.cpu(), grid).to(v.device) for v in (*self.values, self.volumes)
+            )
         else:
             empty = torch.zeros(grid.n_voxels, 2, padded(self.columns), device=bands[0].device)
-            self.values = [empty, empty.clone()]
+            self.values, self.volumes = [empty, empty.clone()], empty.clone()
         self.bands, self.solved, self.inferred = bands, 0, 0
 
     def run(
@@ -166,12 +171,26 @@ class CurvedFit:
                 self._refined(refine, checkpoint)
                 self._note_first(radii)
                 self.widen(min(r for r in radii if r > self.radius))
-            self.former = self.gains() if self.inferred else None
-            self.alternate("Latents and volumes")
+            self.advance("Latents and volumes")
             checkpoint()
         self._refined(refine, checkpoint)
         self._note_first(radii)
         return self.held_out()
+
+    def advance(self, label: str) -> None:
+        """One pass; where images gain less by the volumes of the one before, the band has had its passes.
+
+        Then what volumes differ by is again what latents were inferred from; their average stays.
+        """
+        kept, former = (self.snapshot(), self.gains()) if self.inferred else (None, None)
+        earlier, before, self.former = self.earlier, [*self.values, self.volumes], former
+        self.alternate(label)
+        self.earlier = before
+        if kept is not None and former is not None and self.gains().mean() < former.mean():
+            self.go_back(*kept)
+            for values, present in zip(earlier, (*self.values, self.volumes), strict=True):
+                values[..., 0] = present[..., 0]
+            self.values, self.volumes, self.inferred = earlier[:2], earlier[2], MOST_PASSES
 
     def _refined(self, refine: Callable[[CurvedFit], bool], checkpoint: Callable[[], None]) -> None:
         while self.refined_radius != self.radius:
@@ -189,7 +208,8 @@ class CurvedFit:
     def state(self, images: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Return plain numbers and tensors, for :meth:`restore`; ``images`` of all processes."""
         numbers = {"curved_radius": self.radius, "solved": self.solved, "inferred": self.inferred,
-                   "scale_spread": self.scale_spread, "refined_radius": self.refined_radius}  # fmt: skip
+                   "scale_spread": self.scale_spread, "refined_radius": self.refined_radius,
+                   "strength": self.strength}  # fmt: skip
         tensors = {"half1": self.values[0], "half2": self.values[1], "both": self.volumes}
         tensors |= {
             "first_gains": self.first_gains,
@@ -200,6 +220,7 @@ class CurvedFit:
         }
         for name in ("mean", "covariance", "scale", "gain"):
             tensors[f"latent_{name}"] = current().gather_rows(self.in_order(name), images)
+        tensors |= {f"earlier{number}": values for number, values in enumerate(self.earlier)}
         if isinstance(self.features, Features):
             tensors |= self.features.tensors()
         return numbers, tensors if self.former is None else {**tensors, "former": self.former}
@@ -211,9 +232,10 @@ class CurvedFit:
         self.refined_radius = int(numbers.get("refined_radius", 0))
         self.widen(int(numbers["curved_radius"]))
         self.solved, self.inferred = int(numbers["solved"]), int(numbers["inferred"])
-        self.scale_spread = float(numbers["scale_spread"])
+        self.scale_spread, self.strength = float(numbers["scale_spread"]), float(numbers.get("strength", 1.0))
         self.values = [tensors[name].to(self.bands[0].device) for name in ("half1", "half2")]
         self.volumes = tensors["both"].to(self.bands[0].device)
+        self.earlier = [tensors[f"earlier{i}"].to(self.volumes.device) for i in range(3) if f"earlier{i}" in tensors]
         self.precision, self.former = tensors["precision"], tensors.get("former")
         self.shares, self.told = [tensors["share1"], tensors["share2"]], tensors.get("told", self.told)
         self.first_gains = tensors.get("first_gains", self.first_gains)  # not in checkpoints of earlier versions
@@ -230,7 +252,7 @@ class CurvedFit:
     def alternate(self, label: str, begin: bool = False) -> None:
         """Latents of all images, volumes and prior of both half-sets; at the beginning from the latents given."""
         equations = Equations.empty(self.bands[0], self.columns)
-        squares = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64)
         found = []
         for half, band in enumerate(self.bands):
             rows, start = self.locals[half], 0
@@ -246,19 +268,21 @@ class CurvedFit:
                     moments, node, logit, own = self._infer(half, chunk, here)
                     nodes.append(node.to(torch.int16))
                     logits.append(logit)
-                    squares += own
+                    sums += own
                 which = torch.full((len(chunk.rows),), half, device=band.device)
                 scale = self.halves[half].scale[here].to(band.device)
                 moments = self._with_rare(moments, self.halves[half].rare[here]).to(band.device)
                 equations.add(self.values[half], chunk, scale, which, moments)
             empty = torch.zeros(0, 1)
             found.append((torch.cat(nodes or [empty.to(torch.int16)]), torch.cat(logits or [empty])))
-        current().sum(squares)
+        current().sum(sums)
         self._solve(equations)
         if not begin:
             self.shares, self.inferred = prior_shares(found, self.shares, self.share_steps), self.inferred + 1
+            n, scale, deviation = sums.tolist()
             if self.fit_scale:
-                self.scale_spread = float((squares[0] / squares[1]).sqrt())
+                self.scale_spread = max(deviation / n - (scale / n - 1) ** 2, LEAST_SPREAD**2) ** 0.5
+                self.strength *= scale / n
 
     # Volumes --------------------------------------------------------------------------------------------------------
 
@@ -301,23 +325,25 @@ class CurvedFit:
         Returns
         -------
         tuple of Tensor
-            Second moments of the features, likeliest nodes and log likelihoods there, summed squared deviations of the
-            scale and their number.
+            Second moments of the features, likeliest nodes and log likelihoods there; number of images, and sums of
+            their scales and of the squared deviations of these from 1.
         """
         own, other = self.halves[half], 1 - half
         inner, cross = self.bands[half].operators.gram(self.values[other], self.columns, chunk)
-        terms = ImageTerms.split(inner.cpu(), cross.cpu(), self.n_features, own.rare[here])
+        # Scales are about 1: what noise in volumes makes all of them weaker would else make volumes stronger in turn.
+        inner, cross = inner.cpu() * self.strength**2, cross.cpu() * self.strength
+        terms = ImageTerms.split(inner, cross, self.n_features, own.rare[here])
         found = self.cells.posterior(terms, self.shares[other], self.scale_spread if self.fit_scale else 0.0)
         own.mean[here], own.covariance[here] = found.mean.float(), found.covariance.float()
         own.scale[here] = found.scale.clamp_min(LEAST_SCALE).float()
         own.gain[here] = torch.stack([found.evidence - found.average, found.average], 1)
-        squares = torch.stack([found.deviation.sum(), torch.tensor(float(len(cross)), dtype=torch.float64)])
-        return found.moments, found.node, found.logit, squares
+        sums = torch.tensor([len(cross), float(found.scale.sum()), float(found.deviation.sum())], dtype=torch.float64)
+        return found.moments, found.node, found.logit, sums
 
     def snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
         """Model and latents as they are, for :meth:`go_back`; passes write into some of these tensors."""
-        names = ("features", "values", "volumes", "precision", "told", "region_share", "shares", "scale_spread",
-                 "solved", "inferred", "former")  # fmt: skip
+        names = ("features", "values", "volumes", "earlier", "precision", "told", "region_share", "shares",
+                 "scale_spread", "strength", "solved", "inferred", "former")  # fmt: skip
         own = {name: list(kept) if isinstance(kept := getattr(self, name), list) else kept for name in names}
         tensors = ("mean", "covariance", "scale", "gain")
         return own, [replace(h, **{name: getattr(h, name).clone() for name in tensors}) for h in self.halves]

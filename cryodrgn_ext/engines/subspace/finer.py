@@ -58,8 +58,7 @@ class FinerFeatures:
         if self._renew(curve, count):
             curve.solved = curve.inferred = 0
             while curve.inferred < 2 or (curve.inferred < MOST_PASSES and curve.rose()):
-                curve.former = curve.gains() if curve.inferred else None
-                curve.alternate(f"Latents and volumes, {curve.features.count} functions")
+                curve.advance(f"Latents and volumes, {curve.features.count} functions")
             more = curve.gains() - gains
             if bool(more.mean() > max(SURE * more.std(correction=0) / len(more) ** 0.5, LEAST_RISE * gains.mean())):
                 return True

@@ -73,6 +73,7 @@ class StatesFit(CurvedFit):
         region_share = torch.cat([curve.region_share[:1], curve.region_share[1:2].expand(columns - 1)])
         super().__init__(states, halves, curve.make_bands, curve.locals, curve.restrict, region_share,
                          curve.scale_spread, curve.monitor)  # fmt: skip
+        self.strength = curve.strength
         self.states, self.dimensions, self.seed = states, dimensions, seed
         self.probability = [torch.zeros(len(h.rows), len(states.projection)) for h in halves]
         self.divided: set[int] = set()
@@ -112,12 +113,11 @@ class StatesFit(CurvedFit):
         for radius in (r for r in radii if r > self.radius):
             self.widen(radius)
             while self.inferred < 2 or (self.inferred < MOST_PASSES and self.rose()):
-                self.former = self.gains() if self.inferred else None
-                self.alternate("States")
+                self.advance("States")
 
     def alternate(self, label: str, begin: bool = False) -> None:
         """See :meth:`CurvedFit.alternate`; states lie where their volumes are."""
-        if not begin and len(self.volumes) == self.bands[0].grid.n_voxels:  # else at another band
+        if not begin:
             self.cells.centres = places(self.states, self.share, self.volumes, self.bands[0].grid, self.dimensions)
             for half in self.halves:
                 n, d = len(half.rows), self.dimensions
