@@ -21,7 +21,8 @@ class SubspaceSettings(EngineSettings):
     )  # fmt: skip
     curve_features: int = setting(
         15, low=1, high=63,
-        help="Smooth functions of the latents that volumes are made of (subspace); more follow sharper bends",
+        help="Smooth functions of the latents that volumes are made of to begin with (subspace); more follow sharper "
+        "bends, and are taken where images call for them",
     )  # fmt: skip
     rare_states: int = setting(
         2, low=0, high=8,
