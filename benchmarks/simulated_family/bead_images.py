@@ -88,8 +88,9 @@ def profiles(place_px: FloatArray, sigma_px: float, box: int) -> NDArray[np.floa
     power[1:] *= 2
     power[-1] *= 0.5
     phase, wave = 2 * np.pi * k * place_px[..., None].astype(np.float32), 2 * np.pi * np.outer(k, axis)
-    parts = (np.cos(phase) * power, np.cos(wave)), (np.sin(phase) * power, np.sin(wave))
-    return sum(np.matmul(own.astype(np.float32), waves.astype(np.float32)) for own, waves in parts)  # type: ignore[return-value]
+    even = np.matmul((np.cos(phase) * power).astype(np.float32), np.cos(wave).astype(np.float32))
+    odd = np.matmul((np.sin(phase) * power).astype(np.float32), np.sin(wave).astype(np.float32))
+    return np.asarray(even + odd)
 
 
 def project(
