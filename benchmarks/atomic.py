@@ -3,6 +3,7 @@
 
     python benchmarks/atomic.py BASE.pdb [OTHER.pdb ...] [--path FRAMES.npz] [--images 2000] [--snr 0.1 0.01] [--null]
                                 [--box 64] [--pixel-size 2.0] [--zdim 4] [--nodes 24] [--directory DIR]
+                                [--method fast|cryofold] [--epochs 10] [--backbone alpha|centre]
 
 The states are those of the structures (the same atoms in the same order), or of FRAMES.npz (``coords_A``, (S, A, 3),
 the atoms of BASE.pdb). Images are rendered by gemmi's electron scattering factors with true poses, CTF and white noise
@@ -10,7 +11,8 @@ the atoms of BASE.pdb). Images are rendered by gemmi's electron scattering facto
 all images show the base structure.
 
 Printed for each SNR: mean Cα RMSD of single images after superposition, by tenths of the path, and of the base
-structure; the motion, what of it is proven and the error that the job says; and seconds of the stages.
+structure; as distributions, the earth mover's distance (superposed Cα, Hungarian assignment) and that of pair
+distances; the motion, what of it is proven and the error that the job says; and seconds of the stages.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import yaml
 from atomic_sets.atom_images import drawn_particles
 from numpy.typing import NDArray
 
-from cryodrgn_ext.analysis.structures import superposed_rmsd
+from cryodrgn_ext.analysis.structures import emd_rmsd, pair_distance_distance, superposed_rmsd
 from cryodrgn_ext.atoms.structure import Structure, read_structure
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.jobs.atomic import atomic
@@ -58,6 +60,9 @@ def main() -> None:
     parser.add_argument("--zdim", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=24)
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--method", choices=("fast", "cryofold"), default="fast")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--backbone", choices=("alpha", "centre"), default="alpha")
     given = parser.parse_args()
     base = read_structure(given.structures[0])
     if given.path is None:
@@ -80,7 +85,8 @@ def run(root: Path, given: argparse.Namespace) -> None:
     train(TrainSettings(in_parts=root / "particles.star", o=root / "train", zdim=given.zdim, states=2, volumes=2),
           Monitor())  # fmt: skip
     atomic(AtomicSettings(in_parts=root / "train", structure=given.structures[0].resolve(), o=root / "atoms",
-                          nodes=given.nodes), Monitor())  # fmt: skip
+                          nodes=given.nodes, method=given.method, epochs=given.epochs, zdim=1,
+                          backbone=given.backbone), Monitor())  # fmt: skip
 
 
 def print_table(root: Path, base: Structure, frames: FloatArray, state: NDArray[np.int32], snr: float) -> None:
@@ -97,6 +103,10 @@ def print_table(root: Path, base: Structure, frames: FloatArray, state: NDArray[
     record = yaml.safe_load((root / "atoms/job.yaml").read_text())["results"]
     print(f"SNR {snr:g}: mean Cα RMSD of single images {distance.mean():.2f} Å (base structure {before.mean():.2f} Å)")
     print("  by tenths of the path: " + " ".join(f"{distance[tenth == k].mean():.2f}" for k in np.unique(tenth)))
+    print(f"  as distributions: earth mover's distance {emd_rmsd(found, truth):.2f} Å (base structure "
+          f"{before.mean():.2f} Å), pair distances {pair_distance_distance(found, truth):.2f} Å")  # fmt: skip
+    print(f"  {record['agreeing_residues']} of {record['residues']} residues agree with the half-map not seen; "
+          f"stereochemistry of the worst model: {' '.join(record['stereochemistry'][1][1:])}")  # fmt: skip
     print(f"  motion {record['motion_A']:.2f} Å, proven {record['proven_motion_A']:.2f} Å, said error "
           f"{record['error_A']:.2f} Å")  # fmt: skip
     learned = yaml.safe_load((root / "train/job.yaml").read_text())["results"]

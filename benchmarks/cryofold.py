@@ -7,13 +7,15 @@
 Images show the structure of TRUE.pdb, rendered by gemmi's electron scattering factors, with true poses, CTF and white
 noise (SNR: variances over the whole image). Starts: the structure itself (side chains at Cα, as in the thesis); an
 approximate one, the frame of FRAMES.npz (``coords_A``, the atoms of TRUE.pdb) whose Cα r.m.s. distance as it lies is
-nearest the thesis' 5.15 Å; the true one with 6 Å of uniform noise on each residue; random. Beside the published model:
+nearest the thesis' 5.15 Å; the true one with 6 Å of uniform noise on each residue; the true one with its last third
+turned by 90 degrees about the residue where it begins; random. Beside the published model:
 main chains at the centre of their electrons (``centre``), and the fast atoms of ``atomic`` (``fast``), for which noise
 moves residues as rigid bodies.
 
 Printed for each row: r.m.s. distance of Cα from the truth, as they lie, at the start, of the Gaussians of main chains,
 and of the Cα that all atoms carried along have; the share of the latter (of the Gaussians with main chains at Cα)
-within 3 Å; error of the map in the fitted band; bonds, broken bonds and clashes of all atoms; seconds.
+within 3 Å; error of the map in the fitted band; bonds, broken bonds and clashes of all atoms; for fast atoms the share
+of residues that agree with the half-map that their fit did not see, of those within 3 Å and of the others; seconds.
 """
 
 from __future__ import annotations
@@ -27,17 +29,19 @@ import numpy as np
 import torch
 from atomic_sets.atom_images import drawn_particles, electron_density, images_in_memory
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.analysis.structures import rmsd, share_within, volume_nmse
+from cryodrgn_ext.analysis.structures import NEAR_A, rmsd, share_within, volume_nmse
 from cryodrgn_ext.atoms.stereochemistry import Chemistry, stereochemistry
 from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
+from cryodrgn_ext.engines.atomic.agreement import Density, residue_agreement
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
 from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer, FoldData
 from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
-from cryodrgn_ext.engines.atomic.node_sums import sums_at_nodes
+from cryodrgn_ext.engines.atomic.node_sums import half_rows, sums_at_nodes
 from cryodrgn_ext.fourier.gaussians import gaussian_map
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -46,7 +50,7 @@ from cryodrgn_ext.progress import SilentMonitor
 FloatArray = NDArray[np.float64]
 
 RESOLUTION_A = 6.0
-APPROXIMATE_A, NOISE_A = 5.15, 6.0
+APPROXIMATE_A, NOISE_A, TURN_DEG = 5.15, 6.0, 90.0
 #: Options of each row; its start is the first word of its name.
 ROWS: dict[str, dict[str, object]] = {
     "exact": {"start": "alpha"},
@@ -58,6 +62,7 @@ ROWS: dict[str, dict[str, object]] = {
     "noise": {"start": "noise"},
     "noise centre": {"start": "noise", "backbone": "centre"},
     "noise fast": {},
+    "turned fast": {},
     "random": {"start": "random"},
     "random fast": {},
     "approximate no-side-chains": {"start": "alpha", "side_chains": False},
@@ -98,12 +103,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Found:
-    """What a row led to: atoms, main chains' Gaussians at the start and the end (None without), and the map."""
+    """What a row led to: atoms, main chains' Gaussians at the start and the end (None without), map, agreement."""
 
     atoms: FloatArray
     before: FloatArray
     after: FloatArray | None
     volume: torch.Tensor
+    agrees: NDArray[np.bool_] | None = None
 
 
 def main() -> None:
@@ -122,7 +128,10 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     problem = make(given)
     chemistry = Chemistry.of(problem.truth)
-    print("row | start | Gaussians | atoms (Å) | within 3 Å | map NMSE | bonds (Å) | broken | clashes | seconds")
+    print(
+        "row | start | Gaussians | atoms (Å) | within 3 Å | map NMSE | bonds (Å) | broken | clashes | "
+        "agree: near, far | seconds"
+    )
     for name in given.rows:
         begin = time.perf_counter()
         found = fast(problem, name, given.seed) if name.endswith("fast") else fold(problem, name, given.seed)
@@ -136,8 +145,17 @@ def main() -> None:
         print(
             f"{name} | {rmsd(found.before, truth):.2f} | {gaussians} | {rmsd(atoms, truth):.2f} | "
             f"{100 * share_within(judged, truth):.1f} % | {nmse(problem, found.volume):.3f} | {chemical.bond_A:.2f} | "
-            f"{chemical.broken} | {chemical.clashes} | {seconds:.0f}", flush=True,
+            f"{chemical.broken} | {chemical.clashes} | {agreement(found, truth, problem)} | {seconds:.0f}", flush=True,
         )  # fmt: skip
+
+
+def agreement(found: Found, truth: FloatArray, problem: Problem) -> str:
+    """Share of residues that agree with the half-map, of those that are near their true place and of the others."""
+    if found.agrees is None:
+        return ""
+    near = np.linalg.norm(found.atoms[problem.alpha] - truth, axis=1) < NEAR_A
+    parts = [found.agrees[members] for members in (near, ~near)]
+    return ", ".join(f"{100 * part.mean():.0f} % of {len(part)}" if len(part) else "none" for part in parts)
 
 
 def make(given: argparse.Namespace) -> Problem:
@@ -184,7 +202,14 @@ def fast(problem: Problem, name: str, seed: int) -> Found:
     """The fast atoms' fit of one structure."""
     images, base = problem.images, begun(problem, name)
     generator = np.random.default_rng(seed)
-    if not name.startswith(("exact", "approx")):
+    if name.startswith("turned"):
+        third = base.residue >= 2 * len(base.chain) // 3
+        hinge = base.positions[np.flatnonzero(third)[0]]
+        turn = Rotation.from_euler("x", TURN_DEG, degrees=True).as_matrix()
+        base = replace(
+            base, positions=np.where(third[:, None], (base.positions - hinge) @ turn.T + hinge, base.positions)
+        )
+    elif not name.startswith(("exact", "approx")):
         alpha = base.positions[problem.alpha]
         extent_A = images.box_size * images.pixel_size_A / 4
         moved = generator.uniform(-1, 1, alpha.shape) * (NOISE_A if name.startswith("noise") else extent_A)
@@ -193,14 +218,19 @@ def fast(problem: Problem, name: str, seed: int) -> Found:
     centres, _, _ = residue_centres(base)
     model = AtomModel.of(base, centres, images.pixel_size_A)
     rows = torch.arange(images.n)
-    sums = sums_at_nodes(images, rows, torch.ones(images.n, 1), problem.radius, SilentMonitor())
-    fit = AtomFit(model, torch.ones(1, 1), sums)
-    fit.run(RESOLUTION_A, SilentMonitor())
+    sums = [sums_at_nodes(images, rows[half], torch.ones(int(half.sum()), 1), problem.radius, SilentMonitor())
+            for half in half_rows(images, rows)]  # fmt: skip
+    fit, *halves = [AtomFit(model, torch.ones(1, 1), one) for one in (sums[0] + sums[1], *sums)]
+    for one in (fit, *halves):
+        one.run(RESOLUTION_A, SilentMonitor())
+    density = Density(model.electrons, model.width_A, fit.scale, model.pixel_size_A)
+    centres = np.stack([one.positions.double().numpy() for one in halves])
+    agreed = residue_agreement(centres, sums, density, model.residue, RESOLUTION_A, seed)
     atoms = carried_atoms(base, fit.positions.double().numpy())[0]
     pixel = images.pixel_size_A
     volume = gaussian_map(images.box_size, fit.positions[0] / pixel, model.electrons, model.width_A / pixel)
     spectrum = torch.fft.rfftn(volume) * fit.scale[shells(images.box_size).clamp_max(len(fit.scale) - 1)]
-    return Found(atoms, base.positions[problem.alpha], None, torch.fft.irfftn(spectrum, s=volume.shape))
+    return Found(atoms, base.positions[problem.alpha], None, torch.fft.irfftn(spectrum, s=volume.shape), agreed.agrees)
 
 
 def shells(box: int) -> torch.Tensor:

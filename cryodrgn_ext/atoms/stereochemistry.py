@@ -129,6 +129,25 @@ def stereochemistry(structure: Structure, positions: FloatArray, chemistry: Chem
     )  # fmt: skip
 
 
+def chain_breaks(structure: Structure) -> int:
+    """Bonds between residues of consecutive numbers (C to N, O3' to P) that are longer than :data:`BROKEN_A`."""
+    breaks = start = 0
+    for chain in structure.source[0]:
+        ends: tuple[int | None, dict[str, int]] = (None, {})
+        for residue in chain:
+            atoms = {atom.name.replace("*", "'"): start + place for place, atom in enumerate(residue)}
+            start += len(residue)
+            number, before = residue.seqid.num, ends
+            ends = (number, atoms)
+            if number is None or before[0] is None or number != before[0] + 1:
+                continue
+            for last, first in (("C", "N"), ("O3'", "P")):
+                if last in before[1] and first in atoms and (last == "O3'" or is_amino_acid(residue)):
+                    pair = structure.positions[[before[1][last], atoms[first]]]
+                    breaks += bool(np.linalg.norm(pair[0] - pair[1]) > BROKEN_A)
+    return breaks
+
+
 def ramachandran(structure: Structure, positions: FloatArray) -> FloatArray:
     """Angles phi, psi (T, 2) in degrees of all residues but glycine that have both, by gemmi."""
     model = structure.source[0].clone()

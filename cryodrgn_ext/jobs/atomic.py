@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cryodrgn_ext.atoms.stereochemistry import BROKEN_A, chain_breaks
 from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
 from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLearner, FoldSetting
@@ -148,6 +149,7 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         settings, layout, inputs = self.settings, self.layout, self.inputs
         for remark in inputs.structure.remarks:
             self.note(f"{settings.structure.name}: {remark}")
+        self._say_breaks()
         key = fingerprint(inputs.record["in_parts"]["sha256"], inputs.sha256("structure"), inputs.record["result"],
                           settings.resolution_A)  # fmt: skip
         placed_file, motion_file = layout.root / PLACEMENT_NAME, layout.root / MOTION_NAME
@@ -169,7 +171,9 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         evidence, agreement = found.evidence, found.motion.agreement
         if agreement is not None:
             self.note(agreement.sentence())
-        chemistry = found.chemistry_rows(settings.models)
+        figures = found.chemistry(settings.models)
+        self.note(*broken_sentences(max(one.broken for one in figures.values())))
+        chemistry = [(name, *one.row()) for name, one in figures.items()]
         write_atomic_reports(self.facts, found, AtomicTables(rows, chemistry))
         results = {
             "particles": inputs.result.particles.n, "correlation": round(placement.correlation, 4),
@@ -187,6 +191,16 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
     def images(self) -> ParticleImages:
         """All images, preprocessed as in the training."""
         return self.open_images(self.inputs.result.particles, self.inputs.preprocessing)
+
+    def _say_breaks(self) -> None:
+        """Warn of a structure whose chain is broken where restraints hold what the structure has."""
+        breaks = chain_breaks(self.inputs.structure)
+        if breaks and self.settings.method == "fast":
+            self.note(
+                f"Warning: {self.settings.structure.name} has {breaks} bonds between neighbours of a chain that are "
+                f"longer than {BROKEN_A:g} Å. Restraints hold distances of the structure as they are: repair it, "
+                "or choose --method cryofold, whose bonds are of one length."
+            )
 
     def _place(self) -> None:
         consensus = self.inputs.consensus
@@ -247,6 +261,16 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         structures: tuple[str, ...] = (ENSEMBLE_NAME, "ensemble.pdb", RESIDUES_NAME, SCRIPT_NAME, MOTION_NAME)
         structures += (FOLD_NAME,) if self.settings.method == "cryofold" else ()
         return JobResult(layout.root, outputs, layout.logfile, keep=kept_files(layout, *structures))
+
+
+def broken_sentences(broken: int) -> tuple[str, ...]:
+    """What to say of bonds that the fit broke, of the worst structure."""
+    if not broken:
+        return ()
+    return (
+        f"Warning: the fit broke {broken} bonds of the given structure: from there it did not reach what the images "
+        "show. Give a structure of a nearer state, or look at the maps for what no motion of this structure explains.",
+    )
 
 
 def report_atomic(finished: FinishedResult, monitor: Monitor) -> None:

@@ -135,19 +135,17 @@ class Findings:
         curve = fsc(rendered, torch.from_numpy(volume.data))
         return resolution_A(curve, pixel, volume.box_size, HALF)
 
-    def chemistry_rows(self, models: int) -> list[tuple[str, ...]]:
-        """Stereochemistry of the given structure, of the worst model of the ensemble, and of each state."""
+    def chemistry(self, models: int) -> dict[str, Stereochemistry]:
+        """Stereochemistry of the given structure, of the worst model of the ensemble, and of each state, by name."""
         chemistry = Chemistry.of(self.structure)
 
-        def of(positions: NDArray[np.float64]) -> Stereochemistry:
-            return stereochemistry(self.structure, positions, chemistry)
+        def of(centres: NDArray[np.float64]) -> list[Stereochemistry]:
+            return [stereochemistry(self.structure, one, chemistry) for one in carried_atoms(self.structure, centres)]
 
-        ensemble = [of(one) for one in carried_atoms(self.structure, along_motion(self.motion, models))]
-        rows = [("given structure", *of(self.structure.positions).row())]
-        rows.append(("ensemble, worst model", *max(ensemble, key=lambda one: (one.broken, one.bond_A)).row()))
-        for number, centres in self.states.items():
-            rows.append((f"state {number}", *of(carried_atoms(self.structure, centres[None])[0]).row()))
-        return rows
+        worst = max(of(along_motion(self.motion, models)), key=lambda one: (one.broken, one.bond_A))
+        given = stereochemistry(self.structure, self.structure.positions, chemistry)
+        states = {f"state {number}": of(centres[None])[0] for number, centres in self.states.items()}
+        return {"given structure": given, "ensemble, worst model": worst, **states}
 
     def sentence(self) -> str:
         """What was found, in one sentence."""

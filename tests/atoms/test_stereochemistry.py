@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.atoms.stereochemistry import Chemistry, allowed, ramachandran, stereochemistry
+from cryodrgn_ext.atoms.stereochemistry import Chemistry, allowed, chain_breaks, ramachandran, stereochemistry
 from cryodrgn_ext.atoms.structure import Structure, read_structure
 
 #: Bond lengths (Å) and angles (degrees) about N, CA and C (Engh and Huber 1991).
@@ -84,6 +84,8 @@ def test_what_a_fit_did_is_told_apart(tmp_path: Path) -> None:
     torn = structure.positions.copy()
     torn[12:] += 3.0
     assert stereochemistry(structure, torn, chemistry).broken == 1
+    assert chain_breaks(structure) == 0
+    assert chain_breaks(replace(structure, positions=torn)) == 1
     folded = structure.positions.copy()
     folded[23] = folded[0] + [0.0, 0.0, 1.5]
     assert stereochemistry(replace(structure), folded, chemistry).clashes >= 1
