@@ -36,12 +36,13 @@ from cryodrgn_ext.atoms.stereochemistry import Chemistry, stereochemistry
 from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
 from cryodrgn_ext.engines.atomic.agreement import Density, residue_agreement
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
-from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer, FoldData
+from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer
 from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomFit, AtomModel
 from cryodrgn_ext.engines.atomic.node_sums import half_rows, sums_at_nodes
+from cryodrgn_ext.engines.atomic.training_passes import FoldData
 from cryodrgn_ext.fourier.gaussians import gaussian_map
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages

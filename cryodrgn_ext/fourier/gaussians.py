@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map
 
+#: Tails beyond are held there: products of two stay numbers that processors multiply at full speed.
+LEAST_EXPONENT = -40.0
 #: Phases of a plane (atoms times z times y) that are held at a time.
 PHASES_AT_ONCE = 1 << 23
 
@@ -97,6 +99,34 @@ def gaussian_sections(
     points = (kxy[None, :, :, None].to(planes.dtype) * planes[:, None]).sum(dim=2)
     falloff = torch.exp(-2 * (math.pi / box_size) ** 2 * points.square().sum(dim=-1) * width**2)
     return falloff * rectangle[:, (kxy[:, 1] + most_y) * (most_x + 1) + kxy[:, 0]]
+
+
+def gaussian_images(
+    seen: Float[Tensor, "B N 2"], amplitudes: Float[Tensor, " N"], width: Float[Tensor, ""], box_size: int
+) -> Float[Tensor, "B D D"]:
+    """Projections of Gaussians at the pixels' centres, in real space: the product of one matrix of y and one of x.
+
+    Parameters
+    ----------
+    seen : Tensor
+        (B, N, 2) x, y in pixels from the origin pixel D // 2.
+    amplitudes : Tensor
+        (N,) integrals of the Gaussians.
+    width : Tensor
+        Standard deviation of all in pixels; below about 0.8 the pixels' samples no longer hold it (aliasing).
+    box_size : int
+        D.
+
+    Returns
+    -------
+    Tensor
+        (B, D, D), axes y, x.
+    """
+    axis = torch.arange(box_size, device=seen.device, dtype=seen.dtype) - box_size // 2
+    scaled = -0.5 / width**2
+    exponents = [scaled * (axis - one[..., None]) ** 2 for one in seen.unbind(-1)]
+    along_x, along_y = (torch.exp(one.clamp_min(LEAST_EXPONENT)) for one in exponents)
+    return (along_y * (amplitudes / (2 * math.pi * width**2))[:, None]).transpose(1, 2) @ along_x
 
 
 def gaussian_spectrum(

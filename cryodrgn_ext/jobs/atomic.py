@@ -11,11 +11,14 @@ import numpy as np
 
 from cryodrgn_ext.atoms.stereochemistry import BROKEN_A, chain_breaks
 from cryodrgn_ext.atoms.structure import Structure, read_structure, residue_centres
+from cryodrgn_ext.engines.atomic.atomvae import AtomVaeLearner
+from cryodrgn_ext.engines.atomic.atomvae_settings import AtomVaeSettings
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
-from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLearner, FoldSetting
+from cryodrgn_ext.engines.atomic.cryofold_motion import CryofoldLearner
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.engines.atomic.ensemble import carried_atoms
 from cryodrgn_ext.engines.atomic.fit import AtomModel
+from cryodrgn_ext.engines.atomic.image_learning import CHECKPOINT, FoldSetting, ImageLearner
 from cryodrgn_ext.engines.atomic.motion import (
     MotionLearner,
     MotionSettings,
@@ -123,7 +126,8 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         """Read the result and the structure; see :meth:`JobRun.check`."""
         structure = read_structure(settings.structure)
         result = read_learned_result(settings.in_parts, settings.project)
-        if settings.method == "fast" or (settings.zdim and settings.latents == "training"):
+        given = settings.method == "cryofold" and settings.zdim and settings.latents == "training"
+        if settings.method == "fast" or given:
             result.require_latents()
         check_images(result.particles)
         require_same_images(result, settings.project, monitor)
@@ -157,9 +161,10 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         placement = read_placement(placed_file)
         self.note(placement.sentence())
         structure = placed_structure(inputs.structure, placement)
-        if settings.method == "cryofold":
-            own = [getattr(settings, one.name) for one in fields(CryofoldSettings)]
-            key = fingerprint(key, "cryofold", settings.nodes, settings.seed, *own)
+        if settings.method != "fast":
+            kind = CryofoldSettings if settings.method == "cryofold" else AtomVaeSettings
+            own = [getattr(settings, one.name) for one in fields(kind)]
+            key = fingerprint(key, settings.method, settings.nodes, settings.seed, *own)
             self.stage("motion", key, "Learning the motion of the atoms", lambda: self._fold(structure, key),
                        motion_file, layout.root / FOLD_NAME)  # fmt: skip
         else:
@@ -218,17 +223,26 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         write_motion(self.layout.root / MOTION_NAME, motion)
 
     def _fold(self, structure: Structure, key: str) -> None:
+        settings = self.settings
+        setting = FoldSetting(settings.resolution_A, settings.nodes, settings.seed, self.layout.checkpoint, key)
+        learner: ImageLearner
+        if settings.method == "atomvae":
+            learner = AtomVaeLearner(self.images, structure, settings, setting, self.monitor)
+        else:
+            learner = self._cryofold(structure, setting)
+        found = learner.run()
+        write_fold(self.layout.root / FOLD_NAME, found)
+        write_motion(self.layout.root / MOTION_NAME, found.motion)
+        for place in self.layout.checkpoint.glob(CHECKPOINT.format("*")):
+            place.unlink()
+
+    def _cryofold(self, structure: Structure, setting: FoldSetting) -> CryofoldLearner:
         settings, images, model = self.settings, self.images, self.inputs.model
         extent_A = images.box_size * images.pixel_size_A / 4  # the thesis' cube in the middle of the box
         chain = CoarseChain.of(structure, settings.backbone, settings.side_chains)
         chain = chain.begun(settings.start, settings.start_noise_A, extent_A, settings.seed)
         given = None if settings.latents == "encoder" else model.z[:, used_columns(model)]
-        setting = FoldSetting(settings.resolution_A, settings.nodes, settings.seed, self.layout.checkpoint, key)
-        found = CryofoldLearner(images, chain, settings, setting, self.monitor, given).run()
-        write_fold(self.layout.root / FOLD_NAME, found.z, found.held_out, found.history, found.width_A)
-        write_motion(self.layout.root / MOTION_NAME, found.motion)
-        for place in self.layout.checkpoint.glob(CHECKPOINT.format("*")):
-            place.unlink()
+        return CryofoldLearner(images, chain, settings, setting, self.monitor, given)
 
     def _write(self, found: Findings) -> list[tuple[str, ...]]:
         """Write structures, particles, residues and script; return the rows of the table of states."""
@@ -259,7 +273,7 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
             for number, rows in found.members.items()
         )  # fmt: skip
         structures: tuple[str, ...] = (ENSEMBLE_NAME, "ensemble.pdb", RESIDUES_NAME, SCRIPT_NAME, MOTION_NAME)
-        structures += (FOLD_NAME,) if self.settings.method == "cryofold" else ()
+        structures += (FOLD_NAME,) if self.settings.method != "fast" else ()
         return JobResult(layout.root, outputs, layout.logfile, keep=kept_files(layout, *structures))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryodrgn_ext.engines.atomic.atomvae_settings import AtomVaeSettings
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
 from cryodrgn_ext.options import shared
 from cryodrgn_ext.options.result_settings import ResultSettings
@@ -12,7 +13,7 @@ from cryodrgn_ext.settings import setting
 
 
 @dataclass(frozen=True)
-class AtomicSettings(CryofoldSettings, ResultSettings):
+class AtomicSettings(CryofoldSettings, AtomVaeSettings, ResultSettings):
     """Settings of ``atomic``."""
 
     in_parts: Path = setting(
@@ -26,9 +27,10 @@ class AtomicSettings(CryofoldSettings, ResultSettings):
     project: Path | None = setting(**shared.PROJECT)
     method: str = setting(
         "fast",
-        choices=("fast", "cryofold"),
-        help="fast: atoms move smoothly along the latents of the training, minutes for any number of images; cryofold: "
-        "as published, two Gaussians for each residue and an image encoder, learned image by image",
+        choices=("fast", "cryofold", "atomvae"),
+        help="fast: atoms move smoothly along the latents of the training, minutes for any number of images; as "
+        "published, learned image by image: cryofold, two Gaussians for each residue and an image encoder; atomvae, "
+        "all atoms as rigid residues, with poses given or from the images",
     )
     models: int = setting(10, low=2, high=999, help="Number of models along the largest motion in ensemble.cif")
     resolution_A: float = setting(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.atoms.structure import Structure, write_ensemble
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.atomic.agreement import Agreement
+from cryodrgn_ext.engines.atomic.image_learning import FoldResult
 from cryodrgn_ext.engines.atomic.motion import AtomicMotion, ResidueEvidence
 from cryodrgn_ext.engines.atomic.placement import Placement
 from cryodrgn_ext.engines.held_out import HeldOut
@@ -22,7 +23,7 @@ from cryodrgn_ext.results.layout import Layout
 
 ENSEMBLE_NAME, RESIDUES_NAME, SCRIPT_NAME = "ensemble.cif", "residues.star", "motion.cxc"
 MOTION_NAME, PLACEMENT_NAME, STATE_NAME = "motion.npz", "placement.npz", "structure.cif"
-FOLD_NAME = "cryofold.npz"
+FOLD_NAME = "learned.npz"
 ARRAYS = ("nodes_z", "positions", "halves", "share", "probability", "features", "scale")
 LATER_ARRAYS = ("correlation", "chance")  # which results of earlier versions lack
 #: B-factor of a root-mean-square error u along all three axes together: 8 pi² u² / 3.
@@ -51,11 +52,10 @@ def read_motion(path: Path) -> AtomicMotion:
     return AtomicMotion(**load_arrays(path, *ARRAYS, optional=LATER_ARRAYS))
 
 
-def write_fold(path: Path, z: NDArray[np.float32], held_out: HeldOut | None, history: NDArray[np.float64],
-               width_A: float) -> None:  # fmt: skip
-    """Write what Cryofold learned beside the motion: latents, what single images gain, losses, width."""
-    numbers = [] if held_out is None else list(held_out.as_numbers().values())
-    write_arrays(path, {"z": z, "held_out": np.array(numbers), "history": history, "width_A": np.array([width_A])})
+def write_fold(path: Path, found: FoldResult) -> None:
+    """Write what was learned image by image beside the motion: latents, what single images gain, losses."""
+    numbers = [] if found.held_out is None else list(found.held_out.as_numbers().values())
+    write_arrays(path, {"z": found.z, "held_out": np.array(numbers), "history": found.history})
 
 
 def read_fold(path: Path) -> tuple[HeldOut | None, NDArray[np.float64]]:

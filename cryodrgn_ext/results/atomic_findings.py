@@ -71,9 +71,10 @@ class Findings:
         """From the files of the finished stages."""
         motion = read_motion(directory / MOTION_NAME)
         held_out, history = weighed(model), np.empty(0)
-        if settings.method == "cryofold":
+        if settings.method != "fast":
             own, history = read_fold(directory / FOLD_NAME)
-            held_out = own if settings.latents == "encoder" else held_out
+            given = settings.method == "cryofold" and settings.latents == "training"
+            held_out = held_out if given else own
         return cls(result, model, structure, motion, held_out, history)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gemmi
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import starfile
 import yaml
 
-from cryodrgn_ext.engines.atomic import fit
+from cryodrgn_ext.engines.atomic import atomvae_model, fit
 from cryodrgn_ext.engines.atomic.placement import Placement
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs import atomic as job
@@ -77,18 +78,31 @@ def test_everything_is_written_and_a_continue_does_nothing_again(beads: Path, mo
     assert all(title in page for title in ("Atomic motion", "Stereochemistry", "Half-maps"))
 
 
+LEARNED: dict[str, dict[str, Any]] = {
+    "cryofold": {"epochs": 1, "warmup_epochs": 1, "batch": 32, "layers": 1, "dim": 8},
+    "atomvae": {"vae_epochs": 1, "vae_pose_epochs": 1, "vae_batch": 32, "vae_zdim": 1, "vae_poses": "inferred",
+                "vae_conformations": 1, "vae_pose_samples": 1},
+}  # fmt: skip
+
+
 @pytest.mark.slow
-def test_cryofold_writes_the_same_and_its_latents(beads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(SETTINGS, method="cryofold", epochs=1, warmup_epochs=1, batch=32, layers=1, dim=8)
+@pytest.mark.parametrize("method", LEARNED)
+def test_learned_image_by_image_writes_the_same_and_its_latents(
+    beads: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    for name, value in (("ENCODER", (32, 16)), ("REPRESENTATION", 16), ("DECODER", 16), ("BLOCKS", 1)):
+        monkeypatch.setattr(atomvae_model, name, value)
+    settings = replace(SETTINGS, method=method, **LEARNED[method])
     result = atomic(settings, SilentMonitor())
     assert all(output.path.is_file() for output in result.files)
     assert len(gemmi.read_structure("moved/ensemble.cif")) == settings.models
-    found = np.load("moved/cryofold.npz")
+    found = np.load("moved/learned.npz")
     record = yaml.safe_load(Path("moved/job.yaml").read_text())
     assert found["z"].shape == (record["results"]["particles"], 1)
     assert len(found["history"]) == 2
     assert not list(Path("moved/checkpoint").glob("atoms_*"))
     monkeypatch.setattr(job, "CryofoldLearner", None)
+    monkeypatch.setattr(job, "AtomVaeLearner", None)
     before = Path("moved/ensemble.cif").read_bytes()
     atomic(settings, SilentMonitor())
     assert Path("moved/ensemble.cif").read_bytes() == before

@@ -9,13 +9,13 @@ restraints; with latents, plus their divergence from a normal distribution.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
+from cryodrgn_ext.engines.atomic.fold_batch import FoldBatch
 from cryodrgn_ext.engines.neural.layers import residual_mlp
 from cryodrgn_ext.fourier.gaussians import gaussian_sections
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -24,31 +24,6 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 FIRST_WIDTH_A = 3.71
 #: Of the decoder's last weights against usual ones: offsets begin near 0, and yet pass gradients on.
 FIRST_OFFSETS = 0.01
-
-
-@dataclass(frozen=True)
-class FoldBatch:
-    """Some images.
-
-    Attributes
-    ----------
-    values : Tensor
-        (B, M) complex64 whitened, centred coefficients, without that of frequency 0.
-    ctf : Tensor
-        (B, M) float32 CTF over the noise's standard deviation.
-    planes : Tensor
-        (B, 2, 3).
-    """
-
-    values: Complex[Tensor, "B M"]
-    ctf: Float[Tensor, "B M"]
-    planes: Float[Tensor, "B 2 3"]
-
-    @classmethod
-    def of(cls, images: ParticleImages, rows: Tensor, radius: int) -> FoldBatch:
-        """Images ``rows`` up to a radius in cycles per box."""
-        batch = images.batch(rows, images.plane.prefix(radius))
-        return cls(batch.coefficients[:, 1:], batch.ctf[:, 1:], images.planes(rows))
 
 
 class CryofoldModel(nn.Module):
@@ -93,7 +68,7 @@ class CryofoldModel(nn.Module):
 
     def positions(self, z: Float[Tensor, "B q"] | None = None) -> Float[Tensor, "B G 3"]:
         """Centres (B, G, 3) in Å at latents (B, q); (1, G, 3) without latents."""
-        if z is None or self.decoder is None:
+        if z is None or self.decoder is None or not z.shape[1]:
             return self.centres[None]
         offsets: Tensor = self.decoder(z).unflatten(1, self.centres.shape)
         moved: Tensor = self.centres + offsets

@@ -15,11 +15,14 @@ from scipy.spatial.transform import Rotation
 from cryodrgn_ext.atoms.backbone import Backbone
 from cryodrgn_ext.atoms.structure import read_structure, residue_centres
 from cryodrgn_ext.engines.atomic.coarse_chain import CoarseChain
-from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer, FoldData
-from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel, FoldBatch
-from cryodrgn_ext.engines.atomic.cryofold_motion import CHECKPOINT, CryofoldLearner, FoldSetting
+from cryodrgn_ext.engines.atomic.cryofold import CryofoldTrainer
+from cryodrgn_ext.engines.atomic.cryofold_model import CryofoldModel
+from cryodrgn_ext.engines.atomic.cryofold_motion import CryofoldLearner
 from cryodrgn_ext.engines.atomic.cryofold_settings import CryofoldSettings
+from cryodrgn_ext.engines.atomic.fold_batch import FoldBatch
+from cryodrgn_ext.engines.atomic.image_learning import CHECKPOINT, FoldSetting
 from cryodrgn_ext.engines.atomic.motion import residue_evidence, rms
+from cryodrgn_ext.engines.atomic.training_passes import FoldData
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.progress import Monitor, SilentMonitor
