@@ -214,7 +214,7 @@ class _Run:
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
-        finer = FinerFeatures(images.n, count, self.context.seed, self.context.work_bytes / 2)
+        finer = FinerFeatures(images.n, count, self.context.seed, self.context.work_bytes, self.limit)
         curved.run(radii, lambda: self._save_curved(fit, curved, states), finer)
         features = curved.features
         if features.count > smooth.count:

@@ -42,17 +42,23 @@ class FinerFeatures:
     seed : int
     memory_bytes : float
         That the equations of both half-sets may take.
+    limit : int
+        Radius of the last band, at which they take most.
     """
 
     images: int
     most_nodes: int
     seed: int
     memory_bytes: float
+    limit: int
 
     def __call__(self, curve: CurvedFit) -> bool:
         """Try; whether the curve has more features now. Otherwise it is what it was."""
         count = 2 * curve.n_features - 1
-        if not (self._worth_trying(curve) and self._fits(curve, count)):
+        columns = count + 1 + curve.columns - curve.n_features
+        voxels = curve.bands[0].grid.n_voxels * (self.limit / curve.radius) ** 3
+        fits = count <= MOST_FEATURES and equation_bytes(columns, voxels) <= self.memory_bytes
+        if not (fits and self._worth_trying(curve)):
             return False
         kept, gains = curve.snapshot(), curve.gains()
         if self._renew(curve, count):
@@ -70,11 +76,6 @@ class FinerFeatures:
         last = told[len(told) - math.ceil(len(told) / LAST) :]
         real = found.wins and found.average + found.gain < MOST_SIGNAL * curve.bands[0].count
         return real and len(told) >= LAST and float(last.sum()) > LEAST_RISE * float(told.sum()) > 0
-
-    def _fits(self, curve: CurvedFit, count: int) -> bool:
-        columns = count + curve.columns - curve.n_features + 1
-        floats = padded(columns * (columns + 1) // 2) + 2 * padded(columns)
-        return count <= MOST_FEATURES and 2 * BYTES * floats * curve.bands[0].grid.n_voxels <= self.memory_bytes
 
     def _renew(self, curve: CurvedFit, count: int) -> bool:
         """Put ``count`` features in the place of those that there are; whether there are more now."""
@@ -95,6 +96,11 @@ class FinerFeatures:
         curve.values = [_on(v, carried, rare, curve.columns) for v in values[:2]]
         curve.volumes = _on(values[2], carried, rare, curve.columns)
         return True
+
+
+def equation_bytes(columns: int, voxels: float) -> float:
+    """Bytes that the equations of both half-sets take, at a number of voxels."""
+    return 2 * BYTES * (padded(columns * (columns + 1) // 2) + 2 * padded(columns)) * voxels
 
 
 def _carried(former: Features, features: Features) -> Tensor:

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from cryodrgn_ext.engines.subspace import engine, finer
+from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.curved import CurvedFit
+from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
-from cryodrgn_ext.engines.subspace.finer import FinerFeatures, _carried
+from cryodrgn_ext.engines.subspace.finer import FinerFeatures, _carried, equation_bytes
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
+from cryodrgn_ext.fourier.slices import FourierVolume
 from tests.engines.contexts import context
 from tests.engines.linear_set import LinearSet, StateSet, correlation, make_turning_set
 
@@ -33,9 +36,8 @@ def learned(data: StateSet) -> SubspaceHeterogeneity:
 
 @pytest.fixture(scope="module")
 def coarse(turning: StateSet) -> SubspaceHeterogeneity:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finer, "MOST_FEATURES", 7)
-        return learned(turning)
+    """What is learned where memory does not hold more functions."""
+    return engine.train(turning.images, turning.average_map, SETTINGS, replace(context(), work_bytes=1e6))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,15 @@ def test_a_full_turn_takes_more_functions_and_volumes_gain(
 def test_a_straight_line_takes_no_more(linear_set: LinearSet) -> None:
     model = engine.train(linear_set.images, linear_set.base_map, replace(SETTINGS, zdim=2), context())
     assert model.features.count <= SETTINGS.curve_features
+
+
+def test_bytes_of_equations_are_those_of_their_tensors(linear_set: LinearSet) -> None:
+    base = FourierVolume.from_map(torch.from_numpy(linear_set.base_map), radius=13)
+    band = Band(linear_set.images, base, 12, torch.device("cpu"), 1e9)
+    for columns in (16, 32, 64):
+        sums = Equations.empty(band, columns)
+        taken = sum(tensor.numel() * tensor.element_size() for tensor in (sums.weight, sums.right))
+        assert equation_bytes(columns, band.grid.n_voxels) == taken
 
 
 @pytest.fixture
