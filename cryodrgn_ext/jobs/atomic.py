@@ -177,7 +177,7 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         if agreement is not None:
             self.note(agreement.sentence())
         figures = found.chemistry(settings.models)
-        self.note(*broken_sentences(max(one.broken for one in figures.values())))
+        self.note(*broken_sentences(settings.method, max(one.broken for one in figures.values())))
         chemistry = [(name, *one.row()) for name, one in figures.items()]
         write_atomic_reports(self.facts, found, AtomicTables(rows, chemistry))
         results = {
@@ -277,10 +277,15 @@ class AtomicRun(JobRun[AtomicSettings, AtomicInputs]):
         return JobResult(layout.root, outputs, layout.logfile, keep=kept_files(layout, *structures))
 
 
-def broken_sentences(broken: int) -> tuple[str, ...]:
+def broken_sentences(method: str, broken: int) -> tuple[str, ...]:
     """What to say of bonds that the fit broke, of the worst structure."""
     if not broken:
         return ()
+    if method != "fast":  # their restraints know no bond between atoms: it may break where all is well
+        return (
+            f"{broken} bonds between residues are longer than {BROKEN_A:g} Å in the worst structure: its residues are "
+            "placed one by one; refine the geometry before a structure is deposited.",
+        )
     return (
         f"Warning: the fit broke {broken} bonds of the given structure: from there it did not reach what the images "
         "show. Give a structure of a nearer state, or look at the maps for what no motion of this structure explains.",

@@ -111,6 +111,12 @@ def test_learned_image_by_image_writes_the_same_and_its_latents(
     assert "Loss" in Path("moved/report.html").read_text()
 
 
+def test_broken_bonds_are_a_warning_where_restraints_should_have_held_them() -> None:
+    assert job.broken_sentences("fast", 0) == job.broken_sentences("cryofold", 0) == ()
+    assert job.broken_sentences("fast", 25)[0].startswith("Warning: the fit broke 25 bonds")
+    assert job.broken_sentences("atomvae", 25)[0].startswith("25 bonds")
+
+
 @pytest.mark.parametrize("content", ["nothing of a structure\n", ""])
 def test_a_file_that_is_no_structure_is_refused_before_anything_is_written(trained: Path, content: str) -> None:
     Path("beads.pdb").write_text(content)
