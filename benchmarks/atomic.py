@@ -3,7 +3,7 @@
 
     python benchmarks/atomic.py BASE.pdb [OTHER.pdb ...] [--path FRAMES.npz] [--images 2000] [--snr 0.1 0.01] [--null]
                                 [--box 64] [--pixel-size 2.0] [--zdim 4] [--nodes 24] [--directory DIR]
-                                [--method fast|cryofold] [--epochs 10] [--backbone alpha|centre]
+                                [--method fast|cryofold|atomvae] [--epochs 10] [--backbone alpha|centre]
 
 The states are those of the structures (the same atoms in the same order), or of FRAMES.npz (``coords_A``, (S, A, 3),
 the atoms of BASE.pdb). Images are rendered by gemmi's electron scattering factors with true poses, CTF and white noise
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--zdim", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=24)
     parser.add_argument("--directory", type=Path)
-    parser.add_argument("--method", choices=("fast", "cryofold"), default="fast")
+    parser.add_argument("--method", choices=("fast", "cryofold", "atomvae"), default="fast")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--backbone", choices=("alpha", "centre"), default="alpha")
     given = parser.parse_args()
@@ -85,7 +85,7 @@ def run(root: Path, given: argparse.Namespace) -> None:
     train(TrainSettings(in_parts=root / "particles.star", o=root / "train", zdim=given.zdim, states=2, volumes=2),
           Monitor())  # fmt: skip
     atomic(AtomicSettings(in_parts=root / "train", structure=given.structures[0].resolve(), o=root / "atoms",
-                          nodes=given.nodes, method=given.method, epochs=given.epochs, zdim=1,
+                          nodes=given.nodes, method=given.method, epochs=given.epochs, vae_epochs=given.epochs, zdim=1,
                           backbone=given.backbone), Monitor())  # fmt: skip
 
 
