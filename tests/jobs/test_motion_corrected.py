@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,6 +16,7 @@ from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.jobs.validate import validate
 from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.workflow.corrected_maps import in_units_of_errors
 from cryodrgn_ext.workflow.job_result import MapOutput
 from tests.jobs.conftest import BOX, SETTINGS, FinishedProject
 from tests.jobs.fake_engine import FakeEngine
@@ -48,3 +50,13 @@ def test_without_latents_there_is_nothing_to_move_along(project: Path, engine: F
     with pytest.raises(InputError, match="--motion_corrected needs latents"):
         validate(replace(VALIDATE, motion_corrected=True), SilentMonitor())
     assert not CHECKED.root.exists()
+
+
+def test_latents_are_near_in_units_of_their_errors() -> None:
+    rng = np.random.default_rng(0)
+    z, root = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(3, 3))
+    covariance = root @ root.T
+    found = in_units_of_errors(z, np.broadcast_to(covariance, (5, 3, 3)).astype(np.float32))
+    step = z[0] - z[3]
+    assert np.square(found[0] - found[3]).sum() == pytest.approx(step @ np.linalg.solve(covariance, step), rel=1e-3)
+    assert in_units_of_errors(z, None) is z
