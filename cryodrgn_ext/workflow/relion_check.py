@@ -147,7 +147,8 @@ class RelionCheck:
         for half in (1, 2):
             star, work = self._star(rows, folder, half), folder / f"work{half}"
             work.mkdir(exist_ok=True)
-            self.monitor.message(f"relion_refine: {folder.parent.parent.name}, half {half}")
+            name = "all particles" if folder.parent == everything else folder.parent.parent.name
+            self.monitor.message(f"relion_refine: {name}, half {half}")
             self._call(
                 REFINE, "--i", star, "--o", work / "run", "--ref", everything / "reference.mrc", "--iter", ITERATIONS,
                 "--ini_high", LOW_PASS * consensus.resolution_A, "--ctf", "--ctf_corrected_ref", "--norm",
