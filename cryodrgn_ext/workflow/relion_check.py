@@ -40,8 +40,6 @@ ITERATIONS = 2
 #: reach three times as far.
 HEALPIX_ORDER, SIGMA_DEG = 4, 2.0
 OFFSET_RANGE_PX, OFFSET_STEP_PX = 3, 1
-#: The reference holds frequencies to this many times the resolution of all particles.
-LOW_PASS = 2.0
 #: Both correlations must reach this for a difference to have come back.
 COMES_BACK = 0.5
 POLL_S = 0.5
@@ -144,6 +142,7 @@ class RelionCheck:
         """Maps of the two halves of some rows after each was refined by itself."""
         radius_A = mask_radius_px(consensus.mask) * consensus.pixel_size_A
         box_A = len(consensus.map) * consensus.pixel_size_A
+        reliable_A = box_A / comparison_radius(consensus.fsc, len(consensus.map) // 2 - 1)
         for half in (1, 2):
             star, work = self._star(rows, folder, half), folder / f"work{half}"
             work.mkdir(exist_ok=True)
@@ -151,7 +150,7 @@ class RelionCheck:
             self.monitor.message(f"relion_refine: {name}, half {half}")
             self._call(
                 REFINE, "--i", star, "--o", work / "run", "--ref", everything / "reference.mrc", "--iter", ITERATIONS,
-                "--ini_high", LOW_PASS * consensus.resolution_A, "--ctf", "--ctf_corrected_ref", "--norm",
+                "--ini_high", reliable_A, "--ctf", "--ctf_corrected_ref", "--norm",
                 "--particle_diameter", min(2 * radius_A, 0.95 * box_A), "--flatten_solvent", "--zero_mask",
                 "--sym", self.symmetry, "--healpix_order", HEALPIX_ORDER, "--sigma_ang", SIGMA_DEG, "--oversampling", 1,
                 "--offset_range", OFFSET_RANGE_PX, "--offset_step", OFFSET_STEP_PX, "--dont_check_norm",
