@@ -22,6 +22,7 @@ from cryodrgn_ext.engines.base import load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc, resolution_A
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.data_sign import map_sign, sign_of_found_map
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import read_map
@@ -43,6 +44,7 @@ from cryodrgn_ext.results.found_poses import (
     AbinitFiles,
     FoundPoses,
     read_search,
+    read_symmetry,
     read_verdict,
     write_found,
 )
@@ -264,7 +266,8 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
         return PoseTable.read(refined / POSES_NAME)
 
     def _reconstruct(self, aligned: ParticleImages, poses: PoseTable) -> None:
-        make_consensus(self.files.maps, aligned, None, self.device, self.monitor)
+        symmetry = point_group(read_symmetry(self.files.found))
+        make_consensus(self.files.maps, aligned, None, self.device, self.monitor, symmetry)
         for name in MAP_FILES:
             with atomic_path(self.layout.root / name) as temporary:
                 shutil.copyfile(self.files.maps / name, temporary)

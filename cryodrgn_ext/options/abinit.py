@@ -71,7 +71,10 @@ class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, Com
     flip_hand: bool = setting(
         False, help="Return the other hand; images without tilts cannot tell, and --in_3dref decides it otherwise"
     )
-    symmetry: str = setting("C1", choices=("C1",), help="Point group; only C1 so far: symmetry is found, not imposed")
+    symmetry: str = setting(
+        "C1", help="Point group that is imposed once it is found, by RELION's name, as C4, D2, T, O, I or I3; --zdim "
+        "and --engine neural know C1 only"
+    )  # fmt: skip
     volumes: int = setting(10, low=0, high=1000, help="Number of volumes to decode with --zdim")
     star_columns: str = setting(
         "auto", choices=("auto", "yes", "no"),

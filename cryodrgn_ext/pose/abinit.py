@@ -20,13 +20,16 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.checkpoint_file import CheckpointFile
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.alignment import degrees_between
 from cryodrgn_ext.pose.attempts import Contest, contest, judge
 from cryodrgn_ext.pose.checkpoint import images_key
+from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.estimates import PoseEstimates
+from cryodrgn_ext.pose.imposed_symmetry import advice, axes_of, in_coordinates
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
 )
@@ -50,6 +53,8 @@ INITIALISATIONS_FILE = "starts.safetensors"
 REFINEMENT_FILES, CONTEST_FILES = "refinement{}.safetensors", "contest{}.safetensors"
 #: Of the refinement of all particles, when some have been refined first.
 WHOLE_FILE = "refinement_all.safetensors"
+#: Of the refinement with a symmetry of those that were refined first.
+SYMMETRIC_FILE = "symmetric.safetensors"
 #: Initialisations more than asked for, while the likeliest is alone: each takes as long as those before.
 MORE = 1
 #: Particles on which several initialisations are refined, when there are many more.
@@ -97,6 +102,8 @@ class AbInitio:
         "found" when an independent refinement found the same, the poses have converged, the map explains what the
         power of the images lets expect, and views fill Fourier space; "probably" when a single initialisation was asked
         for, or one of the others does not hold.
+    symmetry : str
+        Point group of the map, with RELION's axes: that of the settings, or C1 where two searches do not show it.
     """
 
     poses: Poses
@@ -112,6 +119,7 @@ class AbInitio:
     moved_share: float
     agreement: float | None
     verdict: Verdict
+    symmetry: str
 
 
 def reconstruct(
@@ -141,6 +149,7 @@ def reconstruct(
         When the monitor says so; checkpoints stay.
     """
     settings.check(images)
+    symmetry, settings = point_group(settings.symmetry), replace(settings, symmetry="C1")
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
@@ -169,6 +178,14 @@ def reconstruct(
         found = contest(starts.first(), most, refine_one, starts.another, monitor)
         judge(found, monitor)
         best = found.best
+        if symmetry.order > 1 and (axes := axes_of(symmetry, found.symmetry, monitor)) is not None:
+            settings = replace(settings, symmetry=symmetry.name)
+            key = images_key(images, *_decisive(settings, images))
+            best = _with_symmetry(
+                few, best, axes, settings, CheckpointFile(checkpoint_dir, SYMMETRIC_FILE, key), monitor
+            )
+        elif found.symmetry is not None:
+            monitor.message(advice(found.symmetry))
         doubts = _doubts(few, best, settings, monitor)
         if few is not some:
             file = CheckpointFile(checkpoint_dir, REFINEMENT_FILES.format(""), key)
@@ -181,7 +198,19 @@ def reconstruct(
             )
         if some is not images:
             best = _joined(images, some.n, best, settings, CheckpointFile(checkpoint_dir, WHOLE_FILE, key), monitor)
-        return _result(images, best, report_initialisations(starts.made, found.seed)[1], found, doubts)
+        reports = report_initialisations(starts.made, found.seed)[1]
+        return _result(images, best, reports, found, doubts, settings.symmetry)
+
+
+def _with_symmetry(
+    images: ParticleImages, found: Refined, axes: CoordinateTransform, settings: ReconstructSettings,
+    file: CheckpointFile, monitor: Monitor,
+) -> Refined:  # fmt: skip
+    """Refinement with a symmetry, from the poses that were found without it."""
+    monitor.message(f"Poses are refined with maps of the symmetry {settings.symmetry}, in RELION's axes.")
+    begun = _kept_state(file, monitor) or in_coordinates(found.state, axes)
+    halves = found.references.half1, found.references.half2  # its poses make others before they are used
+    return _refined(images, halves, begun.radius, settings, file, monitor, begun)
 
 
 def _joined(
@@ -234,7 +263,8 @@ def evenly_chosen(images: ParticleImages, wanted: int, seed: int) -> Int[Tensor,
 def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any]:
     d = images.box_size
     # Checkpoints of the exhaustive search have no word on it.
-    algorithm = [] if settings.search == "exhaustive" else [settings.search]
+    algorithm: list[str] = [] if settings.search == "exhaustive" else [settings.search]
+    algorithm += [] if settings.symmetry == "C1" else [settings.symmetry]
     return [
         settings.initialisations, settings.initialisation_particles, settings.core(images.n), settings.shift_extent(d),
         settings.mask_radius(d), settings.seed, *algorithm,
@@ -325,7 +355,9 @@ def _doubts(images: ParticleImages, refined: Refined, settings: ReconstructSetti
         monitor.message(explained.sentence())
     else:
         monitor.warn(explained.sentence())
-    even = evenness(refined.state.estimates.poses.rotation)
+    rotation = refined.state.estimates.poses.rotation.double()
+    group = torch.from_numpy(point_group(settings.symmetry).rotations)
+    even = evenness((rotation[:, None] @ group).flatten(0, 1))
     if even < SIDE_VIEWS:
         monitor.warn(
             f"The views that were found fill Fourier space unevenly (evenness {even:.2f}; 1 for even views, "
@@ -350,6 +382,7 @@ def _result(
     reports: tuple[InitialisationReport, ...],
     outcome: Contest,
     doubts: bool,
+    symmetry: str,
 ) -> AbInitio:
     found = refined.state.estimates
     maps = combine_halves(refined.sums1, refined.sums2, images.pixel_size_A)
@@ -367,4 +400,5 @@ def _result(
         moved_share=refined.state.moved_share,
         agreement=outcome.agreement,
         verdict=_verdict(outcome, refined, doubts),
+        symmetry=symmetry,
     )

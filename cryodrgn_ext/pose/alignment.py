@@ -14,12 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryodrgn_ext.fourier.point_groups import C1, PointGroup, point_group
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses, join_poses
 from cryodrgn_ext.pose.all_orientations import search_orientations
 from cryodrgn_ext.pose.centring import recentred
 from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
+from cryodrgn_ext.pose.found_symmetry import differences, smallest_deg
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.model import LinearModel, SliceModel, as_model
@@ -143,7 +145,7 @@ def align_to_halves(
         parts.append(align_images(images, reference, poses, how, rows[members], monitor, label))
         places.append(members)
     found = join_estimates(parts)[torch.cat(places).argsort()]
-    return found, degrees_between(poses.rotation[rows], found.poses.rotation)
+    return found, degrees_between(poses.rotation[rows], found.poses.rotation, point_group(how.settings.symmetry))
 
 
 def align_images(
@@ -199,10 +201,15 @@ def _best_refined(
     return refined[torch.arange(len(rows), device=best.device) * each + best]
 
 
-def degrees_between(one: Float[Tensor, "n 3 3"], two: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
-    """(n,) angles between rotations (n, 3, 3)."""
+def degrees_between(
+    one: Float[Tensor, "n 3 3"], two: Float[Tensor, "n 3 3"], symmetry: PointGroup = C1
+) -> Float[Tensor, " n"]:
+    """(n,) angles between rotations (n, 3, 3) of a model, up to its symmetry."""
     none = torch.zeros(len(one), 2, dtype=torch.float64)
-    return torch.from_numpy(pose_errors(Poses(one, none), Poses(two, none)).degrees)
+    if symmetry.order == 1:
+        return torch.from_numpy(pose_errors(Poses(one, none), Poses(two, none)).degrees)
+    difference = differences(one.cpu().double().numpy(), two.cpu().double().numpy())
+    return torch.from_numpy(smallest_deg(difference, symmetry.rotations))
 
 
 def _pieces(images: ParticleImages, rows: Tensor, how: Alignment) -> Iterator[Tensor]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.estimates import PoseEstimates
+from cryodrgn_ext.pose.found_symmetry import FoundSymmetry, differences, find_symmetry, smallest_deg
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.random_initialisations import Initialisation, distinct_initialisations
 from cryodrgn_ext.pose.refinement import Refined
@@ -70,17 +71,30 @@ class Contest:
         All, in the order in which they were made.
     shares : tuple of float
         Share of the images that tell their pose best on which each attempt agrees with the likeliest; 1 for itself.
+    symmetries : tuple of FoundSymmetry or None
+        Up to which each of them agrees: in the coordinates of the likeliest.
     """
 
     best: Refined
     seed: int
     attempts: tuple[Attempt, ...]
     shares: tuple[float, ...]
+    symmetries: tuple[FoundSymmetry | None, ...]
 
     @property
     def agreement(self) -> float | None:
         """Largest share of another attempt; None when there is no other."""
         return _largest_of_others(self.attempts, self.shares, self.seed)
+
+    @property
+    def symmetry(self) -> FoundSymmetry | None:
+        """Symmetry up to which the attempt that agrees best does; None when there is none."""
+        others = [
+            (share, number)
+            for number, (one, share) in enumerate(zip(self.attempts, self.shares, strict=True))
+            if one.seed != self.seed
+        ]
+        return self.symmetries[max(others)[1]] if others else None
 
     @property
     def is_confirmed(self) -> bool:
@@ -115,6 +129,7 @@ def contest(
     attempts: list[Attempt] = []
     best: Refined | None = None
     winner, shares = None, tuple[float, ...]()
+    symmetries = tuple[FoundSymmetry | None, ...]()
     while len(attempts) < most:
         monitor.poll()
         one = waiting.pop(0) if waiting else make()
@@ -125,28 +140,41 @@ def contest(
         attempts.append(attempt)
         if winner is None or attempt.log_likelihood > winner.log_likelihood:
             best, winner = refined, attempt
-        shares = tuple(1.0 if other is winner else agreement_share(winner, other) for other in attempts)
-        agreement = _largest_of_others(attempts, shares, winner.seed)
-        if len(attempts) >= len(distinct) and agreement is not None and agreement >= SAME_SHARE:
+        agreements = [(1.0, None) if other is winner else agreement(winner, other) for other in attempts]
+        shares, symmetries = tuple(one[0] for one in agreements), tuple(one[1] for one in agreements)
+        largest = _largest_of_others(attempts, shares, winner.seed)
+        if len(attempts) >= len(distinct) and largest is not None and largest >= SAME_SHARE:
             break
     if best is None or winner is None:
         raise ValueError("there are no random initialisations to refine")
-    return Contest(best, winner.seed, tuple(attempts), shares)
+    return Contest(best, winner.seed, tuple(attempts), shares, symmetries)
 
 
 def _largest_of_others(attempts: Sequence[Attempt], shares: Sequence[float], seed: int) -> float | None:
     return max((share for one, share in zip(attempts, shares, strict=True) if one.seed != seed), default=None)
 
 
-def agreement_share(one: Attempt, other: Attempt) -> float:
-    """Share of the better half of the images, by ``one``, whose rotations agree with the other's, in either hand."""
+def agreement(one: Attempt, other: Attempt) -> tuple[float, FoundSymmetry | None]:
+    """Share of the better half of the images, by ``one``, whose rotations agree with the other's, in either hand.
+
+    Where few agree, they are compared up to the symmetry by which they differ, if there is one: it is returned beside
+    the share, in the coordinates of ``one``.
+    """
     fit = one.estimates.log_likelihood.numpy()
     better = np.flatnonzero(fit >= np.median(fit))
     mine, theirs = (_some(attempt.estimates.poses, better) for attempt in (one, other))
-    degrees = align_poses(mine, theirs).errors.degrees
+    aligned = align_poses(theirs, mine)
     noise = one.estimates.error_deg.numpy()[better]
     allowed = np.maximum(LEAST_DEG, DEVIATIONS * math.sqrt(3.0) * noise)
-    return float(np.mean(degrees <= allowed))
+    share = float(np.mean(aligned.errors.degrees <= allowed))
+    if share >= SAME_SHARE:
+        return share, None
+    moved, ours = aligned.transform.poses(theirs).numpy()[0], mine.numpy()[0]
+    difference = differences(ours.astype(np.float64), moved.astype(np.float64))
+    symmetry = find_symmetry(difference)
+    if symmetry is None:
+        return share, None
+    return float(np.mean(smallest_deg(difference, symmetry.equivalents()) <= allowed)), symmetry
 
 
 def _some(poses: Poses, rows: NDArray[np.int64]) -> Poses:
@@ -155,8 +183,9 @@ def _some(poses: Poses, rows: NDArray[np.int64]) -> Poses:
 
 def judge(found: Contest, monitor: Monitor) -> None:
     """Say what came of the attempts, and warn when none found what the likeliest one found."""
-    for one, same in zip(found.attempts, found.shares, strict=True):
+    for one, same, symmetry in zip(found.attempts, found.shares, found.symmetries, strict=True):
         share = "" if one.seed == found.seed else f", {100 * same:.0f} % of its poses agree"
+        share += "" if symmetry is None else f" up to rotations of {symmetry.group.name}"
         monitor.message(f"Refined from seed {one.seed}: {one.log_likelihood:.2f} nats per particle{share}.")
     if found.agreement is not None and not found.is_confirmed:
         monitor.warn(

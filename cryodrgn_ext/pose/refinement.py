@@ -27,6 +27,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryodrgn_ext.fourier.masks import spherical_mask
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.fourier.slices import FourierGrid
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.images.poses import Poses
@@ -153,7 +154,7 @@ def refine(
         state = _round(images, halves, kind, settings, state, monitor)
         sums = _sums(images, state, settings, monitor)
         references = make_references(*sums, sphere)
-        state, moved = _centred(state, references)
+        state, moved = _centred(state, references, settings)
         state = _judged(state, references, kind, images.plane.radius)
         if moved:
             sums = _sums(images, state, settings, monitor)
@@ -201,8 +202,8 @@ def _sums(
         rows = (images.half_set == half).nonzero()[:, 0]
         parts = (
             backproject(
-                scaled.with_poses(one), rows, torch.full(rows.shape, 1.0 / len(poses)), grid, device=settings.device,
-                monitor=monitor, description=f"Reconstructing half {half}",
+                scaled.with_poses(one), rows, torch.full(rows.shape, 1.0 / len(poses)), grid,
+                point_group(settings.symmetry), settings.device, monitor, f"Reconstructing half {half}",
             )
             for one in poses
         )  # fmt: skip
@@ -277,9 +278,14 @@ def moved_share(rotated_deg: Float[Tensor, " n"]) -> float:
     return float((rotated_deg > MOVED_DEG).double().mean())
 
 
-def _centred(state: RefinementState, references: References) -> tuple[RefinementState, bool]:
-    """Bring the particle to the centre of the box, if it is off by half a voxel or more."""
+def _centred(
+    state: RefinementState, references: References, settings: ReconstructSettings
+) -> tuple[RefinementState, bool]:
+    """Bring the particle to the centre of the box, as far as its symmetry allows, if it is off by half a voxel."""
     offset = centre_of_mass(references.half1 + references.half2).cpu()
+    # What all rotations of the group leave as it is: all of it, a part along an axis, or nothing.
+    free = torch.from_numpy(point_group(settings.symmetry).rotations.mean(0)).to(offset)
+    offset = free @ offset
     if float(offset.abs().max()) < 0.5:
         return state, False
     poses = centred_poses(state.estimates.poses, offset)

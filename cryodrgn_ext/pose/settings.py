@@ -44,6 +44,8 @@ class ReconstructSettings:
         How all orientations are searched.
     rounds : int
         Most rounds of refinement.
+    symmetry : str
+        Point group (RELION's name) that maps have in the coordinates of the poses, and that is imposed on them.
     seed : int
         Everything random follows from it.
     device : str, optional
@@ -59,6 +61,7 @@ class ReconstructSettings:
     mask_radius_px: float | None = None
     search: SearchAlgorithm = "exhaustive"
     rounds: int = 24
+    symmetry: str = "C1"
     seed: int = 0
     device: str | None = None
     memory_bytes: int = DEFAULT_MEMORY_BYTES

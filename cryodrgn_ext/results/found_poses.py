@@ -41,6 +41,8 @@ class FoundPoses:
         (N, 2) of the second images of tilt pairs.
     verdict : str
         Whether the map is right, see :class:`cryodrgn_ext.pose.abinit.AbInitio`; empty where it was not judged.
+    symmetry : str
+        Point group of the map, about RELION's axes.
     """
 
     poses: Poses
@@ -50,6 +52,7 @@ class FoundPoses:
     initialisations: tuple[float, ...]
     tilted_shift_px: NDArray[np.floating] | None = None
     verdict: str = ""
+    symmetry: str = "C1"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def write_found(directory: Path, placed: PlacedImages, found: FoundPoses) -> Non
     table = PoseTable.from_working(placed.images, placed.in_image(found.poses), found.log_likelihood)
     likelihoods = np.array(found.initialisations, np.float64)
     table.write(directory / POSES_NAME, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64),
-                verdict=np.array(found.verdict, np.str_))  # fmt: skip
+                verdict=np.array(found.verdict, np.str_), symmetry=np.array(found.symmetry, np.str_))  # fmt: skip
 
 
 def read_search(directory: Path) -> tuple[list[float], NDArray[np.float64]]:
@@ -141,6 +144,13 @@ def read_verdict(directory: Path) -> str:
     path = directory / POSES_NAME
     with readable(path, "delete it and continue the job"):
         return str(load_arrays(path).get("verdict", ""))
+
+
+def read_symmetry(directory: Path) -> str:
+    """Point group of the map that :func:`write_found` wrote; C1 in results of earlier versions."""
+    path = directory / POSES_NAME
+    with readable(path, "delete it and continue the job"):
+        return str(load_arrays(path).get("symmetry", "C1"))
 
 
 def write_first_poses(path: Path, found: FoundPoses, warnings: Sequence[str]) -> None:

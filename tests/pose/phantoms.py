@@ -35,10 +35,17 @@ class Phantom:
 
 def density(box_size: int, seed: int = 0, beads: int = 120) -> Tensor:
     """(D, D, D) float32: a chain of Gaussian beads without symmetry inside the middle of the box."""
-    rng = np.random.default_rng(seed)
+    return density_of(np.random.default_rng(seed), box_size, beads)
+
+
+def density_of(
+    rng: np.random.Generator, box_size: int, beads: int, extent: float = 0.28, offset: tuple[float, ...] = (0, 0, 0)
+) -> Tensor:
+    """(D, D, D) float32: a chain of beads of some extent about a place x, y, z, both as fractions of the box."""
     walk = np.cumsum(rng.normal(size=(beads, 3)), axis=0)
     walk -= walk.mean(0)
-    walk *= 0.28 * box_size / np.abs(walk).max()
+    walk *= extent * box_size / np.abs(walk).max()
+    walk += box_size * np.asarray(offset)
     axis = np.arange(box_size) - box_size // 2
     along = [np.exp(-((axis[None] - walk[:, i : i + 1]) ** 2) / (2 * 1.3**2)) for i in range(3)]
     return torch.from_numpy(np.einsum("nz,ny,nx->zyx", along[2], along[1], along[0])).float()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.attempts import Contest, contest, judge
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
@@ -97,3 +98,23 @@ def test_a_single_one_is_taken_at_its_word() -> None:
     assert (found.seed, found.agreement) == (0, None)
     judge(found, monitor)
     assert not monitor.warnings
+
+
+def test_symmetric_particles_agree_up_to_their_symmetry() -> None:
+    """Each search chooses among the equivalent poses of an image by chance."""
+    group = point_group("D3").rotations
+    axes = Rotation.random(rng=11).as_matrix()
+
+    def search(seed: int) -> Poses:
+        chosen = axes.T @ group[np.random.default_rng(seed).integers(len(group), size=N)] @ axes
+        equivalent = TRUTH.rotation @ torch.from_numpy(chosen).to(TRUTH.rotation.dtype)
+        return near(Poses(equivalent, TRUTH.shift_px), 1.0, seed)
+
+    monitor = RecordingMonitor()
+    found = outcome([refined(search(1), 200), refined(search(2), 199)], 2, monitor)
+    assert found.is_confirmed
+    assert found.symmetry is not None
+    assert found.symmetry.group.name == "D3"
+    judge(found, monitor)
+    assert not monitor.warnings
+    assert any("up to rotations of D3" in message for message in monitor.lines)

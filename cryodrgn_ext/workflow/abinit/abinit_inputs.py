@@ -10,10 +10,13 @@ import numpy as np
 from cryodrgn_ext.engines.neural.pose_search_settings import NeuralAbinitSettings, plan_abinit
 from cryodrgn_ext.engines.settings import own_options
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.maps import VolumeMap, read_map
 from cryodrgn_ext.metadata.image_checks import check_images
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.options.abinit import AbinitSettings, network_options
+from cryodrgn_ext.pose.coordinate_transform import MIRROR
+from cryodrgn_ext.pose.found_symmetry import smallest_deg
 from cryodrgn_ext.pose.origins import Origins, usable_origins
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
@@ -92,6 +95,7 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         raise InputError(
             "--flip_hand and --in_3dref are both given, but the reference decides the hand: leave one out."
         )
+    _check_symmetry(settings)
     particles = read_given_particles(settings.in_parts, settings.o, settings.project, require_poses=False)
     if particles.n < FEWEST_PARTICLES:
         raise InputError(
@@ -134,6 +138,30 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
         extent_A=extent_A, reference=reference, tilted=tilted, origins_note=origins_note,
         continuation=_continuation(settings),
     )  # fmt: skip
+
+
+def _check_symmetry(settings: AbinitSettings) -> None:
+    """Refuse a symmetry that there is not, or that other options do not go with."""
+    group = point_group(settings.symmetry)
+    if group.order == 1:
+        return
+    if settings.zdim > 0 or settings.engine == "neural":
+        option = "--engine neural" if settings.engine == "neural" else f"--zdim {settings.zdim}"
+        raise InputError(
+            f"--symmetry {settings.symmetry} and {option} are both given: find the map with the symmetry first, and "
+            "train on its particles.star (after relion_particle_symmetry_expand where the motion breaks it)."
+        )
+    if settings.in_3dref is not None:
+        raise InputError(
+            f"--symmetry {settings.symmetry} and --in_3dref are both given, but the axes of the symmetry decide the "
+            "coordinates: leave one out (--flip_hand returns the other hand)."
+        )
+    mirrored = MIRROR @ group.rotations @ MIRROR
+    if settings.flip_hand and smallest_deg(mirrored, group.rotations).max() > 1.0:
+        raise InputError(
+            f"--flip_hand turns the axes of {settings.symmetry} away from RELION's: find the map without it, and "
+            "mirror map and poses where they are used (relion_image_handler --invert_hand for the map)."
+        )
 
 
 def _continuation(settings: AbinitSettings) -> Continuation:

@@ -34,7 +34,10 @@ def find_poses(
             f"{100 * one.agreement:.0f} % of its particles agree with the best one{hand}"
         )
     likelihoods = tuple(one.log_likelihood for one in found.initialisations)
-    return FoundPoses(found.poses, found.log_likelihood, found.map, found.fsc, likelihoods, verdict=found.verdict)
+    return FoundPoses(
+        found.poses, found.log_likelihood, found.map, found.fsc, likelihoods, verdict=found.verdict,
+        symmetry=found.symmetry,
+    )  # fmt: skip
 
 
 def refine_poses(
@@ -65,6 +68,7 @@ def _search_settings(images: ParticleImages, settings: AbinitSettings, max_shift
     return ReconstructSettings(
         initialisations=settings.starts,
         initialisation_particles=settings.start_particles,
+        symmetry=settings.symmetry if settings.zdim == 0 and settings.engine != "neural" else "C1",
         search=settings.search,  # type: ignore[arg-type]  # the declaration lists the same words
         max_shift_px=max_shift_px,
         mask_radius_px=limit,
