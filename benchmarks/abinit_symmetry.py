@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Symmetric particles without orientations: is the symmetry recognised, and imposed about RELION's axes?
+"""Symmetric particles without orientations: whether their symmetry is recognised, and imposed about RELION's axes.
 
     python benchmarks/abinit_symmetry.py --o DIR [--groups C2 C3 D2 T ...] [--images 600] [--snr 0.3] [--seed 0]
 
-Copies of a chain of beads about the axes of a group, seen from anywhere (48 px of 5 Å, CTF, shifts), rendered in real space
-by code that shares nothing with the package. Each set is given to ``abinit`` twice: without ``--symmetry``, which shall
-recognise it, and with it. Printed are what the first run said, the verdicts, the correlation of both maps with the true
-density (after the best rotation, shift and hand, which images cannot tell), and of the second map with those that
-``relion_reconstruct`` makes of the returned particles, with ``--sym`` and without: both agree only where poses, axes
-and map fit each other as RELION understands them. Seconds are of the second run.
+Copies of a chain of beads about the axes of a group, seen from anywhere (48 px of 5 Å, CTF, shifts), rendered in real
+space by code that shares nothing with the package. Each set is given to ``abinit`` twice: without ``--symmetry``, which
+shall recognise it, and with it. Printed are what the first run said, the verdicts, the correlation of both maps with
+the true density (after the best rotation, shift and hand, which images cannot tell), and of the second map with those
+that ``relion_reconstruct`` makes of the returned particles, with ``--sym`` and without: both agree only where poses,
+axes and map fit each other as RELION understands them. Seconds are of the second run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def density_of(places: NDArray[np.float64]) -> NDArray[np.float32]:
     """(D, D, D) true density, axes z, y, x."""
     axis = np.arange(BOX) - BOX // 2
     along = [np.exp(-((axis - places[:, k, None]) ** 2) / (2 * SIGMA_PX**2)) for k in range(3)]
-    return np.einsum("nz,ny,nx->zyx", along[2], along[1], along[0]).astype(np.float32)
+    density: NDArray[np.float32] = np.einsum("nz,ny,nx->zyx", along[2], along[1], along[0]).astype(np.float32)
+    return density
 
 
 def write_set(directory: Path, name: str, images: int, snr: float, seed: int) -> NDArray[np.float32]:
@@ -69,7 +70,7 @@ def write_set(directory: Path, name: str, images: int, snr: float, seed: int) ->
         seen = places @ rotation[i].T + np.append(shift[i], 0.0)
         x, y = (np.exp(-((axis - seen[:, k, None]) ** 2) / (2 * SIGMA_PX**2)) for k in range(2))
         phase = np.pi * wavelength * defocus[i] * s2 - 0.5 * np.pi * CS_MM * 1e7 * wavelength**3 * s2**2
-        ctf = -(np.sqrt(1 - AMPLITUDE**2) * np.sin(-phase) - AMPLITUDE * np.cos(-phase))
+        ctf = np.sqrt(1 - AMPLITUDE**2) * np.sin(phase) + AMPLITUDE * np.cos(phase)  # white particles
         stack[i] = np.fft.ifft2(np.fft.fft2(y.T @ x) * ctf).real
     stack += rng.normal(scale=stack.std() / np.sqrt(snr), size=stack.shape).astype(np.float32)
     directory.mkdir(parents=True, exist_ok=True)

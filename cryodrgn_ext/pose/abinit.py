@@ -30,6 +30,7 @@ from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.imposed_symmetry import advice, axes_of, in_coordinates
+from cryodrgn_ext.pose.map_symmetry import has_symmetry
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
 )
@@ -175,7 +176,7 @@ def reconstruct(
             return refined
 
         most = 1 if settings.initialisations == 1 else settings.initialisations + MORE
-        found = contest(starts.first(), most, refine_one, starts.another, monitor)
+        found = contest(starts.first(), most, refine_one, starts.another, has_symmetry, monitor)
         judge(found, monitor)
         best = found.best
         if symmetry.order > 1 and (axes := axes_of(symmetry, found.symmetry, monitor)) is not None:

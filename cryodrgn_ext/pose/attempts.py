@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,7 @@ def contest(
     most: int,
     refine: Callable[[int, Initialisation], Refined],
     make: Callable[[], Initialisation],
+    has_symmetry: Callable[[Refined, FoundSymmetry], bool],
     monitor: Monitor,
 ) -> Contest:
     """Refine initialisations until the likeliest refinement has been found twice.
@@ -121,6 +123,8 @@ def contest(
         Refines an initialisation; gets its number, from 0, besides.
     make : callable
         Makes another initialisation.
+    has_symmetry : callable
+        Whether the map of a refinement has a symmetry, see :mod:`.map_symmetry`.
     monitor : Monitor
     """
     distinct = distinct_initialisations(made)[:DISTINCT]
@@ -138,9 +142,12 @@ def contest(
         refined = refine(len(attempts), one)
         attempt = Attempt(one.seed, refined.state.estimates, refined.state.moved_share)
         attempts.append(attempt)
-        if winner is None or attempt.log_likelihood > winner.log_likelihood:
+        if best is None or winner is None or attempt.log_likelihood > winner.log_likelihood:
             best, winner = refined, attempt
-        agreements = [(1.0, None) if other is winner else agreement(winner, other) for other in attempts]
+        agreements = [
+            (1.0, None) if other is winner else agreement(winner, other, partial(has_symmetry, best))
+            for other in attempts
+        ]
         shares, symmetries = tuple(one[0] for one in agreements), tuple(one[1] for one in agreements)
         largest = _largest_of_others(attempts, shares, winner.seed)
         if len(attempts) >= len(distinct) and largest is not None and largest >= SAME_SHARE:
@@ -154,11 +161,13 @@ def _largest_of_others(attempts: Sequence[Attempt], shares: Sequence[float], see
     return max((share for one, share in zip(attempts, shares, strict=True) if one.seed != seed), default=None)
 
 
-def agreement(one: Attempt, other: Attempt) -> tuple[float, FoundSymmetry | None]:
+def agreement(
+    one: Attempt, other: Attempt, has_symmetry: Callable[[FoundSymmetry], bool]
+) -> tuple[float, FoundSymmetry | None]:
     """Share of the better half of the images, by ``one``, whose rotations agree with the other's, in either hand.
 
-    Where few agree, they are compared up to the symmetry by which they differ, if there is one: it is returned beside
-    the share, in the coordinates of ``one``.
+    Where few agree, they are compared up to the symmetry by which they differ, if there is one and the map of ``one``
+    has it (else a part of the images lies turned over): it is returned beside the share, in the coordinates of ``one``.
     """
     fit = one.estimates.log_likelihood.numpy()
     better = np.flatnonzero(fit >= np.median(fit))
@@ -172,7 +181,7 @@ def agreement(one: Attempt, other: Attempt) -> tuple[float, FoundSymmetry | None
     moved, ours = aligned.transform.poses(theirs).numpy()[0], mine.numpy()[0]
     difference = differences(ours.astype(np.float64), moved.astype(np.float64))
     symmetry = find_symmetry(difference)
-    if symmetry is None:
+    if symmetry is None or not has_symmetry(symmetry):
         return share, None
     return float(np.mean(smallest_deg(difference, symmetry.equivalents()) <= allowed)), symmetry
 
