@@ -156,6 +156,8 @@ class AbinitRun(JobRun[AbinitSettings, AbinitInputs]):
                    found / MAP_NAME, found / POSES_NAME)  # fmt: skip
         if (verdict := read_verdict(found)) in VERDICTS:
             self.note(VERDICTS[verdict])
+        if (symmetry := read_symmetry(found)) != "C1":
+            self.note(f"Poses and map have the symmetry {symmetry}, about RELION's axes: refine them with it.")
         key = transform_key(settings, inputs)
         self.stage("frame", key, "Coordinates and hand", self._choose_transform, self.files.transform)
         chosen = read_transform(self.files.transform)
