@@ -29,6 +29,12 @@ def test_the_share_of_images_that_lie_turned_over_shows(turned: float, has: bool
     assert (symmetry_kept(one, other, C2) >= KEPT) == has
 
 
+def test_the_axis_may_pass_beside_the_centre_of_the_box() -> None:
+    one = density(BOX)
+    moved = torch.roll(one + half_turn(one), (2, -1), (1, 2))
+    assert symmetry_kept(moved, moved, C2) > 0.95
+
+
 def test_noise_has_none() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(BOX, BOX, BOX, generator=generator) for _ in range(2))
