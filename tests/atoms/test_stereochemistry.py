@@ -36,7 +36,8 @@ def _chain(path: Path, phi: float, psi: float, residues: int = 8) -> Structure:
         for name, torsion, bend in (("N", psi, "C"), ("CA", 180.0, "N"), ("C", phi, "CA")):
             before = {"N": "C", "CA": "N", "C": "CA"}[name]
             assert before == bend
-            atoms.append(_placed(*atoms[-3:], LENGTHS[name], ANGLES[before], torsion))
+            a, b, c = atoms[-3:]
+            atoms.append(_placed(a, b, c, LENGTHS[name], ANGLES[before], torsion))
             names.append(name)
     rows = [
         f"ATOM  {i + 1:5d}  {name:<3s} ALA A{i // 3 + 1:4d}    {x:8.3f}{y:8.3f}{z:8.3f}{1.0:6.2f}{20.0:6.2f}"
