@@ -19,6 +19,8 @@ LEVELS = (CONTRAST, OPTICS, ORIENTATION)
 REMAINDER = 0.1
 #: A covariate that makes at least so much of what tells images apart ties a state to it, if nothing else is left.
 MOSTLY = 0.5
+#: Values that spread by less than this share of themselves are one value.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ def correlation_of(first: NDArray[np.float64], second: NDArray[np.float64]) -> t
     Of n independent pairs with skewnesses g and h, that of the mean product is g h / sqrt(n). With it, a Pearson
     distribution of type III gives chances down to 0.001 where shares are as small as 0.002.
     """
-    if first.std() == 0 or second.std() == 0:
-        return 0.0, 0.0
+    if any(one.std() <= ROUNDING * np.abs(one).max(initial=0.0) for one in (first, second)):
+        return 0.0, 0.0  # what is the same in all images but for rounding correlates with nothing
     return float(np.corrcoef(first, second)[0, 1]), float(skew(first) * skew(second) / np.sqrt(len(first)))
 
 

@@ -59,3 +59,11 @@ def test_a_state_of_half_of_the_images_is_seen_as_well_as_by_strength() -> None:
 
 def test_images_that_all_look_the_same_belong_to_the_state_as_often_as_any() -> None:
     np.testing.assert_allclose(membership(np.ones(5), 0.2), 0.2)
+
+
+def test_what_all_images_have_alike_correlates_with_nothing() -> None:
+    """Memberships of images that tell nothing are equal but for the last digit."""
+    rng = np.random.default_rng(0)
+    alike = np.full(300, 0.2) + 1e-16 * rng.integers(-1, 2, size=300)
+    assert correlation_of(alike, alike) == (0.0, 0.0)
+    assert correlation_of(alike, rng.normal(size=300)) == (0.0, 0.0)
