@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from cryodrgn_ext.fourier.point_groups import C1, PointGroup, point_group
+from cryodrgn_ext.fourier.point_groups import PointGroup, point_group
 
 FloatArray = NDArray[np.float64]
 
@@ -158,8 +158,3 @@ def _refined(difference: FloatArray, found: FoundSymmetry) -> FloatArray:
         if np.linalg.norm(step) < 1e-9:
             break
     return frame
-
-
-def equivalent_rotations(found: FoundSymmetry | None) -> FloatArray:
-    """(S, 3, 3) rotations of the model that images cannot tell from each other: the identity alone without symmetry."""
-    return C1.rotations if found is None else found.equivalents()
