@@ -121,7 +121,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
         sums = [inputs.sha256(name) for name in ("in_parts", "latents", "poses", "ctf", "ind")]
         key = fingerprint(sums, inputs.box, settings.mask_diameter_A, settings.contrast)
         images = self.each_time("preprocessing", key, lambda: self.open_images(inputs.particles, how))
-        self.note(*half_set_notes(inputs.particles, aligned=True), SHARED_LATENTS)
+        self.note(*half_set_notes(inputs.particles, True, images.half_set.cpu().numpy()), SHARED_LATENTS)
         key = fingerprint(key, inputs.sha256("in_mask"), *symmetry_key(settings.symmetry))
         consensus = self.reconstruct_consensus(images, key)
         key = fingerprint(key, settings.knots, settings.neighbors, settings.seed)

@@ -94,7 +94,7 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
         how = preprocessing(settings, inputs)
         images = self.each_time("preprocessing", fingerprint(image_key(settings, inputs)),
                                 lambda: self.open_images(inputs.particles, how))  # fmt: skip
-        self.note(*half_set_notes(inputs.particles, aligned=True))
+        self.note(*half_set_notes(inputs.particles, True, images.half_set.cpu().numpy()))
         key = fingerprint(image_key(settings, inputs), inputs.sha256("in_mask"),
                           *symmetry_key(settings.symmetry))  # fmt: skip
         consensus = self.reconstruct_consensus(images, key)

@@ -46,7 +46,7 @@ from cryodrgn_ext.validation.independent_halves import HalvesFinding
 from cryodrgn_ext.validation.null_finding import NullFinding
 from cryodrgn_ext.validation.planted import PowerFinding
 from cryodrgn_ext.validation.states import State, StateMasks, SubsetDraws, iterate_states
-from cryodrgn_ext.validation.verdict import overall
+from cryodrgn_ext.validation.verdict import LIKELY, PROVEN, overall
 from cryodrgn_ext.workflow.corrected_maps import FOLDER, found_path, make_corrected_maps, read_corrected
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.given_particles import half_set_notes
@@ -62,7 +62,7 @@ from cryodrgn_ext.workflow.job_result import JobResult, Role
 from cryodrgn_ext.workflow.job_run import JobRun
 from cryodrgn_ext.workflow.populations import find_populations
 from cryodrgn_ext.workflow.reconstructions import make_consensus, make_missing_states, symmetry_key
-from cryodrgn_ext.workflow.relion_check import RelionCheck, check_sentence, read_check
+from cryodrgn_ext.workflow.relion_check import NO_PROOF, RelionCheck, check_sentence, read_check
 from cryodrgn_ext.workflow.sharpened_maps import SHARPENED_NAME, half_map_curves, sharpened, write_sharpened
 from cryodrgn_ext.workflow.training.trials import Trials
 from cryodrgn_ext.workflow.validation_inputs import ValidateInputs, read_inputs
@@ -139,7 +139,10 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         own = weighed_states(inputs.result.directory, with_junk_named(read_states(layout, names), label, empty))
         states = dict(zip(names, judged_states(own, null, halves), strict=True))
         found = overall([state.conclusion for state in states.values()], "set" if settings.indices else "state")
-        found = " ".join([found, *(one.sentence() for one in (null, halves, power) if one is not None)])
+        asked_for = [one.sentence() for one in (null, halves) if one is not None]
+        if power is not None:
+            asked_for.append(power.sentence(any(one.conclusion.claim in (PROVEN, LIKELY) for one in states.values())))
+        found = " ".join([found, *asked_for])
         self.headline(found)
         for number, state in states.items():
             self.monitor.message(f"{names[number]}: {state.sentence()}")
@@ -228,6 +231,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
         checked = read_check(found)
         for one in checked:
             self.note(check_sentence(names[one["state"]], one))
+        self.note(NO_PROOF)
         return checked
 
     @cached_property

@@ -71,7 +71,7 @@ def choose_half_sets(particles: ParticleSet, seed: int) -> HalfSetChoice:
         return _drawn(
             particles, seed, f"have half-sets that part {torn}, so that they are not independent and not used"
         )
-    return HalfSetChoice(own, True, (*_unequal_notes(particles, own), *_neighbour_notes(particles, own)))
+    return HalfSetChoice(own, True, (*_unequal_notes(particles, own), *neighbour_notes(particles, own)))
 
 
 def split_relations(shared: SharedDensity, half_set: HalfSet) -> str:
@@ -103,7 +103,7 @@ def own_half_set_warnings(particles: ParticleSet) -> tuple[str, ...]:
             "resolution is too good. They are handed on as they are; leave the column out (rlnRandomSubset, "
             "alignments3D/split) to have them drawn anew.",
         )
-    return (*unequal, *_neighbour_notes(particles, own))
+    return (*unequal, *neighbour_notes(particles, own))
 
 
 def _smaller_share(half_set: HalfSet) -> float:
@@ -207,7 +207,8 @@ def _drawn(particles: ParticleSet, seed: int, why: str) -> HalfSetChoice:
     return HalfSetChoice(half_set, False, tuple(notes))
 
 
-def _neighbour_notes(particles: ParticleSet, half_set: HalfSet) -> tuple[str, ...]:
+def neighbour_notes(particles: ParticleSet, half_set: HalfSet) -> tuple[str, ...]:
+    """Warn of particles picked twice that half-sets (N,) part."""
     twice = find_shared_density(particles).picked_twice
     if twice is None:
         return ()

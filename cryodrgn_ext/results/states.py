@@ -63,10 +63,7 @@ class StateResult:
 
     def sentence(self) -> str:
         """One line for the user."""
-        return (
-            f"{self.particles} particles, {self.resolution_A:.2f} Å, {self.evidence}; "
-            f"conclusion: {self.conclusion.words}"
-        )
+        return f"{self.particles} particles, {self.resolution_A:.2f} Å. {self.finding}"
 
     def concluded(self, conclusion: Conclusion) -> StateResult:
         """The state with another conclusion; where that takes a claim back, verdict and evidence say so."""
@@ -79,10 +76,10 @@ class StateResult:
 
     @property
     def finding(self) -> str:
-        """Conclusion and evidence, for a table."""
-        if self.conclusion.words == self.verdict:
-            return self.evidence
-        return f"{self.conclusion.words.capitalize()}. {self.evidence}"
+        """Conclusion and what it rests on; the verdict, which has fewer words, is not said beside it."""
+        conclusion, grounds = self.conclusion, self.evidence.removeprefix(self.verdict).removeprefix(": ")
+        because = f" ({conclusion.reason})" if conclusion.reason and conclusion.reason not in grounds else ""
+        return f"{conclusion.words.capitalize()}{because}: {grounds}"
 
     def summary(self) -> dict[str, Any]:
         """Values for job.yaml."""

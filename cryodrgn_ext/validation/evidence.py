@@ -79,7 +79,8 @@ class Evidence:
         return (
             f"{self.verdict.value}: its difference from the consensus correlates {self.halves:.2f} between half-maps "
             f"(random subsets {self.null_halves.mean():.2f} ± {self.null_halves.std(ddof=1):.2f}) and "
-            f"{self.single_images:.2f} ± {self.single_images_error:.2f} within single images"
+            f"{self.single.whole:.2f} within single images, {self.single_images:.2f} ± {self.single_images_error:.2f} "
+            "outside of what contrast, optics and poses can make"
         )
 
 

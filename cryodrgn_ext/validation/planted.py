@@ -151,11 +151,13 @@ class PowerFinding:
         """Values for files, a mapping for each dose."""
         return [asdict(one) for one in self.doses]
 
-    def sentence(self) -> str:
-        """Say what these data could have shown."""
+    def sentence(self, claimed: bool = True) -> str:
+        """Say what these data could have shown; ``claimed``: whether states are, so that differences are no noise."""
         planted = [one for one in self.doses if one.strength > 0]
         strength = self._least([(one.strength, one) for one in planted if one.share == 1])
         share = self._least([(one.share, one) for one in planted if one.strength == 1])
+        if not claimed:
+            return self._sentence_of_noise(strength)
         if strength is None and share is None:
             return (
                 "Power: differences as large as those between these maps, planted into images of one structure, are "
@@ -169,6 +171,20 @@ class PowerFinding:
         return (
             "Power: differences like those between these maps, planted into images of one structure, are found "
             f"{', and '.join(parts)} (the least that was tried and found in most sets)."
+        )
+
+    @staticmethod
+    def _sentence_of_noise(strength: float | None) -> str:
+        """Say it where no state is claimed: what the half-maps share is then mostly noise, and of its size only."""
+        planted = (
+            "Power: as no state is claimed, what was planted into images of one structure is what the half-maps of the "
+            "states share, which is mostly noise, and no more than its size means anything: "
+        )
+        if strength is None:
+            return f"{planted}it was not found in most sets, so a true difference of that size would be missed as well."
+        return (
+            f"{planted}it was found down to {strength:.0%} of its strength (the least that was tried and found in most "
+            "sets), so a true difference of that size would not have been missed; a smaller one may be there."
         )
 
     @staticmethod

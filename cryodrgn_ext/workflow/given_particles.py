@@ -8,7 +8,7 @@ from typing import Any
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.pipeline import HALF_SET_SEED
 from cryodrgn_ext.metadata.ctf_applied import refuse_phase_flipped
-from cryodrgn_ext.metadata.half_sets import choose_half_sets
+from cryodrgn_ext.metadata.half_sets import HalfSet, HalfSetChoice, choose_half_sets, neighbour_notes
 from cryodrgn_ext.metadata.image_sample import fingerprint_images
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.tilt_series import refuse_tilt_series, suspected_tilts
@@ -98,7 +98,7 @@ def _record_of(path: Path) -> dict[str, Any] | None:
     return record if record is not None and record["job"] in RETURNING_JOBS else None
 
 
-def half_set_notes(particles: ParticleSet, aligned: bool) -> tuple[str, ...]:
+def half_set_notes(particles: ParticleSet, aligned: bool, used: HalfSet | None = None) -> tuple[str, ...]:
     """Say which half-sets a job works with, where they are not simply those of the file.
 
     Parameters
@@ -106,8 +106,12 @@ def half_set_notes(particles: ParticleSet, aligned: bool) -> tuple[str, ...]:
     particles : ParticleSet
     aligned : bool
         Whether the poses of the file are used.
+    used : (N,) int8, optional
+        Half-sets of the images, where these have been read: drawn anew, and said so, when pixels are there twice.
     """
     choice = choose_half_sets(particles, HALF_SET_SEED)
+    if used is not None and (used != choice.half_set).any():
+        choice = HalfSetChoice(used, False, neighbour_notes(particles, used))
     notes = (*suspected_tilts(particles), *choice.notes)
     if choice.from_file or not aligned:
         return notes

@@ -43,6 +43,11 @@ OFFSET_RANGE_PX, OFFSET_STEP_PX = 3, 1
 #: Both correlations must reach this for a difference to have come back.
 COMES_BACK = 0.5
 POLL_S = 0.5
+NO_PROOF = (
+    "A difference that comes back confirms maps and returned particles, not its cause: what contrast or wrong poses "
+    "make comes back as well, and a few iterations of relion_refine take only a part of it away. One that does not "
+    "come back after relion_refine was of the poses."
+)
 
 
 def require_relion(particles: ParticleSet, refine: bool = False) -> None:

@@ -11,7 +11,12 @@ import numpy.typing as npt
 import pytest
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.half_sets import choose_half_sets, own_half_set_warnings, random_half_sets
+from cryodrgn_ext.metadata.half_sets import (
+    choose_half_sets,
+    neighbour_notes,
+    own_half_set_warnings,
+    random_half_sets,
+)
 from cryodrgn_ext.metadata.particles import ParticleSet, read_particles
 from cryodrgn_ext.metadata.shared_density import (
     SharedDensity,
@@ -283,6 +288,7 @@ def test_duplicates_in_both_halves_are_said_but_the_halves_kept(tmp_path: Path) 
     assert choice.from_file
     assert "1 of 1 groups of particles" in choice.notes[0]
     assert "duplicates" in choice.notes[0]
+    assert neighbour_notes(particles, np.where(np.arange(N) == 1, 1, choice.half_set)) == (), "other halves, as used"
 
 
 # Tilt series

@@ -93,6 +93,9 @@ def test_the_least_that_is_found_is_said() -> None:
     assert PowerFinding.from_plain(power.plain()) == power
     nothing = PowerFinding.of({dose: [(conclusions(0), 0.0)] for dose in (Dose(0.0), *DOSES)})
     assert "not found in most sets" in nothing.sentence()
+    assert "mostly noise" in nothing.sentence(claimed=False)
+    assert "would be missed as well" in nothing.sentence(claimed=False)
+    assert "down to 100% of its strength" in power.sentence(claimed=False)
     every = PowerFinding.of({dose: [(conclusions(4), 0.9)] for dose in DOSES})
     assert "down to 25% of their strength, and in as few as 25% of the particles" in every.sentence()
 
