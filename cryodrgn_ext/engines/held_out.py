@@ -35,12 +35,13 @@ class HeldOut:
 
     def sentence(self) -> str:
         """Say it, for log and report."""
-        said = (
-            "A single image's log likelihood under what the other half-set learned: "
-            f"{self.gain:.3f} ± {self.error:.3f} nats higher with the model than with the average structure, "
-            f"which is {self.average:.2f} above nothing"
+        wins = "the model explains images that it was not learned from"
+        none = "the model explains images that it was not learned from no better than the average structure does"
+        return (
+            "Each image held against what the other half-set learned: its log likelihood is on average "
+            f"{self.gain:.3f} ± {self.error:.3f} nats higher with the model than with the average structure, which is "
+            f"{self.average:.2f} nats above no structure at all: {wins if self.wins else none}."
         )
-        return said + ("." if self.wins else ": the model explains images no better than the average structure does.")
 
     def as_numbers(self) -> dict[str, float]:
         """By name, for records."""

@@ -87,7 +87,12 @@ class ConsensusComparison:
         return self._filtered[half - 1]
 
     def _prior(self) -> Tensor:
-        """(radius + 1,) one over the power that both halves of the consensus share in each shell; no mean."""
+        """(radius + 1,) one over the power that both halves of the consensus share in each shell; no mean.
+
+        A coefficient of a map is measured by eight points of the grid (oversampled twice, each with its own weight), so
+        that this is the prior of a difference with an eighth of the consensus' power. That of all its power would make
+        motions stand out more, and what errors of poses leave behind more so: by half and twofold in sets of either.
+        """
         h, step = self.grid.half, self.grid.oversampling
         axis = torch.arange(-h, h + 1, dtype=torch.float64) / step
         norm = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, h:] ** 2).sqrt()
