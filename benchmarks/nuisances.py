@@ -2,12 +2,12 @@
 """Faults of real data times motions: what ``train`` claims of them, in one command.
 
     python benchmarks/nuisances.py --o DIR [--seeds 0 1 2] [--snr 0.1 0.03 0.01] [--images 2000]
-                                   [--only FAULT[:MOTION] ...] [--table]
+                                   [--only FAULT[:MOTION] ...] [--visible] [--table]
 
 Every fault of ``nuisance_sets/faults.py`` is put into sets of one structure, of an arm that bends by 60 degrees, of a
 tenth of the mass that slides by 15 Å, and of a bend by 60 degrees in 3 % of the particles; ``cryodrgn-ext train`` runs
 on each. DIR/found.json holds what was found, a row for each set; a run that was stopped continues there. --table prints
-the tables of what is there and runs nothing.
+the tables of what is there and runs nothing. --visible leaves out sets whose motion exact inference cannot tell.
 
 Printed are: states claimed (proven or likely) in sets of one structure, which are false; states claimed where there is
 a motion and how much of its variance the states explain ("found" when any is claimed and they explain three tenths),
@@ -71,10 +71,12 @@ def variance_explained(label: NDArray[np.integer], coordinate: NDArray[np.float6
     return float(mean[label].var() / coordinate.var())
 
 
-def run_cell(cell: Cell, images: int, directory: Path) -> dict[str, Any]:
-    """Make the set, train on it, and return what was found."""
+def run_cell(cell: Cell, images: int, directory: Path, visible: bool = False) -> dict[str, Any]:
+    """Make the set, train on it (only where a motion can be seen, if ``visible``), and return what was found."""
     fault, started = FAULTS[cell.fault], time.monotonic()
     coordinate, limit = write_set(directory, fault, cell.motion, images, cell.snr, cell.seed)
+    if visible and limit < ENOUGH:
+        return {**asdict(cell), "limit": round(limit, 3), "hidden": True}
     command = [sys.executable, "-m", "cryodrgn_ext", "train", "--in_parts", str(directory / "particles.star"), "--o",
                str(directory / "out"), "--volumes", "1", "--j", "1"]  # fmt: skip
     if fault.disc_A:
@@ -123,6 +125,10 @@ def _entry(rows: list[dict[str, Any]]) -> str:
         return "-"
     if any("failed" in row for row in rows):
         return "failed"
+    seen = [row for row in rows if "hidden" not in row]
+    if not seen:
+        return f"hidden ({np.mean([row['limit'] for row in rows]):.2f})"
+    rows = seen
     states = "+".join(f"{claimed(row)}/{len(row['conclusions'])}" for row in rows)
     if rows[0]["motion"] != "none":
         limit = np.mean([row["limit"] for row in rows])
@@ -152,6 +158,7 @@ def main() -> None:
     parser.add_argument("--snr", type=float, nargs="+", default=[0.1, 0.03, 0.01])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--only", nargs="+", help="FAULT, FAULT:MOTION or :MOTION")
+    parser.add_argument("--visible", action="store_true", help="only motions that exact inference can tell")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     path = given.o / "found.json"
@@ -162,7 +169,7 @@ def main() -> None:
         if cell in done:
             continue
         with tempfile.TemporaryDirectory(dir=given.o) as work:
-            rows.append(run_cell(cell, given.images, Path(work)))
+            rows.append(run_cell(cell, given.images, Path(work), given.visible))
         print(json.dumps(rows[-1]), flush=True)
         unfinished = path.with_suffix(".new")
         unfinished.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -169,7 +169,7 @@ def overall(conclusions: Sequence[Conclusion], what: str = "state") -> str:
     for claim in (PROVEN, LIKELY, ARTEFACT):
         found = [one for one in tested if one.claim == claim]
         if found:
-            return _OVERALL[claim](found, n, what)
+            return _OVERALL[claim](found, n, what) + _others([one for one in conclusions if one.claim != claim])
     return (
         f"Not shown: none of {n} {what}s differs from the rest by more than chance; these data show no heterogeneity "
         f"that this job can prove. Treat the {what}s as one; a smaller motion, or one of few particles, may be there "
@@ -217,6 +217,13 @@ def _artefact(found: Sequence[Conclusion], n: int, what: str) -> str:
         f"An artefact of {cause}: {len(found)} of {n} {what}s differ from the rest, but by no more than {cause} "
         f"({meaning}) makes of one structure. Treat the {what}s as one; a motion that looks like this is not excluded."
     )
+
+
+def _others(conclusions: Sequence[Conclusion]) -> str:
+    """Say what the sets are that the sentence before is not of."""
+    words = [one.words for one in conclusions]
+    parts = [f"{words.count(one)} {'is' if words.count(one) == 1 else 'are'} {one}" for one in dict.fromkeys(words)]
+    return f" Of the others, {', '.join(parts)}." if parts else ""
 
 
 _OVERALL = {PROVEN: _proven, LIKELY: _likely, ARTEFACT: _artefact}

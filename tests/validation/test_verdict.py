@@ -125,6 +125,13 @@ def test_a_tie_needs_that_nothing_is_left_within() -> None:
     )
 
 
+def test_the_other_states_are_named_after_what_was_found() -> None:
+    junk = name_junk(Conclusion("an artefact", "contrast"), 0.9)
+    said = overall([Conclusion("proven"), junk, Conclusion("not shown"), Conclusion("not shown")])
+    assert said.endswith(" Of the others, 1 is an artefact of junk, 2 are not shown.")
+    assert "Of the others" not in overall([Conclusion("proven")] * 2)
+
+
 @pytest.mark.parametrize(
     ("claims", "beginning"),
     [
