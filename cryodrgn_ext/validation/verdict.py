@@ -22,7 +22,7 @@ from typing import Any
 
 from cryodrgn_ext.validation.covariates import BACKGROUND, MICROGRAPH, OPTICS_GROUP, VIEW
 from cryodrgn_ext.validation.evidence import SIGNIFICANCE, Evidence, Verdict
-from cryodrgn_ext.validation.single_images import CONTRAST, LEVELS, MOSTLY, SingleImages, Tie
+from cryodrgn_ext.validation.single_images import CONTRAST, MOSTLY, OPTICS, ORIENTATION, SingleImages, Tie
 
 PROVEN, LIKELY, NOT_SHOWN, ARTEFACT, NOT_TESTED = "proven", "likely", "not shown", "an artefact", "not tested"
 JUNK, DUPLICATES = "junk", "duplicates"
@@ -169,7 +169,9 @@ def overall(conclusions: Sequence[Conclusion], what: str = "state") -> str:
     for claim in (PROVEN, LIKELY, ARTEFACT):
         found = [one for one in tested if one.claim == claim]
         if found:
-            return _OVERALL[claim](found, n, what) + _others([one for one in conclusions if one.claim != claim])
+            said = _commonest([one.words for one in found]) if claim == ARTEFACT else claim
+            others = [one for one in conclusions if said not in (one.claim, one.words)]
+            return _OVERALL[claim](found, n, what) + _others(others)
     return (
         f"Not shown: none of {n} {what}s differs from the rest by more than chance; these data show no heterogeneity "
         f"that this job can prove. Treat the {what}s as one; a smaller motion, or one of few particles, may be there "
@@ -203,19 +205,32 @@ def _likely(found: Sequence[Conclusion], n: int, what: str) -> str:
     )
 
 
+#: How states of an artefact differ, and what to do.
+_AS_ONE = "Treat the {what}s as one; a motion that looks like this is not excluded."
+_ARTEFACTS = {
+    CONTRAST: ("only in how strongly images show one structure (ice of uneven thickness, empty images)", _AS_ONE),
+    OPTICS: ("by no more than errors of defocus or magnification, or blur, make of one structure", _AS_ONE),
+    ORIENTATION: ("by no more than slightly wrong poses, as every refinement has, make of one structure", _AS_ONE),
+    JUNK: (
+        "in that most of their images show nothing of the consensus (no particle, ice, or another thing)",
+        "Take these images out (select --junk no) and train again; treat the other {what}s as one.",
+    ),
+    DUPLICATES: (
+        "no more when images of which the other half-set has a copy do not count",
+        "Remove duplicates (copied, or picked twice); treat the {what}s as one.",
+    ),
+}
+
+
 def _artefact(found: Sequence[Conclusion], n: int, what: str) -> str:
     cause = _commonest([one.of for one in found])
-    more = {
-        CONTRAST: "the thickness of ice, empty images",
-        DUPLICATES: "particles that are in both half-sets, copied or picked twice: remove them",
-        JUNK: "images that show nothing of the consensus",
-        LEVELS[1]: "errors of defocus or magnification, blur",
-        LEVELS[2]: "poses that are wrong by a little, as those of every refinement",
-    }
-    meaning = next((text for name, text in more.items() if cause.startswith(name)), "")
+    kind, _, tied = cause.partition(" by ")
+    how, advice = _ARTEFACTS[kind]
+    with_what = f", and in one {tied} images do not differ" if tied else ""
+    same = [one for one in found if one.of == cause]
     return (
-        f"An artefact of {cause}: {len(found)} of {n} {what}s differ from the rest, but by no more than {cause} "
-        f"({meaning}) makes of one structure. Treat the {what}s as one; a motion that looks like this is not excluded."
+        f"An artefact of {cause}: {len(same)} of {n} {what}s differ from the rest, but {how}{with_what}. "
+        + advice.format(what=what)
     )
 
 

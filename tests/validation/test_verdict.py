@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,13 @@ def test_a_state_of_empty_images_is_junk_and_uneven_ice_is_not() -> None:
     assert name_junk(contrast, 0.1) == contrast
     assert name_junk(poses, 0.9) == poses
     assert name_junk(Conclusion("proven"), 0.9).words == "proven"  # a thing of its own that is not the consensus
-    assert "(images that show nothing of the consensus)" in overall([name_junk(contrast, 0.9)])
+    said = overall([name_junk(contrast, 0.9), poses, poses, name_junk(contrast, 0.9), contrast])
+    assert "An artefact of junk: 2 of 5 states differ" in said
+    assert "show nothing of the consensus" in said
+    assert "Of the others, 2 are an artefact of orientation errors, 1 is an artefact of contrast." in said
+    by_view = replace(contrast, of="contrast by view")
+    assert overall([by_view]).startswith("An artefact of contrast by view: 1 of 1 states differ")
+    assert "remove duplicates" in overall([replace(contrast, of="duplicates")]).lower()
 
 
 def test_a_tie_needs_that_nothing_is_left_within() -> None:
