@@ -4,12 +4,14 @@
 
     python3.11 bootstrap.py demo [FOLDER] [options of cryodrgn-ext demo]
     python3.11 bootstrap.py test [arguments of pytest]
+    python3.11 bootstrap.py docs [FOLDER]
     python3.11 bootstrap.py install
 
 Each command makes ``.venv`` beside this file if it is not there, installs PyTorch (the CPU build where there is
 no NVIDIA GPU, so that no CUDA packages are downloaded in vain) and this project, and then does its work. A second
 call finds everything installed and starts at once. ``test`` also installs RELION and the few programs that the
-tests call, through apt. Only the standard library is used here.
+tests call, through apt; ``docs`` writes the pages of all public functions (``site`` unless a folder is given). Only
+the standard library is used here.
 """
 
 from __future__ import annotations
@@ -252,6 +254,8 @@ def install_test_programs() -> None:
         raise BootstrapError(f"{', '.join(still_missing)} is still not on PATH after installing {', '.join(packages)}.")
 
 
+#: Packages whose public functions have pages.
+DOCUMENTED = ("cryodrgn_ext", "relion_wrappers", "cryosparc_jobs")
 #: Processes that share the tests: each takes up to 2 GB.
 MOST_TEST_PROCESSES = 4
 
@@ -291,12 +295,23 @@ def test(arguments: Sequence[str]) -> int:
             return 1
     say("Running pytest")
     # A file's tests stay in one process, and files are handed out in the order of tests/conftest.py: the long ones
-    # first, lest one process waits at the end. Counting the lines that tests reach takes nearly as long again, so that
-    # it is done when it is asked for (CONTRIBUTING.md).
+    # first, lest one process waits at the end.
     processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
-    parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
+    parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", "--lines"]
     options = list(arguments) or parallel
     return run([venv_python(), "-m", "pytest", *options], environment())
+
+
+def docs(arguments: Sequence[str]) -> int:
+    """Set up and write the pages of all public functions; a relative folder is where the user stands."""
+    if len(arguments) > 1:
+        raise BootstrapError(f"docs takes one folder, but got: {' '.join(arguments)}.")
+    folder = Path.cwd() / arguments[0] if arguments else ROOT / "site"
+    install_project(frozenset({"docs"}))
+    status = run([VENV / "bin" / "pdoc", *DOCUMENTED, "--docformat", "numpy", "-o", folder], environment())
+    if status == 0:
+        say(f"Open {folder / 'index.html'} in a browser")
+    return status
 
 
 def install(arguments: Sequence[str]) -> int:
@@ -308,7 +323,7 @@ def install(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": demo, "test": test, "install": install}
+COMMANDS = {"demo": demo, "test": test, "docs": docs, "install": install}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -29,6 +29,17 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lines", action="store_true", help="count the lines of the package that the tests reach")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--lines"):
+        from tests import line_coverage  # a plug-in that is not otherwise needed
+
+        config.pluginmanager.register(line_coverage.LineCoverage())
+
+
 def stage(marks: Set[str]) -> int:
     """Fast tests come first, then those that call RELION, then the long ones; the other way round in parallel."""
     if "slow" in marks:

@@ -26,12 +26,18 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(conf=_CONFIGURATION)(function)
 
 
+def is_compiled(path: Path) -> bool:
+    """Tell whether a module holds functions that numba compiles."""
+    text = path.read_text("utf-8")
+    return any(word in text for word in COMPILES)
+
+
 def checked_modules() -> list[str]:
     """Names of the modules whose functions are checked."""
     names = []
     for package in PACKAGES:
         for path in sorted((ROOT / "cryodrgn_ext" / package).rglob("*.py")):
-            if path.name != "__init__.py" and not any(word in path.read_text("utf-8") for word in COMPILES):
+            if path.name != "__init__.py" and not is_compiled(path):
                 names.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
     return names
 

@@ -14,11 +14,12 @@ from cryodrgn_ext.analysis.cryobench import fsc_auc, perfect_auc
 from cryodrgn_ext.analysis.populations import adjusted_rand, population_error
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.jobs.benchmark import Truth, area_figures, benchmark, latent_figures
+from cryodrgn_ext.jobs.benchmark import benchmark
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.options.benchmark import BenchmarkSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.workflow.truth_figures import Truth, area_figures, latent_figures
 from tests.jobs.conftest import PIXEL_SIZE_A, FinishedProject, N
 from tests.jobs.fake_engine import FakeEngine
 

@@ -19,7 +19,7 @@ import yaml
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.report import report
 from cryodrgn_ext.options.report import ReportSettings
-from cryodrgn_ext.pose import random_initialisations
+from cryodrgn_ext.pose import random_initialisations, refinement
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping, from_plain
@@ -131,6 +131,8 @@ def test_names_are_as_they_were(older: Path, job: str) -> None:
 def test_names_of_abinit_are_as_they_were(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether poses are right is not asked here.
     monkeypatch.setattr(random_initialisations, "Schedule", lambda: Schedule(most_steps=3))
+    monkeypatch.setattr(refinement, "MOST_LOCAL_ROUNDS", 1)
+    monkeypatch.setattr("cryodrgn_ext.pose.abinit._refined_again", lambda *_: None)
     run("abinit", "again/abinit", **OPTIONS["abinit"])
     assert_named_as_before("abinit")
 

@@ -57,7 +57,7 @@ def project(tmp_path: Path) -> TinyProject:
     return tiny
 
 
-@pytest.fixture(params=["64k", "192k", "400k"])
+@pytest.fixture(params=["64k", "400k"])
 def full_disk(project: TinyProject, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The job's folder on a disk of a few hundred kB, which fills up at different stages of the job."""
     job = project.root / JOB

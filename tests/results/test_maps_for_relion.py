@@ -33,7 +33,10 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.maps_for_relion import MAP_FOR_RELION
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from cryodrgn_ext.workflow.job_result import JobResult, MapOutput, OutputKind
+from tests import blank_pictures
 
+# The whole file, so that its tests stay in the order in which they share trainings.
+pytestmark = pytest.mark.relion
 N, BOX, PIXEL_A = 240, 24, 13.0
 SETTINGS = TrainSettings(in_parts=Path("particles.star"), o=Path("out"), zdim=1, states=2, volumes=0, device="cpu")
 
@@ -46,17 +49,49 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["light", "dark"])
-def project(request: pytest.FixtureRequest, light: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose working directory it is; its name says what the images look like."""
-    folder = tmp_path / request.param
+@pytest.fixture(autouse=True)
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank_pictures.install(monkeypatch)
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def images(request: pytest.FixtureRequest, light: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project; its name says what the images look like."""
+    folder = tmp_path_factory.mktemp("images") / request.param
     shutil.copytree(light, folder)
     if request.param == "dark":
         for path in (folder / "Particles").glob("*.mrcs"):
             with mrcfile.open(path, "r+") as file:
                 file.set_data(-file.data)
+    return folder
+
+
+@pytest.fixture
+def project(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project, which is the working directory."""
+    folder = tmp_path / images.name
+    shutil.copytree(images, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult, str]:
+    """A copy of the project with a training in ``out``, its result, and what it said."""
+    folder = tmp_path_factory.mktemp("trained") / images.name
+    shutil.copytree(images, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        blank_pictures.install(patch)
+        patch.chdir(folder)
+        result, said = run(SETTINGS)
+    return folder, result, said
+
+
+@pytest.fixture
+def finished(trained: tuple[Path, JobResult, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The trained project, which is the working directory."""
+    monkeypatch.chdir(trained[0])
+    return trained[0]
 
 
 def run(settings: TrainSettings) -> tuple[JobResult, str]:
@@ -72,9 +107,11 @@ def sign_of(path: Path) -> int:
     return 1 if correlation > 0 else -1
 
 
-def test_what_relion_is_offered_has_the_sign_of_the_images(project: Path) -> None:
-    dark = project.name == "dark"
-    result, text = run(SETTINGS)
+def test_what_relion_is_offered_has_the_sign_of_the_images(
+    finished: Path, trained: tuple[Path, JobResult, str]
+) -> None:
+    dark = finished.name == "dark"
+    _, result, text = trained
     for folder in (Path("out/consensus"), Path("out/states/state00"), Path("out/states/state01")):
         assert sign_of(folder / "map.mrc") == 1
         assert (folder / MAP_FOR_RELION).exists() == dark
@@ -111,9 +148,8 @@ def test_a_cs_whose_sign_is_wrong_is_warned_about(project: Path, said: str) -> N
     assert sign_of(Path("out/consensus/map.mrc")) == 1
 
 
-def test_the_other_jobs_too(project: Path) -> None:
-    dark = project.name == "dark"
-    run(SETTINGS)
+def test_the_other_jobs_too(finished: Path) -> None:
+    dark = finished.name == "dark"
     validate(ValidateSettings(in_parts=Path("out"), o=Path("v"), device="cpu", random_subsets=12),
              Monitor(io.StringIO()))  # fmt: skip
     consensus(ConsensusSettings(in_parts=Path("particles.star"), o=Path("c"), device="cpu"), Monitor(io.StringIO()))
@@ -142,10 +178,9 @@ def test_images_know_their_sign(project: Path) -> None:
     assert images.subset(torch.arange(5)).data_sign == images.data_sign
 
 
-@pytest.mark.relion
-def test_relion_reconstructs_what_the_reference_promises(project: Path) -> None:
+def test_relion_reconstructs_what_the_reference_promises(finished: Path, trained: tuple[Path, JobResult, str]) -> None:
     """relion_reconstruct of the returned particles correlates with the map that RELION is offered."""
-    result, _ = run(SETTINGS)
+    result = trained[1]
     offered = next(file.path for file in result.files if file.kind is OutputKind.MAP)
     command = ["relion_reconstruct", "--i", str(offered.parent / "particles.star"), "--o", "r.mrc", "--ctf"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -154,13 +189,11 @@ def test_relion_reconstructs_what_the_reference_promises(project: Path) -> None:
     assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.7
 
 
-@pytest.mark.relion
-@pytest.mark.slow
-def test_a_chained_classification_keeps_the_map(project: Path) -> None:
+def test_a_chained_classification_keeps_the_map(finished: Path, trained: tuple[Path, JobResult, str]) -> None:
     """Class3D of the returned particles, begun from the map that RELION is offered, ends at a map like it."""
-    result, _ = run(SETTINGS)
+    result = trained[1]
     particles = next(file.path for file in result.files if file.kind is OutputKind.PARTICLES)
-    offered = Path("out/consensus") / (MAP_FOR_RELION if project.name == "dark" else "map.mrc")
+    offered = Path("out/consensus") / (MAP_FOR_RELION if finished.name == "dark" else "map.mrc")
     assert offered in {file.path for file in result.files}
     Path("Class3D").mkdir()
     command = (
