@@ -37,6 +37,8 @@ METADATA_FILES = (
     "pyproject.toml", "cryodrgn_ext/jobs/registry.py", "relion_wrappers/console_scripts.py",
     "relion_wrappers/build_hook.py",
 )  # fmt: skip
+# What is installed beyond what the program cannot do without: movies as MP4.
+USUAL_EXTRAS = frozenset({"movies"})
 # The CPU build that this version was tested with, and where PyTorch itself publishes its CPU builds.
 TORCH_CPU_VERSION = "2.13.0+cpu"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -275,7 +277,7 @@ def demo_arguments(arguments: Sequence[str]) -> list[str]:
 
 def demo(arguments: Sequence[str]) -> int:
     """Set up and run the demo; the arguments go to ``cryodrgn-ext demo``."""
-    install_project(frozenset())
+    install_project(USUAL_EXTRAS)
     return run([VENV / "bin" / "cryodrgn-ext", "demo", *demo_arguments(arguments)], environment())
 
 
@@ -318,7 +320,7 @@ def install(arguments: Sequence[str]) -> int:
     """Set up for daily use and say how to start."""
     if arguments:
         raise BootstrapError(f"install takes no arguments, but got: {' '.join(arguments)}.")
-    install_project(frozenset())
+    install_project(USUAL_EXTRAS)
     say(f"Installed. Add the programs to your PATH: export PATH={VENV / 'bin'}:$PATH")
     return 0
 

@@ -34,12 +34,14 @@ LATENTS, STATES = 8, 10
 ADDRESS = re.compile(r"http://127\S+")
 READY = "document.documentElement.dataset.ready === 'yes'"
 SILENT = "document.getElementById('say').textContent === ''"
-FRAMES = """(async () => { const d = explorer.panels[0].scatter.drawing;
-  const next = () => new Promise(requestAnimationFrame);
-  const begin = performance.now();
-  for (let k = 0; k < 10; k += 1) {
-    d.set({ cameraTarget: [0.05 * k, 0] }); await next(); await next(); await createImageBitmap(d.get("canvas")); }
-  return 10000 / (performance.now() - begin); })()"""
+MOVES, PIXELS = 60, 3
+#: Pictures while the mouse moves, and the time until the last of them is there.
+WATCH = """(s => { globalThis.watched = { count: 0, begin: performance.now() };
+  s.drawing.subscribe("draw", () => { watched.count += 1; }); })(explorer.panels[0].scatter)"""
+WATCHED = """(async s => { (await createImageBitmap(s.drawing.get("canvas"))).close();
+  return 1000 * watched.count / (performance.now() - watched.begin); })(explorer.panels[0].scatter)"""
+WHOLE = """(async s => { const begin = performance.now(); await s.moving.picture(); return performance.now() - begin; })
+  (explorer.panels[0].scatter)"""
 
 
 def generate(directory: Path, n: int) -> None:
@@ -62,18 +64,11 @@ def generate(directory: Path, n: int) -> None:
 
 
 @contextmanager
-def serving(result: Path) -> Iterator[tuple[str, int]]:
+def serving(result: Path, project: Path | None = None) -> Iterator[tuple[str, int]]:
     """Address and process of an explorer."""
-    command = [
-        sys.executable,
-        "-m",
-        "cryodrgn_ext",
-        "explore",
-        str(result),
-        "--no_browser",
-        "--project",
-        str(result.parent),
-    ]
+    command = [sys.executable, "-m", "cryodrgn_ext", "explore", str(result), "--no_browser"]
+    if project is not None:
+        command += ["--project", str(project)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -110,7 +105,7 @@ def measure(directory: Path) -> None:
     """Open the page, and print what it took."""
     begin = time.perf_counter()
     with (
-        serving(directory / "result") as (address, pid),
+        serving(directory / "result", directory) as (address, pid),
         Browser(directory / "profile", 1500, 1000, webgl=True) as page,
     ):
         print(f"  {'until the address is printed':<42}{time.perf_counter() - begin:8.2f} s", flush=True)
@@ -130,7 +125,26 @@ def measure(directory: Path) -> None:
                 f"explorer.panels[0].selection.choose({{by: 'polygon', x: 'pc1', y: 'pc2', corners: {polygon}}})"
             )
         print("  " + page.value("document.querySelector('.summary').textContent"))
-        print(f"  {'frames per second while panning':<42}{page.value(FRAMES):8.1f} ({os.cpu_count()} CPUs, no GPU)")
+        page.value("explorer.panels[0].selection.set(null)")
+        pan(page)
+        print(f"  ({os.cpu_count()} CPUs, no GPU, {os.getloadavg()[0]:.1f} processes wanted them in the last minute)")
+
+
+def pan(page: Browser) -> None:
+    """Drag the plot as a hand does, and print how many pictures came of it."""
+    limit = page.value("explorer.panels[0].scatter.moving.most")
+    print(f"  {'particles that are drawn while it moves':<42}{'all' if limit is None else limit:>8}")
+    x, y = page.middle(".points")
+    page.move(x, y)
+    button = {"button": "left", "buttons": 1, "clickCount": 1}
+    page.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **button)
+    page.value(WATCH)
+    for step in range(1, MOVES + 1):
+        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + PIXELS * (step % 30), y=y, **button)
+    print(f"  {'pictures per second while panning':<42}{page.value(WATCHED):8.1f}", flush=True)
+    page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+    page.until("explorer.panels[0].scatter.moving.limit === Infinity")
+    print(f"  {'a picture of all of them, at rest':<42}{page.value(WHOLE) / 1000:8.2f} s")
 
 
 if __name__ == "__main__":

@@ -18,4 +18,15 @@ The rooms of this package import downward only (see ``tests/test_import_directio
     errors, durable_files, progress, settings     the ground floor, importable from everywhere
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """``cryodrgn_ext.explore(result)`` for notebooks; imported when it is asked for, as that takes seconds."""
+    if name == "explore":
+        from cryodrgn_ext.explorer.notebook import explore
+
+        return explore
+    raise AttributeError(f"module 'cryodrgn_ext' has no attribute {name!r}")

@@ -16,6 +16,12 @@ PERCENTILE, SHARE = 99.9, 0.45
 BLOCK = 65_536
 
 
+def solid_density(volume: NDArray[np.floating]) -> float:
+    """Mean of a map (D, D, D) where it is particle, in its own unit; 1 for a map without density."""
+    dense = volume[volume > SHARE * np.percentile(volume, PERCENTILE)]
+    return float(dense.mean(dtype=np.float64)) if len(dense) else 1.0
+
+
 @dataclass(frozen=True)
 class MaskedDensity:
     """Mean density within a mask as a function of the latent: linear in what the volumes are linear in.
@@ -28,20 +34,22 @@ class MaskedDensity:
         (m,) float64, what each component map adds.
     weights : callable
         (P, q) float32 latents -> (P, m) float32.
+    unit : float
+        What counts as 1, in the unit of the maps.
     """
 
     average: float
     parts: NDArray[np.float64]
     weights: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    unit: float = 1.0
 
     @classmethod
     def of(cls, form: LinearForm, mask: NDArray[np.floating]) -> MaskedDensity:
         """Measure within a mask (D, D, D); 1 is what the average map has where it is particle, 0 is solvent."""
         share = np.asarray(mask, np.float64) / float(np.sum(mask, dtype=np.float64))
-        dense = form.mean[form.mean > SHARE * np.percentile(form.mean, PERCENTILE)]
-        unit = float(dense.mean(dtype=np.float64)) if len(dense) else 1.0
+        unit = solid_density(form.mean)
         parts = [float((component * share).sum()) / unit for component in form.components()]
-        return cls(float((form.mean * share).sum()) / unit, np.array(parts, np.float64), form.weights)
+        return cls(float((form.mean * share).sum()) / unit, np.array(parts, np.float64), form.weights, unit)
 
     def at(self, z: NDArray[np.floating]) -> NDArray[np.float64]:
         """(P,) mean density at latents (P, q)."""

@@ -185,6 +185,50 @@ def through_density(
     return Trajectory(points.astype(np.float32), _arc_length(points), spaced.anchors)
 
 
+def beneath_line(
+    plane: NDArray[np.floating], z: NDArray[np.floating], line: NDArray[np.floating], n_points: int
+) -> FloatArray:
+    """Latents beneath a line that was drawn in a picture of the particles, whatever two columns it shows.
+
+    Of evenly spaced points of the line, the mean latents of the 20 particles that the picture shows nearest to each: so
+    the path stays among particles, and needs no way back from the plane to the latents, which UMAP has not.
+
+    Parameters
+    ----------
+    plane : ndarray
+        (N, 2) places of the particles; those without one, NaN, are left out. Each axis counts in units of its range.
+    z : ndarray
+        (N, q).
+    line : ndarray
+        (P, 2) corners of the line, in units of the plane.
+    n_points : int
+
+    Returns
+    -------
+    ndarray
+        (m, q), m at most ``n_points``: points with the same particles as the one before are left out.
+
+    Raises
+    ------
+    InputError
+        When the line has no length, or all its points have the same particles.
+    """
+    known = np.flatnonzero(np.isfinite(plane).all(axis=1))
+    if not len(known):
+        raise InputError("no particle has a place in this plane.")
+    places = plane[known].astype(np.float64)
+    unit = np.ptp(places, axis=0)
+    unit[unit == 0] = 1.0
+    spaced = _spaced(line.astype(np.float64) / unit, n_points, np.empty(0, np.int64), ())
+    near = nearest_of_frames(places / unit, spaced.z, LOCAL_MEAN).index
+    points: FloatArray = z[known[near]].mean(axis=1, dtype=np.float64)
+    moves = np.concatenate([[True], np.any(points[1:] != points[:-1], axis=1)])
+    if moves.sum() < 2:
+        raise InputError("all of this line lies over the same particles: draw a longer one, or zoom out.")
+    kept: FloatArray = points[moves]
+    return kept
+
+
 def anchor_particles(z: NDArray[np.floating], latents: NDArray[np.floating]) -> IndexArray:
     """(A,) particles nearest to given latents (A, q), each once in succession."""
     nearest = nearest_particles(z, latents)

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.projections.geo import MollweideAxes
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.errors import InputError
@@ -26,6 +27,8 @@ FloatArray = NDArray[np.float32]
 #: Rows of the user's file by which columns of numbers are told from others before anybody asks for one.
 SAMPLE = 200
 FILE_PREFIX = "file:"
+#: For the density: of more neighbours a search among a million takes minutes.
+MOST_NEIGHBORS = 50
 EMBEDDING = ("umap1", "umap2")
 
 
@@ -136,6 +139,7 @@ class ColumnTable:
             self.add(Column(f"z{k + 1}", f"z {k + 1}", "latents", lambda k=k: z[rows, k]))  # type: ignore[misc]
         self.add(Column("latent_length", "distance from the mean latent", "latents",
                          lambda: np.linalg.norm(z[rows] - components.mean, axis=1)))  # fmt: skip
+        self.add(Column("latent_density", "density of the particles (log10)", "latents", lambda: log_density(z[rows])))
         covariance = latents.z_cov
         if covariance is not None:
             self.add(Column("latent_error", "standard error of the latent", "latents", lambda: np.sqrt(
@@ -182,6 +186,22 @@ class ColumnTable:
             if np.isfinite(values).any():
                 self.add(Column(FILE_PREFIX + name, name, "your file",
                                  lambda name=name: source.numeric_column(name, row)))  # type: ignore[misc]  # fmt: skip
+
+
+def log_density(z: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(n,) log10 of the density of particles around each latent (n, q), over that of the median particle.
+
+    By the distance to the k-th nearest other particle, k of the order of the root of n: the density is k over the
+    volume of a ball of that radius (Loftsgaarden and Quesenberry 1965).
+    """
+    n, q = z.shape
+    k = max(1, min(n - 1, round(n**0.5)))
+    if n < 2:
+        return np.zeros(n)
+    distance = KDTree(z).query(z, k=[min(k, MOST_NEIGHBORS) + 1], workers=-1)[0][:, 0]
+    density = -q * np.log10(np.maximum(distance, np.finfo(np.float32).tiny))
+    found: NDArray[np.float64] = density - np.median(density)
+    return found
 
 
 def _micrograph(particles: ParticleSet, row: NDArray[np.int64]) -> NDArray[np.int64]:

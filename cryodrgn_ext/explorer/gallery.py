@@ -1,8 +1,8 @@
-"""Pictures of single particles: the image, the image freed of noise and CTF as far as that goes, and the model's view.
+"""Pictures of single particles: the image, low-passed, freed of noise and CTF, and the model's view.
 
-The middle one is the Wiener filter for one image: with the signal that the model expects in each shell and the noise
-that was measured, both known, it has no setting. Where the model's view shows what the image does not, the particle is
-no particle, or the model is wrong.
+The second is low-passed where noise takes over from the signal. The third is the Wiener filter for one image: with the
+signal that the model expects in each shell and the noise that was measured, both known, it has no setting. Where the
+model's view shows what the image does not, the particle is no particle, or the model is wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.fourier.slices import FourierVolume
 
 MOST = 60
-KINDS = ("image", "without CTF and noise", "model's view")
+KINDS = ("image", "low-passed", "without CTF and noise", "model's view")
 #: Of the grey values, that may be beyond black and white.
 CUT = 0.5  # %
 
@@ -34,7 +34,7 @@ class Gallery:
     Attributes
     ----------
     pictures : ndarray
-        (n, 3, d, d) float32: see ``KINDS``.
+        (n, 4, d, d) float32: see ``KINDS``.
     agreement : ndarray
         (n,) correlation of each image with what the model expects of it, over all whitened coefficients.
     """
@@ -80,7 +80,9 @@ def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
         expected = batch.ctf * views
         precision = 1 / _power_of_shells(views, images.plane.shell[: views.shape[1]])
         restored = batch.coefficients * batch.ctf / (batch.ctf.square() + precision)
-        pictures = torch.stack([images.plane.to_images(one) for one in (batch.coefficients, restored, views)], dim=1)
+        smooth = batch.coefficients * _share_of_signal(batch.ctf, precision, images.plane.shell[: views.shape[1]])
+        shown = (batch.coefficients, smooth, restored, views)
+        pictures = torch.stack([images.plane.to_images(one) for one in shown], dim=1)
         return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected))
 
 
@@ -90,6 +92,14 @@ def _power_of_shells(views: Tensor, shell: Tensor) -> Tensor:
     count = torch.bincount(shell)
     mean = torch.bincount(shell, power) / count.clamp_min(1)
     return mean[shell].clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _share_of_signal(ctf: Tensor, precision: Tensor, shell: Tensor) -> Tensor:
+    """(M,) share of the signal in the power of the images, a mean over each shell, where it has no zeros of the CTF."""
+    signal = ctf.square().mean(dim=0) / precision
+    count = torch.bincount(shell).clamp_min(1)
+    mean = torch.bincount(shell, signal) / count
+    return (mean / (mean + 1))[shell]
 
 
 def _correlation(first: Tensor, second: Tensor) -> NDArray[np.float64]:

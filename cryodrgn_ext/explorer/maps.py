@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from cryodrgn_ext.analysis.trajectories import along_component
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.near_knots import weighted_neighbors
@@ -31,10 +32,12 @@ from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
+from cryodrgn_ext.report.charts import fsc_chart
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import require_record
 
 GENERATED, RECONSTRUCTED, DIFFERENCE = "GENERATED", "RECONSTRUCTED", "DIFFERENCE"
+FSC_COLOR = "#3aa387"  # as reconstructed maps are
 #: Maps of one session that are kept; the files of older ones are removed.
 MOST_MAPS = 60
 
@@ -85,6 +88,11 @@ class MapMaker:
         """The model that was learned."""
         return load_heterogeneity(Layout(self.opened.result.directory).model)
 
+    def make_ready(self) -> None:
+        """Load the model, and what it keeps once it has made a volume."""
+        with self.opened.lock:
+            next(iter(self.model.volumes(self.opened.z[:1])))
+
     def generated(self, z: Sequence[float]) -> MadeMap:
         """Map of the model at a latent (q,): the same as the job ``volumes`` writes there.
 
@@ -100,6 +108,24 @@ class MapMaker:
             stem = f"generated_{next(self._number):03d}"
             name = self._write(stem, volume, self.model.pixel_size_A, title)
             return self._keep(MadeMap(GENERATED, title, {"map": name}, {"z": point.tolist()}))
+
+    def component(self, number: int) -> MadeMap:
+        """What changes along a principal component of the latents, from 1.
+
+        The model's volume at its 95th percentile minus that at its 5th, the other components at their mean.
+
+        Raises
+        ------
+        InputError
+            When there is no such component.
+        """
+        with self.opened.lock:
+            ends = along_component(self.opened.result.require_latents().z, number, 2).z
+            first, last = self.model.volumes(ends)
+            title = f"{GENERATED} by the model: what changes along PC {number}, 95th minus 5th percentile"
+            stem = f"generated_component{number}_{next(self._number):03d}"
+            name = self._write(stem, last - first, self.model.pixel_size_A, title)
+            return self._keep(MadeMap(DIFFERENCE, title, {"map": name}, {"component": number}))
 
     def near(self, z: Sequence[float], count: int) -> MadeMap:
         """Map of the particles nearest to a latent (q,), half of them from each half-set, weighted by the distance.
@@ -246,12 +272,10 @@ class MapMaker:
 
 
 def _quality(maps: HalfMaps) -> dict[str, Any]:
-    box = len(maps.map)
+    curve = {"half-maps": np.nan_to_num(maps.fsc)}
     return {
         "resolution_A": round(maps.resolution_A, 2) if np.isfinite(maps.resolution_A) else None,
-        "fsc": [round(float(value), 4) for value in np.nan_to_num(maps.fsc)],
-        # Of shell k, cycles per Å.
-        "shell": 1 / (box * maps.pixel_size_A),
+        "chart": fsc_chart(curve, maps.pixel_size_A, {"half-maps": FSC_COLOR}).plain(),
     }
 
 

@@ -1,22 +1,34 @@
-"""The explorer inside a notebook: ``from cryodrgn_ext.explorer.notebook import explore``; ``explore("result")``."""
+"""The explorer inside a notebook: ``import cryodrgn_ext``; ``cryodrgn_ext.explore("result")``."""
 
 from __future__ import annotations
 
 import importlib
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.access import new_token
-from cryodrgn_ext.explorer.serve import address, listening, make_server, opened_sessions
+from cryodrgn_ext.explorer.serve import address, listening, make_ready, make_server, opened_sessions
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.progress import Monitor
 
 HEIGHT_PX = 1000
 
 
-def explore(*results: str | Path, project: str | Path | None = None, port: int = 0, height: int = HEIGHT_PX) -> Any:
+@runtime_checkable
+class HasDirectory(Protocol):
+    """What a job has returned, or what was read of it."""
+
+    @property
+    def directory(self) -> Path:
+        """Of the result."""
+        ...
+
+
+def explore(
+    *results: str | Path | HasDirectory, project: str | Path | None = None, port: int = 0, height: int = HEIGHT_PX
+) -> Any:
     """Show results below the cell of a notebook; the explorer runs until the notebook's kernel ends.
 
     Where the kernel runs on another computer than the browser, make a tunnel to ``port`` there first, with the same
@@ -24,8 +36,8 @@ def explore(*results: str | Path, project: str | Path | None = None, port: int =
 
     Parameters
     ----------
-    *results : path-like
-        Result directories, as of the command ``explore``.
+    *results : path-like, or with a ``directory``
+        Result directories, as of the command ``explore``, or what jobs return.
     project : path-like, optional
         To which the paths of images are relative.
     port : int
@@ -49,7 +61,9 @@ def explore(*results: str | Path, project: str | Path | None = None, port: int =
     if not results:
         raise InputError("give explore the directory of a result, or several.")
     settings = ExploreSettings(
-        in_results=tuple(map(Path, results)), project=None if project is None else Path(project), port=port
+        in_results=tuple(one.directory if isinstance(one, HasDirectory) else Path(one) for one in results),
+        project=None if project is None else Path(project),
+        port=port,
     )
     token, found, ready = new_token(), list[int | Exception](), threading.Event()
 
@@ -58,6 +72,7 @@ def explore(*results: str | Path, project: str | Path | None = None, port: int =
             with opened_sessions(settings, Monitor()) as sessions, listening(port) as listener:
                 found.append(listener.getsockname()[1])
                 ready.set()
+                make_ready(sessions)
                 make_server(sessions, token).run(sockets=[listener])
         except Exception as error:  # noqa: BLE001 - raised again where the user waits for it
             found.append(error)

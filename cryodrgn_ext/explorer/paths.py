@@ -1,27 +1,39 @@
-"""Paths through clicked points: numbered maps and a script for ChimeraX, by the job ``trajectory``."""
+"""Paths through latents, by the job ``trajectory``: numbered maps, movies, and a script for ChimeraX.
+
+A path is asked for as plain values, with ``method`` and what belongs to it::
+
+    {"method": "line" | "density", "points": [[...], [...]]}                    through latents of q numbers each
+    {"method": "pc", "component": 1}                                            along a principal component
+    {"method": "drawn", "x": "pc1", "y": "pc2", "corners": [[0, 0], [1, 1]]}    beneath a line in a picture
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.trajectories import beneath_line
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.maps import GENERATED
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.recipes import MOST_CORNERS
 from cryodrgn_ext.jobs.trajectory import MOST_FRAMES, trajectory
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.decoded_volumes import volume_name
 from cryodrgn_ext.results.selections import NAME
-from cryodrgn_ext.results.trajectory_files import MOVIE_NAME, SCRIPT_NAME
+from cryodrgn_ext.results.trajectory_files import FILM_NAME, MOVIE_NAME, SCRIPT_NAME
 
 FOLDER = "paths"
-METHODS = ("line", "density")
+METHODS = ("line", "density", "pc", "drawn")
+#: Files of a path that are handed out beside its maps.
+FILES = (MOVIE_NAME, FILM_NAME, SCRIPT_NAME)
 
 
 def path_folder(opened: OpenedResult, name: str) -> Path:
@@ -38,7 +50,7 @@ def path_folder(opened: OpenedResult, name: str) -> Path:
 
 
 def lead_path(
-    opened: OpenedResult, name: str, points: Sequence[Sequence[float]], frames: int, method: str, monitor: Monitor
+    opened: OpenedResult, name: str, wanted: Mapping[str, Any], frames: int, monitor: Monitor
 ) -> dict[str, Any]:
     """Write the volumes along a path through latents.
 
@@ -47,45 +59,42 @@ def lead_path(
     opened : OpenedResult
     name : str
         Of the directory in ``paths/`` of the result.
-    points : sequence
-        (P, q) latents that the path leads through, at least two.
+    wanted : mapping
+        See the module.
     frames : int
         Number of volumes.
-    method : str
-        One of ``METHODS`` of the job ``trajectory``.
     monitor : Monitor
 
     Returns
     -------
     dict
-        For the page: titles and names of the maps, the folder, the commands.
+        For the page: titles and names of the maps, the folder, its other files, the commands.
 
     Raises
     ------
     InputError
-        When the points or the number cannot be used, or the name is taken.
+        When the path cannot be led as asked, or the name is taken.
     """
-    folder = path_folder(opened, name)
-    anchors = np.asarray(points, np.float64)
-    if anchors.ndim != 2 or anchors.shape[1] != opened.z.shape[1] or len(anchors) < 2:
-        raise InputError(f"a path leads through at least two points of {opened.z.shape[1]} numbers each.")
+    folder, method = path_folder(opened, name), str(wanted.get("method", "line"))
     if not 2 <= frames <= MOST_FRAMES:
         raise InputError(f"a path has 2 to {MOST_FRAMES} volumes, not {frames}.")
     if method not in METHODS:
         raise InputError(f"a path is led by one of {', '.join(METHODS)}, not by '{method}'.")
     if folder.exists():
         raise InputError(f"there is a path '{name}' already, in {folder}: give another name.")
-    folder.parent.mkdir(exist_ok=True)
-    file = folder.with_name(f"{name}.txt")
-    with atomic_path(file) as temporary:
-        np.savetxt(temporary, anchors, fmt="%.9g")
-    settings = TrajectorySettings(
-        in_parts=opened.given, o=folder, project=opened.project, method=method, anchors=file, frames=frames
-    )
+    words = ["cryodrgn-ext", "trajectory", str(opened.given.resolve())]
+    how: dict[str, Any] = {"method": "line" if method == "drawn" else method, "frames": frames}
+    if method == "pc":
+        how["pc"] = int(wanted["component"])
+    else:
+        anchors = _drawn(opened, wanted, frames) if method == "drawn" else _through(opened, wanted)
+        how["anchors"] = folder.with_name(f"{name}.txt")
+        how["anchors"].parent.mkdir(exist_ok=True)
+        with atomic_path(how["anchors"]) as temporary:
+            np.savetxt(temporary, anchors, fmt="%.9g")
     with opened.lock:
-        trajectory(settings, monitor)
-    words = ["cryodrgn-ext", "trajectory", str(opened.given.resolve()), "--method", method, "--anchors", str(file),
-             "--frames", str(frames), "--o", str(folder)]  # fmt: skip
+        trajectory(TrajectorySettings(in_parts=opened.given, o=folder, project=opened.project, **how), monitor)
+    words += [word for option, value in {**how, "o": folder}.items() for word in (f"--{option}", str(value))]
     if opened.project is not None:
         words += ["--project", str(opened.project.resolve())]
     maps = [
@@ -95,12 +104,29 @@ def lead_path(
         }
         for number in range(frames)
     ]
-    written = {"folder": str(folder), "script": str(folder / SCRIPT_NAME), "movie": str(folder / MOVIE_NAME)}
-    return {**written, "maps": maps, "commands": [shlex.join(words)]}
+    files = [f"{FOLDER}/{name}/{file}" for file in FILES if (folder / file).is_file()]
+    return {"folder": str(folder), "files": files, "maps": maps, "commands": [shlex.join(words)]}
+
+
+def _through(opened: OpenedResult, wanted: Mapping[str, Any]) -> NDArray[np.float64]:
+    """(P, q) latents that were clicked."""
+    anchors = np.asarray(wanted["points"], np.float64)
+    if anchors.ndim != 2 or anchors.shape[1] != opened.z.shape[1] or len(anchors) < 2:
+        raise InputError(f"a path leads through at least two points of {opened.z.shape[1]} numbers each.")
+    return anchors
+
+
+def _drawn(opened: OpenedResult, wanted: Mapping[str, Any], frames: int) -> NDArray[np.float64]:
+    """(P, q) latents beneath a line that was drawn."""
+    line = np.asarray(wanted["corners"], np.float64)
+    if line.ndim != 2 or line.shape[1] != 2 or not 2 <= len(line) <= MOST_CORNERS or not np.isfinite(line).all():
+        raise InputError(f"a line of 2 to {MOST_CORNERS} points is expected: draw it in the plot.")
+    plane = np.column_stack([opened.values(str(wanted["x"])), opened.values(str(wanted["y"]))])
+    return beneath_line(plane, opened.z, line, frames)
 
 
 def path_map(opened: OpenedResult, key: str) -> Path | None:
-    """File of a map of a path, by its key; None for other keys.
+    """A map of a path, or another of its files, by its key; None for other keys.
 
     Raises
     ------
@@ -111,7 +137,7 @@ def path_map(opened: OpenedResult, key: str) -> Path | None:
     if len(parts) != 3 or parts[0] != FOLDER:
         return None
     folder = path_folder(opened, parts[1])
-    path = folder / volume_name(int(parts[2])) if parts[2].isdecimal() else folder / ""
+    path = folder / (volume_name(int(parts[2])) if parts[2].isdecimal() else parts[2] if parts[2] in FILES else "")
     if not path.is_file():
         raise InputError(f"there is no map {key}.")
     return path

@@ -5,6 +5,7 @@ A recipe is a mapping with ``by`` and what belongs to it::
     {"by": "polygon", "x": "pc1", "y": "pc2", "corners": [[0, 0], [1, 0], [1, 1]]}   inside, by even and odd crossings
     {"by": "range", "column": "defocus", "low": 1.2, "high": null}                   both ends included
     {"by": "levels", "column": "state", "levels": [0, 2]}
+    {"by": "outliers", "column": "residual", "beyond": 5}     robust standard deviations from the median, on either side
     {"by": "nearest", "z": [0.1, -2.0], "count": 500}                                to a point of the latent space
     {"by": "positions", "positions": [3, 17]}                                        among the shown particles, from 0
     {"by": "saved", "name": "closed"}
@@ -23,6 +24,7 @@ import numpy as np
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.latents import MAD_TO_SD
 from cryodrgn_ext.analysis.selection import COMBINATIONS, check_indices, combine
 from cryodrgn_ext.errors import InputError
 
@@ -142,6 +144,20 @@ def _levels(recipe: Recipe, among: Chosen) -> IndexArray:
     return np.flatnonzero(np.isin(among.values(recipe["column"]), wanted)).astype(np.int64)
 
 
+def _outliers(recipe: Recipe, among: Chosen) -> IndexArray:
+    beyond, values = float(recipe["beyond"]), among.values(recipe["column"]).astype(np.float64)
+    if not (math.isfinite(beyond) and beyond > 0):
+        raise ValueError("a positive number of standard deviations expected")
+    known = np.isfinite(values)
+    if not known.any():
+        return np.empty(0, np.int64)
+    middle = np.median(values[known])
+    spread = MAD_TO_SD * np.median(np.abs(values[known] - middle))
+    far = known & (np.abs(values - middle) > beyond * spread)
+    # Of a column that is nearly always the same there is no spread to count in.
+    return np.flatnonzero(far if spread > 0 else np.zeros_like(far)).astype(np.int64)
+
+
 def _nearest(recipe: Recipe, among: Chosen) -> IndexArray:
     point, count = np.asarray(recipe["z"], np.float64), int(recipe["count"])
     if point.shape != (among.z.shape[1],) or not np.isfinite(point).all():
@@ -162,6 +178,7 @@ CHOICES: dict[str, Callable[[Recipe, Chosen], IndexArray]] = {
     "polygon": _polygon,
     "range": _range,
     "levels": _levels,
+    "outliers": _outliers,
     "nearest": _nearest,
     "positions": _positions,
     "saved": lambda recipe, among: among.saved(str(recipe["name"])),

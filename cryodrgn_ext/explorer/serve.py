@@ -7,18 +7,21 @@ import getpass
 import os
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
-from cryodrgn_ext.errors import InputError, JobAborted
+from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 from cryodrgn_ext.explorer.access import new_token
-from cryodrgn_ext.explorer.api import Session, explorer_app
+from cryodrgn_ext.explorer.again import Loop
+from cryodrgn_ext.explorer.api import explorer_app
 from cryodrgn_ext.explorer.maps import MapMaker
-from cryodrgn_ext.explorer.masked_columns import add_masked_columns
+from cryodrgn_ext.explorer.masks import KeptMask
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.session import Session
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.workflow.job_result import JobResult
@@ -53,27 +56,68 @@ def explore(settings: ExploreSettings, monitor: Monitor) -> JobResult:
         if not settings.no_browser and has_display():
             webbrowser.open(address(port, token))
         server = make_server(sessions, token)
+        make_ready(sessions)
         with contextlib.suppress(KeyboardInterrupt, JobAborted):  # Ctrl-C is how it is meant to end
             server.run(sockets=[listener])
         monitor.message("Stopped.")
     return JobResult(Path(), ())
 
 
+class Opener:
+    """Opens results, each with a folder of its own for the maps that are made.
+
+    Parameters
+    ----------
+    settings : ExploreSettings
+    folder : Path
+        That is removed at the end.
+    monitor : Monitor
+    """
+
+    def __init__(self, settings: ExploreSettings, folder: Path, monitor: Monitor) -> None:
+        self.settings, self.folder, self.monitor = settings, folder, monitor
+        self.sessions: list[Session] = []
+        self.loop = Loop(monitor)
+
+    def open(self, given: Path) -> int:
+        """Open a result, and return its number among those that are open."""
+        settings, number = self.settings, len(self.sessions)
+        self.monitor.message(f"Opening {given}")
+        opened = OpenedResult(given, settings.project, settings.seed)
+        maps = self.folder / str(number)
+        maps.mkdir()
+        session = Session(opened, MapMaker(opened, maps, settings.device, self.monitor), self.monitor)
+        session.loop, session.open_other = self.loop, self.open
+        for path in settings.masks:
+            session.add_mask(KeptMask(path))
+        session.find_kept()
+        self.sessions.append(session)
+        return number
+
+
 @contextlib.contextmanager
 def opened_sessions(settings: ExploreSettings, monitor: Monitor) -> Iterator[list[Session]]:
-    """Open the results; maps that are made meanwhile are removed at the end."""
+    """Open the results; maps that are made meanwhile are removed at the end, and jobs that run are ended."""
     with tempfile.TemporaryDirectory(prefix="cryodrgn-ext-explore-") as folder:
-        sessions = []
-        for number, given in enumerate(settings.in_results):
-            monitor.message(f"Opening {given}")
-            opened = OpenedResult(given, settings.project, settings.seed)
-            maps = Path(folder) / str(number)
-            maps.mkdir()
-            maker = MapMaker(opened, maps, settings.device, monitor)
-            if settings.masks:
-                add_masked_columns(opened, maker.model, settings.masks)
-            sessions.append(Session(opened, maker, monitor))
-        yield sessions
+        opener = Opener(settings, Path(folder), monitor)
+        for given in settings.in_results:
+            opener.open(given)
+        try:
+            yield opener.sessions
+        finally:
+            opener.loop.end()
+
+
+def make_ready(sessions: list[Session]) -> None:
+    """Load the models while the user looks at the latents, so that the first map is there as soon as the others."""
+
+    def load() -> None:
+        for session in list(sessions):
+            # Whoever asks for a map is told.
+            with contextlib.suppress(CryodrgnExtError, OSError, MemoryError):
+                session.maker.make_ready()
+
+    threading.Thread(target=load, daemon=True, name="models").start()
 
 
 def make_server(sessions: list[Session], token: str) -> uvicorn.Server:

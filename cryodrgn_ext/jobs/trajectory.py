@@ -33,7 +33,13 @@ from cryodrgn_ext.results.decoded_volumes import decode_volumes, volume_name
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
 from cryodrgn_ext.results.record import fingerprint_files
-from cryodrgn_ext.results.trajectory_files import MOVIE_NAME, SCRIPT_NAME, write_chimerax_script, write_nearest
+from cryodrgn_ext.results.trajectory_files import (
+    FILM_NAME,
+    MOVIE_NAME,
+    SCRIPT_NAME,
+    write_chimerax_script,
+    write_nearest,
+)
 from cryodrgn_ext.workflow.finished_result import FinishedResult
 from cryodrgn_ext.workflow.job_outputs import kept_files, shown_maps
 from cryodrgn_ext.workflow.job_result import JobResult
@@ -126,7 +132,10 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
         write_chimerax_script(layout.root, level)
         self.monitor.message("Drawing the movie ...")
         frames = [layout.root / volume_name(number) for number in range(path.n_frames)]
-        write_movie(layout.root / MOVIE_NAME, frames, level, MOVIE_CAPTION)
+        film = layout.root / FILM_NAME
+        if not write_movie(layout.root / MOVIE_NAME, frames, level, MOVIE_CAPTION, film):
+            film.unlink(missing_ok=True)  # of an earlier run
+            self.monitor.message(f"No {FILM_NAME}: PyAV is not installed (pip install 'cryodrgn-ext[movies]').")
         write_trajectory_reports(self.facts, inputs.z, path.z, slices)
         self.monitor.message(f"{path.n_frames} volumes in {layout.root}; open {layout.root / SCRIPT_NAME} in ChimeraX")
         results = {
@@ -137,7 +146,7 @@ class TrajectoryRun(JobRun[TrajectorySettings, TrajectoryInputs]):
             "position": [round(float(value), 6) for value in path.position],
         }
         return results, JobResult(
-            layout.root, tuple(shown_maps(frames)), layout.logfile, keep=kept_files(layout, MOVIE_NAME)
+            layout.root, tuple(shown_maps(frames)), layout.logfile, keep=kept_files(layout, MOVIE_NAME, FILM_NAME)
         )
 
     def _write_frames(self) -> tuple[float, dict[int, NDArray[np.float32]]]:

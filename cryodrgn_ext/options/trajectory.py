@@ -18,7 +18,9 @@ class TrajectorySettings(ResultSettings):
         help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
         "states"
     )
-    o: Path = setting(help="Directory that gets vol_000.mrc, vol_001.mrc, ..., movie.gif, and a script for ChimeraX")
+    o: Path = setting(
+        help="Directory that gets vol_000.mrc, vol_001.mrc, ..., movie.gif, movie.mp4, and a script for ChimeraX"
+    )
     project: Path | None = setting(**shared.PROJECT)
     method: str = setting(
         "pc",

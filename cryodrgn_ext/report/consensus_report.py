@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.fourier.fsc import resolution_A
 from cryodrgn_ext.fourier.sharpening import GuinierFit
+from cryodrgn_ext.report.charts import fsc_curves
 from cryodrgn_ext.report.guinier_plot import CAPTION, guinier_plot
 from cryodrgn_ext.report.map_pictures import draw_maps
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, StateSummary
-from cryodrgn_ext.report.plots import fsc_curves
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.consensus import Consensus
 from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED

@@ -10,6 +10,7 @@ from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
 from cryodrgn_ext.analysis.surfaces import Surface
 from cryodrgn_ext.analysis.volume_landscape import Landscape
 from cryodrgn_ext.metadata.particle_set import ParticleSet
+from cryodrgn_ext.report.charts import draw, variance_chart
 from cryodrgn_ext.report.landscape_plots import (
     density_and_energy,
     layouts,
@@ -20,7 +21,6 @@ from cryodrgn_ext.report.landscape_plots import (
 )
 from cryodrgn_ext.report.map_pictures import draw_group_maps
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, StateSummary
-from cryodrgn_ext.report.plots import explained_variance
 from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.landscape_tables import read_arrays
 from cryodrgn_ext.results.layout import Layout
@@ -105,7 +105,7 @@ def _figures(
         ReportFigure(section, "The upper part of the tree of volumes.",
                      volume_dendrogram(clusters.tree, clusters.n_clusters)),
         ReportFigure(section, "Share of the variance of the volumes along each principal component.",
-                     explained_variance(pca.explained_variance_ratio[:SHOWN_COMPONENTS])),
+                     draw([variance_chart(pca.explained_variance_ratio[:SHOWN_COMPONENTS], "volumes")])),
     ]  # fmt: skip
     sketch = read_arrays(layout.root / "sketch.npz")
     for first, second in ((0, 1), (1, 2)):

@@ -1,8 +1,10 @@
-"""A series of maps as a moving picture: isosurfaces from three sides, there and back."""
+"""A series of maps as a moving picture, GIF and MP4: isosurfaces from three sides, there and back."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +21,31 @@ MOST_PICTURES = 60
 WAY_MS, SHORTEST_MS, LONGEST_MS = 2400, 60, 400
 SIZE_PX = 240
 CAPTION_PX = 22
+FILM_QUALITY = "18"  # of x264: looks as the pictures do
 #: Grey of the ground, and the part of the scale of grey that surfaces take.
 GROUND, DARKEST, BRIGHTEST = 255, 20, 235
 
 
-def write_movie(path: Path, maps: Sequence[Path], level: float, caption: str) -> None:
-    """Write a GIF of a series of maps.
+def write_movie(path: Path, maps: Sequence[Path], level: float, caption: str, film: Path | None = None) -> bool:
+    """Write a GIF of a series of maps, and an MP4 where PyAV is installed.
 
     Parameters
     ----------
     path : Path
-        Appears whole, or not at all.
+        The GIF; appears whole, or not at all.
     maps : sequence of Path
         In order, of one extent.
     level : float
         Contour level of all of them, in units of the maps.
     caption : str
         What they are; the number of the map is added.
+    film : Path, optional
+        The MP4.
+
+    Returns
+    -------
+    bool
+        Whether there is an MP4.
 
     Raises
     ------
@@ -49,9 +59,28 @@ def write_movie(path: Path, maps: Sequence[Path], level: float, caption: str) ->
         for number in numbers
     ]
     each_ms = int(np.clip(WAY_MS / max(1, len(pictures) - 1), SHORTEST_MS, LONGEST_MS))
-    first, *others = pictures + pictures[-2:0:-1]
+    shown = pictures + pictures[-2:0:-1]
+    first, *others = shown
     with atomic_path(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=others, duration=each_ms, loop=0)
+    return film is not None and _write_film(film, shown, each_ms)
+
+
+def _write_film(path: Path, pictures: Sequence[Image.Image], each_ms: int) -> bool:
+    """Write an MP4 (H.264, which every player and slide takes); False where PyAV is not installed."""
+    try:
+        av = importlib.import_module("av")
+    except ImportError:
+        return False
+    width, height = (size - size % 2 for size in pictures[0].size)  # its colours are shared by two by two pixels
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as film:
+        stream = film.add_stream("libx264", rate=Fraction(1000, each_ms))
+        stream.width, stream.height, stream.pix_fmt, stream.options = width, height, "yuv420p", {"crf": FILM_QUALITY}
+        for picture in pictures:
+            grey = np.ascontiguousarray(np.asarray(picture)[:height, :width])
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="gray")))
+        film.mux(stream.encode())
+    return True
 
 
 def _picture(views: NDArray[np.float32], caption: str) -> Image.Image:

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import Clustering, Embedding, principal_components
 from cryodrgn_ext.analysis.shown_particles import ShownParticles
 from cryodrgn_ext.report import plots
+from cryodrgn_ext.report.charts import Chart, draw, fsc_chart, loss_charts, size_chart, variance_chart
 
 MAPS_PER_FIGURE = 8
+CONSENSUS_COLOR = "#6b7480"
 COLUMNS_IN_FIGURE = 12
 
 
@@ -139,6 +142,11 @@ class ReportContent:
         """All figures that the content allows, drawn once: those of the PDF, and of a page without scripts."""
         return report_figures(self)
 
+    @cached_property
+    def charts(self) -> dict[str, list[Chart]]:
+        """Curves and bars by section."""
+        return content_charts(self)
+
     @property
     def whole(self) -> StateSummary | None:
         """The consensus with whatever is known of it."""
@@ -240,18 +248,39 @@ def report_figures(content: ReportContent) -> list[ReportFigure]:
     if content.states:
         figures += _map_figures(content)
     figures += content.further
+    if content.z is not None:
+        figures += _latent_figures(content, content.z)
+    for section, charts in content.charts.items():
+        caption = "; ".join(dict.fromkeys(f"{chart.title}: {chart.caption}" for chart in charts))
+        figures.append(ReportFigure(section, caption, draw(charts), is_live=True))
+    return figures
+
+
+def content_charts(content: ReportContent) -> dict[str, list[Chart]]:
+    """Curves and bars that the content allows, by section, for paper and for the page alike."""
+    found: dict[str, list[Chart]] = {}
+    labels, colors = [state.label for state in content.states], group_colors(content)
     curves = {} if content.whole is None or content.whole.fsc is None else {"consensus": content.whole.fsc}
     curves |= {state.label: state.fsc for state in content.states if state.fsc is not None}
     if curves:
-        caption = "FSC between half-maps from original images, within the mask; the dashed line is 0.143."
-        drawn = plots.fsc_curves(curves, content.pixel_size_A)
-        figures.append(ReportFigure("Resolution", caption, drawn, is_live=True))
-    if content.z is not None:
-        figures += _latent_figures(content, content.z)
-    if any(len(values) for values in content.loss_history.values()):
-        caption = "Loss terms, mean over each epoch."
-        figures.append(ReportFigure("Training", caption, plots.loss_curves(content.loss_history), is_live=True))
-    return figures
+        shades = {"consensus": CONSENSUS_COLOR, **dict(zip(labels, colors, strict=False))}
+        numbers = {label: k for k, label in enumerate(labels)}
+        found["Resolution"] = [fsc_chart(curves, content.pixel_size_A, shades, numbers)]
+    sizes = content.clusters.size.tolist() if content.clusters is not None else [state.n for state in content.states]
+    if len(sizes) > 1:
+        names = [labels[k] if k < len(labels) else str(k) for k in range(len(sizes))]
+        found["Groups"] = [size_chart(sizes, content.group_name, names, colors)]
+    if content.z is not None and content.z.shape[1] > 1:
+        found["Variance"] = [variance_chart(principal_components(content.z).explained_variance_ratio)]
+    losses = loss_charts(content.loss_history)
+    return found | ({"Training": losses} if losses else {})
+
+
+def group_colors(content: ReportContent) -> list[str]:
+    """Colour of each state or cluster, the same in all figures."""
+    n = max(len(content.states), content.clusters.n_clusters if content.clusters is not None else 0)
+    colors = plots.label_colors(max(n, 1))
+    return [to_hex(colors(k)) for k in range(n)]
 
 
 def _map_figures(content: ReportContent) -> list[ReportFigure]:
@@ -297,12 +326,8 @@ def _latent_figures(content: ReportContent, z: NDArray[np.floating]) -> list[Rep
             columns = dict(list(content.shown.columns.items())[:COLUMNS_IN_FIGURE])
             drawn.append(("Coloured by columns of the particles.",
                           plots.latent_by_columns(plane[content.shown.index], columns, names)))  # fmt: skip
-        drawn.append(("Share of the latent variance along each principal axis.",
-                      plots.explained_variance(components.explained_variance_ratio)))  # fmt: skip
     if content.embedding is not None:
         drawn.append(_umap_figure(content, content.embedding))
-    if clusters is not None:
-        drawn.append((f"Particles in each {groups}.", plots.group_sizes(clusters.size, groups)))
     return [ReportFigure("Latent space", caption, figure, is_live=True) for caption, figure in drawn]
 
 

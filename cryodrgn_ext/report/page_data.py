@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,52 +19,41 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import PrincipalComponents, principal_components
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown, group_weights
-from cryodrgn_ext.report.page import ReportContent, StateSummary
+from cryodrgn_ext.report.page import ReportContent, StateSummary, group_colors
 from cryodrgn_ext.report.plots import label_colors
 
 MISSING = 65535
+DATA_BLOCK = r'<script type="application/json" id="report-data">(.*?)</script>'
 COUNT = "number of particles"  # an axis of its own, as in the script
 BUDGET_BYTES = 3_500_000  # of columns before base64, which adds a third
 MOST_COMPONENTS = 10
 MOST_LEVELS = 20
-CONSENSUS_COLOR = "#6b7480"
 
 
 def page_data(content: ReportContent) -> str:
     """Everything that the page draws, as JSON without a sign that could end the block it stands in."""
     data: dict[str, Any] = {
         "group": content.group_name,
-        "pixel": content.pixel_size_A,
         "scale": _packed((np.asarray(mpl.colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3] * 255).round(), "u1"),
-        "states": [_state(state, color) for state, color in zip(content.states, state_colors(content), strict=False)],
-        "loss": {name: _numbers(values) for name, values in content.loss_history.items() if len(values)},
-        "colors": state_colors(content),
+        "states": [_state(state, color) for state, color in zip(content.states, group_colors(content), strict=False)],
+        "consensus": content.whole is not None,
+        "charts": [chart.plain() for charts in content.charts.values() for chart in charts],
     }
-    if content.whole is not None:
-        data["consensus"] = _state(content.whole, CONSENSUS_COLOR)
-    sizes = content.clusters.size.tolist() if content.clusters is not None else [state.n for state in content.states]
-    data["sizes"] = sizes
     if content.z is not None:
-        components = principal_components(content.z)
-        if content.z.shape[1] > 1:
-            data["variance"] = _numbers(components.explained_variance_ratio)
-        data |= _particles(content, content.z, components)
+        data |= _particles(content, content.z, principal_components(content.z))
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def state_colors(content: ReportContent) -> list[str]:
-    """Colour of each state or cluster, as in the static figures."""
-    n = max(len(content.states), content.clusters.n_clusters if content.clusters is not None else 0)
-    colors = label_colors(max(n, 1))
-    return [to_hex(colors(k)) for k in range(n)]
+def charts_of_page(page: str) -> list[dict[str, Any]] | None:
+    """Curves and bars of a report, as its page holds them; None where it is of an earlier version."""
+    found = re.search(DATA_BLOCK, page, re.DOTALL)
+    charts = json.loads(found.group(1)).get("charts") if found else None
+    return charts if isinstance(charts, list) else None
 
 
 def _state(state: StateSummary, color: str) -> dict[str, Any]:
-    return {
-        "label": state.label, "n": int(state.n), "color": color,
-        "fsc": None if state.fsc is None else _numbers(state.fsc),
-    }  # fmt: skip
+    return {"label": state.label, "n": int(state.n), "color": color}
 
 
 def _numbers(values: Sequence[float] | NDArray[np.floating]) -> list[float | None]:
@@ -152,7 +142,7 @@ def _columns(
     packed = [_column(name, np.asarray(values, np.float64)) for name, values in columns.items()]
     if label is None:
         return packed
-    colors = state_colors(content)
+    colors = group_colors(content)
     names = [content.states[k].label if k < len(content.states) else str(k) for k in range(len(colors))]
     groups = {"name": content.group_name, "low": 0, "high": 1, "levels": names, "colors": colors}
     return [groups | {"data": _packed(label[index], "<u2")}, *packed]

@@ -21,15 +21,17 @@ from matplotlib.figure import Figure
 
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.report.page import (
+    CONSENSUS_COLOR,
     ReportContent,
     ReportFigure,
     StateSummary,
     duration,
+    group_colors,
     overview,
     share,
     state_rows,
 )
-from cryodrgn_ext.report.page_data import CONSENSUS_COLOR, page_data, state_colors
+from cryodrgn_ext.report.page_data import page_data
 from cryodrgn_ext.report.png import data_url, grey_png, shaded_png
 
 DOTS_PER_INCH = 160
@@ -54,7 +56,7 @@ def write_report_html(path: str | os.PathLike[str], content: ReportContent) -> N
 
 def report_html(content: ReportContent) -> str:
     """``content`` as the text of an HTML page; its policy forbids every request to elsewhere."""
-    style, script = _page_file("report.css"), _page_file("report.js")
+    style, script = _page_file("report.css"), "\n".join(map(_page_file, ("charts.js", "report.js")))
     figures = content.figures
     parts = [
         "<!DOCTYPE html>",
@@ -168,7 +170,7 @@ def _cards(content: ReportContent) -> str:
             float(min(np.percentile(planes, 1) for planes in shown)),
             float(max(np.percentile(planes, 99.8) for planes in shown)),
         )
-    colors = state_colors(content)
+    colors = group_colors(content)
     front = _telling_view(content.states)
     cards = [_card(state, k, colors[k], grey, front, content) for k, state in enumerate(content.states)]
     if content.whole is not None and (content.whole.views is not None or content.whole.slices is not None):

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import principal_components
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.report.charts import fsc_curves
 from cryodrgn_ext.report.landscape_plots import density_and_energy
-from cryodrgn_ext.report.plots import central_slices, fsc_curves, latent_by_label, latent_histogram, map_slices
+from cryodrgn_ext.report.plots import central_slices, latent_by_label, latent_histogram, map_slices
 from cryodrgn_ext.report.pose_plots import view_distribution
 from cryodrgn_ext.results.landscape_tables import read_surface
 

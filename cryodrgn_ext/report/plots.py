@@ -15,13 +15,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from cryodrgn_ext.report.png import painted
 
 P = ParamSpec("P")
-FSC_THRESHOLD = 0.143
 MAX_POINTS = 50_000
 MAX_POINTS_IN_PANEL = 8_000
 COLUMNS_PER_ROW = 4
@@ -39,6 +37,20 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.0,
 }
 INK = "#1f4e79"
+#: The colours of Okabe and Ito (2008) but black, then those that stay farthest from all before them for normal and for
+#: colour-blind eyes (Machado et al. 2009), neither too pale nor too dark for both themes.
+DISTINCT = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#56b4e9",
+    "#f0e442",
+    "#e0b0c0",
+    "#e03050",
+    "#c0d0a0",
+)
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -67,9 +79,9 @@ def plain(name: str) -> str:
 
 def label_colors(n: int) -> Colormap:
     """``n`` colours for numbered groups whose neighbours are similar: distinct up to ten, a gradient above."""
-    if n <= 10:
-        return ListedColormap(mpl.colormaps["tab10"].colors[:n])  # type: ignore[attr-defined]
-    return ListedColormap(mpl.colormaps["turbo"](np.linspace(0.05, 0.95, n)))
+    if n <= len(DISTINCT):
+        return ListedColormap(DISTINCT[:n])
+    return ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 1, n)))
 
 
 def _sample(n: int) -> NDArray[np.int64]:
@@ -79,19 +91,6 @@ def _sample(n: int) -> NDArray[np.int64]:
 
 def _point_size(n: int) -> float:
     return float(np.clip(20_000 / max(n, 1), 0.3, 12.0))
-
-
-@styled
-def loss_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """One panel per loss term over the epochs."""
-    names = [name for name, values in history.items() if len(values)]
-    figure, axes = new_figure(3.1 * max(1, len(names)), 2.6, 1, max(1, len(names)))
-    for panel, name in zip(axes[0], names, strict=False):
-        panel.plot(np.arange(1, len(history[name]) + 1), history[name], color=INK, marker="o", markersize=3)
-        panel.set_title(name)
-        panel.set_xlabel("epoch")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
 
 
 @styled
@@ -183,51 +182,6 @@ def latent_histogram(values: NDArray[np.floating], name: str) -> Figure:
     figure, axes = new_figure(4.4, 2.8)
     axes[0, 0].hist(values, bins=60, color=INK)
     axes[0, 0].set(xlabel=name, ylabel="particles")
-    return figure
-
-
-@styled
-def explained_variance(ratio: NDArray[np.floating]) -> Figure:
-    """Share of the latent variance along each principal axis."""
-    figure, axes = new_figure(3.6, 2.6)
-    panel = axes[0, 0]
-    panel.bar(np.arange(1, len(ratio) + 1), ratio, color=INK)
-    panel.set(xlabel="principal component", ylabel="share of variance", ylim=(0, None))
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-@styled
-def group_sizes(size: NDArray[np.integer], what: str = "cluster") -> Figure:
-    """Number of particles in each group."""
-    figure, axes = new_figure(float(np.clip(0.25 * len(size) + 2, 3.6, 9)), 2.6)
-    panel = axes[0, 0]
-    numbers = np.arange(len(size))
-    panel.bar(numbers, size, color=label_colors(len(size))(numbers))
-    panel.set(xlabel=what, ylabel="particles")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-@styled
-def fsc_curves(curves: Mapping[str, NDArray[np.floating]], pixel_size_A: float) -> Figure:
-    """FSC curves, each (D // 2 + 1,) over shells 0..D/2, against resolution; with the line at 0.143."""
-    figure, axes = new_figure(5.4, 3.4)
-    panel = axes[0, 0]
-    colors = label_colors(max(1, len(curves) - 1))
-    for number, (name, curve) in enumerate(curves.items()):
-        frequency = np.arange(len(curve)) / (2 * (len(curve) - 1) * pixel_size_A)
-        first = number == 0 and len(curves) > 1
-        panel.plot(
-            frequency, curve, label=plain(name), color="black" if first else colors(number - (len(curves) > 1)),
-            linewidth=1.8 if first else 1.1,
-        )  # fmt: skip
-    panel.axhline(FSC_THRESHOLD, color="#888888", linewidth=0.8, linestyle="--")
-    panel.axhline(0, color="#cccccc", linewidth=0.6)
-    panel.set(xlabel="resolution (Å)", ylabel="FSC", ylim=(-0.1, 1.03), xlim=(0, None))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda f, _: "∞" if f <= 0 else f"{1 / f:.3g}"))
-    if len(curves) <= 12:
-        panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

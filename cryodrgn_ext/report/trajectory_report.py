@@ -12,13 +12,14 @@ from cryodrgn_ext.report.landscape_plots import path_in_plane
 from cryodrgn_ext.report.page import ReportContent, ReportFigure
 from cryodrgn_ext.report.plots import map_slices
 from cryodrgn_ext.report.run_facts import RunFacts
-from cryodrgn_ext.results.trajectory_files import MOVIE_NAME, NEAREST_NAME, SCRIPT_NAME
+from cryodrgn_ext.results.trajectory_files import FILM_NAME, MOVIE_NAME, NEAREST_NAME, SCRIPT_NAME
 
 FILES = {
     "vol_NNN.mrc": "the volumes in order",
     "z_values.txt": "their latents",
     NEAREST_NAME: "the particles nearest to each volume",
     MOVIE_NAME: "the volumes as a moving picture, from three sides",
+    FILM_NAME: "the same for slides and players",
     SCRIPT_NAME: "opens the series in ChimeraX at one contour level",
 }
 
@@ -54,4 +55,4 @@ def write_trajectory_reports(
         n_particles=len(z),
         further=figures,
     )
-    facts.write(content, FILES)
+    facts.write(content, facts.existing(FILES) | {"vol_NNN.mrc": FILES["vol_NNN.mrc"]})

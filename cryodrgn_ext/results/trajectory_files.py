@@ -15,6 +15,7 @@ from cryodrgn_ext.metadata.particles import ParticleSet
 NEAREST_NAME = "nearest_particles.star"
 SCRIPT_NAME = "trajectory.cxc"
 MOVIE_NAME = "movie.gif"
+FILM_NAME = "movie.mp4"
 
 
 def write_nearest(directory: Path, particles: ParticleSet, rows: NDArray[np.int64], near: FrameParticles) -> None:

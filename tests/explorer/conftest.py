@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection
@@ -16,11 +16,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cryodrgn_ext.durable_files import make_output_directory
+from cryodrgn_ext.engines.base import LinearForm
+from cryodrgn_ext.explorer.again import Loop, Say
 from cryodrgn_ext.explorer.serve import address, listening, make_server, opened_sessions
+from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.options.explore import ExploreSettings
+from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.settings import from_mapping
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests import blank_pictures
 from tests.jobs import fake_engine
@@ -48,9 +54,17 @@ class Project:
         return self.root / "External/train"
 
 
+def linear_form(model: fake_engine.FakeResult) -> LinearForm:
+    """Volumes of the stand-in as what they are: the consensus, and the first latent times the consensus."""
+    return LinearForm(model.consensus, 1, lambda: iter((model.consensus,)), lambda z: z[:, :1])
+
+
 def install_quick_parts(patch: pytest.MonkeyPatch) -> None:
     """An engine that learns nothing, and pictures with nothing in them."""
     fake_engine.install(patch)
+    patch.setattr(Loop, "run", run_here)
+    patch.setattr("cryodrgn_ext.report.page.report_figures", lambda content: [])  # of paper, which nobody looks at here
+    patch.setattr(fake_engine.FakeResult, "linear_form", linear_form, raising=False)
     blank_pictures.install(patch)
 
 
@@ -130,6 +144,21 @@ class Explorer:
 
     def post(self, what: str, number: int = 0, **values: Any) -> Answer:
         return self.ask("POST", f"/{self.token}/api/results/{number}/{what}", json.dumps(values).encode())
+
+
+def run_here(_loop: Loop, words: Sequence[str], folder: Path, say: Say) -> None:
+    """Run a command of ours in this process, with its stand-ins, in the place of one of its own."""
+    job, given = JOBS[words[1]], dict[str, Any]()
+    rest = list(words[2:])
+    options = {rest[k][2:]: rest[k + 1] for k in range(len(rest) - 1) if rest[k].startswith("--")}
+    (positional,) = job.positional or ("",)
+    count = next(k for k, word in enumerate([*rest, "--"]) if word.startswith("--"))
+    given = {**options, **({positional: rest[:count]} if count else {})}
+    settings = from_mapping(job.settings_class, given)
+    if isinstance(settings, ResultSettings):
+        make_output_directory(settings.o)
+    job.load()(settings, SilentMonitor())
+    say(f"{job.name} is done")
 
 
 @contextlib.contextmanager

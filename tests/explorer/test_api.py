@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import starfile
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.stats import median_abs_deviation, spearmanr
 
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.metadata.particles import read_particles
@@ -231,11 +234,72 @@ def test_a_path_is_numbered_maps_and_a_script(explorer: Explorer, project: Proje
     assert "--method density" in made["commands"][0]
 
 
+def test_a_path_lies_beneath_the_line_that_was_drawn(explorer: Explorer, project: Project) -> None:
+    z = latents(project)
+    line = np.array([[-1.0, -0.5], [0.2, 0.8], [1.0, 0.0]])
+    asked = {"method": "drawn", "x": "z1", "y": "z2", "corners": line.tolist()}
+    made = explorer.post("path", name="drawn", frames=3, **asked).plain
+    led = np.loadtxt(project.result / "paths/drawn.txt")
+    # Three points at equal distances, axes in units of their ranges, by walking along the line in small steps.
+    unit = np.ptp(z[:, :2], axis=0)
+    steps = np.concatenate([a + np.linspace(0, 1, 5000)[:, None] * (b - a) for a, b in itertools.pairwise(line / unit)])
+    walked = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(steps, axis=0), axis=1))])
+    for share, point in zip((0, 0.5, 1), led, strict=True):
+        at = steps[np.argmin(np.abs(walked - share * walked[-1]))]
+        nearest = np.argsort(np.linalg.norm(z[:, :2] / unit - at, axis=1))[:20]
+        np.testing.assert_allclose(point, z[nearest].mean(axis=0), atol=1e-4)
+    assert "--method line" in made["commands"][0]
+    film = explorer.get(f"api/results/0/maps/{made['files'][1]}")
+    assert film.headers["content-type"] == "video/mp4"
+    along = explorer.post("path", name="first", frames=2, method="pc", component=1).plain
+    assert "--pc 1" in along["commands"][0]
+    for wrong in ({**asked, "corners": [[0, 0], [0, 0]]}, {**asked, "x": "no"}, {"method": "pc", "component": 99}):
+        assert explorer.post("path", name="wrong", frames=3, **wrong).status == 400
+
+
+def test_a_mask_is_painted_and_maps_are_compared_within(explorer: Explorer, project: Project, map_of: FetchMap) -> None:
+    box, pixel_A = 32, 8.0
+    strokes = [[40.0, 0.0, -24.0, 36.0], [0.0, 16.0, 0.0, 20.0], [64.0, 0.0, -24.0, -14.0]]
+    described = explorer.post("paint", name="arm", strokes=strokes, on="consensus").plain
+    mask, label = map_of("masks/arm")
+    assert "mask painted" in label
+    z, y, x = (np.mgrid[:box, :box, :box] - box // 2) * pixel_A
+    balls = [np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) - abs(r) for a, b, c, r in strokes]
+    inside = (np.minimum(balls[0], balls[1]) <= 0) & (balls[2] > 3 * pixel_A)
+    outside = (np.minimum(balls[0], balls[1]) > 3 * pixel_A) | (balls[2] <= 0)
+    assert (mask[inside] == 1).all()
+    assert (mask[outside] == 0).all()
+    assert ((mask > 0) & (mask < 1)).any()
+    keys = {one["key"] for one in described["columns"]}
+    assert {"mask:arm.mrc", "mask:arm.mrc:has"} <= keys
+    # The stand-in's volumes are the consensus times 1 + the first latent: half of it is there from -1/2 on.
+    has = np.frombuffer(explorer.get("api/results/0/columns/mask:arm.mrc:has").body, "<f4")
+    np.testing.assert_array_equal(has, latents(project)[:, 0] >= -0.5)
+    made = explorer.post("generated", z=latents(project)[7].tolist()).plain["files"]["map"]
+    first, other = explorer.post("within", mask="arm", maps=["consensus", made]).plain["maps"]
+    assert first["correlation"] == pytest.approx(1)
+    consensus = map_of("consensus")[0]
+    weighted = float((consensus * mask).sum() / mask.sum())
+    dense = consensus[consensus > 0.45 * np.percentile(consensus, 99.9)].mean()
+    assert first["density"] == pytest.approx(weighted / dense, rel=1e-3)
+    assert first["resolution_A"] >= 2 * pixel_A
+    assert other["resolution_A"] is None
+    for wrong in ([], [[0, 0, 0]], [[0, 0, 0, float("nan")]], [[0, 0, 0, -50]], [[900, 0, 0, 20]], "all"):
+        assert explorer.post("paint", name="none", strokes=wrong).status == 400
+    assert explorer.post("paint", name="arm", strokes=strokes).status == 400  # taken
+    path = f"/{TOKEN}/api/results/0/masks"
+    whole = (project.result / "masks/arm.mrc").read_bytes()
+    assert explorer.ask("POST", f"{path}/copy", whole).plain["masks"][-1]["name"] == "copy"
+    assert explorer.ask("POST", f"{path}/bad", b"no map").status == 400
+    assert explorer.ask("POST", f"{path}/map", (project.result / "consensus/map.mrc").read_bytes()).status == 400
+    assert sorted(one.name for one in (project.result / "masks").iterdir()) == ["arm.json", "arm.mrc", "copy.mrc"]
+
+
 def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: Project) -> None:
     places = [3, 50, 120, 199]
     made = explorer.post("gallery", positions=places).plain
     box = made["box"]
-    grey = np.frombuffer(base64.b64decode(made["data"]), np.uint8).reshape(len(places), 3, box, box).astype(float)
+    grey = np.frombuffer(base64.b64decode(made["data"]), np.uint8).reshape(len(places), 4, box, box).astype(float)
     table = starfile.read(project.root / "particles.star")["particles"].iloc[places]
     with mrcfile.open(project.root / "Particles/particles.mrcs") as file:
         stack = file.data[[int(name.split("@")[0]) - 1 for name in table["rlnImageName"]]].astype(float)
@@ -247,10 +311,70 @@ def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: 
     assert (alike.argmax(axis=1) == np.arange(len(places))).all()
     assert np.diagonal(alike).min() > 0.6
     # The model's view is what the image shows, as far as it is no noise.
-    assert np.diagonal(alikeness(grey[:, 1, middle, middle], grey[:, 2, middle, middle])).mean() > 0.6
+    assert np.diagonal(alikeness(grey[:, 2, middle, middle], grey[:, 3, middle, middle])).mean() > 0.6
+    # The low-passed image has less of what changes from pixel to pixel.
+    roughness = [np.square(np.diff(grey[:, kind], axis=2)).mean() for kind in (0, 1)]
+    assert roughness[1] < roughness[0]
     assert min(made["agreement"]) > 0.1
     for wrong in ([], [-1], [N], list(range(100)), "all"):
         assert explorer.post("gallery", positions=wrong).status == 400
+
+
+def test_images_are_scored_and_outliers_found(explorer: Explorer, project: Project, map_of: FetchMap) -> None:
+    keys = {one["key"] for one in explorer.post("score").plain["columns"]}
+    assert {"image_agreement", "image_residual", "image_scale", "image_sd"} <= keys
+
+    def column(key: str) -> NDArray[np.float32]:
+        return np.frombuffer(explorer.get(f"api/results/0/columns/{key}").body, "<f4")
+
+    # Volumes of the stand-in differ by a factor, and by their sign, which correlations take from another place.
+    places = [3, 50, 120, 199]
+    shown = explorer.post("gallery", positions=places).plain["agreement"]
+    np.testing.assert_allclose(np.abs(column("image_agreement")[places]), np.abs(shown), atol=2e-4)
+    # The noise as it was measured, and the motion, which the stand-in knows nothing of.
+    assert 1 < np.mean(column("image_residual")) < 1.5
+    with np.load(project.result / "image_scores.npz") as kept:
+        np.testing.assert_array_equal(kept["residual"], column("image_residual"))
+    values = column("image_peak").astype(float)
+    far = np.abs(values - np.median(values)) / median_abs_deviation(values, scale="normal") > 1.5
+    assert 0 < far.sum() < N
+    outliers = {"by": "outliers", "column": "image_peak", "beyond": 1.5}
+    np.testing.assert_array_equal(
+        np.frombuffer(explorer.post("positions", recipe=outliers).body, "<u4"), np.flatnonzero(far)
+    )
+    # Latents of the stand-in are normal: the density falls with the square of the distance from the middle.
+    density = column("latent_density")
+    assert spearmanr(density, -np.square(latents(project)).sum(axis=1)).statistic > 0.9
+    made = explorer.post("component", component=2).plain
+    z = latents(project).astype(float)
+    axes = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)[2]
+    ends = z.mean(axis=0) + np.percentile((z - z.mean(axis=0)) @ axes[1], [5, 95])[:, None] * axes[1]
+    volumes = [map_of(explorer.post("generated", z=end.tolist()).plain["files"]["map"])[0] for end in ends]
+    change, label = map_of(made["files"]["map"])
+    assert "GENERATED" in label
+    difference = volumes[1] - volumes[0]
+    np.testing.assert_allclose(np.abs(change), np.abs(difference), atol=1e-4 * np.abs(difference).max() + 1e-6)
+
+
+def test_training_again_without_junk(explorer: Explorer, project: Project) -> None:
+    kept = np.flatnonzero(latents(project)[:, 0] < 1)
+    recipe = {"by": "range", "column": "z1", "low": None, "high": 0.99999}
+    explorer.post("save", name="clean", recipe=recipe)
+    begun = explorer.post("train_again", name="clean").plain
+    assert explorer.post("train_again", name="clean").status == 400
+    while (now := explorer.post("again").plain)["state"] == "running":
+        time.sleep(0.05)
+    assert now["state"] == "finished", now["line"]
+    words = [command.split()[1] for command in begun["commands"]]
+    assert words == ["select", "train", "compare"]
+    assert "--zdim 3" in begun["commands"][1]
+    original = starfile.read(project.root / "particles.star")["particles"]
+    again = starfile.read(project.result / "again/clean/particles.star")["particles"]
+    assert list(again["rlnImageName"]) == list(original["rlnImageName"].iloc[kept])
+    assert ["particles", str(N), str(len(kept))] in now["rows"]
+    described = explorer.get("api/results").plain["results"]
+    assert described[now["opened"]]["n"] == len(kept)
+    assert described[now["opened"]]["path"].endswith("again/clean")
 
 
 @pytest.mark.relion

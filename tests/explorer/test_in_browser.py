@@ -6,6 +6,7 @@ Pictures of the page go to the folder that CRYODRGN_EXT_ARTEFACTS names, else in
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import starfile
 
+from cryodrgn_ext.report.page_data import charts_of_page
 from tests.explorer.conftest import Project, latents, running
 from tests.explorer.test_api import inside
 from tests.report.browser import Browser
@@ -59,6 +61,10 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         assert "defocus (µm)" in browser.value("document.querySelector('.legend').textContent")
         _lasso_and_save(browser, project)
         _maps_at_a_click(browser)
+        _a_mask_is_painted(browser)
+        _paths_are_drawn_and_played(browser, project)
+        _curves_are_those_of_the_report(browser, project)
+        _junk_is_left_out(browser, project)
         _a_million_points(browser)
         press(browser, "#theme")
         browser.screenshot(artefacts / "explorer.png")
@@ -69,11 +75,120 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         assert all(explorer.token in one for one in browser.requests if one.startswith(origin))
 
 
+def _a_mask_is_painted(browser: Browser) -> None:
+    """A ball lies where the line of sight meets the surface of the map, and the mask finds particles."""
+    press(browser, "#brush-add")
+    browser.value("document.getElementById('brush-radius').value = 30; explorer.viewers.painting.radius = 30")
+    x, y = browser.middle(".viewer .stage")
+    before = browser.value("explorer.viewers.viewers[0].orientation().elements")
+    browser.draw([(x, y)])
+    assert browser.value("explorer.viewers.viewers[0].orientation().elements") == before  # painted, not turned
+    (ball,) = browser.value("explorer.viewers.painting.strokes")
+    assert ball[3] == 30
+    # NGL's own way from a place to the canvas leads back to the mouse, and the map is at the level there.
+    found = browser.value(
+        f"""(() => {{ const v = explorer.viewers.viewers[0], {{ volume }} = v;
+        const size = explorer.viewers.painting.voxel(volume);
+        const index = {ball[:3]}.map(a => a / size + Math.floor(volume.nx / 2));
+        const at = new NGL.Vector3(...index).applyMatrix4(volume.matrix);
+        const seen = v.stage.viewerControls.getPositionOnCanvas(at), [i, j, k] = index.map(Math.round);
+        const box = v.place.getBoundingClientRect();
+        return [box.left + seen.x, box.bottom - seen.y, volume.data[(k * volume.ny + j) * volume.nx + i],
+                volume.getValueForSigma(explorer.viewers.sigma)]; }})()"""
+    )
+    assert found[:2] == pytest.approx([x, y], abs=1.5)
+    assert found[2] >= found[3]
+    press(browser, "#keep-mask")
+    browser.until("document.querySelector('.mask-name').value === 'mask1'")
+    browser.until(SILENT)
+    press(browser, ".compare-mask")
+    browser.until("document.querySelectorAll('.within tr').length === 3")
+    press(browser, ".choose-mask")
+    browser.until("explorer.panels[0].selection.recipe?.column === 'mask:mask1.mrc:has'")
+    browser.until(SILENT)
+    chosen = browser.value("Array.from(explorer.panels[0].selection.positions)")
+    has = browser.value("(async () => Array.from(await explorer.panels[0].column('mask:mask1.mrc:has')))()")
+    assert chosen == np.flatnonzero(np.array(has) >= 0.5).tolist()
+    assert 0 < len(chosen) < len(has)
+
+
+def _paths_are_drawn_and_played(browser: Browser, project: Project) -> None:
+    x, y = browser.middle(".points")
+    press(browser, ".mode-path")
+    corners = np.array([[x - 60, y - 40], [x, y + 50], [x + 70, y + 10]])
+    browser.draw([tuple(a + (b - a) * t) for a, b in itertools.pairwise(corners) for t in np.arange(0, 1.01, 0.1)])
+    browser.until("document.querySelector('.path-method').value === 'drawn'")
+    drawn = np.array(browser.value("explorer.panels[0].path.line.corners"))
+    np.testing.assert_allclose(drawn[0], seen_at(browser, corners[:1])[0], atol=0.02)
+    browser.value(
+        "document.querySelector('.path-frames').value = 2; document.querySelector('.path-name').value = 'seen'"
+    )
+    press(browser, ".make-path")
+    browser.until("document.querySelector('.viewer .play')")
+    browser.until(SILENT)
+    files = "[...document.querySelectorAll('.viewer .facts a')].map(a => a.textContent)"
+    assert {"movie.gif", "movie.mp4", "trajectory.cxc"} <= set(browser.value(files))
+    assert len(list((project.result / "paths/seen").glob("vol_*.mrc"))) == 2
+    press(browser, ".viewer .play")
+    shown = "explorer.viewers.viewers.find(v => v.made.frames).box.dataset.file"
+    for frame in (1, 0, 1):
+        browser.until(f"{shown} === 'paths/seen/{frame}'")
+    press(browser, ".viewer .play")
+    press(browser, ".mode-box")
+    x, y = browser.middle(".points")
+    browser.draw([(x - 40, y - 30), (x, y), (x + 50, y + 45)])
+    browser.until("explorer.panels[0].selection.recipe?.corners?.length === 4")
+    browser.until(SILENT)
+    low, high = np.sort(seen_at(browser, np.array([[x - 40, y - 30], [x + 50, y + 45]])), axis=0)
+    z = latents(project)[:, :2]
+    chosen = set(browser.value("Array.from(explorer.panels[0].selection.positions)"))
+    assert len(chosen ^ set(np.flatnonzero(((z >= low) & (z <= high)).all(axis=1)).tolist())) <= 2  # at the very edge
+    press(browser, ".mode-pan")
+
+
+def _curves_are_those_of_the_report(browser: Browser, project: Project) -> None:
+    """The same numbers by the same script: as the page of the report, which needs no server."""
+    press(browser, ".show-charts")
+    browser.until("document.querySelector('.charts .chart')")
+    browser.until(SILENT)
+    drawn = "[...document.querySelectorAll({!r})].map(e => [e.dataset.chart, e.querySelector('svg').innerHTML])"
+    here = browser.value(drawn.format(".charts .chart"))
+    assert {name for name, _ in here} == {"fsc", "sizes", "variance", "loss"}
+    text = (project.result / "report.html").read_text("utf-8")
+    charts = charts_of_page(text)
+    assert charts is not None
+    assert [chart["name"] for chart in charts] == [name for name, _ in here]
+    assert here == browser.value(
+        f"(() => {{ const at = document.createElement('div'); at.id = 'again'; document.body.append(at); "
+        f"for (const one of {json.dumps(charts)}) cryodrgnCharts.draw(one, at, {{ select: () => 0 }});"
+        f" const found = {drawn.format('#again .chart')}; at.remove(); return found; }})()"
+    )
+    fsc = browser.value("document.querySelector('.charts [data-chart=fsc] polyline').getAttribute('points')")
+    assert len(fsc.split()) == len(charts[0]["series"][0]["x"])
+
+
+def _junk_is_left_out(browser: Browser, project: Project) -> None:
+    press(browser, ".score")
+    browser.until("document.querySelector('.axis-c').value === 'image_agreement'")
+    browser.until(SILENT)
+    browser.value("document.querySelector('.beyond').value = 1.5")
+    press(browser, ".choose-outliers")
+    browser.until("explorer.panels[0].selection.recipe?.by === 'outliers'")
+    browser.until(SILENT)
+    count = browser.value("explorer.panels[0].selection.positions.length")
+    assert 0 < count < len(latents(project))
+    press(browser, ".train-again")
+    browser.until("document.querySelectorAll('.again-rows tr').length > 2 && explorer.panels.length === 3")
+    browser.until(SILENT)
+    assert browser.value("explorer.panels[2].described.n") == len(latents(project)) - count
+    assert (project.result / "again/cleaned/compared/report.html").is_file()
+
+
 def _a_million_points(browser: Browser) -> None:
     """More than a million are indexed in another way by the library, which had failed in silence."""
     drawn = browser.value(
         "(async () => { const n = 1000001, x = Float32Array.from({length: n}, (_, k) => Math.sin(k * k));"
-        " const s = explorer.panels[1].scatter;"
+        " const s = explorer.panels[1].scatter; s.drawing.set({width: 20, height: 20});"
         " await s.draw(x, x, false, {codes: new Uint8Array(n), colors: ['#112233', '#445566']}, null);"
         " return s.shown.length; })()"
     )
@@ -111,7 +226,7 @@ def _lasso_and_save(browser: Browser, project: Project) -> None:
 
 def _maps_at_a_click(browser: Browser) -> None:
     x, y = browser.value(
-        "(s => { const b = s.canvas.getBoundingClientRect(), [x, y] = s.drawing.getScreenPosition(10);"
+        "(s => { const b = s.canvas.getBoundingClientRect(), [x, y] = s.drawing.getScreenPosition(s.placeOf[10]);"
         " return [b.left + x, b.top + y]; })(explorer.panels[0].scatter)"
     )
     browser.move(x - 4, y)
@@ -125,8 +240,12 @@ def _maps_at_a_click(browser: Browser) -> None:
     assert titles[1].startswith("RECONSTRUCTED from 100 particles")
     # Both are drawn, from one side.
     views = "explorer.viewers.viewers.map(v => JSON.stringify(v.orientation().elements.map(e => e.toFixed(3))))"
+    before, second = browser.value(views)
+    assert before == second
+    browser.value("document.querySelector('.viewer .stage').focus()")
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowUp", code="ArrowUp", windowsVirtualKeyCode=38)
     first, second = browser.value(views)
-    assert first == second
+    assert first == second != before
     choose(browser, "#cut-axis", "z")
     browser.value("document.getElementById('cut-axis').dispatchEvent(new Event('input'))")
     assert (

@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 import webbrowser
+from collections.abc import Callable
 from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import cast
 import numpy as np
 import pytest
 
+import cryodrgn_ext
 from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.explorer.masked_columns import add_masked_columns
-from cryodrgn_ext.explorer.notebook import explore
+from cryodrgn_ext.explorer.masked_columns import add_mask, probability
+from cryodrgn_ext.explorer.masks import KeptMask
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.serve import explore as serve
 from cryodrgn_ext.explorer.serve import listening
@@ -31,6 +33,7 @@ from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
+from cryodrgn_ext.workflow.job_result import JobResult
 from tests.explorer.conftest import N, Project
 
 
@@ -147,9 +150,10 @@ def test_a_notebook_gets_a_frame(project: Project, monkeypatch: pytest.MonkeyPat
     shown.IFrame = lambda address, **size: address  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    notebook_explore = cast("Callable[..., str]", cryodrgn_ext.explore)
     with pytest.raises(InputError, match="does not exist"):
-        explore(project.root / "nowhere")
-    frame = explore(project.result)
+        notebook_explore(project.root / "nowhere")
+    frame = notebook_explore(JobResult(project.result, ()))
     host, path = frame.removeprefix("http://").split("/", 1)
     connection = HTTPConnection(host, timeout=20)
     connection.request("GET", f"/{path}")
@@ -176,10 +180,16 @@ def test_density_within_a_mask_is_a_column_to_choose_by(project: Project, tmp_pa
     for path, density, pixel in zip(paths, (arm, body, arm), (pixel_A, pixel_A, 3 * pixel_A), strict=True):
         write_map(path, density, pixel)
     model = cast("Heterogeneity", Summed())
-    add_masked_columns(opened, model, paths[:2])
+    for path in paths[:2]:
+        add_mask(opened, model, KeptMask(path))
     assert opened.values("mask:arm.mrc") == pytest.approx(opened.z[:, 0], abs=1e-5)
     assert opened.values("mask:body.mrc") == pytest.approx(1.0, abs=1e-5)
     chosen = opened.choose({"by": "range", "column": "mask:arm.mrc", "low": 0.0, "high": None})
     assert chosen.tolist() == np.flatnonzero(opened.z[:, 0] >= 0).tolist()
-    with pytest.raises(InputError, match="--masks is"):
-        add_masked_columns(opened, model, paths[2:])
+    # An arm that the average has not: whoever has any has half of it.
+    np.testing.assert_array_equal(opened.values("mask:arm.mrc:has"), opened.z[:, 0] >= 0)
+    with pytest.raises(InputError, match=r"the mask wrong\.mrc is"):
+        add_mask(opened, model, KeptMask(paths[2]))
+    draws = np.random.default_rng(0).normal(0.3, 0.5, 20_000)
+    found = probability(np.array([0.3, -1.0, 0.0]), np.array([0.5, 0.0, 0.0]))
+    assert found == pytest.approx([(draws > 0).mean(), 0.0, 1.0], abs=0.01)

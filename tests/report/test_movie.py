@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -42,7 +44,14 @@ def center_along_x(picture: np.ndarray) -> float:
 def test_the_ball_moves_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(movie, "SIZE_PX", 48)
     out = tmp_path / "movie.gif"
-    write_movie(out, moving_ball(tmp_path, [-6, -2, 2, 6]), 0.4, "A ball")
+    film = tmp_path / "movie.mp4"
+    assert write_movie(out, moving_ball(tmp_path, [-6, -2, 2, 6]), 0.4, "A ball", film)
+    with av.open(str(film)) as opened:
+        (stream,) = opened.streams.video
+        shown = [frame.to_ndarray(format="gray") for frame in opened.decode(stream)]
+        assert stream.codec_context.name == "h264"
+    # H.264 loses a little; the pictures are those of the GIF.
+    assert np.abs(np.stack(shown)[:, : movie.SIZE_PX].astype(float) - pictures(out)).mean() < 4
     places = [center_along_x(picture) for picture in pictures(out)]
     assert len(places) == 6  # 0 1 2 3 2 1, and again
     assert places[0] < places[1] < places[2] < places[3] > places[4] > places[5]
@@ -56,7 +65,9 @@ def test_long_series_are_thinned_and_a_broken_map_leaves_no_movie(
     monkeypatch.setattr(movie, "SIZE_PX", 16)
     monkeypatch.setattr(movie, "MOST_PICTURES", 5)
     paths = moving_ball(tmp_path, np.linspace(-6, 6, 20).tolist())
-    write_movie(tmp_path / "movie.gif", paths, 0.4, "A ball")
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    assert not write_movie(tmp_path / "movie.gif", paths, 0.4, "A ball", tmp_path / "movie.mp4")
+    assert not (tmp_path / "movie.mp4").exists()
     assert len(pictures(tmp_path / "movie.gif")) == 8
     paths[0].write_bytes(b"no map")
     with pytest.raises(InputError):

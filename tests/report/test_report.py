@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import Clustering, Embedding, cluster_latents
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown
-from cryodrgn_ext.report import plots
+from cryodrgn_ext.report import charts, plots
 from cryodrgn_ext.report.isosurface import surface_views
 from cryodrgn_ext.report.page import ReportContent, ReportFigure, StateSummary, duration, report_figures, share
 from cryodrgn_ext.report.page_html import report_html, write_report_html
@@ -106,7 +107,8 @@ def test_one_picture_for_each_thing_to_see() -> None:
     assert sections.count("States") == 1
     assert sections.count("Resolution") == 1
     assert sections.count("Training") == 1
-    assert sections.count("Latent space") == 6
+    assert sections.count("Latent space") == 4
+    assert sections.count("Groups") == sections.count("Variance") == 1
     assert sum(f.section == "States" for f in report_figures(content(n_states=20))) == 3
 
 
@@ -151,10 +153,31 @@ def test_figures_are_drawn_once_for_page_and_log(tmp_path: Path, monkeypatch: py
     assert len(drawn) == 1
 
 
+#: What is left of linear red, green and blue without one kind of cones (Machado, Oliveira and Fernandes 2009, table 1).
+COLOR_VISION = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("vision", COLOR_VISION)
+def test_the_colour_blind_can_tell_groups_apart(vision: str) -> None:
+    rgb = np.array([to_rgb(color) for color in plots.DISTINCT])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.array(COLOR_VISION[vision]).T
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear.clip(0, 1) @ to_xyz.T / to_xyz.sum(axis=1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)  # CIE 1976
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(len(lab), 1)]
+    assert apart.min() > 15  # 2 is just noticeable side by side
+
+
 def test_figures_are_drawn_from_extremes() -> None:
     drawn = [
-        plots.group_sizes(np.arange(1, 40)),
-        plots.fsc_curves({f"state {i}": np.linspace(1, 0, 33) for i in range(20)}, 1.5),
+        charts.draw([charts.size_chart(range(1, 40), "cluster", [""] * 39, ["red"] * 39)]),
+        charts.fsc_curves({f"state {i}": np.linspace(1, 0, 33) for i in range(20)}, 1.5),
         plots.latent_by_label(np.zeros((5, 2)), np.arange(5), ("a", "b")),
         plots.map_slices({"flat": np.zeros((3, 8, 8))}),
     ]

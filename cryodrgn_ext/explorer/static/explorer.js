@@ -20,6 +20,41 @@ for (const control of [axis, cut]) {
 document.getElementById("center").addEventListener("click", () => viewers.center());
 
 const panels = [];
+const { painting } = viewers;
+
+function brush(way) {
+  painting.way = way;
+  for (const one of ["off", "add", "erase"]) {
+    document.getElementById(`brush-${one}`).setAttribute("aria-pressed", String(one === way));
+  }
+}
+for (const way of ["off", "add", "erase"]) document.getElementById(`brush-${way}`).addEventListener("click", () => brush(way));
+document.getElementById("brush-radius").addEventListener("input", (event) => {
+  painting.radius = Math.max(1, Number(event.target.value) || 1);
+});
+document.getElementById("brush-undo").addEventListener("click", () => painting.undo());
+document.getElementById("brush-clear").addEventListener("click", () => painting.clear());
+document.getElementById("ball").addEventListener("change", (event) => {
+  const place = event.target.value.trim().split(/[ ,;]+/).map(Number);
+  const [first] = viewers.viewers;
+  if (place.length !== 3 || !place.every(Number.isFinite)) return say("Give x, y and z in Å, from the centre of the box.", true);
+  if (!first) return say("Show a map first.", true);
+  painting.marks.push(painting.strokes.length);
+  painting.add([...place, painting.way === "erase" ? -painting.radius : painting.radius], painting.on ?? first.file);
+  event.target.value = "";
+  return null;
+});
+document.getElementById("keep-mask").addEventListener("click", async (event) => {
+  const name = document.getElementById("painted-name").value.trim();
+  const kept = await painting.keep(name, event.target);
+  if (!kept) return;
+  brush("off");
+  panels[kept.result.number].refresh(kept.described, name);
+});
+painting.changed = () => {
+  const count = painting.strokes.length;
+  document.getElementById("brush-said").textContent = count ? `${count} ball${count > 1 ? "s" : ""}` : "";
+};
 
 /** A computed colour, rgb(1, 2, 3), in the form that the libraries for drawing know. */
 function hex(colour) {
@@ -60,7 +95,18 @@ async function start() {
 addEventListener("error", (event) => say(`The page has failed: ${event.message}`, true));
 addEventListener("unhandledrejection", (event) => say(`The page has failed: ${event.reason?.message ?? event.reason}`, true));
 
-globalThis.explorer = { panels, viewers };
+/** Open a result that the server has come to know, below the others. */
+async function open(number) {
+  const { results, scale } = await getPlain("api/results");
+  if (panels[number]) return;
+  const place = document.getElementById("panel").content.firstElementChild.cloneNode(true);
+  document.getElementById("panels").append(place);
+  panels[number] = new Panel(place, number, results[number], viewers, scale);
+  applyTheme();
+  await panels[number].draw();
+}
+
+globalThis.explorer = { panels, viewers, open };
 if (await during("Opening", start.bind(null)) === null) say(document.getElementById("say").textContent || "", true);
 else say("");
 document.documentElement.dataset.ready = "yes";

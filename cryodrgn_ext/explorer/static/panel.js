@@ -1,13 +1,18 @@
 // One result: its plot with axes, colours and legend; points, selections and the way back hang on it.
 
+import { CleanCard } from "./clean_card.js";
 import { BackCard } from "./back_card.js";
 import { GalleryCard } from "./gallery_card.js";
+import { MaskCard } from "./mask_card.js";
+import { PathCard } from "./path_card.js";
 import { PointCard } from "./point_card.js";
 import { Result, during } from "./requests.js";
 import { Scatter, colourCodes, rangeOf } from "./scatter.js";
 import { SelectionCard } from "./selection_card.js";
 
-const GROUPS = ["latents", "result", "particles", "your file"];
+const GROUPS = ["latents", "result", "density within masks", "agreement with the model", "particles", "your file"];
+const MOST_COMPONENTS = 10;
+const MODES = ["pan", "lasso", "box", "path"];
 
 export class Panel {
   constructor(place, number, described, viewers, scale) {
@@ -22,15 +27,21 @@ export class Panel {
     this.find(".name").textContent = `${described.path} (${described.job}, ${described.n} particles)`;
     this.scatter = new Scatter(this.find(".plot"), {
       lasso: (corners) => this.selection.choose({ by: "polygon", x: this.x, y: this.y, corners }),
+      path: (corners) => this.path.drawn(corners),
       click: (position) => this.point.take(position),
       hover: (position, x, y) => this.hover(position, x, y),
     });
     this.selection = new SelectionCard(this);
     this.point = new PointCard(this);
+    this.path = new PathCard(this);
+    this.mask = new MaskCard(this);
     this.back = new BackCard(this);
     this.gallery = new GalleryCard(this);
+    this.clean = new CleanCard(this);
     this.fillAxes();
     this.showStored();
+    this.showComponents();
+    this.find(".show-charts").addEventListener("click", (event) => this.showCharts(event.target));
     for (const name of ["x", "y"]) {
       this.find(`.axis-${name}`).addEventListener("change", () => this.redraw(true));
     }
@@ -40,11 +51,10 @@ export class Panel {
       this.redraw();
     });
     this.find(".hide").addEventListener("change", () => this.redraw());
-    for (const mode of ["pan", "lasso"]) {
+    for (const mode of MODES) {
       this.find(`.mode-${mode}`).addEventListener("click", () => {
-        this.scatter.mode(mode === "lasso");
-        this.find(".mode-pan").setAttribute("aria-pressed", String(mode === "pan"));
-        this.find(".mode-lasso").setAttribute("aria-pressed", String(mode === "lasso"));
+        this.scatter.mode(mode);
+        for (const one of MODES) this.find(`.mode-${one}`).setAttribute("aria-pressed", String(one === mode));
       });
     }
   }
@@ -64,15 +74,16 @@ export class Panel {
   fillAxes() {
     const { columns } = this.described;
     const keys = columns.map((column) => column.key);
+    const groups = [...GROUPS, ...new Set(columns.map((one) => one.group).filter((group) => !GROUPS.includes(group)))];
     const first = keys.includes("pc2") ? ["pc1", "pc2"] : ["z1", keys.includes("z2") ? "z2" : "defocus"];
     const wanted = { x: first[0], y: first[1], c: keys.includes("state") ? "state" : "latent_length" };
     for (const [name, key] of Object.entries(wanted)) {
       const box = this.find(`.axis-${name}`);
       const before = box.value;
-      box.replaceChildren(...GROUPS.map((group) => {
+      box.replaceChildren(...groups.flatMap((group) => {
         const part = Object.assign(document.createElement("optgroup"), { label: group });
         part.append(...columns.filter((one) => one.group === group).map((one) => new Option(one.label, one.key)));
-        return part;
+        return part.children.length ? [part] : [];
       }));
       box.value = before || key;
     }
@@ -91,11 +102,27 @@ export class Panel {
     if (!there) {
       const made = await during("Making the UMAP (half a minute at first)", () => this.result.plain("umap"), button);
       if (!made) return;
-      this.described = made;
-      this.fillAxes();
+      this.refresh(made);
     }
     [this.find(".axis-x").value, this.find(".axis-y").value] = pair;
     this.redraw(true);
+  }
+
+  /** What the server has of the result is more than it was. */
+  refresh(described, mask = null) {
+    this.described = described;
+    for (const column of described.columns) {
+      if (column.group !== "latents" && !column.key.startsWith("file:")) this.values.delete(column.key);
+    }
+    this.fillAxes();
+    this.mask.fill(mask ?? this.mask.name);
+  }
+
+  /** Colour by a column. */
+  colourBy(key) {
+    const box = this.find(".axis-c");
+    box.value = key;
+    box.dispatchEvent(new Event("change"));
   }
 
   async column(key) {
@@ -120,6 +147,7 @@ export class Panel {
     if (fresh) this.scatter.drawing.reset();
     const equal = this.x === "view_x" && this.y === "view_y";
     const pass = hide ? this.passing(c, column, range) : null;
+    this.scatter.name(this.x, this.y);
     await this.scatter.draw(x, y, equal, colourCodes(c, column, range, this.scale), pass);
     this.showLegend(column, range);
     this.scatter.highlight(this.selection.positions);
@@ -175,11 +203,15 @@ export class Panel {
         this.redraw();
       });
     }
+    const beyond = Object.assign(document.createElement("input"), {
+      type: "number", min: 0.5, step: 0.5, value: 5, className: "beyond", title: "Robust standard deviations from the median",
+    });
     legend.replaceChildren(column.label, ends[0], bar, ends[1], button("Choose this range", "choose-range", () => {
       // The ends as shown are rounded: an end that nobody has changed is open.
       const [low, high] = this.range ?? [null, null];
       this.selection.choose({ by: "range", column: column.key, low, high });
-    }));
+    }), button("Choose outliers", "choose-outliers", () =>
+      this.selection.choose({ by: "outliers", column: column.key, beyond: Number(beyond.value) })), beyond, "sd");
   }
 
   async hover(position, x, y) {
@@ -208,6 +240,29 @@ export class Panel {
       button.addEventListener("click", () => this.showMap({
         kind: one.kind, title: one.title, facts: {}, files: { map: one.key },
       }, `${one.kind.toLowerCase()}_${one.key}.mrc`));
+      return button;
+    }));
+  }
+
+  /** Curves of the job's report; a click on a bar of a state chooses its particles. */
+  async showCharts(button) {
+    const charts = await during("Reading the curves", () => this.result.plain("charts"), button);
+    if (!charts) return;
+    const states = this.columnOf("state");
+    const select = states && ((level) => this.selection.choose({ by: "levels", column: "state", levels: [level] }));
+    this.find(".charts").replaceChildren();
+    for (const chart of charts) cryodrgnCharts.draw(chart, this.find(".charts"), { select });
+  }
+
+  showComponents() {
+    this.find(".components").replaceChildren(...Array.from({ length: Math.min(this.described.q, MOST_COMPONENTS) }, (_, k) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: `PC ${k + 1}` });
+      button.className = "component";
+      button.title = "What changes along this principal component, as the model has it: 95th minus 5th percentile";
+      button.addEventListener("click", async () => {
+        const made = await during("Generating the component", () => this.result.plain("component", { component: k + 1 }), button);
+        if (made) this.showMap(made);
+      });
       return button;
     }));
   }

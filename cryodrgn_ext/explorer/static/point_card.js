@@ -1,4 +1,4 @@
-// A clicked particle: maps at its latent, its neighbours, and paths through several of them.
+// A clicked particle: maps at its latent, and its neighbours.
 
 import { during } from "./requests.js";
 
@@ -8,7 +8,6 @@ export class PointCard {
   constructor(panel) {
     this.panel = panel;
     this.at = null;
-    this.path = [];
     const { n } = panel.described;
     const count = panel.find(".count");
     count.max = n;
@@ -16,15 +15,10 @@ export class PointCard {
     panel.find(".show-maps").addEventListener("click", () => this.showMaps());
     panel.find(".choose-near").addEventListener("click", () =>
       panel.selection.choose({ by: "nearest", z: this.at.z, count: Number(count.value) }));
-    panel.find(".to-path").addEventListener("click", () => {
-      this.path.push(this.at);
-      this.showPath();
-    });
-    panel.find(".clear-path").addEventListener("click", () => {
-      this.path = [];
-      this.showPath();
-    });
-    panel.find(".make-path").addEventListener("click", (event) => this.makePath(event.target));
+    panel.find(".to-path").addEventListener("click", () => panel.path.add(this.at));
+    const at = panel.find(".at");
+    at.max = n;
+    at.addEventListener("change", () => this.take(Number(at.value) - 1));
   }
 
   /** Take the particle that was clicked, and show its maps. */
@@ -33,6 +27,7 @@ export class PointCard {
     const at = await during("Looking up the particle", () => panel.result.plain("point", { position }));
     if (!at) return;
     this.at = { ...at, position };
+    panel.find(".at").value = position + 1;
     this.mark();
     const z = at.z.map((value) => value.toPrecision(3)).join(" ");
     panel.find(".point .said").textContent = `Row ${at.row} of your file, ${at.image}; z = ${z}`;
@@ -53,30 +48,7 @@ export class PointCard {
   }
 
   mark() {
-    this.panel.scatter.mark(this.at ? [this.at.position] : [], this.path.map((one) => one.position));
-  }
-
-  showPath() {
-    const { panel } = this;
-    this.mark();
-    panel.find(".path-bar").hidden = this.path.length < 2;
-    panel.find(".path-said").textContent = this.path.length
-      ? `Path through rows ${this.path.map((one) => one.row).join(", ")}${this.path.length < 2 ? ": add another point" : ""}`
-      : "";
-  }
-
-  async makePath(button) {
-    const { panel } = this;
-    const made = await during("Making the volumes of the path", () => panel.result.plain("path", {
-      name: panel.find(".path-name").value.trim(), frames: Number(panel.find(".path-frames").value),
-      method: panel.find(".path-method").value,
-      points: this.path.map((one) => one.z),
-    }), button);
-    if (!made) return;
-    panel.back.show(`The path is in ${made.folder}; open ${made.script} in ChimeraX; ${made.movie} is a movie of it.`, made.commands);
-    await panel.showMap({
-      kind: "GENERATED", title: made.maps[0].title.replace(", 1 of", ", volumes 1 to"), facts: {}, frames: true,
-      files: Object.fromEntries(made.maps.map((one) => [one.key, one.key])),
-    });
+    const { scatter, path } = this.panel;
+    if (path) scatter.mark(this.at ? [this.at.position] : [], path.points.map((one) => one.position), path.line);
   }
 }

@@ -42,6 +42,7 @@ export async function getFile(path) {
 /** One result on the server. */
 export class Result {
   constructor(number) {
+    this.number = number;
     this.base = `api/results/${number}`;
   }
 
@@ -66,6 +67,11 @@ export class Result {
 
   column(key) {
     return getNumbers(`${this.base}/columns/${encodeURIComponent(key)}`);
+  }
+
+  async sendMask(name, file) {
+    const response = await reached(fetch(`${this.base}/masks/${encodeURIComponent(name)}`, { method: "POST", body: file }));
+    return (await checked(response)).json();
   }
 
   mapPath(name) {

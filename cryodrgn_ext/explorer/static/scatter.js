@@ -1,5 +1,6 @@
 // The plot of particles: drawn by regl-scatterplot in WebGL, with axes and a lasso in the units of the columns.
 
+import { Moving } from "./moving.js";
 import createPubSub from "./vendor/pub-sub-es.js";
 
 globalThis.createPubSub = createPubSub; // regl-scatterplot's prebuilt file looks for it there
@@ -15,18 +16,9 @@ const createScatterplot = globalThis.createScatterplot.default;
 const MARGIN = 0.03; // of the range, around the points
 const MARK = 0.015; // half the side of a mark, of half the plot
 const AFTER_LASSO_MS = 300;
+const STEP = 0.15; // of the half plot, for each press of an arrow key
+const ZOOM = 1.25;
 const NONE = "#8a8f96"; // particles without a value
-
-/** A linear scale in the form that regl-scatterplot wants: it sets the visible domain while one zooms. */
-function linearScale(domain) {
-  let [from, to] = [domain, [0, 1]];
-  const scale = (value) => to[0] + ((value - from[0]) / (from[1] - from[0])) * (to[1] - to[0]);
-  scale.domain = (next) => (next === undefined ? from : ((from = next), scale));
-  scale.range = (next) => (next === undefined ? to : ((to = next), scale));
-  scale.copy = () => linearScale([...from]).range([...to]);
-  scale.invert = (place) => from[0] + ((place - to[0]) / (to[1] - to[0])) * (from[1] - from[0]);
-  return scale;
-}
 
 /** Smallest and largest finite value. */
 export function rangeOf(values) {
@@ -36,6 +28,17 @@ export function rangeOf(values) {
     if (value > high) high = value;
   }
   return low <= high ? [low, high] : [0, 1];
+}
+
+/** Numbers in random order, which is the same each time. */
+function shuffled(numbers) {
+  let seed = 1;
+  for (let k = numbers.length - 1; k > 0; k -= 1) {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    const other = Math.floor((seed / 2 ** 32) * (k + 1));
+    [numbers[k], numbers[other]] = [numbers[other], numbers[k]];
+  }
+  return numbers;
 }
 
 function ticks([low, high]) {
@@ -50,39 +53,54 @@ function ticks([low, high]) {
 export class Scatter {
   /**
    * @param {HTMLElement} plot  with a canvas .points and places for ticks
-   * @param {{lasso: Function, click: Function, hover: Function}} heard
+   * @param {{lasso: Function, path: Function, click: Function, hover: Function}} heard
    */
   constructor(plot, heard) {
     this.plot = plot;
     this.heard = heard;
     this.canvas = plot.querySelector(".points");
-    this.scaleX = linearScale([-1, 1]); // of the points as they are drawn
-    this.scaleY = linearScale([-1, 1]); // of the points as they are drawn
     this.shown = new Uint32Array(0);
     this.lassoing = false;
-    this.lassoMode = false;
-    this.marked = { positions: [], path: [] };
+    this.does = "pan";
+    this.marked = { positions: [], path: [], line: null };
     this.lassoEnded = -Infinity;
     this.highlighted = new Uint32Array(0);
     const { width, height } = this.canvas.getBoundingClientRect();
     this.drawing = createScatterplot({
-      canvas: this.canvas, width, height, xScale: this.scaleX, yScale: this.scaleY,
+      canvas: this.canvas, width, height,
       pointSize: 3, opacity: 0.7, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false, lassoClearEvent: "deselect",
       spatialIndexUseWorker: false, // the worker of the minified file lacks its helpers (regl-scatterplot 1.16)
       pointSizeSelected: 1, pointOutlineWidth: 0, deselectOnDblClick: false, deselectOnEscape: false,
     });
-    this.drawing.subscribe("view", () => this.showTicks());
+    this.moving = new Moving(this.drawing);
+    [this.pressed, this.released] = [[0, 0], [0, 0]];
+    this.canvas.addEventListener("pointerdown", (event) => { this.pressed = this.dataAt(event); }, true);
+    addEventListener("pointerup", (event) => { if (this.domainX) this.released = this.dataAt(event); }, true);
+    this.canvas.addEventListener("keydown", (event) => this.key(event));
+    // Of the event "view" there is none where a program has moved it, as for the keys.
+    this.drawing.subscribe("draw", () => {
+      const view = Array.from(this.drawing.get("cameraView")).join();
+      if (view === this.viewed) return;
+      this.viewed = view;
+      this.showTicks();
+      this.moving.moved();
+    });
     this.drawing.subscribe("lassoStart", () => { this.lassoing = true; });
     this.drawing.subscribe("lassoEnd", ({ coordinates }) => {
       this.lassoing = false;
       this.lassoEnded = performance.now();
       const corners = coordinates.map(([x, y]) => [this.toData(x, this.domainX), this.toData(y, this.domainY)]);
-      if (corners.length > 2) this.heard.lasso(corners);
+      // The library begins with the first step of the mouse, which may be far from where it was pressed.
+      const [[x0, y0], [x1, y1]] = [this.pressed, this.released];
+      if (this.does === "box") this.heard.lasso([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]);
+      else if (corners.length < 3) return;
+      else if (this.does === "path") this.heard.path([this.pressed, ...corners]);
+      else this.heard.lasso([this.pressed, ...corners]);
     });
     this.drawing.subscribe("select", ({ points }) => {
       if (this.lassoing) return;
       // A lasso that ends where it began is followed by a click, which is not meant.
-      const meant = !this.lassoMode && performance.now() - this.lassoEnded > AFTER_LASSO_MS;
+      const meant = this.does === "pan" && performance.now() - this.lassoEnded > AFTER_LASSO_MS;
       if (meant && points.length === 1) this.heard.click(this.shown[points[0]]);
       this.highlight(this.highlighted);
     });
@@ -94,6 +112,7 @@ export class Scatter {
     new ResizeObserver(() => {
       const box = this.canvas.parentElement.getBoundingClientRect();
       this.drawing.set({ width: box.width, height: box.height });
+      this.showTicks();
     }).observe(plot);
   }
 
@@ -113,9 +132,24 @@ export class Scatter {
     return { pointColorActive: all, pointColorHover: all };
   }
 
-  mode(lasso) {
-    this.lassoMode = lasso;
-    this.drawing.set({ mouseMode: lasso ? "lasso" : "panZoom" });
+  /** What the mouse does: pan, lasso, box, or path. */
+  mode(does) {
+    this.does = does;
+    this.drawing.set({ mouseMode: does === "pan" ? "panZoom" : "lasso", lassoType: does === "box" ? "rectangle" : "freeform" });
+  }
+
+  /** Arrow keys pan, + and - zoom, 0 shows all. */
+  key(event) {
+    const [x, y] = this.drawing.get("cameraTarget");
+    const distance = this.drawing.get("cameraDistance");
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };
+    const move = moves[event.key];
+    if (move) this.drawing.set({ cameraTarget: [x + move[0] * STEP * distance, y + move[1] * STEP * distance] });
+    else if (event.key === "+") this.drawing.set({ cameraDistance: distance / ZOOM });
+    else if (event.key === "-") this.drawing.set({ cameraDistance: distance * ZOOM });
+    else if (event.key === "0") this.drawing.reset();
+    else return;
+    event.preventDefault();
   }
 
   /**
@@ -132,7 +166,7 @@ export class Scatter {
     const shown = new Uint32Array(n);
     let count = 0;
     for (let i = 0; i < n; i += 1) if ((!pass || pass[i]) && x[i] - x[i] === 0 && y[i] - y[i] === 0) shown[count++] = i;
-    this.shown = shown.subarray(0, count);
+    this.shown = shuffled(shown.subarray(0, count)); // so that none lies on top, and the first of them are a sample
     this.placeOf = new Int32Array(n).fill(-1);
     const points = { x: new Float32Array(count), y: new Float32Array(count), z: new Float32Array(count) };
     const [[lowX, highX], [lowY, highY]] = [this.domainX, this.domainY];
@@ -149,9 +183,14 @@ export class Scatter {
       colorBy: "valueA", pointColor: colour.colors, ...this.activeColours(), pointSize: dense, opacity: count > 2e5 ? 0.25 : 0.7,
     });
     this.points = points;
-    await this.drawing.draw(points, { zDataType: "categorical" });
-    await this.mark(this.marked.positions, this.marked.path);
+    await this.moving.draw(points, { zDataType: "categorical" });
+    await this.mark(this.marked.positions, this.marked.path, this.marked.line);
     this.showTicks();
+  }
+
+  /** Keys of the columns that are the axes. */
+  name(x, y) {
+    this.names = [x, y];
   }
 
   place(x, y, equal) {
@@ -173,9 +212,18 @@ export class Scatter {
 
   /** Visible range of both axes in units of the columns, for a canvas whose square of points is in its middle. */
   visible() {
-    // The scales are those of the canvas in -1..1 of the points; see linearScale.
-    const at = (scale, domain) => scale.domain().map((place) => this.toData(place, domain));
-    return [at(this.scaleX, this.domainX), at(this.scaleY, this.domainY)];
+    // Of the camera itself: the library's own scales are those of the size before, after the window has changed.
+    const view = this.drawing.get("cameraView");
+    const { width, height } = this.canvas.getBoundingClientRect();
+    const at = (half, scale, shift, domain) => [-half, half].map((edge) => this.toData((edge - shift) / scale, domain));
+    return [at(width / height, view[0], view[12], this.domainX), at(1, view[5], view[13], this.domainY)];
+  }
+
+  /** Place of the mouse, in units of the columns. */
+  dataAt({ clientX, clientY }) {
+    const box = this.canvas.getBoundingClientRect();
+    const [[x0, x1], [y0, y1]] = this.visible();
+    return [x0 + ((clientX - box.left) / box.width) * (x1 - x0), y1 - ((clientY - box.top) / box.height) * (y1 - y0)];
   }
 
   showTicks() {
@@ -195,9 +243,9 @@ export class Scatter {
     write(this.plot.querySelector(".ticks-y"), rangeY, "top", true);
   }
 
-  /** Mark clicked particles with squares, and join those of a path. */
-  async mark(positions, path) {
-    this.marked = { positions, path };
+  /** Mark clicked particles with squares, join those of a path, and draw a line in units of these columns. */
+  async mark(positions, path, line = null) {
+    this.marked = { positions, path, line };
     if (!this.points) return;
     const at = (position) => {
       const place = this.placeOf[position] ?? -1;
@@ -207,8 +255,11 @@ export class Scatter {
     const squares = [...positions, ...path].flatMap(at).map(([x, y]) =>
       ({ x1: x - MARK, y1: y - MARK, x2: x + MARK, y2: y + MARK, ...style }));
     const corners = path.flatMap(at);
-    const lines = corners.length > 1 ? [{ vertices: corners, ...style }] : [];
-    if (squares.length) await this.drawing.drawAnnotations([...squares, ...lines]);
+    const toPlot = (value, [low, high]) => (2 * (value - low)) / (high - low) - 1;
+    const drawn = line && line.x === this.names?.[0] && line.y === this.names?.[1]
+      ? line.corners.map(([x, y]) => [toPlot(x, this.domainX), toPlot(y, this.domainY)]) : [];
+    const lines = [corners, drawn].filter((one) => one.length > 1).map((vertices) => ({ vertices, ...style }));
+    if (squares.length || lines.length) await this.drawing.drawAnnotations([...squares, ...lines]);
     else this.drawing.clearAnnotations();
   }
 

@@ -66,6 +66,7 @@ export class SelectionCard {
     const some = this.recipe !== null && this.positions.length > 0;
     this.panel.find(".save").disabled = !some || !this.panel.find(".save-name").value.trim();
     this.panel.find(".reconstruct").disabled = !some;
+    this.panel.clean.enable();
   }
 
   async save(button) {

@@ -4,21 +4,15 @@
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const MISSING = 65535;
-  // Asked of the browser rather than written out: nobody who searches the file for addresses shall find one.
-  const SVG = Object.assign(document.createElement("template"), { innerHTML: "<svg></svg>" }).content.firstChild.namespaceURI;
+  const { number, ticks } = cryodrgnCharts;
   const COUNT = "number of particles";
   const CELLS = 90, BARS = 60, NEAR_PX = 9, MARGIN = { left: 58, right: 14, top: 12, bottom: 44 };
-  const INK = "#1d2733", SOFT = "#5b6875", LINE = "#dde3ea", PALE = "#d5dbe2";
+  const INK = "#1d2733", SOFT = "#5b6875", PALE = "#d5dbe2";
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const shorts = (text) => new Uint16Array(bytes(text).buffer);
   const longs = (text) => new Uint32Array(bytes(text).buffer);
   const find = (id) => document.getElementById(id);
-  const number = (value) => {
-    if (!Number.isFinite(value)) return "–";
-    const size = Math.abs(value);
-    return size !== 0 && (size >= 1e6 || size < 1e-3) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
-  };
   const count = (value) => Math.round(value).toLocaleString("en");
   const plural = (value, exact) => `${exact ? "" : "≈ "}${count(value)} particle${Math.round(value) === 1 ? "" : "s"}`;
   const element = (tag, attributes = {}, text = null, parent = null) => {
@@ -104,13 +98,6 @@
   };
 
   /* ---------- axes ---------- */
-  function ticks(low, high, wanted) {
-    const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
-    const found = [];
-    for (let k = Math.ceil(low / step); k * step <= high + 1e-9 * step; k++) found.push(k * step);
-    return found;
-  }
   const extent = (values) => {
     let low = Infinity, high = -Infinity;
     for (const value of values) if (value < low) low = value; // NaN compares false
@@ -386,102 +373,16 @@
   }
 
   /* ---------- curves and bars ---------- */
-  const WIDE = 520, HIGH = 270, BOX = { left: 56, right: 14, top: 12, bottom: 44 };
-  const svg = (tag, attributes, parent, text = null) => {
-    const made = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    if (text !== null) made.textContent = text;
-    parent.append(made);
-    return made;
-  };
-  function chart(spec) {
-    const holder = element("figure", { class: "chart", "data-chart": spec.name }, null, find("charts"));
-    element("h3", {}, spec.title, holder);
-    const drawing = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": spec.title }, holder);
-    const note = element("figcaption", {}, spec.caption, holder);
-    const toX = (value) => BOX.left + ((value - spec.x[0]) / (spec.x[1] - spec.x[0])) * (WIDE - BOX.left - BOX.right);
-    const toY = (value) => HIGH - BOX.bottom - ((value - spec.y[0]) / (spec.y[1] - spec.y[0])) * (HIGH - BOX.top - BOX.bottom);
-    for (const tick of ticks(...spec.y, 5)) {
-      svg("line", { x1: BOX.left, x2: WIDE - BOX.right, y1: toY(tick), y2: toY(tick), stroke: LINE }, drawing);
-      svg("text", { x: BOX.left - 7, y: toY(tick) + 4, "text-anchor": "end", class: "tick" }, drawing, number(tick));
-    }
-    for (const [at, name] of spec.xticks || ticks(...spec.x, 6).map((tick) => [tick, number(tick)]))
-      svg("text", { x: toX(at), y: HIGH - BOX.bottom + 18, "text-anchor": "middle", class: "tick" }, drawing, name);
-    svg("line", { x1: BOX.left, x2: WIDE - BOX.right, y1: toY(Math.max(spec.y[0], 0)), y2: toY(Math.max(spec.y[0], 0)), stroke: "#8a94a0" }, drawing);
-    svg("text", { x: (BOX.left + WIDE - BOX.right) / 2, y: HIGH - 6, "text-anchor": "middle", class: "name" }, drawing, spec.xname);
-    svg("text", { transform: `translate(14 ${(BOX.top + HIGH - BOX.bottom) / 2}) rotate(-90)`, "text-anchor": "middle", class: "name" }, drawing, spec.yname);
-    if (spec.dashed !== undefined) svg("line", { x1: BOX.left, x2: WIDE - BOX.right, y1: toY(spec.dashed), y2: toY(spec.dashed), stroke: SOFT, "stroke-dasharray": "5 4" }, drawing);
-    const marks = [];
-    for (const series of spec.series || []) {
-      const path = series.values.map((value, k) => [series.at[k], value]).filter(([, value]) => Number.isFinite(value));
-      const line = svg("polyline", { points: path.map(([x, y]) => `${toX(x).toFixed(1)},${toY(y).toFixed(1)}`).join(" "), fill: "none", stroke: series.color, "stroke-width": 1.6, "stroke-linejoin": "round" }, drawing);
-      marks.push({ ...series, node: line });
-      if (path.length === 1) svg("circle", { cx: toX(path[0][0]), cy: toY(path[0][1]), r: 3, fill: series.color }, drawing);
-    }
-    for (const bar of spec.bars || []) {
-      const wide = Math.max(1, 0.8 * (toX(1) - toX(0)));
-      const node = svg("rect", { x: toX(bar.at) - wide / 2, width: wide, y: toY(bar.value), height: Math.max(0.5, toY(Math.max(spec.y[0], 0)) - toY(bar.value)), fill: bar.color }, drawing);
-      svg("title", {}, node, bar.title);
-      marks.push({ ...bar, node });
-    }
-    for (const mark of marks) if (mark.state >= 0) {
-      mark.node.classList.add("pick");
-      mark.node.addEventListener("click", (event) => select(mark.state, event.shiftKey || event.ctrlKey || event.metaKey));
-    }
-    if (spec.series) {
-      const ruler = svg("line", { y1: BOX.top, y2: HIGH - BOX.bottom, stroke: SOFT, "stroke-width": 0.8, visibility: "hidden" }, drawing);
-      drawing.addEventListener("pointermove", (event) => {
-        const box = drawing.getBoundingClientRect();
-        const value = spec.x[0] + (((event.clientX - box.left) / box.width) * WIDE - BOX.left) / (WIDE - BOX.left - BOX.right) * (spec.x[1] - spec.x[0]);
-        const shown = marks.filter((mark) => !view.selected.size || mark.state === undefined || mark.state < 0 || view.selected.has(mark.state));
-        if (!shown.length || value < spec.x[0] || value > spec.x[1]) return;
-        const longest = shown.reduce((a, b) => (a.at.length >= b.at.length ? a : b));
-        let k = 0;
-        longest.at.forEach((at, j) => { if (Math.abs(at - value) < Math.abs(longest.at[k] - value)) k = j; });
-        ruler.setAttribute("x1", toX(longest.at[k])); ruler.setAttribute("x2", toX(longest.at[k])); ruler.setAttribute("visibility", "visible");
-        note.textContent = `${spec.where(longest.at[k])}: ` + shown.filter((mark) => k < mark.values.length).slice(0, 8).map((mark) => `${mark.label} ${number(mark.values[k])}`).join(", ");
-      });
-      drawing.addEventListener("pointerleave", () => { ruler.setAttribute("visibility", "hidden"); note.textContent = spec.caption; });
-    }
-    listeners.push(() => {
-      for (const { node, state } of marks) {
-        const faint = view.selected.size > 0 && state >= 0 && !view.selected.has(state);
-        node.setAttribute("opacity", faint ? 0.15 : 1);
-        if (spec.series) node.setAttribute("stroke-width", view.selected.has(state) ? 3 : 1.6);
-      }
-    });
-  }
   function charts() {
-    const states = data.states;
-    const curves = [data.consensus, ...states].filter((state) => state && state.fsc);
-    if (curves.length) {
-      const step = (curve) => 1 / (2 * (curve.length - 1) * data.pixel);
-      const series = curves.map((state) => ({ label: state.label, values: state.fsc, at: state.fsc.map((_, k) => k * step(state.fsc)),
-        color: state.color, state: states.indexOf(state) }));
-      const last = Math.max(...series.map((one) => one.at[one.at.length - 1]));
-      chart({ name: "fsc", title: "Fourier shell correlation", series, x: [0, last], y: [Math.min(-0.05, ...curves.flatMap((state) => state.fsc)), 1.02], dashed: 0.143,
-        xname: "resolution (Å)", yname: "FSC", xticks: ticks(0, last, 8).map((tick) => [tick, tick > 0 ? number(Number((1 / tick).toPrecision(3))) : "∞"]),
-        where: (at) => (at > 0 ? `${number(1 / at)} Å` : "∞"),
-        caption: "Between half-maps from original images, within the mask; the dashed line is 0.143." });
-    }
-    const bars = (values, more) => values.map((value, k) => ({ at: k + (more.from || 0), value, ...more.each(value, k) }));
-    const spread = (n, from) => Array.from({ length: n }, (_, k) => k + from).filter((k) => (k - from) % Math.ceil(n / 20) === 0).map((k) => [k, String(k)]);
-    if (data.sizes && data.sizes.length > 1)
-      chart({ name: "sizes", title: `Particles in each ${data.group}`, x: [-0.6, data.sizes.length - 0.4], y: [0, 1.05 * Math.max(...data.sizes)],
-        xticks: spread(data.sizes.length, 0), xname: data.group, yname: "particles",
-        bars: bars(data.sizes, { each: (n, k) => ({ state: k, color: data.colors[k], title: `${(states[k] || {}).label || k}: ${plural(n, true)}` }) }),
-        caption: "Select a bar to see its maps; hold Shift to compare several." });
-    if (data.variance)
-      chart({ name: "variance", title: "Explained variance", x: [0.4, data.variance.length + 0.6], y: [0, 1.05 * Math.max(...data.variance, 0.01)],
-        xticks: spread(data.variance.length, 1), xname: "principal component", yname: "share of the variance",
-        bars: bars(data.variance, { from: 1, each: (share, k) => ({ color: "#1f4e79", title: `PC ${k + 1}: ${(100 * share).toFixed(1)} %` }) }),
-        caption: "Share of the variance of the latents along each principal axis." });
-    for (const [name, values] of Object.entries(data.loss || {})) {
-      const finite = values.filter(Number.isFinite), low = Math.min(...finite), high = Math.max(...finite), margin = 0.06 * (high - low) || 0.5;
-      if (finite.length) chart({ name: "loss", title: `Training: ${name}`, x: [Math.min(1, values.length - 1), Math.max(2, values.length)], y: [low - margin, high + margin], xname: "epoch", yname: name,
-        xticks: ticks(1, Math.max(2, values.length), 8).filter((tick) => tick % 1 === 0).map((tick) => [tick, String(tick)]),
-        series: [{ label: name, values: values.map((value) => (value === null ? NaN : value)), at: values.map((_, k) => k + 1), color: "#1f4e79", state: -1 }],
-        where: (at) => `epoch ${at}`, caption: "Mean over each epoch." });
+    const isShown = (state) => !view.selected.size || view.selected.has(state);
+    for (const chart of data.charts) {
+      const marks = cryodrgnCharts.draw(chart, find("charts"), { select, isShown });
+      listeners.push(() => {
+        for (const { node, state } of marks) {
+          node.setAttribute("opacity", state >= 0 && !isShown(state) ? 0.15 : 1);
+          if (chart.series.length) node.setAttribute("stroke-width", view.selected.has(state) ? 3 : 1.6);
+        }
+      });
     }
   }
 

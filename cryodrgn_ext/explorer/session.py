@@ -1,0 +1,143 @@
+"""One opened result as the page works with it: what is shown of it, what makes its maps, and where the maps are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cryodrgn_ext.engines.base import Linear
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer import handing_back
+from cryodrgn_ext.explorer.again import Again, Loop, plan
+from cryodrgn_ext.explorer.columns import EMBEDDING
+from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.explorer.masked_columns import PREFIX, add_mask
+from cryodrgn_ext.explorer.masks import FOLDER as MASKS
+from cryodrgn_ext.explorer.masks import KeptMask, keep_file, kept_masks
+from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.paths import path_map
+from cryodrgn_ext.explorer.scores import add_scores, kept_scores
+from cryodrgn_ext.explorer.stored_maps import stored_maps
+from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.report.page_data import charts_of_page
+from cryodrgn_ext.results.layout import Layout
+
+
+class Session:
+    """One opened result, with what makes its maps and reports to the terminal."""
+
+    def __init__(self, opened: OpenedResult, maker: MapMaker, monitor: Monitor) -> None:
+        self.opened, self.maker, self.monitor = opened, maker, monitor
+        self.stored = {one.key: one for one in stored_maps(opened)}
+        self.masks: dict[str, KeptMask] = {}
+        #: What trains again, and opens what came out beside the others; where they are served together.
+        self.loop: Loop | None = None
+        self.open_other: Callable[[Path], int] | None = None
+
+    def map_of(self, name: str) -> tuple[Path, str]:
+        """File of a map, by the name under which it was given out, and a name that says what it is.
+
+        Raises
+        ------
+        InputError
+            When there is none of this name.
+        """
+        stored, of_path = self.stored.get(name), path_map(self.opened, name)
+        if name.startswith(f"{MASKS}/"):
+            return self.mask(name.removeprefix(f"{MASKS}/")).path, f"mask_{name.removeprefix(f'{MASKS}/')}.mrc"
+        if stored is not None:
+            return stored.path, f"{stored.kind.lower()}_{stored.key}.mrc"
+        if of_path is not None:
+            return of_path, f"generated_{of_path.parent.name}_{of_path.name}"
+        return self.maker.file(name), name
+
+    def find_kept(self) -> None:
+        """Take up scores of images, and masks where the model can say what is within, that the directory has."""
+        add_scores(self.opened, kept_scores(self.opened))
+        for kept in kept_masks(self.opened.home):
+            if isinstance(self.maker.model, Linear):
+                try:
+                    self.add_mask(kept)
+                except InputError as error:
+                    self.monitor.message(f"{kept.path} is left aside: {error}")
+
+    def add_mask(self, kept: KeptMask) -> None:
+        """List a mask, with its columns."""
+        add_mask(self.opened, self.maker.model, kept)
+        self.masks[kept.path.stem] = kept
+
+    def charts(self) -> list[dict[str, Any]]:
+        """Curves and bars of the job's report.
+
+        Raises
+        ------
+        InputError
+            When there is no report, or it is of an earlier version.
+        """
+        page = Layout(self.opened.home).report
+        found = charts_of_page(page.read_text("utf-8")) if page.is_file() else None
+        if found is None:
+            raise InputError(f"{page} has no curves: write it again by cryodrgn-ext report {self.opened.home}.")
+        return found
+
+    def train_again(self, name: str) -> Again:
+        """Learn again on a saved selection.
+
+        Raises
+        ------
+        InputError
+            When that cannot be done.
+        """
+        if self.loop is None or self.open_other is None:
+            raise InputError("results that are opened here cannot be trained again.")
+        again = plan(self.opened, name)
+        self.loop.start(again, self.opened, self.open_other)
+        return again
+
+    def take_mask(self, name: str, data: bytes) -> None:
+        """Keep a mask that the user has as a file, and list it; nothing is kept of one that is refused."""
+        with self.opened.lock:
+            kept = keep_file(self.opened.home, name, data)
+            try:
+                self.add_mask(kept)
+            except InputError:
+                kept.path.unlink()
+                raise
+
+    def mask(self, name: str) -> KeptMask:
+        """A mask by name.
+
+        Raises
+        ------
+        InputError
+            When there is none of this name.
+        """
+        if name not in self.masks:
+            raise InputError(f"there is no mask {name[:100]!r} in this result.")
+        return self.masks[name]
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the page shows before anything is asked for."""
+        opened = self.opened
+        result, project = opened.result, handing_back.relion_project(opened)
+        return {
+            "name": opened.home.resolve().name,
+            "path": str(opened.home.resolve()),
+            "job": result.job,
+            "n": opened.n,
+            "of": result.particles.n,
+            "q": opened.z.shape[1],
+            "particles": str(result.particles.path),
+            "format": result.particles.source.format,
+            "columns": [column.plain() for column in opened.columns.columns],
+            "umap": any(column.key in EMBEDDING for column in opened.columns.columns),
+            "selections": opened.selections(),
+            "masks": [
+                {"name": name, "key": f"{PREFIX}{kept.path.name}", "painted_on": kept.painted_on}
+                for name, kept in self.masks.items()
+            ],
+            "maps": [asdict(one) | {"path": one.path.name} for one in self.stored.values()],
+            "relion": None if project is None else str(project),
+        }

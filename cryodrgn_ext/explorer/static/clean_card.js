@@ -1,0 +1,71 @@
+// The loop of cleaning: score the images, learn again without what is chosen, and compare.
+
+import { during } from "./requests.js";
+
+const LOOK_MS = 1000;
+
+export class CleanCard {
+  constructor(panel) {
+    this.panel = panel;
+    panel.find(".score").addEventListener("click", async (event) => {
+      const described = await during("Scoring the images", () => panel.result.plain("score"), event.target);
+      if (!described) return;
+      panel.refresh(described);
+      panel.colourBy("image_agreement");
+    });
+    panel.find(".train-again").addEventListener("click", (event) => this.again(event.target));
+  }
+
+  enable() {
+    const { recipe, positions } = this.panel.selection;
+    const some = recipe !== null && positions.length > 0 && positions.length < this.panel.described.n;
+    this.panel.find(".train-again").disabled = !some || this.busy;
+  }
+
+  /** Keep what is not chosen as a selection, learn on it, and watch. */
+  async again(button) {
+    const { panel } = this;
+    const name = panel.find(".again-name").value.trim();
+    const recipe = { by: "invert", of: [panel.selection.recipe] };
+    const begun = await during("Beginning to train again", async () => {
+      panel.described.selections = (await panel.result.plain("save", { name, recipe })).selections;
+      panel.selection.showSaved();
+      return panel.result.plain("train_again", { name });
+    }, button);
+    if (!begun) return;
+    panel.back.show(`Training again in ${begun.directory}.`, begun.commands);
+    this.busy = true;
+    this.enable();
+    await this.watch();
+    this.busy = false;
+    this.enable();
+  }
+
+  async watch() {
+    const { panel } = this;
+    const said = panel.find(".again-said");
+    for (;;) {
+      const now = await panel.result.plain("again").catch((error) => ({ state: "failed", line: error.message, rows: [] }));
+      said.textContent = now.state === "running" ? `Running: ${now.line}` : now.line;
+      if (now.state !== "running") {
+        said.classList.toggle("wrong", now.state === "failed");
+        if (now.state === "finished") {
+          said.textContent = `${now.directory} is finished, and open below; its report on the comparison is in ${now.directory}/compared.`;
+          this.showRows(now.rows);
+          await globalThis.explorer.open(now.opened);
+        }
+        return;
+      }
+      await new Promise((done) => setTimeout(done, LOOK_MS));
+    }
+  }
+
+  showRows(rows) {
+    const line = (cells, tag) => {
+      const one = document.createElement("tr");
+      one.append(...cells.map((text) => Object.assign(document.createElement(tag), { textContent: text })));
+      return one;
+    };
+    this.panel.find(".again-rows").replaceChildren(line(["", "formerly", "now"], "th"), ...rows.map((cells) => line(cells, "td")));
+  }
+}
