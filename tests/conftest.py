@@ -40,6 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(line_coverage.LineCoverage())
 
 
+def pytest_runtest_setup() -> None:
+    shape_checks.next_test()
+
+
 def stage(marks: Set[str]) -> int:
     """Fast tests come first, then those that call RELION, then the long ones; the other way round in parallel."""
     if "slow" in marks:

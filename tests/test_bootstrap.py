@@ -114,7 +114,7 @@ def test_missing_ensurepip_is_installed_with_apt(monkeypatch: pytest.MonkeyPatch
     assert packages == [f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["tset"], ["install", "something"]])
+@pytest.mark.parametrize("arguments", [[], ["tset"], ["install", "something"], ["docs", "here", "there"]])
 def test_bad_command_line_ends_without_a_traceback(arguments: list[str]) -> None:
     outcome = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
     assert outcome.returncode != 0
