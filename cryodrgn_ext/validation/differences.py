@@ -104,7 +104,7 @@ class ConsensusComparison:
         precision[0] = torch.inf  # the mean density follows the normalisation of the background
         return precision
 
-    def difference(self, sums: BackprojectionSums, half: int) -> Tensor:
+    def difference(self, sums: BackprojectionSums, half: int, as_if: float = 1.0) -> Tensor:
         """Difference map of a set to the consensus, from the particles of one half.
 
         Parameters
@@ -113,6 +113,8 @@ class ConsensusComparison:
             Of the particles of the set in this half, to the radius of the comparison or beyond.
         half : int
             1 or 2.
+        as_if : float
+            The filter is that of a set of so many times the particles. (The map is then smaller by as much.)
 
         Returns
         -------
@@ -126,7 +128,7 @@ class ConsensusComparison:
         core = (edge, edge, slice(0, self.grid.half + 1))
         weight = sums.weight[core].cpu()
         residual = sums.numerator[core].cpu() - weight * self._references[half - 1]
-        return replace(sums, grid=self.grid, numerator=residual, weight=weight).solve(self.prior_precision)
+        return replace(sums, grid=self.grid, numerator=residual, weight=as_if * weight).solve(self.prior_precision)
 
     def products(self, difference1: Tensor, difference2: Tensor) -> Products:
         """Inner products of the two halves' difference maps inside the mask."""

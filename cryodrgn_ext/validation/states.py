@@ -257,8 +257,8 @@ class _Tester:
             tester.measure_random_subsets(sums_of, labels, draws, halves)
         return tester
 
-    def _differences(self, sums: list[BackprojectionSums]) -> list[Tensor]:
-        return [self.comparison.difference(part, half) for half, part in enumerate(sums, 1)]
+    def _differences(self, sums: list[BackprojectionSums], as_if: float = 1.0) -> list[Tensor]:
+        return [self.comparison.difference(part, half, as_if) for half, part in enumerate(sums, 1)]
 
     def measure_random_subsets(
         self, sums_of: _Backprojection, labels: NDArray[np.integer], draws: SubsetDraws, halves: list[NDArray[np.int64]]
@@ -286,15 +286,13 @@ class _Tester:
             return not_tested(f"only {fewest} particles in one half-set")
         if len(self.random) < 2:
             return not_tested("the states are too small for random subsets of their sizes")
-        one, two = self._differences(sums)
         sizes = (sums[0].n_particles, sums[1].n_particles)
-        return judge(
-            self.comparison.products(one, two),
-            sizes,
-            self.random,
-            self.held_out.agreement(one, two, share=sum(sizes) / self.held_out.n_images),
-            n_states,
-        )
+        share = sum(sizes) / self.held_out.n_images
+        # Of few particles a filter leaves low frequencies only, of which contrast and poses can make most: what is
+        # looked for in single images is filtered as the difference of a state that is no rarer than the others.
+        patterns = self._differences(sums, max(1.0, 1 / (n_states * share)))
+        single = self.held_out.agreement(patterns[0], patterns[1], share)
+        return judge(self.comparison.products(*self._differences(sums)), sizes, self.random, single, n_states)
 
 
 @dataclass(frozen=True)

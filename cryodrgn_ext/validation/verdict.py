@@ -193,9 +193,12 @@ def _proven(found: Sequence[Conclusion], n: int, what: str) -> str:
 def _likely(found: Sequence[Conclusion], n: int, what: str) -> str:
     tied = [one for one in found if one.of]
     if not tied:
+        reason = found[0].reason
+        if reason == PASSES_ALONE:
+            reason = f"each by so little that among {n} {what}s it could be chance: more particles would tell"
         return (
             f"Likely: {len(found)} of {n} {what}s differ from the rest by more than errors of contrast, optics and "
-            f"poses can make of one structure, but {found[0].reason}: it could be chance; more particles would tell."
+            f"poses can make of one structure, but {reason}."
         )
     name = _commonest([one.of for one in tied])
     return (

@@ -53,6 +53,20 @@ def test_difference_map_is_the_true_difference(hinge: Case) -> None:
         assert np.corrcoef((difference * mask).ravel(), (low * mask).ravel())[0, 1] > 0.8
 
 
+def test_a_rare_set_filtered_as_a_larger_one_keeps_finer_detail(hinge: Case) -> None:
+    members = hinge.particles.state >= 14
+    everything = halves_of(hinge, np.ones(hinge.particles.n, bool), 12)
+    comparison = ConsensusComparison(*everything, consensus_mask(hinge.consensus))
+    few, _ = halves_of(hinge, members & (np.cumsum(members) <= 40), 12)
+    shares = []
+    for as_if in (1.0, 10.0):
+        power = torch.fft.fftn(comparison.difference(few, 1, as_if).double()).abs().square()
+        axis = torch.fft.fftfreq(len(power)).square()
+        fine = axis[:, None, None] + axis[:, None] + axis > 0.2**2
+        shares.append(float(power[fine].sum() / power.sum()))
+    assert shares[1] > 1.3 * shares[0]
+
+
 def test_random_subsets_have_uncorrelated_differences(rigid: Case) -> None:
     everything = halves_of(rigid, np.ones(rigid.particles.n, bool), 12)
     comparison = ConsensusComparison(*everything, consensus_mask(rigid.consensus))
