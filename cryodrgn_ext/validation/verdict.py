@@ -179,11 +179,15 @@ def overall(conclusions: Sequence[Conclusion], what: str = "state") -> str:
     )
 
 
+def _some(found: Sequence[Conclusion], n: int, what: str) -> str:
+    return f"{len(found)} of {n} {what}s {'differs' if len(found) == 1 else 'differ'}"
+
+
 def _proven(found: Sequence[Conclusion], n: int, what: str) -> str:
     parts = _largest_shares(found)
     tied = f" Up to {parts} of the difference goes with where images come from." if parts else ""
     return (
-        f"Proven: {len(found)} of {n} {what}s differ from the rest, in both half-sets and in single images, by more "
+        f"Proven: {_some(found, n, what)} from the rest, in both half-sets and in single images, by more "
         "than uneven contrast, defocus, magnification or errors of the poses can make of one structure (chance of a "
         f"false claim below {SIGNIFICANCE:.0%}).{tied} It can be a motion, another composition or another kind of "
         "particle: that is for the maps to tell."
@@ -197,12 +201,12 @@ def _likely(found: Sequence[Conclusion], n: int, what: str) -> str:
         if reason == PASSES_ALONE:
             reason = f"each by so little that among {n} {what}s it could be chance: more particles would tell"
         return (
-            f"Likely: {len(found)} of {n} {what}s differ from the rest by more than errors of contrast, optics and "
+            f"Likely: {_some(found, n, what)} from the rest by more than errors of contrast, optics and "
             f"poses can make of one structure, but {reason}."
         )
     name = _commonest([one.of for one in tied])
     return (
-        f"Likely, but tied to the {name}: {len(found)} of {n} {what}s differ from the rest by more than errors of "
+        f"Likely, but tied to the {name}: {_some(found, n, what)} from the rest by more than errors of "
         f"contrast, optics and poses can make of one structure, but images of one {name} do not differ from each "
         f"other: it could come from the {name} instead of the molecule."
     )
@@ -231,9 +235,8 @@ def _artefact(found: Sequence[Conclusion], n: int, what: str) -> str:
     how, advice = _ARTEFACTS[kind]
     with_what = f", and in one {tied} images do not differ" if tied else ""
     same = [one for one in found if one.of == cause]
-    return (
-        f"An artefact of {cause}: {len(same)} of {n} {what}s differ from the rest, but {how}{with_what}. "
-        + advice.format(what=what)
+    return f"An artefact of {cause}: {_some(same, n, what)} from the rest, but {how}{with_what}. " + advice.format(
+        what=what
     )
 
 
