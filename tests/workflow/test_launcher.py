@@ -22,7 +22,7 @@ from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
 from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = ["--zdim", "2", "--epochs", "2", "--dec_dim", "16", "--states", "2", "--volumes", "2"]
+OPTIONS = ["--zdim", "2", "--epochs", "2", "--dec_dim", "16", "--states", "1", "--volumes", "0"]
 OPTIONS += ["--precision", "float32", "--device", "cpu"]
 
 
