@@ -27,9 +27,11 @@ from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_resu
 from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.truth_figures import (
+    CEILING,
     Figures,
     Truth,
     area_figures,
+    as_table,
     latent_ceiling,
     latent_figures,
     pose_figures,
@@ -37,7 +39,6 @@ from cryodrgn_ext.workflow.truth_figures import (
 )
 from cryodrgn_ext.workflow.validation_inputs import preprocessing_as_learned
 
-CEILING = "ceiling_"
 #: States whose maps are made with the true labels: evenly over those of the images whose volumes are compared.
 CEILING_STATES = 20
 
@@ -84,16 +85,6 @@ def benchmark(settings: BenchmarkSettings, monitor: Monitor) -> JobResult:
             monitor.message(f"Note: {sentence}")
         atomic_write_text(settings.o, yaml.safe_dump(figures, sort_keys=False))
     return JobResult(Path() if settings.o is None else settings.o.parent, ())
-
-
-def as_table(figures: Figures) -> list[str]:
-    """Lines of the figures, each beside its ceiling where there is one."""
-    lines = [f"{'':<40} {'this result':<12}" + (" ceiling" if any(one.startswith(CEILING) for one in figures) else "")]
-    for name, value in figures.items():
-        if not name.startswith(CEILING):
-            ceiling = figures.get(CEILING + name)
-            lines.append(f"{name:<40} {value:<12.5g}" + ("" if ceiling is None else f" {ceiling:.5g}"))
-    return lines
 
 
 def _ceiling(

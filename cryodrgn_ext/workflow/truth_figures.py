@@ -27,6 +27,7 @@ from cryodrgn_ext.results.learned_result import LearnedResult
 from cryodrgn_ext.simulate import load_truth
 
 Figures = dict[str, float]
+CEILING = "ceiling_"
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,13 @@ def pose_figures(result: LearnedResult, path: Path) -> Figures:
         "mean_orientation_error_deg": float(errors.degrees.mean()),
         "rms_shift_error_A": float(np.sqrt(np.mean(errors.shift_sq_px2))),
     }
+
+
+def as_table(figures: Figures) -> list[str]:
+    """Lines of the figures, each beside its ceiling where there is one."""
+    lines = [f"{'':<40} {'this result':<12}" + (" ceiling" if any(one.startswith(CEILING) for one in figures) else "")]
+    for name, value in figures.items():
+        if not name.startswith(CEILING):
+            ceiling = figures.get(CEILING + name)
+            lines.append(f"{name:<40} {value:<12.5g}" + ("" if ceiling is None else f" {ceiling:.5g}"))
+    return lines
