@@ -155,9 +155,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
                           self._motion_corrected(consensus, key))  # fmt: skip
         tables = evidence_tables(explained, [state.summary() for state in states.values()], asked, populations)
         write_validation_reports(self.facts, titles, fits, consensus, particles.n, tables)
-        if not settings.keep_images:
-            for folder in ("images", "null_images"):
-                shutil.rmtree(layout.checkpoint / folder, ignore_errors=True)
+        self._drop_images()
         results = {
             "particles": particles.n, "box": inputs.box, "pixel_size_A": round(consensus.pixel_size_A, 6),
             "consensus_resolution_A": round(consensus.resolution_A, 3), "symmetry": consensus.symmetry.name,
@@ -175,6 +173,10 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
             "b_factors_A2": {name: round(fit.b_factor_A2, 2) for name, fit in fits.items()},
         }  # fmt: skip
         return results, self._result(states, consensus)
+
+    def _drop_images(self) -> None:
+        for folder in () if self.settings.keep_images else ("images", "null_images"):
+            shutil.rmtree(self.layout.checkpoint / folder, ignore_errors=True)
 
     def _populations(self, states: Mapping[int, StateResult]) -> list[dict[str, Any]]:
         """Populations, where sets are claimed; say them."""
