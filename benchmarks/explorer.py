@@ -38,13 +38,12 @@ MOVES, PIXELS = 60, 3
 #: Pictures while the mouse moves, and the time until the last of them is there.
 WATCH = """(s => { globalThis.watched = { count: 0, begin: performance.now() };
   s.drawing.subscribe("draw", () => { watched.count += 1; }); })(explorer.panels[0].scatter)"""
-WATCHED = """(async s => { (await createImageBitmap(s.drawing.get("canvas"))).close();
+WATCHED = """(async s => { await s.moving.picture();
   return 1000 * watched.count / (performance.now() - watched.begin); })(explorer.panels[0].scatter)"""
-WHOLE = """(async s => { const begin = performance.now(); await s.moving.picture(); return performance.now() - begin; })
-  (explorer.panels[0].scatter)"""
+WHOLE = "explorer.panels[0].scatter.moving.picture()"
 
 
-def generate(directory: Path, n: int) -> None:
+def generate(directory: Path, n: int, latents: int = LATENTS) -> None:
     """Write a result of a train job on ``n`` particles: latents in a few clouds along a curve."""
     generate_star(directory, n)
     particles = read_particles(directory / PARTICLES, directory)
@@ -52,10 +51,10 @@ def generate(directory: Path, n: int) -> None:
     layout.root.mkdir()
     label = rng.integers(0, STATES, n).astype(np.int32)
     turn = label / STATES * 5
-    z = rng.normal(scale=0.3, size=(n, LATENTS)).astype(np.float32)
+    z = rng.normal(scale=0.3, size=(n, latents)).astype(np.float32)
     z[:, 0] += np.cos(turn)
     z[:, 1] += np.sin(turn)
-    covariance = np.broadcast_to(0.05 * np.eye(LATENTS, dtype=np.float32), (n, LATENTS, LATENTS))
+    covariance = np.broadcast_to(0.05 * np.eye(latents, dtype=np.float32), (n, latents, latents))
     table = LatentTable(z, particles.uid, np.ascontiguousarray(covariance))
     write_latent_table(layout.latents, table, particles.image_name, particles.row_id)
     write_state_table(layout.states_table, StateTable(label, np.arange(STATES)))

@@ -252,5 +252,13 @@ def _maps_at_a_click(browser: Browser) -> None:
         browser.value("explorer.viewers.viewers.map(v => [v.slice !== null, v.surface.visible])") == [[True, False]] * 2
     )
     browser.value("explorer.viewers.cutAt('', 50)")
+    atoms = "".join(
+        f"ATOM  {k:5d}  CA  ALA A{k:4d}    {100 + 3.8 * k:8.3f}{120.0:8.3f}{130.0:8.3f}  1.00  0.00           C\n"
+        for k in range(1, 6)
+    )
+    browser.value(f"explorer.viewers.structure(new File([{atoms!r}], 'model.pdb'))")
+    found = "explorer.viewers.viewers.map(v => [v.atoms.structure.atomCount, v.atoms.structure.atomStore.x[4]])"
+    assert browser.value(found) == [[5, pytest.approx(119, abs=0.01)]] * 2
+    browser.value("explorer.viewers.structure(null)")
     painted = "Promise.all(explorer.viewers.viewers.map(async v => (await v.stage.makeImage()).size))"
     assert min(browser.value(painted)) > 5_000

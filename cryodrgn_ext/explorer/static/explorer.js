@@ -17,6 +17,8 @@ for (const control of [axis, cut]) {
     viewers.cutAt(axis.value, Number(cut.value));
   });
 }
+document.getElementById("model-file").addEventListener("change", (event) =>
+  during("Reading the structure", () => viewers.structure(event.target.files[0] ?? null)));
 document.getElementById("center").addEventListener("click", () => viewers.center());
 
 const panels = [];

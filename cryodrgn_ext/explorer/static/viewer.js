@@ -5,6 +5,7 @@ import { getFile, say } from "./requests.js";
 const COLOURS = { GENERATED: "#d9822b", RECONSTRUCTED: "#3aa387", DIFFERENCE: "#3b7dd8" };
 const LESS = "#c0392b"; // where a difference is negative
 const OVERLAY = "#8f6fd1"; // masks
+const ATOMS = "#888888";
 const MOST_VOXELS = 6e7; // of frames that are kept drawn while a movie plays
 const FRAME_MS = 120;
 const TURN = Math.PI / 18;
@@ -57,6 +58,7 @@ export class Viewer {
     this.ready = true;
     this.describe();
     await this.overlay(this.among.overlaid);
+    await this.structure(this.among.atoms);
     this.among.painting.show();
   }
 
@@ -130,6 +132,17 @@ export class Viewer {
       isolevelType: "value", isolevel: 0.5, color: OVERLAY, opacity: 0.4, opaqueBack: false, isolevelScroll: false, smooth: 0, useWorker: false,
     });
     this.mask = found;
+  }
+
+  /** Show a structure over the map, or none: a file of the user's own, which is not sent anywhere. */
+  async structure(file) {
+    if (this.atoms) this.stage.removeComponent(this.atoms);
+    this.atoms = null;
+    this.shown.surface.setParameters(file ? { opacity: 0.5, opaqueBack: false } : { opacity: 1 });
+    if (!file) return;
+    const ext = /\.(pdb|ent)$/i.test(file.name) ? "pdb" : "cif";
+    this.atoms = await this.stage.loadFile(file, { ext, name: file.name });
+    for (const kind of ["cartoon", "line"]) this.atoms.addRepresentation(kind, { color: ATOMS });
   }
 
   key(event) {

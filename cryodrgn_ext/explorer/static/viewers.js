@@ -15,6 +15,7 @@ export class Viewers {
     this.background = "white";
     this.following = false;
     this.overlaid = null;
+    this.atoms = null;
     this.painting = new Painting(this);
   }
 
@@ -73,6 +74,12 @@ export class Viewers {
   async overlay(file) {
     this.overlaid = file;
     for (const viewer of this.viewers) await viewer.overlay(file);
+  }
+
+  /** Show a structure over all maps; null takes it away. */
+  async structure(file) {
+    this.atoms = file;
+    for (const viewer of this.viewers) await viewer.structure(file);
   }
 
   theme(background) {
