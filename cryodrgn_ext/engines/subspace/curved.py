@@ -26,7 +26,8 @@ from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.cells import Cells, ImageTerms
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.features import Features
-from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
+from cryodrgn_ext.engines.subspace.grid import padded
+from cryodrgn_ext.engines.subspace.held_regions import HeldRegions
 from cryodrgn_ext.engines.subspace.prior_shares import MOST_SHARE_STEPS, prior_shares
 from cryodrgn_ext.engines.subspace.states import States
 from cryodrgn_ext.engines.subspace.torch_form import Chunk
@@ -88,10 +89,8 @@ class CurvedFit:
         radius -> bands of both half-sets' images, whose rows are those of the half-set in ascending order.
     locals_ : list of Tensor
         Rows of this process within each half-set's band.
-    restrict : callable
-        Holds components to their regions: (grid, values) -> values.
-    region_share : Tensor
-        (Q,) float64 fraction of the box that each component can fill.
+    regions : HeldRegions
+        That components are held to.
     scale_spread : float
         Standard deviation of the particle scale about 1; 0 when it is not fitted.
     monitor : Monitor
@@ -101,11 +100,10 @@ class CurvedFit:
 
     def __init__(
         self, features: Features | States, halves: list[HalfLatents], make_bands: Callable[[int], list[Band]],
-        locals_: list[Tensor], restrict: Callable[[ComponentGrid, Tensor], Tensor], region_share: Tensor,
-        scale_spread: float, monitor: Monitor,
+        locals_: list[Tensor], regions: HeldRegions, scale_spread: float, monitor: Monitor,
     ) -> None:  # fmt: skip
         self.halves, self.make_bands, self.locals = halves, make_bands, locals_
-        self.restrict, self.region_share, self.monitor = restrict, region_share, monitor
+        self.regions, self.monitor = regions, monitor
         self.scale_spread, self.fit_scale = scale_spread, scale_spread > 0
         self.strength = 1.0  # of the other half-set's volumes in images, where scales are 1 on average
         self.take(features)
@@ -126,8 +124,6 @@ class CurvedFit:
         self.outer = (self.cells.table[:, :, None] * self.cells.table[:, None, :]).float().flatten(1)
         self.n_features = self.cells.table.shape[1]
         self.columns = self.n_features + self.halves[0].rare.shape[1]
-        more = self.columns - len(self.region_share)
-        self.region_share = torch.cat([self.region_share, self.region_share[-1:].expand(max(more, 0))])[: self.columns]
         self.shares = [features.nodes.weight.clone() for _ in self.halves]
 
     @property
@@ -215,6 +211,7 @@ class CurvedFit:
             "first_gains": self.first_gains,
             "precision": self.precision,
             "told": self.told,
+            "reliability": self.regions.reliability,
             "share1": self.shares[0],
             "share2": self.shares[1],
         }
@@ -238,7 +235,9 @@ class CurvedFit:
         self.earlier = [tensors[f"earlier{i}"].to(self.volumes.device) for i in range(3) if f"earlier{i}" in tensors]
         self.precision, self.former = tensors["precision"], tensors.get("former")
         self.shares, self.told = [tensors["share1"], tensors["share2"]], tensors.get("told", self.told)
-        self.first_gains = tensors.get("first_gains", self.first_gains)  # not in checkpoints of earlier versions
+        # Not in checkpoints of earlier versions:
+        self.first_gains = tensors.get("first_gains", self.first_gains)
+        self.regions = replace(self.regions, reliability=tensors.get("reliability", self.regions.reliability))
         for half in self.halves:
             for name in ("mean", "covariance", "scale", "gain"):
                 setattr(half, name, tensors[f"latent_{name}"][half.rows])
@@ -309,13 +308,19 @@ class CurvedFit:
         self.solved += 1
         if self.solved <= PRIOR_PASSES:
             free = torch.zeros(self.radius + 1, self.columns, dtype=torch.float64)
-            raw = [self.restrict(grid, equations.solve(self.values[half], free, half)) for half in (0, 1)]
+            raw = [self._held(equations.solve(self.values[half], free, half)) for half in (0, 1)]
             signal = equations.signal(*raw)
-            self.precision = equations.precision(signal, self.region_share)
+            self.precision = equations.precision(signal, self.regions.shares(self.n_features, self.columns))
             self.told = (torch.bincount(grid.shell)[:, None] * signal * equations.diagonal()).sum(0)
         middle = 0.5 * (self.values[0] + self.values[1])
-        self.volumes = self.restrict(grid, equations.solve(middle, self.precision))
-        self.values = [self.restrict(grid, equations.solve(self.values[half], self.precision, half)) for half in (0, 1)]
+        both = equations.solve(middle, self.precision)
+        halves = [equations.solve(self.values[half], self.precision, half) for half in (0, 1)]
+        if self.solved <= PRIOR_PASSES:
+            self.regions = self.regions.measured(grid, halves[0], halves[1], self.n_features)
+        self.volumes, self.values = self._held(both, together=True), [self._held(half) for half in halves]
+
+    def _held(self, values: Tensor, together: bool = False) -> Tensor:
+        return self.regions.hold(self.bands[0].grid, values, self.n_features, together)
 
     # Latents --------------------------------------------------------------------------------------------------------
 
@@ -342,7 +347,7 @@ class CurvedFit:
 
     def snapshot(self) -> tuple[dict[str, Any], list[HalfLatents]]:
         """Model and latents as they are, for :meth:`go_back`; passes write into some of these tensors."""
-        names = ("features", "values", "volumes", "earlier", "precision", "told", "region_share", "shares",
+        names = ("features", "values", "volumes", "earlier", "precision", "told", "regions", "shares",
                  "scale_spread", "strength", "solved", "inferred", "former")  # fmt: skip
         own = {name: list(kept) if isinstance(kept := getattr(self, name), list) else kept for name in names}
         tensors = ("mean", "covariance", "scale", "gain")

@@ -18,10 +18,10 @@ from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
 from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_bands
-from cryodrgn_ext.engines.subspace.decoder import restriction
 from cryodrgn_ext.engines.subspace.em import Latents, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.finer import FinerFeatures
+from cryodrgn_ext.engines.subspace.held_regions import HeldRegions
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
 from cryodrgn_ext.engines.subspace.particle_scales import fitted_spread, measure_scales
 from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
@@ -209,8 +209,8 @@ class _Run:
         nodes = Nodes.cover(z[:, used], CURVE_LENGTH, min(count, images.n), self.context.seed)
         # Rare states have columns of their own, in the same block of columns.
         smooth = Features.build(nodes, CURVE_LENGTH, max(1, self.settings.curve_features - len(states)))
-        particle, moving = masks = self._masks(fit, subspace, states)
-        curved = self._curved(fit, rows, x[:, used], x_cov[:, used][:, :, used], known, smooth, masks)
+        regions = self._held_regions(fit, subspace, states)
+        curved = self._curved(fit, rows, x[:, used], x_cov[:, used][:, :, used], known, smooth, regions)
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
@@ -243,8 +243,8 @@ class _Run:
             radius=self.limit,
             values=curved.volumes[..., : curved.columns].cpu().contiguous(),
             consensus=self.consensus,
-            particle=particle.numpy(),
-            moving=moving.numpy(),
+            particle=curved.regions.whole.numpy(),
+            moving=curved.regions.moving.numpy(),
             pixel_size_A=images.pixel_size_A,
             z=z.numpy(),
             z_cov=z_cov.numpy(),
@@ -262,7 +262,7 @@ class _Run:
             f"{more:.3f} nats more by them than by volumes along smooth coordinates."
         )
 
-    def _masks(self, fit: SubspaceFit, subspace: Subspace, states: RareStates) -> tuple[Tensor, Tensor]:
+    def _held_regions(self, fit: SubspaceFit, subspace: Subspace, states: RareStates) -> HeldRegions:
         """Soft masks (D, D, D) of the particle, and of what moves in it or belongs to a rare state."""
         focus = self.anatomy.focus
         moving = moving_region(subspace, focus)
@@ -271,17 +271,18 @@ class _Run:
             own = standing_out(added, subspace.grid.radius)
             moving = torch.maximum(moving, own if focus is None else own * focus)
         particle = self.anatomy.region(fit.band.radius, moving)
-        return particle, torch.minimum(moving, particle)
+        given = (focus, self.anatomy.particle)
+        return HeldRegions.about(particle, torch.minimum(moving, particle), fit.band.radius, *given)
 
     def _curved(
         self, fit: SubspaceFit, rows: Tensor, x: Tensor, x_cov: Tensor, known: Latents, features: Features,
-        masks: tuple[Tensor, Tensor],
+        regions: HeldRegions,
     ) -> CurvedFit:  # fmt: skip
         """The curved model as the linear one's latents of this process's ``rows`` begin it."""
         second = self.images.half_set == 2
         if bool(second.all()) or not bool(second.any()):
             second = torch.arange(self.images.n) % 2 == 1  # latents need other images' volumes all the same
-        halves, (particle, moving) = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]], masks
+        halves = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]]
         begun, own_rows = [], []
         for members in halves:
             mine = ((members >= int(rows[0])) & (members <= int(rows[-1]))).nonzero()[:, 0] if len(rows) else rows
@@ -290,17 +291,12 @@ class _Run:
             scale, rare = known.particle_scale[here], known.rare[here]
             begun.append(HalfLatents(members[mine], x[here], x_cov[here], scale, rare, gain))
             own_rows.append(mine)
-        share = torch.full((features.count + 1 + known.rare.shape[1],), float(moving.square().mean())).double()
-        share[0] = float(particle.square().mean())
 
         def bands(radius: int) -> list[Band]:
             memory = self.context.memory_bytes / 2
             return [Band(self.images.subset(m), self.base, radius, self.device, memory) for m in halves]
 
-        return CurvedFit(
-            features, begun, bands, own_rows, restriction(particle, moving), share.clamp_min(1e-6),
-            fit.scale_spread, self.monitor,
-        )  # fmt: skip
+        return CurvedFit(features, begun, bands, own_rows, regions, fit.scale_spread, self.monitor)
 
     def _save_curved(
         self, fit: SubspaceFit, curved: CurvedFit, states: RareStates, curve_stays: bool = False

@@ -69,10 +69,9 @@ class StatesFit(CurvedFit):
             HalfLatents(h.rows, h.mean, h.covariance, h.scale.clone(), h.rare, torch.zeros_like(h.gain))
             for h in curve.halves
         ]
-        columns = states.count + 1 + halves[0].rare.shape[1]
-        region_share = torch.cat([curve.region_share[:1], curve.region_share[1:2].expand(columns - 1)])
-        super().__init__(states, halves, curve.make_bands, curve.locals, curve.restrict, region_share,
-                         curve.scale_spread, curve.monitor)  # fmt: skip
+        super().__init__(
+            states, halves, curve.make_bands, curve.locals, curve.regions, curve.scale_spread, curve.monitor
+        )
         self.strength = curve.strength
         self.states, self.dimensions, self.seed = states, dimensions, seed
         self.probability = [torch.zeros(len(h.rows), len(states.projection)) for h in halves]

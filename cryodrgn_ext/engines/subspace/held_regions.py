@@ -1,0 +1,94 @@
+"""Where in the box the volumes of the curved model may differ, learned from both half-sets together with these.
+
+A region that is drawn where the first components stand out leaves out much of what moves: there is no level at which a
+difference begins. Components are therefore held to that region widened by a half period of the band, and within it each
+place counts by how reliable differences are there: the power of differences that both half-sets show, over the power
+that each shows by itself (the Wiener filter of the place, as the prior of the shells is that of the frequency).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float32
+from scipy import ndimage
+from torch import Tensor
+
+from cryodrgn_ext.engines.subspace.decoder import restriction
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
+from cryodrgn_ext.engines.subspace.regions import widened
+
+SMOOTHING = 0.25  # of the shortest period: what is finer is the noise of the powers
+LEAST_SHARE = 1e-6  # of the box
+
+
+@dataclass(frozen=True)
+class HeldRegions:
+    """Soft masks (D, D, D) of components.
+
+    Attributes
+    ----------
+    particle : Tensor
+        Of the consensus' correction.
+    moving : Tensor
+        Of differences.
+    rare : Tensor
+        Of what rare states add.
+    reliability : Tensor
+        Of differences in one half-set, 0 to 1; ones until it is measured.
+    """
+
+    particle: Float32[Tensor, "D D D"]
+    moving: Float32[Tensor, "D D D"]
+    rare: Float32[Tensor, "D D D"]
+    reliability: Float32[Tensor, "D D D"]
+
+    @classmethod
+    def about(
+        cls, particle: Float32[Tensor, "D D D"], moving: Float32[Tensor, "D D D"], radius: int, *within: Tensor | None
+    ) -> HeldRegions:
+        """About a region that stands out at a band of ``radius`` cycles per box, within the user's masks."""
+        wide = torch.maximum(moving, widened(moving, 0.5 * len(moving) / radius))
+        for mask in within:
+            wide = wide if mask is None else wide * mask
+        return cls(particle, wide, moving, torch.ones_like(moving))
+
+    @property
+    def whole(self) -> Float32[Tensor, "D D D"]:
+        """Mask of the particle in all its states."""
+        return torch.maximum(self.particle, self.moving * self._together)
+
+    @property
+    def _together(self) -> Float32[Tensor, "D D D"]:
+        """Reliability of differences in both half-sets together."""
+        return 2 * self.reliability / (1 + self.reliability)
+
+    def shares(self, n_features: int, columns: int) -> Float[Tensor, " Q"]:
+        """(Q,) float64 fraction of the box that each component can fill."""
+        masks = [self.whole, *[self.moving * self.reliability] * (n_features - 1)]
+        masks += [self.rare] * (columns - n_features)
+        return torch.stack([m.double().square().mean() for m in masks]).clamp_min(LEAST_SHARE)
+
+    def hold(
+        self, grid: ComponentGrid, values: Float[Tensor, "V 2 Qp"], n_features: int, together: bool = False
+    ) -> Float[Tensor, "V 2 Qp"]:
+        """Components times their masks; of both half-sets ``together`` differences are as much more reliable."""
+        reliability = self._together if together else self.reliability
+        out = restriction(self.whole, self.moving * reliability)(grid, values[..., :n_features])
+        rest = restriction(self.rare, self.rare)(grid, values[..., n_features:])
+        return torch.cat([out, rest], dim=-1)
+
+    def measured(
+        self, grid: ComponentGrid, first: Float[Tensor, "V 2 Qp"], second: Float[Tensor, "V 2 Qp"], n_features: int
+    ) -> HeldRegions:
+        """The same with the reliability that the half-sets' components (V, 2, Qp) show."""
+        shared, own = torch.zeros_like(self.moving), torch.zeros_like(self.moving)
+        for j in range(1, n_features):
+            a, b = (grid.to_map(half[..., j].contiguous()).cpu() * self.moving for half in (first, second))
+            shared += a * b
+            own += 0.5 * (a.square() + b.square())
+        width = SMOOTHING * len(self.moving) / grid.radius
+        smooth = [torch.from_numpy(ndimage.gaussian_filter(power.numpy(), width)) for power in (shared, own)]
+        found = (smooth[0] / smooth[1].clamp_min(1e-30)).clamp(0, 1)
+        return replace(self, reliability=torch.where(smooth[1] > 0, found, 0.0))
