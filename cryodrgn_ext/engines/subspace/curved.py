@@ -205,7 +205,7 @@ class CurvedFit:
         """Return plain numbers and tensors, for :meth:`restore`; ``images`` of all processes."""
         numbers = {"curved_radius": self.radius, "solved": self.solved, "inferred": self.inferred,
                    "scale_spread": self.scale_spread, "refined_radius": self.refined_radius,
-                   "strength": self.strength}  # fmt: skip
+                   "strength": self.strength, "chance": self.regions.chance}  # fmt: skip
         tensors = {"half1": self.values[0], "half2": self.values[1], "both": self.volumes}
         tensors |= {
             "first_gains": self.first_gains,
@@ -237,7 +237,11 @@ class CurvedFit:
         self.shares, self.told = [tensors["share1"], tensors["share2"]], tensors.get("told", self.told)
         # Not in checkpoints of earlier versions:
         self.first_gains = tensors.get("first_gains", self.first_gains)
-        self.regions = replace(self.regions, reliability=tensors.get("reliability", self.regions.reliability))
+        self.regions = replace(
+            self.regions,
+            reliability=tensors.get("reliability", self.regions.reliability),
+            chance=float(numbers.get("chance", 0.0)),
+        )
         for half in self.halves:
             for name in ("mean", "covariance", "scale", "gain"):
                 setattr(half, name, tensors[f"latent_{name}"][half.rows])

@@ -15,11 +15,12 @@ from jaxtyping import Float, Float32
 from scipy import ndimage
 from torch import Tensor
 
+from cryodrgn_ext.engines.held_out import SURE
 from cryodrgn_ext.engines.subspace.decoder import restriction
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.regions import widened
 
-SMOOTHING = 0.25  # of the shortest period: what is finer is the noise of the powers
+SMOOTHING = 0.25  # of the shortest period of the first band: what is finer is the noise of the powers
 LEAST_SHARE = 1e-6  # of the box
 
 
@@ -37,12 +38,18 @@ class HeldRegions:
         Of what rare states add.
     reliability : Tensor
         Of differences in one half-set, 0 to 1; ones until it is measured.
+    smoothing : float
+        Standard deviation in voxels, over which powers are compared.
+    chance : float
+        Reliability that chance hardly exceeds.
     """
 
     particle: Float32[Tensor, "D D D"]
     moving: Float32[Tensor, "D D D"]
     rare: Float32[Tensor, "D D D"]
     reliability: Float32[Tensor, "D D D"]
+    smoothing: float
+    chance: float = 0.0
 
     @classmethod
     def about(
@@ -52,12 +59,13 @@ class HeldRegions:
         wide = torch.maximum(moving, widened(moving, 0.5 * len(moving) / radius))
         for mask in within:
             wide = wide if mask is None else wide * mask
-        return cls(particle, wide, moving, torch.ones_like(moving))
+        return cls(particle, wide, moving, torch.ones_like(moving), SMOOTHING * len(moving) / radius)
 
     @property
     def whole(self) -> Float32[Tensor, "D D D"]:
         """Mask of the particle in all its states."""
-        return torch.maximum(self.particle, self.moving * self._together)
+        beyond = (self.reliability - self.chance).clamp_min(0) / max(1 - self.chance, LEAST_SHARE)
+        return torch.maximum(self.particle, self.moving * beyond)
 
     @property
     def _together(self) -> Float32[Tensor, "D D D"]:
@@ -88,7 +96,9 @@ class HeldRegions:
             a, b = (grid.to_map(half[..., j].contiguous()).cpu() * self.moving for half in (first, second))
             shared += a * b
             own += 0.5 * (a.square() + b.square())
-        width = SMOOTHING * len(self.moving) / grid.radius
-        smooth = [torch.from_numpy(ndimage.gaussian_filter(power.numpy(), width)) for power in (shared, own)]
-        found = (smooth[0] / smooth[1].clamp_min(1e-30)).clamp(0, 1)
-        return replace(self, reliability=torch.where(smooth[1] > 0, found, 0.0))
+        smooth = [torch.from_numpy(ndimage.gaussian_filter(p.numpy(), self.smoothing)) for p in (shared, own)]
+        found = torch.where(smooth[1] > 0, smooth[0] / smooth[1].clamp_min(1e-30), 0.0).clamp_max(1)
+        # Where half-sets share nothing, what they seem to share is as often below nothing as above.
+        below = found[found < 0]
+        chance = SURE * float(below.square().mean().sqrt()) if len(below) else 0.0
+        return replace(self, reliability=found.clamp_min(0), chance=min(chance, 1.0))

@@ -21,7 +21,7 @@ def test_places_count_by_what_half_sets_share() -> None:
             values[..., j] = grid.from_map(blob + 0.1 * torch.randn(BOX, BOX, BOX, generator=generator))
         halves.append(values)
     everywhere = torch.ones(BOX, BOX, BOX)
-    found = HeldRegions(everywhere, everywhere, everywhere, everywhere).measured(grid, halves[0], halves[1], 4)
+    found = HeldRegions(everywhere, everywhere, everywhere, everywhere, 1.0).measured(grid, halves[0], halves[1], 4)
     inside, outside = distance2 < 2, distance2 > 8**2
     assert found.reliability[inside].min() > 0.9
     assert found.reliability[outside].mean() < 0.15
