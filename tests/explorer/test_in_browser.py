@@ -188,7 +188,7 @@ def _a_million_points(browser: Browser) -> None:
     """More than a million are indexed in another way by the library, which had failed in silence."""
     drawn = browser.value(
         "(async () => { const n = 1000001, x = Float32Array.from({length: n}, (_, k) => Math.sin(k * k));"
-        " const s = explorer.panels[1].scatter; s.drawing.set({width: 20, height: 20});"
+        " const s = explorer.panels[1].scatter; s.drawing.set({width: 20, height: 20}); s.moving.most = Infinity;"
         " await s.draw(x, x, false, {codes: new Uint8Array(n), colors: ['#112233', '#445566']}, null);"
         " return s.shown.length; })()"
     )
