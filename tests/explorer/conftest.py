@@ -178,8 +178,11 @@ def running(*results: Path) -> Iterator[Explorer]:
 
 @pytest.fixture(scope="session")
 def explorer(project: Project) -> Iterator[Explorer]:
-    """An explorer of the result."""
-    with running(project.result) as found:
+    """An explorer of the result, which is opened with the stand-ins; each test has them for itself."""
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            install_quick_parts(patch)
+            found = stack.enter_context(running(project.result))
         yield found
 
 

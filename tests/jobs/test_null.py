@@ -79,7 +79,7 @@ def test_what_could_have_been_found_is_told_dose_by_dose(finished: FinishedProje
         (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.25), (1.0, 0.5)
     ]  # fmt: skip
     assert all(one["runs"] == 1 and one["found"] == 0 and one["states"] == 3 for one in doses)
-    assert "so many particles do not tell" in text
+    assert "would be missed as well" in text
     assert "What these data could show" in CHECKED.report.read_text()
     assert not list(CHECKED.checkpoint.glob("power_*/*")), "images are not kept"
     assert results()["null"]["runs"] == 1  # type: ignore[index]

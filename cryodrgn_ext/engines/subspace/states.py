@@ -74,8 +74,9 @@ class States:
         that mean, this is the one nearest to the shares (K,) of the particles, share_k exp(t . c_k), which is what the
         posterior is where all images tell places equally well (maximum entropy; Newton's method for the tilt t).
         """
-        parts = [self._probability(part.double(), share) @ self.at_nodes() for part in x.split(POINTS)]
-        return torch.cat(parts) if parts else self.at_nodes()[:0]
+        if len(x) == 0:
+            return self.at_nodes()[:0]
+        return torch.cat([self._probability(part.double(), share) @ self.at_nodes() for part in x.split(POINTS)])
 
     def _probability(self, x: Float64[Tensor, "P d"], share: Float64[Tensor, " K"]) -> Float64[Tensor, "P K"]:
         """(P, K) shares tilted so that the mean of the places is ``x``."""

@@ -78,6 +78,7 @@ def test_weights_at_a_latent_are_those_of_states_with_that_mean() -> None:
     tilt = torch.tensor([[0.0, 0.0], [0.7, -0.4], [3.0, 1.0]]).double()
     probability = torch.softmax(SHARE.log() + tilt @ centres.T, 1)
     found = states.weights(probability @ centres, SHARE)
+    assert states.weights(torch.zeros(0, 2), SHARE).shape == (0, found.shape[1])
     torch.testing.assert_close(found, probability @ states.at_nodes(), atol=0.01, rtol=0)
     outside = states.weights(torch.tensor([[50.0, 0.0], [50.0, 1e-4]]), SHARE) @ torch.linalg.inv(states.at_nodes())
     assert outside.min() > -1e-9  # shares of states even there, and next to each other alike
