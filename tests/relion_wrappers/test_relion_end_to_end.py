@@ -195,7 +195,7 @@ def test_validate_gives_full_size_maps_that_relion_reconstructs_alike(project: P
     for name, kind in expected.items():
         assert nodes[job + name] == kind
     report = (project.root / job / "report.html").read_text()
-    assert "Proven: its difference" in report
+    assert "its difference from the consensus correlates" in report
     record = yaml.safe_load((project.root / job / "job.yaml").read_text(encoding="utf-8"))
     assert [state["verdict"] for state in record["results"]["states"]] == ["distinct", "distinct"]
     state = job + "states/state00/"
