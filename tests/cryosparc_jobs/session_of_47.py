@@ -11,11 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 import cryosparc_jobs
 from cryosparc_jobs import MasterError, lifecycle, running
-from tests import blank_pictures
 
 SETTINGS = {"zdim": 2, "epochs": 1, "states": 2, "volumes": 0, "device": "cpu"}
 
@@ -23,7 +20,6 @@ SETTINGS = {"zdim": 2, "epochs": 1, "states": 2, "volumes": 0, "device": "cpu"}
 def main() -> int:
     """Run the session."""
     port, project, parent, what = sys.argv[1:]
-    blank_pictures.install(pytest.MonkeyPatch())
     lifecycle.END_PAUSE_S = 0.01
     running.POLL_S = 0.1  # type: ignore[attr-defined]  # where its name is looked up
     cs = cryosparc_jobs.connect(f"http://127.0.0.1:{port}")
