@@ -54,9 +54,11 @@ class Project:
         return self.root / "External/train"
 
 
-def linear_form(model: fake_engine.FakeResult) -> LinearForm:
-    """Volumes of the stand-in as what they are: the consensus, and the first latent times the consensus."""
-    return LinearForm(model.consensus, 1, lambda: iter((model.consensus,)), lambda z: z[:, :1])
+class LinearResult(fake_engine.FakeResult):
+    """The stand-in, whose volumes are said to be what they are: the consensus and the first latent times it."""
+
+    def linear_form(self) -> LinearForm:
+        return LinearForm(self.consensus, 1, lambda: iter((self.consensus,)), lambda z: z[:, :1])
 
 
 def install_quick_parts(patch: pytest.MonkeyPatch) -> None:
@@ -64,7 +66,8 @@ def install_quick_parts(patch: pytest.MonkeyPatch) -> None:
     fake_engine.install(patch)
     patch.setattr(Loop, "run", run_here)
     patch.setattr("cryodrgn_ext.report.page.report_figures", lambda content: [])  # of paper, which nobody looks at here
-    patch.setattr(fake_engine.FakeResult, "linear_form", linear_form, raising=False)
+    # A class of its own: Python remembers of a class what it has once been an instance of.
+    patch.setattr(fake_engine, "FakeResult", LinearResult)
     blank_pictures.install(patch)
 
 

@@ -54,7 +54,7 @@ def test_what_copies_alone_make_is_an_artefact_of_duplicates(rigid: Case, monkey
     found = list(iterate_states(case.images, label, case.consensus))
     conclusions = [conclude(state.evidence) for state in found]
     assert [one.words for one in conclusions] == ["an artefact of duplicates"] * 2
-    assert "remove them" in overall(conclusions)
+    assert "Remove duplicates" in overall(conclusions)
     maps = reconstruct_half_maps(case.images, torch.from_numpy(np.flatnonzero(label == 0)))
     np.testing.assert_allclose(found[0].half1, maps.half1, atol=1e-4 * np.abs(maps.half1).max())
 
