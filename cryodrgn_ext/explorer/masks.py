@@ -18,7 +18,7 @@ from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import cosine_edge
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.results.selections import NAME
+from cryodrgn_ext.results.selections import NAME, checked_name
 from cryodrgn_ext.workflow.given_maps import check_mask_values
 
 FOLDER = "masks"
@@ -53,12 +53,7 @@ def mask_path(directory: Path, name: str) -> Path:
     InputError
         When the name is none that a file of any system may have.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"'{name}' cannot be the name of a mask: use up to 64 letters, digits, - and _, and begin with a letter "
-            "or digit."
-        )
-    return directory / FOLDER / f"{name}.mrc"
+    return directory / FOLDER / f"{checked_name(name, 'mask')}.mrc"
 
 
 def painted(strokes: Sequence[Sequence[float]], box: int, pixel_size_A: float) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from cryodrgn_ext.jobs.trajectory import MOST_FRAMES, trajectory
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.decoded_volumes import volume_name
-from cryodrgn_ext.results.selections import NAME
+from cryodrgn_ext.results.selections import checked_name
 from cryodrgn_ext.results.trajectory_files import FILM_NAME, MOVIE_NAME, SCRIPT_NAME
 
 FOLDER = "paths"
@@ -44,9 +44,7 @@ def path_folder(opened: OpenedResult, name: str) -> Path:
     InputError
         When the name is none that a file of any system may have.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(f"'{name}' cannot be the name of a path: use up to 64 letters, digits, - and _.")
-    return opened.home.resolve() / FOLDER / name
+    return opened.home.resolve() / FOLDER / checked_name(name, "path")
 
 
 def lead_path(

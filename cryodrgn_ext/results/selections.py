@@ -47,6 +47,22 @@ class SavedSelection:
     written: str
 
 
+def checked_name(name: str, what: str) -> str:
+    """Return the name of ``what`` that a user keeps in a result directory.
+
+    Raises
+    ------
+    InputError
+        When it is none that a file of any system may have.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"'{name}' cannot be the name of a {what}: use up to 64 letters, digits, - and _, and begin with a letter "
+            "or digit."
+        )
+    return name
+
+
 def selection_path(directory: Path, name: str) -> Path:
     """File of a selection of a result directory.
 
@@ -55,12 +71,7 @@ def selection_path(directory: Path, name: str) -> Path:
     InputError
         When the name is none that a file of any system may have.
     """
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"'{name}' cannot be the name of a selection: use up to 64 letters, digits, - and _, and begin with a "
-            "letter or digit."
-        )
-    return directory / FOLDER / f"{name}{SUFFIX}"
+    return directory / FOLDER / f"{checked_name(name, 'selection')}{SUFFIX}"
 
 
 def selection_names(directory: Path) -> list[str]:
