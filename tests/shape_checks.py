@@ -5,6 +5,7 @@ Functions that numba compiles stay as they are: a wrapper around them cannot be 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -42,17 +43,36 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return beartype(conf=_CONFIGURATION)(function)
 
 
-def first_calls(check: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Call ``check`` the first times in each test, and ``plain`` from then on."""
-    test, calls = -1, 0
+@dataclasses.dataclass
+class Calls:
+    """How often a function was called in which test; of all functions that one inner definition makes, together."""
+
+    test: int = -1
+    count: int = 0
+
+
+_calls: dict[int, Calls] = {}  # by the identity of the code: equal code may be of two classes
+
+
+def first_calls(plain: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
+    """Check the first calls in each test, and none from then on.
+
+    The check is compiled when the function is called: thousands are imported that a process never calls.
+    """
+    calls = _calls.setdefault(id(plain.__code__), Calls())
+    check: Callable[..., Any] | None = None
 
     @functools.wraps(plain)
     def choose(*args: Any, **options: Any) -> Any:
-        nonlocal test, calls
-        if test != _test:
-            test, calls = _test, 0
-        calls += 1
-        return (check if calls <= CHECKED_CALLS else plain)(*args, **options)
+        nonlocal check
+        if calls.test != _test:
+            calls.test, calls.count = _test, 0
+        calls.count += 1
+        if calls.count > CHECKED_CALLS:
+            return plain(*args, **options)
+        if check is None:
+            check = _jaxtyped(plain, typechecker=typechecker)
+        return check(*args, **options)
 
     return choose
 
@@ -61,13 +81,12 @@ def sampled_jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
     """Stand in for the decorator that jaxtyping's import hook writes: that of the first calls only."""
 
     def decorate(one: Any) -> Any:
-        if not inspect.isclass(one):
-            return first_calls(_jaxtyped(one, typechecker=typechecker), one)
-        plain = one.__init__
-        decorated = _jaxtyped(one, typechecker=typechecker)
-        if decorated.__init__ is not plain:  # of a dataclass
-            decorated.__init__ = first_calls(decorated.__init__, plain)  # type: ignore[method-assign]
-        return decorated
+        if inspect.isfunction(one):
+            return first_calls(one, typechecker)
+        made: Any = one
+        if dataclasses.is_dataclass(one) and not hasattr(made.__init__, "__wrapped__"):  # nor that of its parent
+            made.__init__ = first_calls(made.__init__, typechecker)
+        return one
 
     return decorate
 

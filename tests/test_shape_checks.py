@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jaxtyping
 import pytest
 import torch
+from jaxtyping import Float
 
 from cryodrgn_ext.fourier.shifts import shift_phases
-from tests.shape_checks import CHECKED_CALLS
+from tests.shape_checks import CHECKED_CALLS, checked, sampled_jaxtyped
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -18,3 +21,29 @@ def test_a_wrong_shape_is_found_in_each_test(attempt: int) -> None:
         assert shift_phases(kxy, shift, 8).shape == (3, 7)
     with pytest.raises(jaxtyping.TypeCheckError):
         shift_phases(torch.zeros(7, 3), shift, 8)
+
+
+def test_classes_and_functions_within_functions_are_checked() -> None:
+    decorate = sampled_jaxtyped(typechecker=checked)
+
+    @dataclass(frozen=True)
+    class Pair:
+        a: Float[torch.Tensor, "n 2"]
+        b: Float[torch.Tensor, " n"]
+
+    pair = decorate(Pair)
+    assert pair(torch.zeros(3, 2), torch.zeros(3)).b.shape == (3,)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        pair(torch.zeros(3, 2), torch.zeros(4))
+
+    def outer(x: torch.Tensor) -> torch.Tensor:
+        def inner(x: Float[torch.Tensor, "n 2"]) -> Float[torch.Tensor, " n"]:
+            return x[:, 0]
+
+        return decorate(inner)(x)
+
+    for _ in range(CHECKED_CALLS - 1):
+        outer(torch.zeros(3, 2))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        outer(torch.zeros(3))
+    outer(torch.zeros(3, 3))  # one call too late
