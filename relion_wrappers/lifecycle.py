@@ -32,7 +32,9 @@ ABORTED = "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 RESERVE = ".exit_marker"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# The parent looks after its child this often: at first more often, as wrong input ends a job at once.
 POLL_S = 0.1
+FIRST_POLL_S = 0.005
 # A child that is inside one long call when asked to stop gets this long; its outputs are atomic, so killing is safe.
 GRACE_S = 5.0
 PR_SET_PDEATHSIG = 1
@@ -165,6 +167,7 @@ class _Supervisor:
     def _wait(self, child: int) -> int:
         """Wait for the child's end; pass on a request to stop, and kill it when it does not heed."""
         kill_at = None
+        pause_s = FIRST_POLL_S
         while True:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
@@ -177,7 +180,8 @@ class _Supervisor:
             if kill_at is not None and time.monotonic() > kill_at:
                 os.kill(child, signal.SIGKILL)
                 kill_at = float("inf")
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, POLL_S)
 
     def _judge(self, status: int) -> tuple[str, int]:
         """Marker and exit status for what became of the child."""
