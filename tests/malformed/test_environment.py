@@ -7,42 +7,24 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.malformed.entry_points import MARKERS, Outcome, leftovers
+from tests.malformed.entry_points import MARKERS, Outcome, knock, leftovers, obey_permissions
 from tests.malformed.test_malformed import ORDINARY, SMALL_RUN, check_sentence
 from tests.malformed.tiny_project import TinyProject
 from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
-# Root may read everything; without these two capabilities it obeys the permissions of files as users do.
-AS_A_USER = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 JOB = "External/job001"
 
 
-def train(
-    folder: Path,
-    *arguments: str,
-    prefix: list[str] | None = None,
-    stdout: int | None = None,
-    limit: Callable[[], None] | None = None,
-) -> Outcome:
-    """Run the train wrapper in ``folder`` as a process of its own."""
-    command = [*(prefix or []), sys.executable, "-m", "relion_wrappers", "train", *(arguments or ("--o", f"{JOB}/"))]
-    done = subprocess.run(
-        [*command, *ORDINARY, *SMALL_RUN],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE if stdout is None else stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=HANGS_S,
-        check=False,
-        preexec_fn=limit,
-    )
-    return Outcome(done.returncode, done.stdout or "", done.stderr)
+def train(project: TinyProject, *arguments: str, prepare: Callable[[], object] | None = None) -> Outcome:
+    """Run the train wrapper in the project."""
+    words = [*(arguments or ("--o", f"{JOB}/")), *ORDINARY, *SMALL_RUN]
+    return knock("cdx-relion-train", words, project.root, *([prepare] if prepare else []))
 
 
 def only_failure_marker(job: Path) -> bool:
@@ -77,39 +59,41 @@ def results(job: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_full_disk_and_continue_with_more_room(full_disk: Path, project: TinyProject) -> None:
-    outcome = train(project.root)
+    outcome = train(project)
     check_sentence(outcome, ("disk is full|no space|no room",))
     assert only_failure_marker(full_disk)
     assert results(full_disk) == []
     assert [name for name in leftovers(full_disk) if "partial" in name] == []
     subprocess.run(["mount", "-o", "remount,size=100m", full_disk], check=True)
-    assert train(project.root).status == 0
+    assert train(project).status == 0
     assert [(full_disk / marker).exists() for marker in MARKERS] == [True, False, False]
 
 
 @pytest.mark.slow
 def test_file_size_limit_and_continue_without(project: TinyProject) -> None:
     limit = 20_000
-    outcome = train(project.root, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    outcome = train(project, prepare=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
     check_sentence(outcome, ("no room|too large",))
     assert only_failure_marker(project.root / JOB)
     assert results(project.root / JOB) == []
-    assert train(project.root).status == 0
+    assert train(project).status == 0
 
 
 def test_log_on_a_full_disk(project: TinyProject) -> None:
-    full = os.open("/dev/full", os.O_WRONLY)
-    try:
-        outcome = train(project.root, stdout=full)
-    finally:
-        os.close(full)
-    check_sentence(outcome, ("disk is full",))
+    """A process of its own from its start, as the interpreter flushes its streams at the end of one."""
+    command = [sys.executable, "-m", "relion_wrappers", "train", "--o", f"{JOB}/", *ORDINARY, *SMALL_RUN]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full,
+            stderr=subprocess.PIPE, text=True, timeout=HANGS_S, check=False,
+        )  # fmt: skip
+    check_sentence(Outcome(done.returncode, "", done.stderr), ("disk is full",))
     assert only_failure_marker(project.root / JOB)
 
 
 def test_unreadable_star(project: TinyProject) -> None:
     project.star.chmod(0)
-    outcome = train(project.root, prefix=AS_A_USER)
+    outcome = train(project, prepare=obey_permissions)
     check_sentence(outcome, (r"particles\.star", "permission"))
     assert only_failure_marker(project.root / JOB)
     assert leftovers(project.root / JOB) == []
@@ -117,7 +101,7 @@ def test_unreadable_star(project: TinyProject) -> None:
 
 def test_unreadable_stack(project: TinyProject) -> None:
     project.stack.chmod(0)
-    outcome = train(project.root, prefix=AS_A_USER)
+    outcome = train(project, prepare=obey_permissions)
     check_sentence(outcome, (r"images\.mrcs", "permission"))
     assert only_failure_marker(project.root / JOB)
     assert leftovers(project.root / JOB) == []
@@ -126,7 +110,7 @@ def test_unreadable_stack(project: TinyProject) -> None:
 def test_unreadable_folder_of_stacks(project: TinyProject) -> None:
     project.stack.parent.chmod(0)
     try:
-        outcome = train(project.root, prefix=AS_A_USER)
+        outcome = train(project, prepare=obey_permissions)
     finally:
         project.stack.parent.chmod(0o755)
     check_sentence(outcome, (r"images\.mrcs", "permission"))
@@ -137,7 +121,7 @@ def test_unwritable_output_folder(project: TinyProject) -> None:
     job = project.root / JOB
     job.chmod(0o555)
     try:
-        outcome = train(project.root, prefix=AS_A_USER)
+        outcome = train(project, prepare=obey_permissions)
     finally:
         job.chmod(0o755)
     check_sentence(outcome, (JOB, "permission"))
@@ -145,11 +129,11 @@ def test_unwritable_output_folder(project: TinyProject) -> None:
 
 
 def test_output_folder_below_a_file(project: TinyProject) -> None:
-    outcome = train(project.root, "--o", "particles.star/job001/")
+    outcome = train(project, "--o", "particles.star/job001/")
     check_sentence(outcome, (r"particles\.star", "part of the path is a file"))
     assert project.star.read_text() == project.text(), "the input must never change"
 
 
 def test_output_folder_missing_from_the_arguments(project: TinyProject) -> None:
-    outcome = train(project.root, "--zdim", "1")
+    outcome = train(project, "--zdim", "1")
     check_sentence(outcome, ("--o",))
