@@ -29,6 +29,10 @@ for number, handler in (
         signal.signal(number, handler)
 
 
+# Files of tests need not outlive a loss of power; waiting for the disk takes longer than many a test.
+setattr(os, "fsync", lambda _descriptor: None)  # noqa: B010
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lines", action="store_true", help="count the lines of the package that the tests reach")
 
