@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
-from scipy.stats import spearmanr
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import fsc
@@ -57,6 +56,8 @@ def predict_truth(
     predicted = predict_from_neighbors(z, truth.astype(np.float64), n_neighbors, n_folds)
     if np.ptp(truth) == 0:
         return TruthPrediction(predicted, np.nan, np.nan)
+    from scipy.stats import spearmanr
+
     rank = float(spearmanr(predicted, truth)[0]) if np.ptp(predicted) > 0 else 0.0
     return TruthPrediction(predicted, rank, float(1 - ((predicted - truth) ** 2).mean() / truth.var()))
 

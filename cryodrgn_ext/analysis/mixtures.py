@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from cryodrgn_ext.analysis.latents import MAD_TO_SD, check_latents, order_of_centers
 from cryodrgn_ext.errors import InputError
@@ -147,5 +147,5 @@ def mixture_outliers(mixture: Mixture, false_alarms: float = 1e-4) -> IndexArray
     false_alarms : float
         Share of the particles of a true Gaussian that would be called outliers.
     """
-    limit = np.sqrt(chi2.isf(false_alarms, mixture.mean.shape[1]))
+    limit = np.sqrt(chdtri(mixture.mean.shape[1], false_alarms))
     return np.flatnonzero(mixture.distance > limit)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
 
 
 def adjusted_rand(label: NDArray[np.integer], truth: NDArray[np.integer]) -> float:
     """Adjusted Rand index (Hubert & Arabie 1985) of two labellings (N,): 1 when alike, 0 in expectation by chance."""
+    from sklearn.metrics import adjusted_rand_score
+
     return float(adjusted_rand_score(truth, label))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import healpix
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2_contingency
 
 FloatArray = NDArray[np.float64]
 #: Particles of the smaller part in a bin, on average: with fewer the test of independence is not to be trusted
@@ -95,6 +94,8 @@ def view_coverage(rot_deg: FloatArray, tilt_deg: FloatArray, chosen: NDArray[np.
     table = np.stack([np.bincount(bins[part], minlength=int(bins.max()) + 1) for part in (chosen, ~chosen)])
     if table.shape[1] < 2:
         return ViewCoverage(1.0, 0.0, 1.0, 1)
+    from scipy.stats import chi2_contingency
+
     whole = table.sum(axis=0)
     test = chi2_contingency(table, correction=False)
     differing = 0.5 * float(np.abs(table[0] / n - table[1] / rest).sum())

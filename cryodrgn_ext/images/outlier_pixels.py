@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 from cryodrgn_ext.images.background import BackgroundSurface, LevelledImages, quartile_sd
@@ -76,7 +76,7 @@ def outlier_threshold(n_pixels: int, peaks: Tensor) -> float:
     peaks : Tensor
         (P,) farthest pixel of each image of a sample, in the same unit. A quarter of them may be damaged.
     """
-    noise = float(norm.isf(FALSE_PIXELS / (2 * max(n_pixels, 1))))
+    noise = -float(ndtri(FALSE_PIXELS / (2 * max(n_pixels, 1))))
     known = peaks[torch.isfinite(peaks)]
     if not len(known):
         return noise

@@ -6,7 +6,6 @@ import os
 import textwrap
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from cryodrgn_ext.durable_files import atomic_path
@@ -26,6 +25,8 @@ def write_logfile_pdf(path: str | os.PathLike[str], content: ReportContent) -> N
     OSError
         When the file cannot be written.
     """
+    from matplotlib.backends.backend_pdf import PdfPages  # brings the subsetting of fonts
+
     # Without dates the same content gives the same bytes.
     metadata = {"Title": content.title, "CreationDate": None, "ModDate": None}
     with atomic_path(path) as temporary, PdfPages(temporary, metadata=metadata) as pdf:

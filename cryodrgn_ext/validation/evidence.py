@@ -7,7 +7,7 @@ from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 from cryodrgn_ext.validation.differences import Products
 from cryodrgn_ext.validation.single_images import NOTHING, SingleImages
@@ -144,7 +144,7 @@ def judge(
     """
     strength, null = random.strength(products, *sizes), random.strengths
     spread = max(float(null.std(ddof=1)) * np.sqrt(1 + 1 / len(null)), 1e-12)
-    halves_p = float(student.sf((strength - null.mean()) / spread, len(null) - 1))
+    halves_p = float(stdtr(len(null) - 1, (null.mean() - strength) / spread))
     distinct = max(halves_p, single.p) < SIGNIFICANCE / n_states
     verdict = Verdict.DISTINCT if distinct else Verdict.NOT_DISTINGUISHABLE
     return Evidence(verdict, products.correlation, random.correlations, halves_p, single, n_states)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import t as student
+from scipy.special import stdtr
 
 from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.fourier.slices import FourierGrid
@@ -203,7 +203,7 @@ class _HalfStates:
 def _chance(found: float, random: NDArray[np.float64]) -> float:
     """Chance of an inner product where the states of one half know nothing of the other, whose mean is then 0."""
     spread = float(np.sqrt((random**2).mean()))
-    return float(student.sf(found / max(spread, 1e-300), len(random)))
+    return float(stdtr(len(random), -found / max(spread, 1e-300)))
 
 
 def matched_states(states: Iterable[State], matching: Matching, half_set: NDArray[np.integer]) -> list[MatchedState]:

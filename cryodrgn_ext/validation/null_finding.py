@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from cryodrgn_ext.validation.evidence import SIGNIFICANCE
 from cryodrgn_ext.validation.verdict import LIKELY, NOT_SHOWN, PROVEN, Conclusion
@@ -84,7 +84,7 @@ class NullFinding:
         error = conclusion.error * (1 + 1 / max(self.states, 1)) ** 0.5
         if not error > 0 or not self.mean > 0:
             return 0.0
-        return float(norm.sf((conclusion.single_images - self.mean) / error))
+        return float(ndtr((self.mean - conclusion.single_images) / error))
 
 
 def hangs_on_weak_states(conclusions: Sequence[Conclusion]) -> bool:

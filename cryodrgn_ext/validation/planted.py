@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from cryodrgn_ext.engines.near_knots import region_and_precision
@@ -200,5 +199,7 @@ class PowerFinding:
 
 def agreement_of_states(planted: NDArray[np.integer], found: NDArray[np.integer]) -> float:
     """Adjusted Rand index of the states of particles (N,) that have both."""
+    from sklearn.metrics import adjusted_rand_score
+
     both = (planted >= 0) & (found >= 0)
     return float(adjusted_rand_score(planted[both], found[both])) if both.any() else 0.0

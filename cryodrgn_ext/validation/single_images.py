@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
-from scipy.stats import norm, pearson3, skew
+from scipy.special import expit, logit, ndtr, ndtri
 
 from cryodrgn_ext.validation.covariates import Design
 
@@ -48,7 +47,7 @@ class Tie:
     @property
     def p(self) -> float:
         """Chance of what is left where images of equal covariates do not differ."""
-        return float(norm.sf(self.within / self.error))
+        return float(ndtr(-self.within / self.error))
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,8 @@ class SingleImages:
 
     def chance(self, correlation: float) -> float:
         """Chance of so large a correlation where there is no heterogeneity."""
+        from scipy.stats import pearson3
+
         return float(pearson3.sf(correlation / self.error, self.skewness))
 
     def cause(self, significance: float) -> str | None:
@@ -121,7 +122,7 @@ def membership(strength: NDArray[np.float64], share: float) -> NDArray[np.float6
         Of the images that belong to the state, between 0 and 1.
     """
     middle = np.median(strength)
-    noise = float(np.median(np.abs(strength - middle))) / float(norm.ppf(0.75))
+    noise = float(np.median(np.abs(strength - middle))) / float(ndtri(0.75))
     if noise <= 0:
         return np.full(len(strength), share)
     return np.asarray(expit((strength - middle) / noise - 0.5 + logit(share)))
@@ -135,6 +136,8 @@ def correlation_of(first: NDArray[np.float64], second: NDArray[np.float64]) -> t
     """
     if any(one.std() <= ROUNDING * np.abs(one).max(initial=0.0) for one in (first, second)):
         return 0.0, 0.0  # what is the same in all images but for rounding correlates with nothing
+    from scipy.stats import skew
+
     return float(np.corrcoef(first, second)[0, 1]), float(skew(first) * skew(second) / np.sqrt(len(first)))
 
 

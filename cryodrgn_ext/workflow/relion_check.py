@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import starfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -168,6 +167,8 @@ class RelionCheck:
 
     def _postprocess(self, number: int, folder: Path) -> float | None:
         """Resolution by relion_postprocess, in the mask of the set where it has the box of the images."""
+        import starfile  # brings pandas
+
         mask, half = read_map(self.layout.state(number) / "mask.mrc"), read_map(folder / "half1.mrc")
         words: list[object] = ["--i", folder / "half1.mrc", "--i2", folder / "half2.mrc", "--o", folder / "postprocess",
                                "--angpix", half.pixel_size_A]  # fmt: skip

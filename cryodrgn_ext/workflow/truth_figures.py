@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from cryodrgn_ext.analysis.agreement import predict_truth
 from cryodrgn_ext.analysis.cryobench import information_imbalance, neighbourhood_similarity, perfect_auc
@@ -44,17 +43,19 @@ def latent_ceiling(images: ParticleImages, truth: Truth, monitor: Monitor) -> Fi
 
     Of coordinates the posterior mean, of states the likeliest one.
     """
+    from scipy.stats import spearmanr
+
     assert truth.maps is not None
     rows = images_for_inference(truth.state, len(truth.maps))
     posterior = state_posterior(images, rows, truth.state, truth.maps, monitor)
     size = np.maximum(np.bincount(truth.state, minlength=len(truth.maps)), 1)[:, None]
     of_state = np.stack([np.bincount(truth.state, column, len(truth.maps)) for column in truth.coordinates.T], 1) / size
-    known, told = truth.coordinates[rows], posterior @ of_state
-    first = np.ptp(told[:, 0]) > 0
+    known, expected = truth.coordinates[rows], posterior @ of_state
+    first = np.ptp(expected[:, 0]) > 0
     return {
-        "neighbourhood_similarity_percent": neighbourhood_similarity(told, known),
-        "spearman_of_50_neighbours": float(spearmanr(told[:, 0], known[:, 0])[0]) if first else 0.0,
-        "r2_of_50_neighbours": float(1 - ((told[:, 0] - known[:, 0]) ** 2).sum() / max(known[:, 0].var(), 1e-300)
+        "neighbourhood_similarity_percent": neighbourhood_similarity(expected, known),
+        "spearman_of_50_neighbours": float(spearmanr(expected[:, 0], known[:, 0])[0]) if first else 0.0,
+        "r2_of_50_neighbours": float(1 - ((expected[:, 0] - known[:, 0]) ** 2).sum() / max(known[:, 0].var(), 1e-300)
                                      / len(rows)),
         "adjusted_rand_index": adjusted_rand(posterior.argmax(axis=1), truth.state[rows]),
     }  # fmt: skip
