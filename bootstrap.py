@@ -298,7 +298,8 @@ def test(arguments: Sequence[str]) -> int:
     say("Running pytest")
     # A file's tests stay in one process, and files are handed out in the order of tests/conftest.py: the long ones
     # first, lest one process waits at the end.
-    processes = str(min(os.cpu_count() or 1, MOST_TEST_PROCESSES))
+    # One process more than cores: tests wait for the programs that they start.
+    processes = str(min((os.cpu_count() or 1) + 1, MOST_TEST_PROCESSES))
     parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", "--lines"]
     options = list(arguments) or parallel
     return run([venv_python(), "-m", "pytest", *options], environment())
