@@ -38,6 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        from tests import compile_once  # of pytest-xdist's processes
+
+        compile_once.install()
     if config.getoption("--lines"):
         from tests import line_coverage  # a plug-in that is not otherwise needed
 
