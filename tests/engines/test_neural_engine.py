@@ -211,6 +211,7 @@ def train_as_group(folder: str) -> None:
             np.savez(Path(folder) / f"{name}_{group.rank}.npz", z=result.z, loss=result.loss_history["total"])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     ends = run_group("tests.engines.test_neural_engine:train_as_group", 2, str(tmp_path))
     assert [end.returncode for end in ends] == [0, 0], ends

@@ -44,6 +44,7 @@ def test_the_device_is_held_to() -> None:
         assert sum(gpu.waits.values()) == before + 1
 
 
+@pytest.mark.slow
 def test_subspace_trains_and_decodes() -> None:
     data = make_linear_set(200, 0.07)
     settings = SubspaceSettings(zdim=1, curve_features=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from cryodrgn_ext.fourier import so3_grid
@@ -58,6 +59,7 @@ def test_posteriors_cool_slowly_from_where_they_begin_to_tell() -> None:
     assert schedule.next_exponent(0.99, 0.001) == 1.0
 
 
+@pytest.mark.slow
 def test_a_random_initial_map_gives_poses() -> None:
     made = phantom(400, snr=0.5, shift_px=2.0)
     scorer = Scorer(made.images, radius=9)

@@ -56,6 +56,7 @@ def test_consensus_declares_its_map_and_halves(project: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_import_declares_particles_and_maps_of_states(project: Path) -> None:
     directory = program(project, "import", "External/job003/", "--j", "1", "--latents", "z.npy", "--states", "2",
                         "--knots", "6", "--volumes", "2", "--device", "cpu")  # fmt: skip

@@ -129,6 +129,7 @@ def assert_quiet(browser: Browser, page: Path) -> None:
     assert {request.split("#")[0] for request in browser.requests} == {page.as_uri()}
 
 
+@pytest.mark.slow
 def test_the_report_of_a_train_job(result: Result, browser: Browser, artefacts: Path) -> None:
     browser.open(result.report)
     assert browser.value("document.documentElement.dataset.ready") == "yes"

@@ -194,6 +194,7 @@ def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cryodrgn_ext.engines.subspace.band.CHUNK_COEFFICIENTS", 40_000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_chunks")
 @pytest.mark.parametrize("fit_contrast", ["no", "yes"])
 def test_continued_run_equals_an_uninterrupted_one(linear_set: LinearSet, tmp_path: Path, fit_contrast: str) -> None:

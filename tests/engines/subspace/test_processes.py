@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from cryodrgn_ext.engines.base import load_heterogeneity
@@ -43,6 +44,7 @@ def train_together(folder: str) -> None:
             result.save(mine)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     ends = run_group(f"{HERE}:train_together", 2, str(tmp_path))
     assert [end.returncode for end in ends] == [0, 0], ends

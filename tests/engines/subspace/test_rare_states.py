@@ -177,6 +177,7 @@ def train_together(folder: str) -> None:
         model.save(mine)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(fitted: SubspaceHeterogeneity, tmp_path: Path) -> None:
     ends = run_group("tests.engines.subspace.test_rare_states:train_together", 2, str(tmp_path))
     assert [end.returncode for end in ends] == [0, 0], ends
