@@ -185,14 +185,24 @@ def _junk_is_left_out(browser: Browser, project: Project) -> None:
 
 
 def _a_million_points(browser: Browser) -> None:
-    """More than a million are indexed in another way by the library, which had failed in silence."""
+    """More than a million are indexed in another way by the library, which had failed in silence.
+
+    A part of them is seen at once, all of them a little later, and a part again while the view moves.
+    """
     drawn = browser.value(
         "(async () => { const n = 1000001, x = Float32Array.from({length: n}, (_, k) => Math.sin(k * k));"
-        " const s = explorer.panels[1].scatter; s.drawing.set({width: 20, height: 20}); s.moving.most = Infinity;"
+        " const s = explorer.panels[1].scatter; s.drawing.set({width: 20, height: 20}); s.moving.most = 5000;"
         " await s.draw(x, x, false, {codes: new Uint8Array(n), colors: ['#112233', '#445566']}, null);"
-        " return s.shown.length; })()"
+        " const first = s.moving.drawn; await s.moving.finished(); const whole = [s.moving.total, s.moving.whole];"
+        " s.key(new KeyboardEvent('keydown', {key: '+'})); s.moving.most = 5000;"
+        " await new Promise(done => s.drawing.subscribe('draw', done, 1));"
+        " const moved = [s.moving.drawn, s.moving.whole]; await s.moving.finished();"
+        " return [first, ...whole, ...moved, s.shown.length]; })()"
     )
-    assert drawn == 1_000_001
+    first, total, whole, moved, still_whole, shown = drawn
+    assert (total, shown, whole, still_whole) == (1_000_001, 1_000_001, True, False)
+    assert 0 < first < total
+    assert 0 < moved <= 5001
 
 
 def _lasso_and_save(browser: Browser, project: Project) -> None:

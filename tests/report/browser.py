@@ -24,8 +24,10 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 WITHOUT_GPU = ("--disable-gpu",)
-#: WebGL in software.
-WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
+#: WebGL in software, and the page put together without it: as browsers do where there is no graphics card.
+WEBGL = (
+    "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-gpu-compositing",
+)  # fmt: skip
 
 
 class Browser:

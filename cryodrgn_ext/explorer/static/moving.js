@@ -1,104 +1,105 @@
-// While the view of many particles moves, so many are drawn as there is time for in a frame; at rest all are.
+// While the view of many particles moves, so many are drawn as there is time for in a frame; at rest all are, a part in
+// each frame, so that the next movement never waits. What is chosen is chosen among all, whatever is drawn.
 
 const FRAME_MS = 1000 / 30;
-const SHARE = 0.5; // of a frame, for particles; the rest is for what the browser does with every picture
-const [REST_MS, LONGEST_REST_MS] = [300, 2000];
+const SHARE = 0.6; // of a frame, for particles; the rest is for what the browser does with every picture
+const REST_MS = 150; // without a movement
+const AT_REST = 4; // times as many particles in a frame: nobody sees these frames
 const FEWEST = 2000;
-const GROWTH = 4; // from one measurement to the next
-const TRIES = 3;
+const [SLOWEST, FASTEST] = [0.5, 1.5]; // change of the number from one frame to the next
 
 export class Moving {
-  /** @param {object} drawing  of regl-scatterplot, whose points come in random order */
+  /** @param {object} drawing  of regl-scatterplot, whose points come in random order: the first of them are a sample */
   constructor(drawing) {
     this.drawing = drawing;
-    this.most = null; // particles for which there is time; not measured yet
-    this.limit = Infinity; // of those that are drawn now
-    this.timer = null;
-    this.held = false;
-    // The library's own filter takes seconds for many points. The first of them, which are a sample, are drawn by
-    // stopping early.
+    this.most = FEWEST; // particles for which there is time in a frame, as far as is known
+    this.total = 0; // with those that are drawn twice because they are chosen
+    this.done = Infinity; // of them are in the picture that is being made; Infinity: it is finished, or not begun
+    this.drawn = 0; // in the last frame
+    this.whole = false; // whether all of them are in the picture that is seen
+    this.hovered = false;
+    this.lassoing = false;
+    this.nowhere = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+    const renderer = drawing.get("renderer");
     const { _gl: gl } = drawing.get("regl");
-    this.gl = gl;
-    const all = gl.drawArrays;
-    gl.drawArrays = (mode, first, count) =>
-      all.call(gl, mode, first, mode === gl.POINTS ? Math.min(count, this.limit) : count);
-    const canvas = drawing.get("canvas");
-    canvas.addEventListener("pointerdown", () => { this.held = true; });
-    addEventListener("pointerup", () => { this.held = false; });
+    this.wrap(gl);
+    const render = renderer.render.bind(renderer);
+    renderer.render = (draw, canvas) => this.render(gl, render, draw, canvas);
+    // The mouse over a particle makes the library draw all; where that takes long, its values beside it must do.
+    for (const event of ["pointover", "pointout"]) drawing.subscribe(event, () => { this.hovered = true; });
+    drawing.subscribe("lassoStart", () => { this.lassoing = true; });
+    drawing.subscribe("lassoEnd", () => { this.lassoing = false; });
   }
 
-  /** Draw particles: a few first, to see how many there is time for. */
-  async draw(points, options) {
-    const n = points.x.length;
-    this.count = n;
-    const first = this.most === null && n > FEWEST;
-    clearTimeout(this.timer);
-    this.limit = first ? FEWEST : Infinity;
-    await this.drawing.draw(points, options);
-    if (!first) return;
-    await this.measure(n);
-    this.limit = Infinity;
-    this.drawing.redraw();
+  /** The library's own filter takes seconds for many points. A part of them is drawn by giving WebGL a part to draw. */
+  wrap(gl) {
+    const { drawArrays, clear } = gl;
+    gl.drawArrays = (mode, first, count) => {
+      if (mode !== gl.POINTS || !this.part) return drawArrays.call(gl, mode, first, count);
+      const begin = this.part.seen;
+      this.part.seen += count;
+      const [from, to] = this.part.share === null
+        ? [Math.max(0, this.part.from - begin), Math.min(count, this.part.to - begin)]
+        : [0, Math.ceil(count * this.part.share)];
+      if (to <= from) return undefined;
+      this.part.drawn += to - from;
+      return drawArrays.call(gl, mode, first + from, to - from);
+    };
+    gl.clear = (bits) => { // the second time in a frame it is the picture that is being made
+      if (this.part) this.part.cleared += 1;
+      if (!(this.part?.from > 0 && this.part.cleared === 2)) clear.call(gl, bits);
+    };
   }
 
-  /** Find out for how many particles there is time: where all n are quick, as on a graphics card, there is no limit. */
-  async measure(n) {
-    const least = await this.time();
-    while (this.limit < n) {
-      this.limit = Math.min(n, GROWTH * this.limit);
-      const spent = (await this.time()) - least;
-      if (spent > SHARE * FRAME_MS) {
-        this.most = Math.max(FEWEST, Math.round((this.limit * SHARE * FRAME_MS) / spent));
-        return;
-      }
-    }
-    this.most = Infinity;
-  }
-
-  /** Milliseconds that a picture takes; the shortest of some. */
-  async time() {
-    let least = Infinity;
-    for (let k = 0; k < TRIES; k += 1) least = Math.min(least, await this.picture());
-    return least;
-  }
-
-  /** Draw, and wait until it is done: a point of it can only be read then. Returns the milliseconds of the wait. */
-  picture() {
-    const { gl } = this;
-    return new Promise((done) => {
-      this.drawing.subscribe("draw", () => {
-        const begin = performance.now();
-        gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
-        done(performance.now() - begin);
-      }, 1);
-      this.drawing.redraw();
-    });
-  }
-
-  /** The view has changed. */
-  moved() {
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.rest(), this.pause);
-    this.limit = this.most ?? this.limit;
-  }
-
-  /** Without a movement for so long it is at rest: the longer, the longer a picture of all takes. */
-  get pause() {
-    const whole = (this.count / this.most) * SHARE * FRAME_MS;
-    return Math.min(LONGEST_REST_MS, Math.max(REST_MS, whole || 0));
-  }
-
-  /** Draw all, once nothing has moved for a while and what was drawn before is there. */
-  async rest() {
-    if (this.held) {
-      this.timer = setTimeout(() => this.rest(), this.pause);
+  /** Draw a frame: a sample while the view moves or where something is new, a part where a picture is being made. */
+  render(gl, render, draw, canvas) {
+    const view = Array.from(this.drawing.get("cameraView")).join();
+    const moved = view !== this.view || this.lassoing;
+    const { hovered, resting } = this;
+    this.view = view;
+    [this.hovered, this.resting] = [false, false];
+    if (!moved && !resting && hovered && this.total > this.most) {
+      if (!this.whole) this.rest();
       return;
     }
-    if (this.limit === Infinity) return;
-    const { timer } = this;
-    await this.picture();
-    if (timer !== this.timer) return; // it has moved meanwhile
-    this.limit = Infinity;
+    const goesOn = resting && !moved;
+    const from = goesOn && this.done < Infinity ? this.done : 0;
+    const to = from + AT_REST * this.most;
+    this.part = { from, to, seen: 0, drawn: 0, cleared: 0, share: goesOn ? null : Math.min(1, this.most / (this.total || Infinity)) };
+    const seen = !goesOn || to >= this.total;
+    const begin = performance.now();
+    render(draw, seen ? canvas : this.nowhere);
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // only then it is done
+    this.learn(performance.now() - begin, goesOn);
+    [this.total, this.drawn] = [this.part.seen, this.part.drawn];
+    this.whole = this.part.drawn === this.total || (goesOn && to >= this.total);
+    this.done = goesOn && !this.whole ? to : Infinity;
+    this.part = null;
+    clearTimeout(this.timer);
+    // Later in any case: the library takes what is asked for while it draws for done.
+    if (!this.whole) this.timer = setTimeout(() => this.rest(), goesOn ? 0 : REST_MS);
+  }
+
+  /** How many there is time for, by the milliseconds that the last frame took. */
+  learn(spent, goesOn) {
+    const { drawn, seen } = this.part;
+    const budget = SHARE * FRAME_MS * (goesOn ? AT_REST : 1);
+    if (drawn >= seen && spent <= budget) {
+      this.most = Math.max(this.most, drawn);
+      return;
+    }
+    const change = Math.min(FASTEST, Math.max(SLOWEST, budget / Math.max(spent, 0.1)));
+    if (drawn >= this.most || change < 1) this.most = Math.max(FEWEST, Math.round(this.most * change));
+  }
+
+  /** Go on with the picture of all. */
+  rest() {
+    this.resting = true;
     this.drawing.redraw();
+  }
+
+  /** Until all are in the picture. */
+  async finished() {
+    while (!this.whole) await new Promise((done) => this.drawing.subscribe("draw", done, 1));
   }
 }

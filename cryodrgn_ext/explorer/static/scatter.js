@@ -11,7 +11,7 @@ await new Promise((resolve, reject) => {
   script.onerror = () => reject(new Error("regl-scatterplot is missing"));
   document.head.append(script);
 });
-const createScatterplot = globalThis.createScatterplot.default;
+const { default: createScatterplot, createRenderer } = globalThis.createScatterplot;
 
 const MARGIN = 0.03; // of the range, around the points
 const MARK = 0.015; // half the side of a mark, of half the plot
@@ -41,6 +41,18 @@ function shuffled(numbers) {
   return numbers;
 }
 
+/**
+ * What draws, on a canvas as large as the plot. The library's own is as large as the window, and smooths edges once more,
+ * though points have smooth edges: without a graphics card most of the time of a picture went there.
+ */
+function rendererOf(width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), {
+    width: width * devicePixelRatio, height: height * devicePixelRatio,
+  });
+  canvas.getContext("webgl", { antialias: false, preserveDrawingBuffer: true }); // the first call decides
+  return createRenderer({ canvas });
+}
+
 function ticks([low, high]) {
   const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -67,7 +79,7 @@ export class Scatter {
     this.highlighted = new Uint32Array(0);
     const { width, height } = this.canvas.getBoundingClientRect();
     this.drawing = createScatterplot({
-      canvas: this.canvas, width, height,
+      canvas: this.canvas, width, height, renderer: rendererOf(width, height),
       pointSize: 3, opacity: 0.7, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false, lassoClearEvent: "deselect",
       spatialIndexUseWorker: false, // the worker of the minified file lacks its helpers (regl-scatterplot 1.16)
       pointSizeSelected: 1, pointOutlineWidth: 0, deselectOnDblClick: false, deselectOnEscape: false,
@@ -83,7 +95,6 @@ export class Scatter {
       if (view === this.viewed) return;
       this.viewed = view;
       this.showTicks();
-      this.moving.moved();
     });
     this.drawing.subscribe("lassoStart", () => { this.lassoing = true; });
     this.drawing.subscribe("lassoEnd", ({ coordinates }) => {
@@ -112,6 +123,7 @@ export class Scatter {
     new ResizeObserver(() => {
       const box = this.canvas.parentElement.getBoundingClientRect();
       this.drawing.set({ width: box.width, height: box.height });
+      this.drawing.get("renderer").resize(box.width, box.height);
       this.showTicks();
     }).observe(plot);
   }
@@ -183,7 +195,8 @@ export class Scatter {
       colorBy: "valueA", pointColor: colour.colors, ...this.activeColours(), pointSize: dense, opacity: count > 2e5 ? 0.25 : 0.7,
     });
     this.points = points;
-    await this.moving.draw(points, { zDataType: "categorical" });
+    this.moving.total = count;
+    await this.drawing.draw(points, { zDataType: "categorical" });
     await this.mark(this.marked.positions, this.marked.path, this.marked.line);
     this.showTicks();
   }
@@ -271,6 +284,7 @@ export class Scatter {
       const place = this.placeOf[position];
       if (place >= 0) places.push(place);
     }
+    places.sort((a, b) => a - b); // at random, as they are drawn: the first of them are a sample
     if (places.length) this.drawing.select(places, { preventEvent: true });
     else this.drawing.deselect({ preventEvent: true });
   }
