@@ -49,7 +49,7 @@ from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.settings import from_mapping
 from cryodrgn_ext.simulate import simulate_particles

@@ -63,7 +63,7 @@ from cryodrgn_ext.pose.alignment import Alignment, align_to_halves
 from cryodrgn_ext.pose.half_references import resolved_radius
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.simulate import SimulatedParticles, simulate_particles, write_relion_project

@@ -31,8 +31,8 @@ from cryodrgn_ext.fourier.slices import FourierGrid, FourierVolume, slice_points
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.random_initialisations import make_initialisation
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 

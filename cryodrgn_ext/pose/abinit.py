@@ -41,8 +41,8 @@ from cryodrgn_ext.pose.random_initialisations import (
     make_initialisations,
     report_initialisations,
 )
+from cryodrgn_ext.pose.reconstruct_settings import WORTH_A_CORE, ReconstructSettings
 from cryodrgn_ext.pose.refinement import MOVED_SHARE, Refined, RefinementState, first_state, moved_share, refine
-from cryodrgn_ext.pose.settings import WORTH_A_CORE, ReconstructSettings
 from cryodrgn_ext.pose.view_evenness import SIDE_VIEWS, evenness
 from cryodrgn_ext.pose.well_explained import explained_signal, is_likelier, maps_of_best_explained
 from cryodrgn_ext.progress import Monitor, SilentMonitor

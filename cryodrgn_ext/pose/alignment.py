@@ -25,9 +25,9 @@ from cryodrgn_ext.pose.found_symmetry import differences, smallest_deg
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import pose_errors
 from cryodrgn_ext.pose.model import LinearModel, SliceModel, as_model
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 
 Kind = Literal["search", "local"]

@@ -18,8 +18,8 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.branch_and_bound import branch_and_bound
 from cryodrgn_ext.pose.estimates import ScoredPoses
 from cryodrgn_ext.pose.model import SliceModel
+from cryodrgn_ext.pose.reconstruct_settings import SearchAlgorithm
 from cryodrgn_ext.pose.search import SearchSettings, search
-from cryodrgn_ext.pose.settings import SearchAlgorithm
 
 #: Poses that branch and bound keeps for each rotation that the exhaustive search keeps, and its further subdivisions.
 KEPT_PER_ROTATION, FURTHER_SUBDIVISIONS = 4, 1

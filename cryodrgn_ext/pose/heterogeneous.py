@@ -20,7 +20,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.alignment import Alignment, Reference, align_images
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.local import DifferentiableVolume
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 
 #: Maps that the volumes of all images are brought down to, besides their mean, and the share of their variance that

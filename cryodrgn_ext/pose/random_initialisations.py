@@ -26,9 +26,9 @@ from cryodrgn_ext.pose.initial import OVERSAMPLING, Schedule, random_initial_map
 from cryodrgn_ext.pose.local import DifferentiableVolume, refine_poses
 from cryodrgn_ext.pose.metrics import align_poses
 from cryodrgn_ext.pose.particle_scale import FIRST_SPREAD, ParticleScale, precision_of, with_scales
+from cryodrgn_ext.pose.reconstruct_settings import INITIALISATION_PARTICLES, ReconstructSettings
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings
-from cryodrgn_ext.pose.settings import INITIALISATION_PARTICLES, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 

@@ -36,7 +36,7 @@ from cryodrgn_ext.pose.centring import centre_of_mass, centred_poses
 from cryodrgn_ext.pose.estimates import PoseEstimates, join_estimates
 from cryodrgn_ext.pose.half_references import References, make_references
 from cryodrgn_ext.pose.particle_scale import FIRST_SPREAD, precision_of, spread_of, with_scales
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import BackprojectionSums, backproject
 

@@ -22,9 +22,9 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.pose.half_references import make_references
 from cryodrgn_ext.pose.initial import information, signal_power
 from cryodrgn_ext.pose.particle_scale import with_scales
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.refinement import GROWTH, RefinementState
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 

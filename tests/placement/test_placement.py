@@ -14,9 +14,9 @@ from cryodrgn_ext.engines.subspace.engine import train as train_subspace
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.pose.alignment import degrees_between
 from cryodrgn_ext.pose.initial import Schedule, random_initial_map, signal_power
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.refinement import first_state, refine
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.validation.states import iterate_states

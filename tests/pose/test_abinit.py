@@ -18,7 +18,7 @@ from cryodrgn_ext.pose import abinit, random_initialisations
 from cryodrgn_ext.pose.abinit import AbInitio, reconstruct
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.pose.metrics import align_poses
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import Phantom, phantom

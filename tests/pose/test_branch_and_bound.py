@@ -16,9 +16,9 @@ from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.branch_and_bound import branch_and_bound
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.pose.metrics import align_poses
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.scoring import Scorer
 from cryodrgn_ext.pose.search import SearchSettings, search
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from tests.pose.phantoms import angles_deg, phantom
 
 SETTINGS = SearchSettings(base_level=1, refinements=3, keep=100, k_min=8, k_max=15, shift_extent_px=4, shift_count=5)

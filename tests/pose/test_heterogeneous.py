@@ -12,7 +12,7 @@ from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
 from cryodrgn_ext.pose.local import rotated
 from cryodrgn_ext.pose.metrics import pose_errors
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from tests.pose.test_local import blob_map, make_images
 
 SETTINGS = ReconstructSettings(max_shift_px=3.0, mask_radius_px=15.0)

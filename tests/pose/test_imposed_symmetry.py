@@ -14,8 +14,8 @@ from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.alignment import degrees_between
 from cryodrgn_ext.pose.found_symmetry import differences, find_symmetry
 from cryodrgn_ext.pose.imposed_symmetry import axes_of, in_coordinates
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.refinement import first_state, refine
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.half_maps import combine_halves
 from tests.monitors import RecordingMonitor

@@ -17,7 +17,7 @@ from cryodrgn_ext.pose.random_initialisations import (
     make_initialisations,
     report_initialisations,
 )
-from cryodrgn_ext.pose.settings import ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from tests.monitors import RecordingMonitor
 from tests.pose.phantoms import phantom
 

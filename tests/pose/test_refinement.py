@@ -11,8 +11,8 @@ from cryodrgn_ext.fourier.shells import apply_radial_weights
 from cryodrgn_ext.pose import refinement
 from cryodrgn_ext.pose.half_references import JOINED_RADIUS, make_references, resolved_radius
 from cryodrgn_ext.pose.metrics import align_poses, pose_errors
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.refinement import RefinementState, first_state, refine
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.reconstruction.backprojection import backproject
 from tests.pose.phantoms import Phantom, phantom

@@ -8,9 +8,9 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.pose.estimates import PoseEstimates
+from cryodrgn_ext.pose.reconstruct_settings import ReconstructSettings
 from cryodrgn_ext.pose.refinement import RefinementState
 from cryodrgn_ext.pose.scoring import Scorer
-from cryodrgn_ext.pose.settings import ReconstructSettings
 from cryodrgn_ext.pose.view_evenness import SIDE_VIEWS, evenness
 from cryodrgn_ext.pose.well_explained import best_explained_rows, explained_signal, maps_of_best_explained
 from cryodrgn_ext.progress import SilentMonitor

@@ -17,7 +17,7 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.options.abinit import AbinitSettings
 from cryodrgn_ext.pose.abinit import reconstruct
 from cryodrgn_ext.pose.heterogeneous import LinearVolumes, refine_with_volumes
-from cryodrgn_ext.pose.settings import DEFAULT_MASK_RADIUS, ReconstructSettings
+from cryodrgn_ext.pose.reconstruct_settings import DEFAULT_MASK_RADIUS, ReconstructSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.found_poses import FoundPoses
 

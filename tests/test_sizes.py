@@ -1,14 +1,20 @@
-"""Functions are read in one sitting: at most 60 lines outside compiled kernels."""
+"""Functions are read in one sitting: at most 60 lines outside compiled kernels. Files are found by their names.
+
+Jobs say only what is theirs: what several of them need belongs to the rooms below.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cryodrgn_ext", "relion_wrappers", "cryosparc_jobs")
 MOST_LINES = 60
+MOST_LINES_OF_JOBS = 3_500
+MOST_FILES_OF_ONE_NAME = 4
 # Numba compiles each of these into one loop; parts of them cannot be named without a call in the innermost one.
 KERNELS = "*kernels.py"
 
@@ -37,3 +43,14 @@ def test_no_function_is_long() -> None:
         if lines > MOST_LINES
     ]
     assert not long, "\n".join(long)
+
+
+def test_jobs_are_short() -> None:
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in (ROOT / "cryodrgn_ext/jobs").rglob("*.py"))
+    assert lines < MOST_LINES_OF_JOBS
+
+
+def test_no_name_is_that_of_many_files() -> None:
+    count = Counter(path.name for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    assert count.pop("__init__.py") > 1
+    assert [name for name, files in count.items() if files > MOST_FILES_OF_ONE_NAME] == []
