@@ -106,6 +106,15 @@ class Linear(Protocol):
         ...
 
 
+@runtime_checkable
+class SingleVolume(Protocol):
+    """An engine's result that has one volume sooner than :meth:`Heterogeneity.volumes` has its first."""
+
+    def single_volume(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Return the map (D, D, D) at one latent (q,), that of ``volumes`` but for rounding."""
+        ...
+
+
 @dataclass(frozen=True)
 class SpectralForm:
     """Volumes as a fixed map and Fourier coefficients that can be had one by one: V(z) = mean + map of spectrum(z).

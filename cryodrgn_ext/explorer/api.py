@@ -106,7 +106,7 @@ class _Pages:
         """A map, by a name that was given out: names are looked up, and never made into paths."""
         path, said = self.session(request).map_of(request.path_params["name"])
         kind = MEDIA.get(path.suffix, "application/octet-stream")
-        return FileResponse(path, media_type=kind, filename=said)
+        return _MapResponse(path, media_type=kind, filename=said)
 
     async def mask_file(self, request: Request) -> Response:
         """Take a mask from the user's own files."""
@@ -117,6 +117,12 @@ class _Pages:
                 raise InputError(f"a mask of more than {LARGEST_MASK >> 20} MiB is not taken; give it with --masks.")
         await run_in_threadpool(session.take_mask, request.path_params["name"], bytes(data))
         return _response(session.describe())
+
+
+class _MapResponse(FileResponse):
+    """Many megabytes, which are sent in a few steps."""
+
+    chunk_size = 4 << 20
 
 
 def _response(found: Any) -> Response:

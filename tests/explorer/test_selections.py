@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
+import time
 import types
 import webbrowser
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import pytest
 import cryodrgn_ext
 from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer.again import Again, Loop, plan
 from cryodrgn_ext.explorer.masked_columns import add_mask, probability
 from cryodrgn_ext.explorer.masks import KeptMask
 from cryodrgn_ext.explorer.opened_result import OpenedResult
@@ -35,6 +38,8 @@ from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
 from cryodrgn_ext.workflow.job_result import JobResult
 from tests.explorer.conftest import N, Project
+
+RUN_PROCESS = Loop.run  # before the stand-in of the tests takes its place
 
 
 def test_a_save_that_is_cut_short_leaves_the_former_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,3 +198,42 @@ def test_density_within_a_mask_is_a_column_to_choose_by(project: Project, tmp_pa
     draws = np.random.default_rng(0).normal(0.3, 0.5, 20_000)
     found = probability(np.array([0.3, -1.0, 0.0]), np.array([0.5, 0.0, 0.0]))
     assert found == pytest.approx([(draws > 0).mean(), 0.0, 1.0], abs=0.01)
+
+
+def test_training_again_is_processes_of_our_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user's click does it: select, train with the engine itself, and compare; nothing stands in for them."""
+    monkeypatch.setattr(Loop, "run", RUN_PROCESS)
+    result = project.root / "External/cheap"
+    shutil.copytree(project.result, result)
+    record = (result / "job.yaml").read_text()
+    for former, quick in (
+        ("zdim: 3", "zdim: 1"),
+        ("volumes: 2", "volumes: 0"),
+        ("check_weak: true", "check_weak: false"),
+    ):
+        assert f"\n  {former}\n" in record
+        record = record.replace(f"\n  {former}\n", f"\n  {quick}\n")
+    (result / "job.yaml").write_text(record)
+    opened, loop, found = OpenedResult(result, project.root), Loop(SilentMonitor()), list[OpenedResult]()
+    kept = np.arange(0, opened.n, 2)
+    opened.save("half", {"by": "positions", "positions": kept.tolist()}, False)
+    again = plan(opened, "half")
+
+    def open_result(directory: Path) -> int:
+        found.append(OpenedResult(directory, project.root))
+        return len(found)
+
+    loop.start(again, opened, open_result)
+    while again.state == "running":
+        time.sleep(0.1)
+    assert again.state == "finished", again.line
+    assert (again.opened, found[0].n, found[0].z.shape) == (1, len(kept), (len(kept), 1))
+    assert (again.directory / "model/model.safetensors").is_file()  # the engine's own: no stand-in has learned
+    assert again.rows[0] == ("particles", str(opened.n), str(len(kept)))
+    assert (again.directory / "compared/report.html").is_file()
+    failing = Again(result / "again/nothing", ("cryodrgn-ext train --in_parts no.star --o x",), project.root)
+    loop.start(failing, opened, open_result)
+    while failing.state == "running":
+        time.sleep(0.1)
+    assert failing.state == "failed"
+    assert "train" in failing.line

@@ -157,6 +157,21 @@ class SubspaceHeterogeneity:
             volume.reshape(-1)[voxels] += weight @ components
             yield volume
 
+    def single_volume(self, z: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Return the map (D, D, D) at a latent (q,), within the mask of the particle.
+
+        By one transform of the sum of all components: the first volume of :meth:`volumes` needs one for each of them.
+
+        Raises
+        ------
+        InputError
+            When ``z`` does not have q numbers or is not finite.
+        """
+        weight = np.concatenate([[0], *self.weights(np.asarray(z)[None])]).astype(np.float32)
+        moved: NDArray[np.float32] = self.grid.to_map(self.values @ torch.from_numpy(weight)).numpy()
+        volume: NDArray[np.float32] = self._mean + moved * self.moving
+        return volume
+
     def save(self, directory: Path) -> None:
         """Write ``engine.json`` and ``model.safetensors`` into an existing directory."""
         tensors = {

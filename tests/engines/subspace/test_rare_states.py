@@ -106,6 +106,8 @@ def test_its_volume_has_the_density_and_no_other_does(rare_set: RareSet, fitted:
     z = np.zeros((2, ZDIM), np.float32)
     z[1, fitted.rare[0]] = fitted.rare_scale[0]
     without, with_state = fitted.volumes(z)
+    alone = fitted.single_volume(z[1])  # in another way
+    np.testing.assert_allclose(alone, with_state, atol=1e-5 * np.abs(with_state).max())
     assert np.corrcoef((with_state - without).ravel(), rare_set.added.ravel())[0, 1] > 0.8
     form = fitted.linear_form()
     assert form.n_components == fitted.features.count + 1
