@@ -322,7 +322,12 @@ def latent_outliers(z: NDArray[np.floating], threshold_sd: float = 5.0) -> Index
     absolute deviation) above its median.
     """
     check_latents(z)
-    length = np.linalg.norm(z - np.median(z, axis=0), axis=1)
-    middle = np.median(length)
-    spread = MAD_TO_SD * np.median(np.abs(length - middle))
+    length, middle, spread = latent_lengths(z)
     return np.flatnonzero(length > middle + threshold_sd * spread) if spread > 0 else np.empty(0, np.int64)
+
+
+def latent_lengths(z: NDArray[np.floating]) -> tuple[FloatArray, float, float]:
+    """Distances (N,) of latents (N, q) from their median, the median of those, and their robust standard deviation."""
+    length: FloatArray = np.linalg.norm(z - np.median(z, axis=0), axis=1)
+    middle = np.median(length)
+    return length, float(middle), float(MAD_TO_SD * np.median(np.abs(length - middle)))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from cryodrgn_ext.analysis.latents import MAD_TO_SD, check_latents, order_of_centers
+from cryodrgn_ext.analysis.latents import check_latents, latent_lengths, order_of_centers
 from cryodrgn_ext.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -126,9 +126,7 @@ def outlier_components(z: NDArray[np.floating], mixture: Mixture, threshold_sd: 
     Those whose median ``|z - median(z)|`` lies more than ``threshold_sd`` robust standard deviations above that of
     all particles, and that hold less than half of the particles. Use :func:`select_labels` for their particles.
     """
-    length = np.linalg.norm(z - np.median(z, axis=0), axis=1)
-    middle = np.median(length)
-    spread = MAD_TO_SD * np.median(np.abs(length - middle))
+    length, middle, spread = latent_lengths(z)
     found = [
         number
         for number in range(mixture.n_components)

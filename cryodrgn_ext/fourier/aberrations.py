@@ -9,7 +9,7 @@ RELION 3.1.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Complex64, Float, Float64, Real
@@ -79,19 +79,22 @@ def odd_zernike_index(index: int) -> tuple[int, int]:
 
 def even_zernike_phase(coefficients: Sequence[float], frequency: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """Offset of gamma in radians from rlnEvenZernike at frequencies (..., 2) in 1/Å (see :func:`frequencies_per_A`)."""
-    phase = torch.zeros(frequency.shape[:-1], dtype=frequency.dtype, device=frequency.device)
-    for index, coefficient in enumerate(coefficients):
-        if coefficient != 0.0:
-            phase = phase + coefficient * zernike(*even_zernike_index(index), frequency)
-    return phase
+    return _zernike_sum(coefficients, even_zernike_index, frequency)
 
 
 def odd_zernike_phase(coefficients: Sequence[float], frequency: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch"]:
     """Antisymmetric phase in radians from rlnOddZernike at frequencies (..., 2) in 1/Å."""
+    return _zernike_sum(coefficients, odd_zernike_index, frequency)
+
+
+def _zernike_sum(
+    coefficients: Sequence[float], order: Callable[[int], tuple[int, int]], frequency: Float[Tensor, "*batch 2"]
+) -> Float[Tensor, "*batch"]:
+    """Sum of the polynomials whose (m, n) are ``order`` of their places in a list of coefficients."""
     phase = torch.zeros(frequency.shape[:-1], dtype=frequency.dtype, device=frequency.device)
     for index, coefficient in enumerate(coefficients):
         if coefficient != 0.0:
-            phase = phase + coefficient * zernike(*odd_zernike_index(index), frequency)
+            phase = phase + coefficient * zernike(*order(index), frequency)
     return phase
 
 

@@ -22,25 +22,26 @@ LEAST_EXPONENT = -40.0
 PHASES_AT_ONCE = 1 << 23
 
 
-def gaussian_slices(
-    ky: Float[Tensor, " Y"],
-    kx: Float[Tensor, " X"],
-    rotation: Float[Tensor, "B 3 3"],
+def gaussian_sections(
+    kxy: Int64[Tensor, "M 2"],
+    planes: Float[Tensor, "B 2 3"],
     positions: Float[Tensor, "*#B N 3"],
     amplitudes: Float[Tensor, " N"],
     width: Float[Tensor, ""],
     box_size: int,
-) -> Complex[Tensor, "B Y X"]:
-    """Central slices of Gaussians, before CTF and shift, on a rectangle of image frequencies.
+) -> Complex[Tensor, "B M"]:
+    """Central sections of Gaussians, before CTF and shift, at listed image frequencies.
 
-    Differentiable with respect to rotations, positions, amplitudes and width. Memory grows as B N (X + Y).
+    Differentiable with respect to planes, positions, amplitudes and width. Memory grows as B N (X + Y), the numbers of
+    frequencies along x and y.
 
     Parameters
     ----------
-    ky, kx : Tensor
-        (Y,) and (X,) frequencies in cycles per box.
-    rotation : Tensor
-        (B, 3, 3) rotations from model coordinates to image coordinates; they multiply column vectors x, y, z.
+    kxy : Tensor
+        (M, 2) integer frequencies x, y in cycles per box, x not negative, as of a half plane.
+    planes : Tensor
+        (B, 2, 3): image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1] of the model: the first two rows
+        of a rotation from model to image coordinates, or those times an anisotropic magnification.
     positions : Tensor
         (N, 3), or (B, N, 3) for each image its own: x, y, z in voxels from the origin voxel D // 2.
     amplitudes : Tensor
@@ -53,44 +54,12 @@ def gaussian_slices(
     Returns
     -------
     Tensor
-        (B, Y, X) complex, in the convention of :func:`cryodrgn_ext.fourier.slices.map_to_grid`.
-    """
-    # Sums, not matmul: exact also where TF32 is on.
-    seen = (rotation[:, None, :2, :] * positions[..., None, :]).sum(dim=-1) * (2 * math.pi / box_size)
-    along_x = _phases(seen[..., 0], kx)
-    along_y = _phases(seen[..., 1], ky) * amplitudes[:, None]
-    squared = (ky[:, None] ** 2 + kx**2) * (2 * (math.pi / box_size) ** 2)
-    return torch.exp(-squared * width**2) * (along_y.transpose(1, 2) @ along_x)
-
-
-def gaussian_sections(
-    kxy: Int64[Tensor, "M 2"],
-    planes: Float[Tensor, "B 2 3"],
-    positions: Float[Tensor, "*#B N 3"],
-    amplitudes: Float[Tensor, " N"],
-    width: Float[Tensor, ""],
-    box_size: int,
-) -> Complex[Tensor, "B M"]:
-    """Central sections of Gaussians at listed image frequencies; see :func:`gaussian_slices`.
-
-    Parameters
-    ----------
-    kxy : Tensor
-        (M, 2) integer frequencies x, y in cycles per box, x not negative, as of a half plane.
-    planes : Tensor
-        (B, 2, 3): image frequency (kx, ky) lies at kx planes[:, 0] + ky planes[:, 1] of the model: the first two rows
-        of a rotation from model to image coordinates, or those times an anisotropic magnification.
-    positions, amplitudes, width, box_size
-        As of :func:`gaussian_slices`.
-
-    Returns
-    -------
-    Tensor
-        (B, M) complex.
+        (B, M) complex, in the convention of :func:`cryodrgn_ext.fourier.slices.map_to_grid`.
     """
     most_x, most_y = int(kxy[:, 0].max()), int(kxy[:, 1].abs().max())
     kx = torch.arange(most_x + 1, device=planes.device, dtype=positions.dtype)
     ky = torch.arange(-most_y, most_y + 1, device=planes.device, dtype=positions.dtype)
+    # Sums, not matmul: exact also where TF32 is on.
     seen = (planes[:, None] * positions[..., None, :]).sum(dim=-1) * (2 * math.pi / box_size)
     along_x = _phases(seen[..., 0], kx)
     along_y = _phases(seen[..., 1], ky) * amplitudes[:, None]

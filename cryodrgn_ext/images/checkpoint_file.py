@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import ResumeError
@@ -36,6 +37,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safetensors.safe_open(str(path), framework="pt") as handle:
         description: dict[str, Any] = json.loads((handle.metadata() or {})["description"])
         return description, {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+
+
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights of a model and the moments of its optimizer, by names that :func:`restore_training` knows."""
+    tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def restore_training(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give a model and its optimizer what :func:`training_tensors` kept."""
+    model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, moment = name.split(".")
+            state.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 @contextmanager

@@ -105,9 +105,7 @@ class ImportRun(StatesRun[ImportSettings, ImportInputs]):
     @property
     def options(self) -> StateOptions:
         """Options of the settings that concern states."""
-        given = self.settings
-        return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
-                            given.particles_format, symmetry=given.symmetry)  # fmt: skip
+        return StateOptions.of(self.settings)
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""

@@ -83,9 +83,7 @@ class TrainRun(StatesRun[TrainSettings, TrainInputs]):
     @property
     def options(self) -> StateOptions:
         """Options of the settings that concern states."""
-        given = self.settings
-        return StateOptions(given.states, given.volumes, given.seed, given.device, given.star_columns,
-                            given.particles_format, given.zdim == 0, given.symmetry)  # fmt: skip
+        return StateOptions.of(self.settings, homogeneous=self.settings.zdim == 0)
 
     def work(self) -> tuple[Mapping[str, Any], JobResult]:
         """All stages."""

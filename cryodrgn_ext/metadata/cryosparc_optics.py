@@ -13,7 +13,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import CsTable
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.mrc import read_stack_header
-from cryodrgn_ext.metadata.optics import Matrix2, OpticsGroup, Pair, check_optics
+from cryodrgn_ext.metadata.optics import Matrix2, OpticsGroup, Pair, check_optics, combinations
 
 A_PER_MM = 1e7
 
@@ -77,12 +77,7 @@ def exposure_groups(
         exposure, box, table.floats("blob/psize_A"), table.floats("ctf/accel_kv"), table.floats("ctf/cs_mm"),
         table.floats("ctf/amp_contrast"), *_parts(table, "ctf/tilt_A", 2), *_parts(table, "ctf/anisomag", 4),
     ]  # fmt: skip
-    code = np.zeros(table.n_rows, np.int64)
-    for one in fields:
-        if np.any(one != one[0]):  # most are constant, and np.unique sorts
-            distinct, inverse = np.unique(one, return_inverse=True)
-            _, code = np.unique(code * len(distinct) + inverse, return_inverse=True)
-    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    inverse, first = combinations(fields)
     rank = np.lexsort((first, exposure[first]))
     ids = exposure[first[rank]].tolist()
     numbers = [one + 1 for one in ids] if len(set(ids)) == len(ids) else list(range(1, len(ids) + 1))

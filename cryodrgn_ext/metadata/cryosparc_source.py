@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, class_index, shifts_2d_A
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
-from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array
 from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, Identity, ParticleSource, Rows
@@ -182,13 +182,6 @@ class CryosparcSource(ParticleSource):
     @override
     def column(self, name: str, rows: Rows) -> AnyArray:
         return self.cs_table.column(name)[rows]
-
-    @override
-    def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
-        total = np.zeros(len(rows), np.uint64)
-        for name in names:
-            total = mixed(total ^ content_hashes(self.cs_table.columns[name][rows]))
-        return total
 
     @override
     def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -305,14 +306,20 @@ def finite_column(table: StarTable, label: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _combinations(columns: list[npt.NDArray[np.float64]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]:
-    """Return which combination of values every row has, in order of appearance, and the first row of each."""
+def combinations(columns: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return which combination of values every row (N,) has, in any order, and the first row (K,) of each."""
     code = np.zeros(len(columns[0]), np.int64)
     for one in columns:
         if np.any(one != one[0]):  # most columns are constant, and np.unique sorts
             distinct, inverse = np.unique(one, return_inverse=True)
             _, code = np.unique(code * len(distinct) + inverse, return_inverse=True)
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    return inverse, first
+
+
+def _combinations(columns: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]:
+    """Return which combination of values every row has, in order of appearance, and the first row of each."""
+    inverse, first = combinations(columns)
     return np.argsort(np.argsort(first))[inverse].astype(np.int32), np.sort(first)
 
 

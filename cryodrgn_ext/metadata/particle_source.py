@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable
-from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed
 from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.star import StarFile
@@ -181,9 +181,12 @@ class ParticleSource(ABC):
     def column(self, name: str, rows: Rows) -> AnyArray:
         """Return (n, ...) values of a column: text as bytes, fields of a .cs with their types."""
 
-    @abstractmethod
     def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
         """Return (n,) numbers that are equal for rows with equal text or values in these columns."""
+        total = np.zeros(len(rows), np.uint64)
+        for name in names:
+            total = mixed(total ^ content_hashes(self.column(name, rows)))
+        return total
 
     @abstractmethod
     def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, content_hashes, mixed, parse_image_names
+from cryodrgn_ext.metadata.image_names import ImageReferences, UInt64Array, parse_image_names
 from cryodrgn_ext.metadata.micrograph_positions import Positions
 from cryodrgn_ext.metadata.particle_ctf import Float64Array, ParticleCtf
 from cryodrgn_ext.metadata.particle_source import EXPANSION, FileFormat, Identity, ParticleSource, Rows
@@ -258,13 +258,6 @@ class RelionSource(ParticleSource):
     @override
     def column(self, name: str, rows: Rows) -> AnyArray:
         return self.table.raw(name)[rows]
-
-    @override
-    def fingerprints(self, names: Sequence[str], rows: Rows) -> UInt64Array:
-        total = np.zeros(len(rows), np.uint64)
-        for name in names:
-            total = mixed(total ^ content_hashes(self.table.raw(name)[rows]))
-        return total
 
     @override
     def expansion(self) -> tuple[UInt64Array, UInt64Array] | None:

@@ -21,6 +21,8 @@ from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.maps import VolumeMap
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.metadata.particles import ParticleSet
+from cryodrgn_ext.options.import_latents import ImportSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.pictures import draw_latents
 from cryodrgn_ext.report.states_report import StatesReport, write_states_reports
@@ -102,6 +104,12 @@ class StateOptions:
     particles_format: str
     homogeneous: bool = False
     symmetry: str = "C1"
+
+    @classmethod
+    def of(cls, settings: TrainSettings | ImportSettings, homogeneous: bool = False) -> StateOptions:
+        """Options of a job's settings."""
+        return cls(settings.states, settings.volumes, settings.seed, settings.device, settings.star_columns,
+                   settings.particles_format, homogeneous, settings.symmetry)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cryodrgn_ext.engines.atomic.fold_batch import FoldBatch
 from cryodrgn_ext.engines.neural.order import visiting_order
 from cryodrgn_ext.errors import CryodrgnExtError
-from cryodrgn_ext.images.checkpoint_file import CheckpointFile
+from cryodrgn_ext.images.checkpoint_file import CheckpointFile, restore_training, training_tensors
 from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 
@@ -159,23 +159,13 @@ class PassTrainer(ABC, Generic[M]):
             group["lr"] = rate * factor
 
     def _save(self, progress: FoldProgress) -> None:
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
-        self.place.save(vars(progress), tensors)
+        self.place.save(vars(progress), training_tensors(self.model, self.optimizer))
 
     def _restored(self) -> FoldProgress | None:
         found = self.place.load()
         if found is None:
             return None
         numbers, tensors = found
-        prefix = "model."
-        self.model.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, moment = name.split(".")
-                state.setdefault(int(index), {})[moment] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        restore_training(tensors, self.model, self.optimizer)
         self.monitor.message(f"Continuing the atoms' fit after {numbers['epoch']} finished passes.")
         return FoldProgress(**numbers)

@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cryodrgn_ext.images.checkpoint_file import check_key, load_tensors, readable_checkpoint, write_tensors
+from cryodrgn_ext.images.checkpoint_file import (
+    check_key,
+    load_tensors,
+    readable_checkpoint,
+    restore_training,
+    training_tensors,
+    write_tensors,
+)  # fmt: skip
 
 FILE = "neural.safetensors"  # one file, so that one rename replaces a checkpoint as a whole
 MAY_GROW = frozenset({"epochs", "linear_epochs", "latent_steps"})
@@ -53,10 +60,7 @@ def save(
     table: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint, replacing the former one in one step; ``table`` has one row per image."""
-    tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, tensor in state.items():
-            tensors[f"adam.{index}.{name}"] = tensor
+    tensors = training_tensors(model, optimizer)
     for name, tensor in (table or {}).items():
         tensors[f"table.{name}"] = tensor
     description = {
@@ -89,13 +93,7 @@ def restore(
     with readable_checkpoint(path):
         description, tensors = load_tensors(path)
         check_key(path, description["key"], key, " (of training, only more epochs may be asked for)")
-        model.load_state_dict({n[len("model.") :]: t for n, t in tensors.items() if n.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, moment = name.split(".")
-                state.setdefault(int(index), {})[moment] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        restore_training(tensors, model, optimizer)
         for name, own in (table or {}).items():
             whole = tensors[f"table.{name}"]
             own.copy_(whole if rows is None else whole[rows.start : rows.stop])
