@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import Protocol, TypeVar
 
 from cryodrgn_ext.errors import JobAborted
 
@@ -32,12 +32,25 @@ def _duration(seconds: float) -> str:
 WARNING = "Warning: "
 
 
+class Screen(Protocol):
+    """What is asked of a stream that messages go to: text streams have it."""
+
+    def write(self, text: str, /) -> int:
+        """Take text."""
+
+    def flush(self) -> None:
+        """Show what was taken."""
+
+    def isatty(self) -> bool:
+        """Whether this is a terminal."""
+
+
 class Monitor:
     """Receiver of the messages, progress and warnings of long work.
 
     Parameters
     ----------
-    stream : text stream, optional
+    stream : Screen, optional
         Where messages go; standard output when omitted. A terminal gets a bar that redraws itself, anything
         else one line per ``LOG_INTERVAL_S`` at most.
     abort_requested : callable, optional
@@ -45,8 +58,8 @@ class Monitor:
         the next step of the running loop.
     """
 
-    def __init__(self, stream: TextIO | None = None, abort_requested: Callable[[], bool] | None = None) -> None:
-        self._stream = sys.stdout if stream is None else stream
+    def __init__(self, stream: Screen | None = None, abort_requested: Callable[[], bool] | None = None) -> None:
+        self._stream: Screen = sys.stdout if stream is None else stream
         self._abort_requested = abort_requested
         self._last_poll = 0.0
         self.warnings: list[str] = []

@@ -232,7 +232,7 @@ def run_external_job(
         try:
             job.start()
             watch.start()
-            with logged_run(directory, title, watch, log) as monitor:  # type: ignore[arg-type]  # it only writes
+            with logged_run(directory, title, watch, log) as monitor:
                 result = work(monitor)
                 # The last look; what is killed between here and the mark is the client's race, not ours to close.
                 _report(watch.look)

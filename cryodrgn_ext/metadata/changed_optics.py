@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,10 @@ def particle_optics_columns(particles: ParticleSet) -> dict[str, list[bytes]]:
     return columns
 
 
+def _magnification(i: int, j: int, group: OpticsGroup) -> float:
+    return group.mag_matrix[i][j]
+
+
 def _optics_columns(
     table: StarTable, groups: tuple[OpticsGroup, ...], in_particles: bool = False
 ) -> dict[str, Callable[[OpticsGroup], float]]:
@@ -308,11 +313,7 @@ def _optics_columns(
             "rlnBeamTiltY": lambda one: one.beam_tilt_mrad[1],
         }
     if "rlnMagMat00" in table or any(group.mag_matrix != ((1.0, 0.0), (0.0, 1.0)) for group in groups):
-        columns |= {
-            f"rlnMagMat{i}{j}": lambda one, i=i, j=j: one.mag_matrix[i][j]  # type: ignore[misc]
-            for i in (0, 1)
-            for j in (0, 1)
-        }
+        columns |= {f"rlnMagMat{i}{j}": partial(_magnification, i, j) for i in (0, 1) for j in (0, 1)}
     return columns
 
 

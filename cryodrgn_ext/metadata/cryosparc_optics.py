@@ -20,12 +20,14 @@ A_PER_MM = 1e7
 
 def beam_tilt_from_cs(tilt_A: Pair, cs_mm: float) -> Pair:
     """Return the beam tilt (x, y) in mrad of ctf/tilt_A: 1e3 asin(tilt_A / Cs)."""
-    return tuple(1e3 * math.asin(one / (cs_mm * A_PER_MM)) if one else 0.0 for one in tilt_A)  # type: ignore[return-value]
+    x, y = (1e3 * math.asin(one / (cs_mm * A_PER_MM)) if one else 0.0 for one in tilt_A)
+    return x, y
 
 
 def beam_tilt_to_cs(tilt_mrad: Pair, cs_mm: float) -> Pair:
     """Return ctf/tilt_A of a beam tilt (x, y) in mrad."""
-    return tuple(cs_mm * A_PER_MM * math.sin(1e-3 * one) for one in tilt_mrad)  # type: ignore[return-value]
+    x, y = (cs_mm * A_PER_MM * math.sin(1e-3 * one) for one in tilt_mrad)
+    return x, y
 
 
 def exposure_group_ids(table: CsTable) -> npt.NDArray[np.int64]:

@@ -211,8 +211,8 @@ def parse_mrc_header(raw: bytes, size: int, file: Path) -> MrcHeader:
     offset = HEADER_BYTES + _integers(raw, order, 92, 1)[0]
     kind = PIXEL_TYPES[mode]
     if mode == 0:
-        told = _told_unsigned(raw, order)
-        kind = "u1" if (_look_unsigned(raw, offset, size, file) if told is None else told) else kind
+        declared = _declared_unsigned(raw, order)
+        kind = "u1" if (_look_unsigned(raw, offset, size, file) if declared is None else declared) else kind
     dtype = np.dtype(order + kind)
     complete = max(0, min(nz, (size - offset) // (nx * ny * dtype.itemsize)))
     voxel = _voxel(raw, order)
@@ -268,7 +268,7 @@ def _axes(raw: bytes, order: str, file: Path) -> tuple[int, int, int]:
     return columns, rows, sections
 
 
-def _told_unsigned(raw: bytes, order: str) -> bool | None:
+def _declared_unsigned(raw: bytes, order: str) -> bool | None:
     """Whether the header says that bytes (mode 0) run from 0 to 255: against MRC2014, but as IMOD and others write.
 
     The extremes in the header prove it either way; else IMOD's flag tells, where its stamp is; None where nothing does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -260,7 +261,7 @@ def with_particle_optics(
         if "ctf_premultiplied" in changed:
             changed["ctf_premultiplied"] = changed["ctf_premultiplied"] != 0
         group = replace(group, beam_tilt_mrad=tilt, **changed)
-        groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
+        groups.append(check_optics(group, partial(table.describe_row, row)))
     used = set(np.unique(optics_index).tolist())
     unused = [group for index, group in enumerate(optics) if index not in used]
     return (*groups, *unused), code, tuple(notes)
@@ -366,5 +367,5 @@ def optics_from_particles(table: StarTable) -> tuple[tuple[OpticsGroup, ...], np
             beam_tilt_mrad=(tilt_x, tilt_y),
             ctf_premultiplied=premultiplied != 0,
         )
-        groups.append(check_optics(group, lambda row=row: table.describe_row(row)))  # type: ignore[misc]
+        groups.append(check_optics(group, partial(table.describe_row, row)))
     return tuple(groups), code

@@ -254,10 +254,10 @@ def fit_weights(placed: PlacedImages, n_states: int) -> tuple[FloatArray, FloatA
 
 def _by_information(placed: PlacedImages, n_states: int) -> NDArray[np.int64]:
     """(n,) group of each image, by how much it can tell."""
-    told = np.trace(placed.a, axis1=1, axis2=2)
-    n_groups = int(np.clip(len(told) // (FEWEST_PER_STATE * n_states), 1, GROUPS))
-    edges = np.quantile(told, np.arange(1, n_groups) / n_groups)
-    _, group = np.unique(np.searchsorted(edges, told, side="right"), return_inverse=True)
+    information = np.trace(placed.a, axis1=1, axis2=2)
+    n_groups = int(np.clip(len(information) // (FEWEST_PER_STATE * n_states), 1, GROUPS))
+    edges = np.quantile(information, np.arange(1, n_groups) / n_groups)
+    _, group = np.unique(np.searchsorted(edges, information, side="right"), return_inverse=True)
     return group.reshape(-1).astype(np.int64)
 
 

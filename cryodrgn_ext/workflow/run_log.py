@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cryodrgn_ext import __version__
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.progress import Monitor, Screen
 
 LOG_NAME = "run.log"
 
@@ -20,7 +20,7 @@ LOG_NAME = "run.log"
 class _Tee(io.TextIOBase):
     """Writes to the screen (or run.out) and, line by line with the time, to run.log."""
 
-    def __init__(self, screen: TextIO, log: TextIO) -> None:
+    def __init__(self, screen: Screen, log: TextIO) -> None:
         self._screen = screen
         self._log = log
         self._broken = False
@@ -50,7 +50,7 @@ class _Tee(io.TextIOBase):
 
 @contextmanager
 def logged_run(
-    directory: Path, title: str, abort_requested: Callable[[], bool] | None = None, screen: TextIO | None = None
+    directory: Path, title: str, abort_requested: Callable[[], bool] | None = None, screen: Screen | None = None
 ) -> Iterator[Monitor]:
     """Yield a Monitor that writes to the screen and appends to ``directory``/run.log.
 
@@ -64,7 +64,7 @@ def logged_run(
         What runs, for the log's first line.
     abort_requested : callable, optional
         Polled by the Monitor.
-    screen : text stream, optional
+    screen : Screen, optional
         Standard output when omitted.
 
     Raises
@@ -77,8 +77,7 @@ def logged_run(
         log.write(f"=== {title}, cryodrgn-ext {__version__}, {time.strftime('%Y-%m-%d %H:%M:%S')} ===\n")
         tee = _Tee(sys.stdout if screen is None else screen, log)
         try:
-            # Monitor only writes, flushes and asks for isatty.
-            yield Monitor(stream=tee, abort_requested=abort_requested)  # type: ignore[arg-type]
+            yield Monitor(stream=tee, abort_requested=abort_requested)
         except BaseException:
             log.write(traceback.format_exc())
             raise
