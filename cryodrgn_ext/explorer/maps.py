@@ -7,6 +7,7 @@ of a latent and may show what no particle has; RECONSTRUCTED ones are weighted m
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -183,7 +184,8 @@ class MapMaker:
                 f"{b.pixel_size_A:.3f} Å: only maps of one grid can be subtracted."
             )
         title = f"{DIFFERENCE}: {first[1]} minus {second[1]}"
-        name = self._write(f"difference_{next(self._number):03d}", a.data - b.data, a.pixel_size_A, title)
+        kinds = "_minus_".join(Path(name).stem.partition("_")[0] for _, name in (first, second))
+        name = self._write(f"difference_{kinds}_{next(self._number):03d}", a.data - b.data, a.pixel_size_A, title)
         return self._keep(MadeMap(DIFFERENCE, title, {"map": name}))
 
     def file(self, name: str) -> Path:
@@ -251,12 +253,16 @@ class MapMaker:
             data_sign=settings.get("contrast") or "auto",
         )  # fmt: skip
         checkpoint = Layout(self.opened.result.directory).checkpoint
+        if not os.access(checkpoint if checkpoint.exists() else checkpoint.parent, os.W_OK):
+            # Somebody else's result: a store that is whole is read where it is, else one of this session is made.
+            checkpoint = checkpoint if (checkpoint / "images").exists() else self.folder
         particles = self.opened.result.particles
         try:
             return open_images(particles, checkpoint / "images", how, self.monitor)
         except InputError as error:
             if not (checkpoint / "images").exists() or "coefficient store" not in str(error):
                 raise
+            checkpoint = checkpoint if os.access(checkpoint, os.W_OK) else self.folder
         self.monitor.message("The images are preprocessed again for maps of the explorer.")
         return open_images(particles, checkpoint / "explorer_images", how, self.monitor, rebuild=True)
 

@@ -88,7 +88,8 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
     }  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
-            write_map(temporary / f"{name}.mrc", data, pixel_size_A)
+            label = "" if name == "mask" else f"RECONSTRUCTED from all particles: the consensus, {name}"
+            write_map(temporary / f"{name}.mrc", data, pixel_size_A, label)
         write_fsc_star(temporary / "fsc.star", halves.fsc, pixel_size_A, box, masked=True)
         write_json(temporary / DESCRIPTION_NAME, description)
 

@@ -113,7 +113,8 @@ def write_state(
     )  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
-            write_map(temporary / f"{name}.mrc", data, state.pixel_size_A)
+            label = "" if name == "mask" else f"RECONSTRUCTED from {state.n} particles, state {state.label:02d}, {name}"
+            write_map(temporary / f"{name}.mrc", data, state.pixel_size_A, label)
         columns = {MASKED: state.fsc} if curves is None else curves
         write_fsc_table(temporary / "fsc.star", columns, state.pixel_size_A, len(state.map))
         write_json(temporary / DESCRIPTION_NAME, asdict(result))

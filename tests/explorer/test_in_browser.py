@@ -163,8 +163,29 @@ def _curves_are_those_of_the_report(browser: Browser, project: Project) -> None:
         f"for (const one of {json.dumps(charts)}) cryodrgnCharts.draw(one, at, {{ select: () => 0 }});"
         f" const found = {drawn.format('#again .chart')}; at.remove(); return found; }})()"
     )
-    fsc = browser.value("document.querySelector('.charts [data-chart=fsc] polyline').getAttribute('points')")
-    assert len(fsc.split()) == len(charts[0]["series"][0]["x"])
+    assert len(_fsc_points(browser)) == len(charts[0]["series"][0]["x"])
+    # Values by the keyboard, a part of the curve by a drag, and all of it again.
+    act = "document.querySelector('.charts [data-chart=fsc] svg').dispatchEvent(new {0}({1!r}, {{bubbles: true, {2}}}))"
+    for _ in range(3):
+        browser.value(act.format("KeyboardEvent", "keydown", "key: 'ArrowRight'"))
+    series = charts[0]["series"][0]
+    said = browser.value("document.querySelector('.charts [data-chart=fsc] figcaption').textContent")
+    assert float(said.split(" Å: ")[0]) == pytest.approx(1 / series["x"][2], rel=1e-3)
+    assert f"{series['label']} {series['y'][2]:.4g}" in said
+    left, wide = browser.value(
+        "(b => [b.left, b.width])(document.querySelector('.charts [data-chart=fsc] svg').getBoundingClientRect())"
+    )
+    for event, share in (("pointerdown", 0.5), ("pointerup", 0.9)):
+        browser.value(act.format("PointerEvent", event, f"clientX: {left + share * wide}"))
+    assert 1 < len(_fsc_points(browser)) < len(series["x"])
+    browser.value(act.format("MouseEvent", "dblclick", ""))
+    assert len(_fsc_points(browser)) == len(series["x"])
+
+
+def _fsc_points(browser: Browser) -> list[str]:
+    drawn = "document.querySelector('.charts [data-chart=fsc] polyline').getAttribute('points')"
+    points: list[str] = browser.value(drawn).split()
+    return points
 
 
 def _junk_is_left_out(browser: Browser, project: Project) -> None:

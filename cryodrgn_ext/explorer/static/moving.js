@@ -69,7 +69,7 @@ export class Moving {
     const seen = !goesOn || to >= this.total;
     const begin = performance.now();
     render(draw, seen ? canvas : this.nowhere);
-    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // only then it is done
+    if (this.part.seen > FEWEST) gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); // done then
     this.learn(performance.now() - begin, goesOn);
     [this.total, this.drawn] = [this.part.seen, this.part.drawn];
     this.whole = this.part.drawn === this.total || (goesOn && to >= this.total);

@@ -24,6 +24,7 @@ const NONE = "#8a8f96"; // particles without a value
 export function rangeOf(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) {
+    if (value - value !== 0) continue; // neither NaN nor infinite
     if (value < low) low = value;
     if (value > high) high = value;
   }
@@ -39,6 +40,21 @@ function shuffled(numbers) {
     [numbers[k], numbers[other]] = [numbers[other], numbers[k]];
   }
   return numbers;
+}
+
+/** Meridians each 60 degrees and parallels each 30 of a Mollweide map, as corners of lines. */
+function graticule() {
+  const at = (longitude, latitude) => {
+    let turn = latitude; // 2 turn + sin(2 turn) = pi sin(latitude), by Newton's method
+    for (let k = 0; k < 60 && Math.abs(latitude) < Math.PI / 2; k += 1) {
+      turn -= (2 * turn + Math.sin(2 * turn) - Math.PI * Math.sin(latitude)) / (2 + 2 * Math.cos(2 * turn));
+    }
+    return [(2 * Math.SQRT2 / Math.PI) * longitude * Math.cos(turn), Math.SQRT2 * Math.sin(turn)];
+  };
+  const steps = Array.from({ length: 61 }, (_, k) => k / 30 - 1); // -1 to 1
+  const meridians = [-3, -2, -1, 0, 1, 2, 3].map((k) => steps.map((one) => at((k * Math.PI) / 3, (one * Math.PI) / 2)));
+  const parallels = [-2, -1, 0, 1, 2].map((k) => [at(-Math.PI, (k * Math.PI) / 6), at(Math.PI, (k * Math.PI) / 6)]);
+  return [...meridians, ...parallels];
 }
 
 /**
@@ -272,6 +288,10 @@ export class Scatter {
     const drawn = line && line.x === this.names?.[0] && line.y === this.names?.[1]
       ? line.corners.map(([x, y]) => [toPlot(x, this.domainX), toPlot(y, this.domainY)]) : [];
     const lines = [corners, drawn].filter((one) => one.length > 1).map((vertices) => ({ vertices, ...style }));
+    if (this.names?.[0] === "view_x" && this.names[1] === "view_y") {
+      const globe = graticule().map((arc) => arc.map(([x, y]) => [toPlot(x, this.domainX), toPlot(y, this.domainY)]));
+      lines.push(...globe.map((vertices) => ({ vertices, lineColor: NONE, lineWidth: 1 })));
+    }
     if (squares.length || lines.length) await this.drawing.drawAnnotations([...squares, ...lines]);
     else this.drawing.clearAnnotations();
   }
