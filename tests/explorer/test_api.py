@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,18 @@ def test_a_reconstructed_map_is_that_of_its_particles(explorer: Explorer, projec
     assert explorer.post("difference", first="../job.yaml", second="consensus").status == 400
     assert explorer.post("near", z=[0.0] * 3, count=0).status == 400
     assert explorer.post("near", z=[0.0, float("inf"), 0.0], count=60).status == 400
+
+
+def test_maps_of_the_job_say_in_their_headers_what_they_are(explorer: Explorer, map_of: FetchMap) -> None:
+    stored = explorer.get("api/results").plain["results"][0]["maps"]
+    said = {one["key"]: (one["kind"], map_of(one["key"])[1]) for one in stored}
+    assert {"consensus", "state00", "state01", "volume000", "volume001"} <= said.keys()
+    for key, (kind, label) in said.items():
+        assert kind == ("GENERATED" if key.startswith("volume") else "RECONSTRUCTED")
+        assert kind in label
+    (count,) = re.findall(r"RECONSTRUCTED from (\d+) particles, state 01", said["state01"][1])
+    (shown,) = (one["title"] for one in stored if one["key"] == "state01")
+    assert f"from {count} particles" in shown
 
 
 def test_a_path_is_numbered_maps_and_a_script(explorer: Explorer, project: Project, map_of: FetchMap) -> None:
