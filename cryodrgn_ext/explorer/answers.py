@@ -15,6 +15,7 @@ from cryodrgn_ext.explorer.masks import keep_painted
 from cryodrgn_ext.explorer.paths import lead_path
 from cryodrgn_ext.explorer.scores import add_scores, keep_scores, score_images
 from cryodrgn_ext.explorer.session import Session
+from cryodrgn_ext.workflow.failure import explain
 
 Answer = Callable[[Session, Mapping[str, Any]], Any]
 
@@ -116,8 +117,11 @@ def _paint(session: Session, asked: Mapping[str, Any]) -> Any:
 def _score(session: Session, _asked: Mapping[str, Any]) -> Any:
     """Hold all images against the model, and keep the scores; answers what there is now."""
     scores = score_images(session.maker)
-    session.monitor.message(f"Scored the images: {keep_scores(session.opened, scores)}")
     add_scores(session.opened, scores)
+    try:
+        session.monitor.message(f"Scored the images: {keep_scores(session.opened, scores)}")
+    except OSError as error:  # somebody else's result: they are there until the explorer ends
+        session.monitor.message(f"The scores of the images are not kept: {explain(error).sentence}")
     return session.describe()
 
 

@@ -180,7 +180,8 @@ class ColumnTable:
 
     def _add_file(self, particles: ParticleSet) -> None:
         source, row = particles.source, particles.row_id[self.rows]
-        self.add(Column("micrograph", "micrograph, by number", "particles", lambda: _micrograph(particles, row)))
+        if source.names_micrographs:
+            self.add(Column("micrograph", "micrograph, by number", "particles", lambda: _micrograph(particles, row)))
         some = row[np.unique(np.linspace(0, len(row) - 1, min(SAMPLE, len(row))).astype(int))]
         for name, values in source.numeric_columns(some):
             if np.isfinite(values).any():

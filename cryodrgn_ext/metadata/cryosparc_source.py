@@ -199,6 +199,11 @@ class CryosparcSource(ParticleSource):
         names, code = self.cs_table.coded_text("location/micrograph_path")
         return names, code.astype(np.int64)
 
+    @property
+    @override
+    def names_micrographs(self) -> bool:
+        return "location/micrograph_path" in self.cs_table
+
     @override
     def positions(self) -> Positions | None:
         micrographs = self.micrographs()

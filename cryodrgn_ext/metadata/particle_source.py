@@ -200,6 +200,11 @@ class ParticleSource(ABC):
     def micrographs(self) -> tuple[tuple[str, ...], Rows] | None:
         """Return names of micrographs, and for every row (N,) which of them; None when the file names none."""
 
+    @property
+    @abstractmethod
+    def names_micrographs(self) -> bool:
+        """Whether :meth:`micrographs` finds any: told without reading them."""
+
     @abstractmethod
     def positions(self) -> Positions | None:
         """Return where all rows lie on their micrographs; None when the file does not tell."""

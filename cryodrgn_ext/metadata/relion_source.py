@@ -281,6 +281,11 @@ class RelionSource(ParticleSource):
         names, code = np.unique(self.table.text("rlnMicrographName"), return_inverse=True)
         return tuple(names.tolist()), code.astype(np.int64)
 
+    @property
+    @override
+    def names_micrographs(self) -> bool:
+        return "rlnMicrographName" in self.table
+
     @override
     def positions(self) -> Positions | None:
         micrographs = self.micrographs()

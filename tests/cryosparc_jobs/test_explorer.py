@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -40,6 +41,9 @@ def test_a_selection_becomes_an_external_job(real: Lab, quick: QuickJob, login_o
     result = trained.result.directory
     z, uid = read_latent_table(result / "latents.npz").z, real.particles["uid"]
     with running(result) as explorer:
+        columns = explorer.get("api/results").plain["results"][0]["columns"]
+        answers = {one["key"]: explorer.get(f"api/results/0/columns/{quote(one['key'], safe='')}") for one in columns}
+        assert {key: len(one.body) for key, one in answers.items()} == dict.fromkeys(answers, 4 * len(z))
         high = float(np.median(z[:, 0]))
         recipe = {"by": "range", "column": "z1", "low": None, "high": high}
         assert explorer.post("save", name="low", recipe=recipe).status == 200

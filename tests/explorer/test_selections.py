@@ -24,6 +24,7 @@ import cryodrgn_ext
 from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.again import Again, Loop, plan
+from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.masked_columns import add_mask, probability
 from cryodrgn_ext.explorer.masks import KeptMask
 from cryodrgn_ext.explorer.opened_result import OpenedResult
@@ -237,3 +238,20 @@ def test_training_again_is_processes_of_our_own(project: Project, monkeypatch: p
         time.sleep(0.1)
     assert failing.state == "failed"
     assert "train" in failing.line
+
+
+def test_a_result_that_cannot_be_written_is_reconstructed_from(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's: even where its prepared images are gone, nothing of it is written."""
+    result, folder = tmp_path / "theirs", tmp_path / "session"
+    shutil.copytree(project.result, result)
+    shutil.rmtree(result / "checkpoint/images", ignore_errors=True)
+    folder.mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: result not in Path(path).parents and access(path, how))
+    before = {path: path.stat().st_mtime_ns for path in result.rglob("*")}
+    opened = OpenedResult(result, project.root)
+    made = MapMaker(opened, folder, "cpu", SilentMonitor()).near(opened.z[0].tolist(), 20)
+    assert made.facts["n"] == 20
+    assert {path: path.stat().st_mtime_ns for path in result.rglob("*")} == before
