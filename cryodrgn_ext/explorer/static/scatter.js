@@ -63,7 +63,7 @@ function graticule() {
  */
 function rendererOf(width, height) {
   const canvas = Object.assign(document.createElement("canvas"), {
-    width: width * devicePixelRatio, height: height * devicePixelRatio,
+    width: Math.max(1, width * devicePixelRatio), height: Math.max(1, height * devicePixelRatio), // hidden at first: 0
   });
   canvas.getContext("webgl", { antialias: false, preserveDrawingBuffer: true }); // the first call decides
   return createRenderer({ canvas });
@@ -138,6 +138,7 @@ export class Scatter {
     this.drawing.subscribe("pointout", () => this.heard.hover(null));
     new ResizeObserver(() => {
       const box = this.canvas.parentElement.getBoundingClientRect();
+      if (!box.width || !box.height) return;
       this.drawing.set({ width: box.width, height: box.height });
       this.drawing.get("renderer").resize(box.width, box.height);
       this.showTicks();
