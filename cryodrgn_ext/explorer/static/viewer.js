@@ -1,5 +1,6 @@
 // One map by NGL: its surface or a cut through it, what there is to say of it, and the frames of a path as a movie.
 
+import { halved } from "./halved.js";
 import { getFile, say } from "./requests.js";
 
 const COLOURS = { GENERATED: "#d9822b", RECONSTRUCTED: "#3aa387", DIFFERENCE: "#3b7dd8" };
@@ -73,15 +74,15 @@ export class Viewer {
     const former = this.shown;
     this.shown = this.drawn.get(file.key);
     this.file = file;
-    if (former && former !== this.shown) former.component.setVisibility(false);
-    this.shown.component.setVisibility(true);
+    if (former && former !== this.shown) for (const part of former.parts) part.setVisibility(false);
+    for (const part of this.shown.parts) part.setVisibility(true);
     this.level(this.among.sigma);
     this.cutAt(this.among.cut);
     const most = this.made.frames ? Math.max(1, Math.floor(MOST_VOXELS / (this.volume?.data.length || 1))) : 1;
     for (const [key, one] of this.drawn) {
       if (this.drawn.size <= most) break;
       if (one === this.shown) continue;
-      this.stage.removeComponent(one.component);
+      for (const part of one.parts) this.stage.removeComponent(part);
       this.drawn.delete(key);
     }
     this.box.dataset.file = file.name;
@@ -92,22 +93,27 @@ export class Viewer {
   async draw(file) {
     const blob = await getFile(file.href);
     const component = await this.stage.loadFile(blob, { ext: "mrc", name: file.name });
-    const sigma = this.among.sigma;
-    const style = { isolevelType: "sigma", isolevel: sigma, isolevelScroll: false, smooth: 0, useWorker: false };
-    const surface = component.addRepresentation("surface", { ...style, color: COLOURS[this.made.kind] });
-    const negative = this.made.kind !== "DIFFERENCE" ? null : component.addRepresentation("surface", {
+    const { sigma, mostDrawn } = this.among;
+    const { volume } = component;
+    const coarse = !this.fine && volume.data.length > mostDrawn ? this.stage.addComponentFromObject(halved(volume)) : null;
+    const style = {
+      isolevelType: "value", isolevel: volume.getValueForSigma(sigma), isolevelScroll: false, smooth: 0, useWorker: false,
+    };
+    const surface = (coarse ?? component).addRepresentation("surface", { ...style, color: COLOURS[this.made.kind] });
+    const negative = this.made.kind !== "DIFFERENCE" ? null : (coarse ?? component).addRepresentation("surface", {
       ...style, color: LESS, negateIsolevel: true,
     });
     // NGL counts what it still builds; only then it knows where the surface is.
     await new Promise((done) => setTimeout(() => this.stage.tasks.onZeroOnce(done)));
-    return { component, surface, negative, sigma, slice: null };
+    return { component, surface, negative, sigma, slice: null, coarse, parts: coarse ? [component, coarse] : [component] };
   }
 
   level(sigma) {
     if (!this.shown || this.shown.sigma === sigma) return;
     this.shown.sigma = sigma;
-    this.shown.surface.setParameters({ isolevel: sigma });
-    this.shown.negative?.setParameters({ isolevel: sigma });
+    const isolevel = this.volume.getValueForSigma(sigma);
+    this.shown.surface.setParameters({ isolevel });
+    this.shown.negative?.setParameters({ isolevel });
   }
 
   /** A cut in grey in the place of the surface; the surface without an axis. */
@@ -174,12 +180,29 @@ export class Viewer {
       lines.push(`${facts.n} particles, half-maps agree to ${facts.resolution_A.toFixed(1)} Å (FSC 0.143)`);
     }
     this.facts.replaceChildren(...lines.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
+    if (this.shown.coarse) this.facts.append(this.offerFine());
     if (facts?.chart) cryodrgnCharts.draw(facts.chart, this.facts);
     if (frames) this.facts.append(this.movie(files));
     for (const file of frames ? (links ?? []) : files) {
       const link = Object.assign(document.createElement("a"), { href: file.href, download: file.name, textContent: file.name });
       this.facts.append(link, " ");
     }
+  }
+
+  /** Says that the surface is drawn on half the grid, and draws it on all of it when asked. */
+  offerFine() {
+    const line = Object.assign(document.createElement("div"), { textContent: "Surface on half the grid; cut, masks and file have all. " });
+    const fine = button("All", "Draw the surface on the whole grid: seconds without a graphics card", "fine");
+    fine.addEventListener("click", async () => {
+      this.fine = true;
+      for (const one of this.drawn.values()) for (const part of one.parts) this.stage.removeComponent(part);
+      this.drawn.clear();
+      this.shown = null;
+      line.remove();
+      await this.load(this.file).catch((error) => say(error.message, true));
+    });
+    line.append(fine);
+    return line;
   }
 
   /** Slider and play button for the frames of a path. */
