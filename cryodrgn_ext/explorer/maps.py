@@ -43,6 +43,8 @@ GENERATED, RECONSTRUCTED, DIFFERENCE = "GENERATED", "RECONSTRUCTED", "DIFFERENCE
 FSC_COLOR = "#3aa387"  # as reconstructed maps are
 #: Maps of one session that are kept; the files of older ones are removed.
 MOST_MAPS = 60
+#: What they may take of the disk; a few are kept in any case.
+MOST_BYTES, FEWEST_MAPS = 4 << 30, 8
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class MapMaker:
             When there is none of this name, or it was made long ago.
         """
         if not any(name in names for names in self._kept):
-            raise InputError(f"there is no map {name[:100]!r}: the last {MOST_MAPS} of a session are kept.")
+            raise InputError(f"there is no map {name[:100]!r}: the last of a session are kept, up to {MOST_MAPS}.")
         return self.folder / name
 
     def _point(self, z: Sequence[float]) -> NDArray[np.float32]:
@@ -234,9 +236,11 @@ class MapMaker:
 
     def _keep(self, made: MadeMap) -> MadeMap:
         self._kept.append(tuple(made.files.values()))
-        while len(self._kept) > MOST_MAPS:
+        size = sum((self.folder / name).stat().st_size for names in self._kept for name in names)
+        while len(self._kept) > MOST_MAPS or (size > MOST_BYTES and len(self._kept) > FEWEST_MAPS):
             for name in self._kept.pop(0):
-                (self.folder / name).unlink(missing_ok=True)
+                size -= (self.folder / name).stat().st_size
+                (self.folder / name).unlink()
         return made
 
     @cached_property

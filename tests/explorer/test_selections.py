@@ -23,6 +23,7 @@ import pytest
 import cryodrgn_ext
 from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer import maps
 from cryodrgn_ext.explorer.again import Again, Loop, plan
 from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.masked_columns import add_mask, probability
@@ -255,3 +256,20 @@ def test_a_result_that_cannot_be_written_is_reconstructed_from(
     made = MapMaker(opened, folder, "cpu", SilentMonitor()).near(opened.z[0].tolist(), 20)
     assert made.facts["n"] == 20
     assert {path: path.stat().st_mtime_ns for path in result.rglob("*")} == before
+
+
+def test_late_maps_take_no_more_of_the_disk_than_they_may(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = OpenedResult(project.result, project.root)
+    maker, z = MapMaker(opened, tmp_path, "cpu", SilentMonitor()), opened.z[0].tolist()
+    monkeypatch.setattr(maps, "FEWEST_MAPS", 2)
+    (one,) = maker.generated(z).files.values()
+    monkeypatch.setattr(maps, "MOST_BYTES", 3.5 * maker.file(one).stat().st_size)
+    made = [one, *(maker.generated(z).files["map"] for _ in range(4))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == made[-3:]
+    monkeypatch.setattr(maps, "MOST_BYTES", 0)
+    made.append(maker.generated(z).files["map"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == made[-2:]
+    with pytest.raises(InputError, match="there is no map"):
+        maker.file(made[0])
