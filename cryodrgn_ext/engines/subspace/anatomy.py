@@ -9,7 +9,7 @@ which components may begin, have a few dozen in all (normal modes, Jin et al. 20
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -26,6 +26,33 @@ DEGREE = 2  # of the polynomials that displacement and occupancy follow
 LEAST_POWER = 1e-6  # of the strongest deformation, of one that is none
 
 Masks = tuple[Float32[Tensor, "D D D"], Float32[Tensor, "D D D"]] | None
+
+
+@dataclass(frozen=True)
+class Deformations:
+    """Changes of the consensus, orthonormal over the sphere.
+
+    Attributes
+    ----------
+    modes : Tensor
+        (V, 2, Kp) float32: columns from 1 are smooth displacements and occupancies, without what moves, turns or
+        strengthens the whole; then those that move and turn the whole. Column 0 is free.
+    smooth, rigid : int
+        Number of columns of either kind; there are none where the particle has no extent at the band.
+    """
+
+    modes: Float32[Tensor, "V 2 Kp"]
+    smooth: int
+    rigid: int
+
+    @property
+    def count(self) -> int:
+        """Number K of all columns."""
+        return self.smooth + self.rigid
+
+    def on(self, device: torch.device) -> Deformations:
+        """Copy to a device."""
+        return replace(self, modes=self.modes.to(device))
 
 
 @dataclass(frozen=True)
@@ -70,11 +97,11 @@ class Anatomy:
         """Soft mask (D, D, D) of the particle: the one that was given, or as the consensus shows it at a band."""
         return particle_region(self.consensus, radius, moving) if self.particle is None else self.particle
 
-    def deformations(self, grid: ComponentGrid) -> tuple[Float32[Tensor, "V 2 Kp"], int]:
-        """Smooth changes (V, 2, Kp) of the consensus, orthonormal over the sphere, and their number K.
+    def deformations(self, grid: ComponentGrid) -> Deformations:
+        """Smooth changes of the consensus: displacements and occupancies that are polynomials of the place.
 
-        Displacements and occupancies that are polynomials of the place, without what errors of poses and of the
-        particle scale make: moving or turning all of it, and making all of it stronger.
+        Apart from them stands what errors of poses make: moving or turning all of it. What an error of the particle
+        scale makes is left out.
         """
         fine = ComponentGrid(min(grid.box_size, 2 * (3 * grid.radius // 2 + 1)), grid.radius)
         whole = torch.from_numpy(self.consensus)
@@ -84,6 +111,8 @@ class Anatomy:
         axis = torch.arange(len(density), dtype=torch.float64) - len(density) // 2
         place = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
         mass = density.clamp_min(0)
+        if not bool(mass.any()):
+            return Deformations(torch.zeros(grid.n_voxels, 2, padded(1)), 0, 0)
         place = place - ((place * mass).sum((1, 2, 3)) / mass.sum())[:, None, None, None]
         place = place / ((place.square().sum(0) * mass).sum() / mass.sum()).sqrt()
         slope = torch.stack(torch.gradient(density))
@@ -93,10 +122,13 @@ class Anatomy:
         rigid = [density, *slope, *(slope[a] * place[b] - slope[b] * place[a] for a, b in ((0, 1), (0, 2), (1, 2)))]
         soft = [power * part for power in powers for part in (density, *slope)]
         parts = [fine.from_map(part.float().contiguous()).double() for part in (*rigid, *soft)]
-        kept = orthonormal(grid, torch.stack(parts, -1), len(rigid))
-        out = torch.zeros(grid.n_voxels, 2, padded(kept.shape[-1] + 1))
-        out[..., 1 : kept.shape[-1] + 1] = kept.float()
-        return out, kept.shape[-1]
+        columns = torch.stack(parts, -1)
+        smooth = orthonormal(grid, columns, len(rigid))
+        whole = orthonormal(grid, columns[..., : len(rigid)], 1)
+        count = smooth.shape[-1] + whole.shape[-1]
+        out = torch.zeros(grid.n_voxels, 2, padded(count + 1))
+        out[..., 1 : count + 1] = torch.cat([smooth, whole], -1).float()
+        return Deformations(out, smooth.shape[-1], whole.shape[-1])
 
 
 def orthonormal(grid: ComponentGrid, parts: Float64[Tensor, "V 2 P"], without: int) -> Float64[Tensor, "V 2 K"]:

@@ -77,6 +77,15 @@ def curved_bands(start: int, limit: int) -> list[int]:
     return sorted({min(start, limit), *between, limit})
 
 
+def gained(gain: Float64[Tensor, "n 2"]) -> HeldOut:
+    """Means over the images of all processes, of gains as :class:`HalfLatents` has them."""
+    sums = torch.stack([torch.ones(len(gain)).double(), gain[:, 0], gain[:, 0].square(), gain[:, 1]]).sum(1)
+    current().sum(sums)
+    n, mean, square, average = sums.tolist()
+    mean /= n
+    return HeldOut(mean, max(square / n - mean**2, 0.0) ** 0.5 / n**0.5, average / n)
+
+
 class CurvedFit:
     """The alternation.
 
@@ -369,12 +378,7 @@ class CurvedFit:
 
     def held_out(self) -> HeldOut:
         """What images gain, on average."""
-        gains = torch.cat([half.gain for half in self.halves])
-        sums = torch.stack([torch.ones(len(gains)).double(), gains[:, 0], gains[:, 0].square(), gains[:, 1]]).sum(1)
-        current().sum(sums)
-        n, gain, square, average = sums.tolist()
-        gain /= n
-        return HeldOut(gain, max(square / n - gain**2, 0.0) ** 0.5 / n**0.5, average / n)
+        return gained(torch.cat([half.gain for half in self.halves]))
 
     def gains(self) -> Tensor:
         """(N,) gain of every image of all processes."""

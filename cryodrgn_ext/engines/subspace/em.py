@@ -25,6 +25,7 @@ from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.beginnings import leading_deformations, random_latents
 from cryodrgn_ext.engines.subspace.decoder import held_to
+from cryodrgn_ext.engines.subspace.deformed import DeformedSubspace, bands_to, half_sets, search
 from cryodrgn_ext.engines.subspace.equations import Equations
 from cryodrgn_ext.engines.subspace.evidence import Gains, component_gains
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid, padded
@@ -42,6 +43,7 @@ FREE_PASSES = 5  # with a weak flat prior, until components have emerged from th
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
 SAMPLES_PER_PASS = 3e7  # coefficients of a pass: with more images each pass takes a random part of them
 WEAK_GAIN = 0.5 * (1 - math.log(2))  # nats by a latent of which an image tells as much as is known without it
+LITTLE_GAIN = 1.0  # nats: of images that gain more, free components are told by many of them
 LINEAR_SHARE = 0.5  # of the limit: beyond, the curved model goes on, which needs fewer parameters for a motion
 LEAST_VARIANCE = 1e-12  # of latents: with fewer images than components some do not vary at all
 
@@ -190,6 +192,7 @@ class SubspaceFit:
         self.fresh = True  # components begin at this band: there are none yet
         self.held = False  # components to the particle: they would not stand out from the noise of the whole box
         self.masks = anatomy.masks(None, self.band.radius, self.held)
+        self.deformed: DeformedSubspace | None = None  # whose motions the components are
         self.keeps_scales = False  # whether or not images bear them out
         self.halves: Halves | None = None
         self.signal = torch.zeros(0)
@@ -285,10 +288,13 @@ class SubspaceFit:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return plain numbers and tensors, for :meth:`restore`."""
         numbers = {"radius": self.band.radius, "stage": self.stage, "done": self.done, "history": self.history,
-                   "linear_scale_spread": self.scale_spread, "fresh": self.fresh, "held": self.held}  # fmt: skip
+                   "linear_scale_spread": self.scale_spread, "fresh": self.fresh, "held": self.held,
+                   "deformed_radius": 0 if self.deformed is None else self.deformed.radius}  # fmt: skip
         tensors = {"values": self.values, "power": self.power, "agreement": self.shared, "gains": self.gains.values}
         if self.masks is not None:
             tensors |= {"mask0": self.masks[0], "mask1": self.masks[1]}
+        if self.deformed is not None:
+            tensors |= self.deformed.tensors()
         return numbers, tensors
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -297,6 +303,8 @@ class SubspaceFit:
         self.stage, self.done, self.history = int(numbers["stage"]), int(numbers["done"]), list(numbers["history"])
         self.scale_spread = float(numbers["linear_scale_spread"])
         self.fresh, self.held = bool(numbers["fresh"]), bool(numbers["held"])
+        radius = int(numbers.get("deformed_radius", 0))  # not in checkpoints of earlier versions
+        self.deformed = DeformedSubspace.from_tensors(radius, tensors) if radius else None
         self.masks = (tensors["mask0"], tensors["mask1"]) if "mask0" in tensors else None
         self.values = tensors["values"].to(self.band.device)
         self.power, self.shared = tensors["power"], tensors["agreement"]
@@ -314,7 +322,32 @@ class SubspaceFit:
                     checkpoint(self)
             if not self.grow():
                 break
+        self._take_deformations()
         return self.subspace
+
+    def _take_deformations(self) -> None:
+        """Smooth deformations of the consensus in the place of free components, where images gain more by these.
+
+        Where free components tell something, more at bands that these have been tried at.
+        """
+        if float(self.gains.mean.max()) > LITTLE_GAIN:
+            return
+        radii, tried = bands_to(FIRST_RADIUS, self.limit), self.band.radius
+        half = half_sets(self.images.half_set)
+        bands = search(self.make_band, radii, half, self.anatomy, self.zdim, self.scale_spread, self.monitor)
+        same = [found.gains for found in bands if found.radius <= tried]
+        if not bands or (self.gains.informative and not any(gains.exceed(self.gains) for gains in same)):
+            return
+        found = max(bands, key=lambda band: float(band.gains.mean.max()))
+        self.band, self.deformed = self.make_band(found.radius), found
+        count = len(found.agreement)
+        deformations = self.anatomy.deformations(self.band.grid).on(self.band.device)
+        self.values = torch.zeros(self.band.grid.n_voxels, 2, padded(self.zdim + 1), device=self.band.device)
+        columns = torch.cat([found.both.average[:, None], found.both.loadings], 1)
+        self.values[..., : count + 1] = found.both.components(deformations, columns)[..., : count + 1]
+        self.power, self.shared = torch.zeros(self.zdim).double(), torch.zeros(self.zdim).double()
+        self.power[:count], self.shared[:count] = found.both.power, found.agreement
+        self.gains, self.halves = found.gains, None
 
     @property
     def subspace(self) -> Subspace:

@@ -18,11 +18,15 @@ from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.checkpoint import Checkpoint, SubspaceCheckpoints
 from cryodrgn_ext.engines.subspace.curved import CurvedFit, HalfLatents, curved_bands
+from cryodrgn_ext.engines.subspace.deformed import half_sets
+from cryodrgn_ext.engines.subspace.deformed import latents as motion_latents
 from cryodrgn_ext.engines.subspace.em import Latents, SubspaceFit, latents
 from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.finer import FinerFeatures
+from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.held_regions import HeldRegions
 from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity, load
+from cryodrgn_ext.engines.subspace.linear_motions import LinearMotions
 from cryodrgn_ext.engines.subspace.particle_scales import fitted_spread, measure_scales
 from cryodrgn_ext.engines.subspace.rare_columns import rare_columns
 from cryodrgn_ext.engines.subspace.rare_posterior import RareStates
@@ -219,41 +223,65 @@ class _Run:
         features = curved.features
         if features.count > smooth.count:
             self.monitor.message(f"Volumes are made of {features.count} functions of the latents.")
-        free = torch.tensor([j for j in range(self.zdim) if j not in columns.column], dtype=torch.long)
-        if found is None or not found.numbers.get("curve_stays", False):
-            most = MOST_STATES - len(states)
-            discrete = better_states(curved, radii, most, len(free), images.n, self.context.seed)
+        motions = self._motions(fit, subspace, states, rows, used, curved)
+        chosen: CurvedFit | LinearMotions = curved
+        if motions is not None and motions.held_out().gain > curved.held_out().gain:
+            self.monitor.message("Images gain more by smooth deformations of the consensus than by any other volumes.")
+            chosen, features = motions, motions.features
+        elif found is None or not found.numbers.get("curve_stays", False):
+            free = torch.tensor([j for j in range(self.zdim) if j not in columns.column], dtype=torch.long)
+            discrete = better_states(curved, radii, MOST_STATES - len(states), len(free), images.n, self.context.seed)
             if discrete is None:
                 self._save_curved(fit, curved, states, curve_stays=True)
             else:
                 self._say_states(discrete, curved)
-                curved, features, used = discrete, discrete.located, free
-        x[:, used] = curved.in_order("mean")
-        x_cov[:, used[:, None], used] = curved.in_order("covariance")
+                chosen, features, used = discrete, discrete.located, free
+        x[:, used] = chosen.in_order("mean")
+        x_cov[:, used[:, None], used] = chosen.in_order("covariance")
         z = workers.gather_rows(columns.latents(x, known.rare), images.n)
         z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
         smoothing = z_cov[:, used][:, :, used].double().mean(0).contiguous()
+        if isinstance(chosen, LinearMotions):
+            smoothing = chosen.smoothing
         if self.on_latents is not None:
             self.on_latents(z.numpy(), z_cov.numpy())
         return SubspaceHeterogeneity(
             features=features,
-            share=curved.share,
+            share=chosen.share,
             columns_used=tuple(used.tolist()),
             smoothing=smoothing,
             radius=self.limit,
-            values=curved.volumes[..., : curved.columns].cpu().contiguous(),
+            values=chosen.volumes[..., : chosen.columns].cpu().contiguous(),
             consensus=self.consensus,
-            particle=curved.regions.whole.numpy(),
-            moving=curved.regions.moving.numpy(),
+            particle=chosen.regions.whole.numpy(),
+            moving=chosen.regions.moving.numpy(),
             pixel_size_A=images.pixel_size_A,
             z=z.numpy(),
             z_cov=z_cov.numpy(),
             # Bands hold different coefficients, so that a new band begins at another level.
             loss_history={"total": list(fit.history)},
-            held_out=curved.held_out().as_numbers(),
+            held_out=chosen.held_out().as_numbers(),
             rare=columns.column,
             rare_scale=columns.scale,
         )
+
+    def _motions(
+        self, fit: SubspaceFit, subspace: Subspace, states: RareStates, rows: Tensor, used: Tensor, curved: CurvedFit,
+    ) -> LinearMotions | None:  # fmt: skip
+        """Volumes linear in the amplitudes of deformations, where components are such."""
+        if fit.deformed is None:
+            return None
+        grid, n = fit.band.grid, self.images.n
+        half = half_sets(self.images.half_set)[rows]
+        deformations = self.anatomy.deformations(grid).on(self.device)
+        found = motion_latents(fit.deformed, fit.band, deformations, half, rows, fit.scale_spread)
+        scale = subspace.scale[used].double()
+        found = found.scaled(scale)
+        places = current().gather_rows(found.mean.float(), n)
+        motions = (fit.values[..., 1 : len(used) + 1] / scale.to(self.device)).float()
+        grids = (grid, ComponentGrid(self.images.box_size, self.limit))
+        average = curved.volumes[..., 0]
+        return LinearMotions.build(average, motions, found, places, curved.regions, states, grids, self.context.seed)
 
     def _say_states(self, discrete: StatesFit, curve: CurvedFit) -> None:
         more = float((discrete.gains() - curve.gains()).mean())
@@ -279,10 +307,8 @@ class _Run:
         regions: HeldRegions,
     ) -> CurvedFit:  # fmt: skip
         """The curved model as the linear one's latents of this process's ``rows`` begin it."""
-        second = self.images.half_set == 2
-        if bool(second.all()) or not bool(second.any()):
-            second = torch.arange(self.images.n) % 2 == 1  # latents need other images' volumes all the same
-        halves = [(~second).nonzero()[:, 0], second.nonzero()[:, 0]]
+        half = half_sets(self.images.half_set)
+        halves = [(half == side).nonzero()[:, 0] for side in (0, 1)]
         begun, own_rows = [], []
         for members in halves:
             mine = ((members >= int(rows[0])) & (members <= int(rows[-1]))).nonzero()[:, 0] if len(rows) else rows

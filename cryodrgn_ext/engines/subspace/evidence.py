@@ -7,6 +7,7 @@ of the average structure. Maps that fit noise predict nothing and pay for the la
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,12 @@ class Gains:
         behind = self.values[:, best : best + 1] - self.values
         error = behind.std(0, correction=0) / len(behind) ** 0.5
         return int((behind.mean(0) <= SURE * error).nonzero()[0])
+
+    def exceed(self, other: Gains) -> bool:
+        """Whether images gain more, beyond chance, than others do there."""
+        own, theirs = (gains.values[:, int(gains.mean.argmax())] for gains in (self, other))
+        error = math.sqrt(sum(float(v.var(correction=0)) / len(v) for v in (own, theirs)))
+        return float(own.mean() - theirs.mean()) > SURE * error
 
     @property
     def scales_differ(self) -> bool:
