@@ -9,6 +9,7 @@ they explain images too, but are no motion of the molecule, and nothing of them 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,8 +23,10 @@ from cryodrgn_ext.engines.subspace.grid import padded
 from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
 
 STEPS = 16  # of expectation maximisation; the motions that tell most are ahead by then
-LEAST_VARIANCE = 1e-12
-SINGULAR = 1e-8  # of the largest variance
+LEAST_VARIANCE = 1e-8  # of the largest
+SINGULAR = 1e-7  # of the largest variance
+LEAST_SPREAD = 1e-3  # of the particle scale
+LEAST_SCALE = 0.05
 BLOCK = 1024  # images at a time
 
 
@@ -60,6 +63,41 @@ class Products:
         """Those of some images."""
         return Products(self.inner[chosen], self.cross[chosen], self.smooth)
 
+    def at_scales(self, spread: float) -> tuple[Products, float]:
+        """The same with every particle at its own scale, as its average tells it, and the spread that is left.
+
+        Stronger particles tell more of their deformations, as the square of the scale.
+        """
+        if spread == 0:
+            return self, 0.0
+        tight = 1 / spread**2
+        sharp = 2 * self.inner[:, 0, 0] + tight
+        scale = ((2 * self.cross[:, 0] + tight) / sharp).clamp_min(LEAST_SCALE)
+        sums = torch.stack([(1 / (sharp * scale.square())).double().sum(), torch.tensor(float(len(scale))).double()])
+        current().sum(sums)
+        left = math.sqrt(float(sums[0] / sums[1].clamp_min(1)))
+        return Products(self.inner * scale[:, None, None] ** 2, self.cross * scale[:, None], self.smooth), left
+
+    def moments(
+        self, mean: Float64[Tensor, " K"], covariance: Float64[Tensor, "K K"], spread: float
+    ) -> tuple[Float64[Tensor, " K"], Float64[Tensor, "K K"]]:
+        """Sums over images of the first and second moments of the posterior of their amplitudes under a prior.
+
+        The amplitude of the average is normally distributed about 1 with the ``spread`` of the particle scale: what it
+        leaves in an image would be taken for a deformation.
+        """
+        root = _root(covariance)
+        tight = torch.full((1, 1), 1 / max(spread, LEAST_SPREAD) ** 2, dtype=torch.float64)
+        precision = torch.block_diag(tight, torch.cholesky_inverse(torch.linalg.cholesky(root @ root.T)))
+        expected = precision @ torch.cat([torch.ones(1, dtype=torch.float64), mean])
+        first, second = torch.zeros_like(mean), torch.zeros_like(covariance)
+        for inner, cross in zip(self.inner.split(BLOCK), self.cross.split(BLOCK), strict=True):
+            factor = torch.linalg.cholesky(2 * inner.double() + precision)
+            found = torch.cholesky_solve((2 * cross.double() + expected)[..., None], factor)[:, 1:, 0]
+            first += found.sum(0)
+            second += found.T @ found + torch.cholesky_inverse(factor)[:, 1:, 1:].sum(0)
+        return first, second
+
     def infer(self, columns: Float64[Tensor, "C Q"], spread: float) -> list[Posterior]:
         """Latents under average and components that are ``columns`` of the products' own; in blocks of images."""
         parts = zip(self.inner.split(BLOCK), self.cross.split(BLOCK), strict=True)
@@ -88,23 +126,24 @@ class Motions:
     def learn(cls, products: Products, most: int, spread: float) -> Motions:
         """Up to ``most`` motions, from images of all processes, whose particle scales differ by ``spread``."""
         count = products.inner.shape[1] - 1
+        products, spread = products.at_scales(spread)
         sums = torch.cat(
-            [2 * products.inner[:, 1:, 1:].double().sum(0).flatten(), torch.tensor([1.0 * len(products.inner)])]
+            [
+                2 * products.inner[:, 1:, 1:].double().sum(0).flatten(),
+                torch.tensor([float(len(products.inner))]).double(),
+            ]
         )
         current().sum(sums)
         n = sums[-1].clamp_min(1)
         information = sums[:-1].view(count, count) / n
-        factor = torch.eye(count, dtype=torch.float64) / information.diagonal().mean().clamp_min(1e-30).sqrt()
+        covariance = torch.eye(count, dtype=torch.float64) / information.diagonal().mean().clamp_min(1e-30)
         mean = torch.zeros(count, dtype=torch.float64)
         for _ in range(STEPS):
-            moments, first = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-            for found in products.infer(_wide(mean, factor), spread):
-                moments += found.mean.T @ found.mean + found.covariance.sum(0)
-                first += found.mean.sum(0)
-            current().sum(moments, first)
-            mean, offset = mean + factor @ first / n, first / n
-            factor = _root(factor @ (moments / n - offset[:, None] * offset) @ factor.T)
-        return cls._split(mean, factor @ factor.T, information, products.smooth, most)
+            first, second = products.moments(mean, covariance, spread)
+            current().sum(first, second)
+            mean = first / n
+            covariance = second / n - mean[:, None] * mean
+        return cls._split(mean, covariance, information, products.smooth, most)
 
     @classmethod
     def _split(cls, mean: Tensor, covariance: Tensor, information: Tensor, smooth: int, most: int) -> Motions:
@@ -164,12 +203,6 @@ class Motions:
         out[..., : columns.shape[1]] = modes[..., 1 : deformations.count + 1] @ columns[1:].float().to(modes.device)
         out[..., 0] += modes[..., 0]
         return out
-
-
-def _wide(mean: Tensor, factor: Tensor) -> Float64[Tensor, "C C"]:
-    wide: Tensor = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), factor)
-    wide[1:, 0] = mean
-    return wide
 
 
 def _root(covariance: Float[Tensor, "K K"]) -> Float64[Tensor, "K K"]:

@@ -218,11 +218,8 @@ class _Run:
         if found is not None and found.stage == "decoder" and "solved" in found.numbers:  # else an earlier version's
             curved.restore(found.numbers, found.tensors)
         radii = curved_bands(fit.band.radius, self.limit)
-        finer = FinerFeatures(images.n, count, self.context.seed, self.context.work_bytes, self.limit)
-        curved.run(radii, lambda: self._save_curved(fit, curved, states), finer)
+        self._learn_curve(curved, fit, states, radii, count)
         features = curved.features
-        if features.count > smooth.count:
-            self.monitor.message(f"Volumes are made of {features.count} functions of the latents.")
         motions = self._motions(fit, subspace, states, rows, used, curved)
         chosen: CurvedFit | LinearMotions = curved
         if motions is not None and motions.held_out().gain > curved.held_out().gain:
@@ -240,16 +237,14 @@ class _Run:
         x_cov[:, used[:, None], used] = chosen.in_order("covariance")
         z = workers.gather_rows(columns.latents(x, known.rare), images.n)
         z_cov = workers.gather_rows(columns.covariances(x_cov, known.rare), images.n)
-        smoothing = z_cov[:, used][:, :, used].double().mean(0).contiguous()
-        if isinstance(chosen, LinearMotions):
-            smoothing = chosen.smoothing
+        own = chosen.smoothing if isinstance(chosen, LinearMotions) else z_cov[:, used][:, :, used].double().mean(0)
         if self.on_latents is not None:
             self.on_latents(z.numpy(), z_cov.numpy())
         return SubspaceHeterogeneity(
             features=features,
             share=chosen.share,
             columns_used=tuple(used.tolist()),
-            smoothing=smoothing,
+            smoothing=own.contiguous(),
             radius=self.limit,
             values=chosen.volumes[..., : chosen.columns].cpu().contiguous(),
             consensus=self.consensus,
@@ -264,6 +259,15 @@ class _Run:
             rare=columns.column,
             rare_scale=columns.scale,
         )
+
+    def _learn_curve(
+        self, curved: CurvedFit, fit: SubspaceFit, states: RareStates, radii: list[int], nodes: int
+    ) -> None:  # fmt: skip
+        former = curved.features.count
+        finer = FinerFeatures(self.images.n, nodes, self.context.seed, self.context.work_bytes, self.limit)
+        curved.run(radii, lambda: self._save_curved(fit, curved, states), finer)
+        if curved.features.count > former:
+            self.monitor.message(f"Volumes are made of {curved.features.count} functions of the latents.")
 
     def _motions(
         self, fit: SubspaceFit, subspace: Subspace, states: RareStates, rows: Tensor, used: Tensor, curved: CurvedFit,
