@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -36,6 +37,10 @@ HANGS_S = 60.0
 TOKEN = "a-secret"
 #: A column that nobody knows, with text in it.
 OWN_COLUMN = "myRemark"
+#: A lasso in the plane of the first two latents.
+POLYGON = np.array([[-1.3, -0.4], [0.2, -1.1], [1.4, 0.3], [0.3, 0.1], [0.1, 1.3], [-0.8, 0.9]])
+
+FetchMap = Callable[[str], tuple[NDArray[np.float32], str]]
 
 
 @dataclass(frozen=True)
@@ -193,3 +198,30 @@ def latents(project: Project) -> NDArray[np.float32]:
     with np.load(project.result / "latents.npz") as table:
         found: NDArray[np.float32] = table["z"]
     return found
+
+
+@pytest.fixture
+def recipe() -> dict[str, object]:
+    return {"by": "polygon", "x": "z1", "y": "z2", "corners": POLYGON.tolist()}
+
+
+@pytest.fixture
+def map_of(explorer: Explorer, tmp_path: Path) -> FetchMap:
+    def fetch(name: str) -> tuple[NDArray[np.float32], str]:
+        answer = explorer.get(f"api/results/0/maps/{name}")
+        assert answer.status == 200
+        path = tmp_path / "fetched.mrc"
+        path.write_bytes(answer.body)
+        with mrcfile.open(path) as file:
+            return file.data.copy(), " ".join(file.get_labels())
+
+    return fetch
+
+
+def inside(corners: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """By the sum of the angles under which the sides are seen: another definition than counting crossings."""
+    to = corners[None] - points[:, None]
+    angle = np.arctan2(to[..., 1], to[..., 0])
+    turn = np.diff(np.concatenate([angle, angle[:, :1]], axis=1), axis=1)
+    turn = (turn + np.pi) % (2 * np.pi) - np.pi
+    return np.abs(turn.sum(axis=1)) > np.pi

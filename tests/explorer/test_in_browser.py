@@ -15,8 +15,7 @@ import pytest
 import starfile
 
 from cryodrgn_ext.report.page_data import charts_of_page
-from tests.explorer.conftest import Project, latents, running
-from tests.explorer.test_api import inside
+from tests.explorer.conftest import Project, inside, latents, running
 from tests.report.browser import Browser
 
 READY = "document.documentElement.dataset.ready === 'yes'"

@@ -1,0 +1,113 @@
+"""Columns and selections through the server, and the way back: held against the user's file and other jobs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import starfile
+
+from cryodrgn_ext.cli import main
+from cryodrgn_ext.metadata.particles import read_particles
+from tests.explorer.conftest import OWN_COLUMN, POLYGON, Explorer, N, Project, inside, latents
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, [], {"by": "eval"}, {"by": "polygon", "x": "z1", "y": "z2", "corners": [[0, 0]]},
+        {"by": "polygon", "x": "no", "y": "z2", "corners": [[0, 0], [1, 1], [0, 1]]}, {"by": "invert", "of": []},
+        {"by": "nearest", "z": [0], "count": 5}, {"by": "nearest", "z": [0, 0, 0], "count": 10**9},
+        {"by": "saved", "name": "nowhere"}, {"by": "levels", "column": "state", "levels": ["x"]},
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_is_one_sentence(explorer: Explorer, wrong: object) -> None:
+    answer = explorer.post("choose", recipe=wrong)
+    assert answer.status == 400
+    assert "\n" not in answer.plain["error"]
+
+
+def test_columns_are_those_of_the_file(explorer: Explorer, project: Project) -> None:
+    described = explorer.get("api/results").plain["results"][0]
+    columns = {one["key"]: one for one in described["columns"]}
+    assert f"file:{OWN_COLUMN}" not in columns  # text
+    table = starfile.read(project.root / "particles.star")["particles"]
+    for name in ("rlnDefocusU", "rlnCoordinateX"):
+        values = np.frombuffer(explorer.get(f"api/results/0/columns/file:{name}").body, "<f4")
+        np.testing.assert_allclose(values, table[name], rtol=1e-6)
+    defocus = np.frombuffer(explorer.get("api/results/0/columns/defocus").body, "<f4")
+    np.testing.assert_allclose(defocus, (table["rlnDefocusU"] + table["rlnDefocusV"]) / 2e4, rtol=1e-5)
+    micrograph = np.frombuffer(explorer.get("api/results/0/columns/micrograph").body, "<f4")
+    assert len(np.unique(micrograph)) == table["rlnMicrographName"].nunique()
+    assert table.groupby(micrograph)["rlnMicrographName"].nunique().max() == 1
+    view = [np.frombuffer(explorer.get(f"api/results/0/columns/view_{axis}").body, "<f4") for axis in "xy"]
+    assert ((view[0] / np.sqrt(8)) ** 2 + (view[1] / np.sqrt(2)) ** 2 <= 1 + 1e-6).all()  # Mollweide's ellipse
+    state = np.frombuffer(explorer.get("api/results/0/columns/state").body, "<f4")
+    assert [f"{int(value):02d}" for value in np.unique(state)] == [name[-2:] for name in columns["state"]["levels"]]
+
+
+def test_a_selection_is_saved_and_goes_back_with_every_column(
+    explorer: Explorer, recipe: dict[str, object], project: Project
+) -> None:
+    wanted = np.flatnonzero(inside(POLYGON, latents(project)[:, :2].astype(float)))
+    assert 20 < len(wanted) < N - 20
+    chosen = explorer.post("choose", recipe=recipe).plain
+    original = starfile.read(project.root / "particles.star")["particles"]
+    assert chosen["n"] == len(wanted)
+    assert chosen["halves"] == [int((original["rlnRandomSubset"].iloc[wanted] == half).sum()) for half in (1, 2)]
+    np.testing.assert_array_equal(np.frombuffer(explorer.post("positions", recipe=recipe).body, "<u4"), wanted)
+    saved = explorer.post("save", name="closed", recipe=recipe)
+    assert saved.status == 200
+    assert explorer.post("save", name="closed", recipe=recipe).status == 400  # not replaced unless asked for
+    written = explorer.post("particles", name="closed", format="star").plain
+    (path,) = written["files"]
+    found = starfile.read(path)["particles"]
+    assert (found[list(original.columns)] == original.iloc[wanted].reset_index(drop=True)).all(axis=None)
+    assert list(found[OWN_COLUMN]) == list(original[OWN_COLUMN].iloc[wanted])
+    # The line that is shown does the same.
+    other = Path(path).with_name("again.star")
+    (command,) = written["commands"]
+    words = [str(other) if word == path else word for word in command.split()[1:]]
+    main(words, standalone_mode=False)
+    assert other.read_bytes() == Path(path).read_bytes()
+    rest = explorer.post("choose", recipe={"by": "invert", "of": [{"by": "saved", "name": "closed"}]}).plain
+    assert rest["n"] == N - len(wanted)
+
+
+def test_a_selection_of_other_particles_is_refused(
+    explorer: Explorer, recipe: dict[str, object], project: Project
+) -> None:
+    explorer.post("save", name="foreign", recipe=recipe)
+    path = project.result / "selections/foreign.npz"
+    with np.load(path) as table:
+        arrays = dict(table)
+    arrays["uid"][3] += 1
+    np.savez(path, **arrays)
+    answer = explorer.post("particles", name="foreign")
+    path.unlink()
+    assert answer.status == 400
+    assert "was made of other particles" in answer.plain["error"]
+
+
+@pytest.mark.relion
+def test_a_relion_job_by_the_pipeliner(explorer: Explorer, project: Project, recipe: dict[str, object]) -> None:
+    explorer.post("save", name="to_relion", recipe=recipe)
+    made = explorer.post("relion", name="to_relion")
+    assert made.status == 200, made.plain
+    (path,) = made.plain["files"]
+    assert path.endswith("/particles.star")
+    pipeline = starfile.read(project.root / "default_pipeline.star")
+    node = os.path.relpath(path, project.root.resolve())
+    assert node in list(pipeline["pipeline_nodes"]["rlnPipeLineNodeName"])
+    count = explorer.post("choose", recipe=recipe).plain["n"]
+    assert read_particles(Path(path), project.root).n == count
+    assert f"fn_img == {node}" in made.plain["further"]
+
+
+def test_cryosparc_needs_numbers(explorer: Explorer, recipe: dict[str, object]) -> None:
+    explorer.post("save", name="to_cryosparc", recipe=recipe)
+    answer = explorer.post("cryosparc", name="to_cryosparc", project="P1; rm", workspace="W1", job="J2")
+    assert answer.status == 400
+    assert "the project of CryoSPARC" in answer.plain["error"]
