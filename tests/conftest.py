@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Set
 
 import matplotlib
@@ -33,6 +34,16 @@ for number, handler in (
 setattr(os, "fsync", lambda _descriptor: None)  # noqa: B010
 
 
+# Before the conftest.py of a folder that is named imports the package; processes of pytest-xdist inherit the wish.
+if "--lines" in sys.argv:
+    os.environ["CRYODRGN_EXT_LINES"] = "yes"
+line_counter = None
+if "CRYODRGN_EXT_LINES" in os.environ:
+    from tests import line_coverage  # a plug-in that is not otherwise needed
+
+    line_counter = line_coverage.LineCoverage()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lines", action="store_true", help="count the lines of the package that the tests reach")
 
@@ -42,10 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests import compile_once  # of pytest-xdist's processes
 
         compile_once.install()
-    if config.getoption("--lines"):
-        from tests import line_coverage  # a plug-in that is not otherwise needed
-
-        config.pluginmanager.register(line_coverage.LineCoverage())
+    if line_counter is not None:
+        config.pluginmanager.register(line_counter)
 
 
 def pytest_runtest_setup() -> None:
