@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -60,6 +61,45 @@ def test_a_save_that_is_cut_short_leaves_the_former_one(project: Project, monkey
     assert path.read_bytes() == before
     names = {one.name for one in path.parent.iterdir()}
     assert not any("fresh" in name or "partial" in name for name in names)
+
+
+#: Saves a selection as the explorer does, in processes of which each is killed at another moment.
+KILLED_SAVES = """
+import os, signal, sys, zipfile
+from pathlib import Path
+from cryodrgn_ext.explorer.opened_result import OpenedResult
+
+opened = OpenedResult(Path(sys.argv[1]))
+# While the arrays are written, once they are, and before they take the place of the former ones.
+for owner, what in (zipfile.ZipFile, "close"), (os, "fsync"), (os, "replace"):
+    child = os.fork()
+    if not child:
+        setattr(owner, what, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        opened.save("held", {"by": "all"}, replace=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_saves_whose_processes_are_killed_leave_the_former_one(project: Project) -> None:
+    opened = OpenedResult(project.result)
+    path = opened.save("held", {"by": "levels", "column": "state", "levels": [0]}, replace=True)
+    former, kept, there = path.read_bytes(), opened.saved("held"), set(path.parent.iterdir())
+    assert 0 < len(kept) < N
+    command = [sys.executable, "-c", KILLED_SAVES, str(project.result)]
+    died = subprocess.run(command, timeout=120, check=True, capture_output=True, text=True).stdout.split()
+    assert died == [str(-signal.SIGKILL)] * 3
+    left = set(path.parent.iterdir()) - there
+    assert len(left) == 3  # each had begun to write
+    assert path.read_bytes() == former
+    again = OpenedResult(project.result)
+    np.testing.assert_array_equal(again.saved("held"), kept)
+    assert len(again.selections()) == len(there)  # what is left is none of them
+    again.save("held", {"by": "all"}, replace=True)
+    assert len(again.saved("held")) == N
+    assert set(path.parent.iterdir()) == there | left
+    for one in (*left, path):
+        one.unlink()
 
 
 def test_a_damaged_selection_is_one_sentence(project: Project) -> None:
