@@ -57,11 +57,11 @@ class Session:
         """Take up scores of images, and masks where the model can say what is within, that the directory has."""
         add_scores(self.opened, kept_scores(self.opened))
         for kept in kept_masks(self.opened.home):
-            if isinstance(self.maker.model, Linear):
-                try:
+            try:
+                if isinstance(self.maker.model, Linear):
                     self.add_mask(kept)
-                except InputError as error:
-                    self.monitor.message(f"{kept.path} is left aside: {error}")
+            except InputError as error:  # also of a model that is gone, without which everything else is there
+                self.monitor.message(f"{kept.path} is left aside: {error}")
 
     def add_mask(self, kept: KeptMask) -> None:
         """List a mask, with its columns."""
@@ -129,6 +129,7 @@ class Session:
             "n": opened.n,
             "of": result.particles.n,
             "q": opened.z.shape[1],
+            "model": self.maker.has_model,
             "particles": str(result.particles.path),
             "format": result.particles.source.format,
             "columns": [column.plain() for column in opened.columns.columns],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from pathlib import Path
 
 import mrcfile
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cryodrgn_ext.cli import main
-from tests.explorer.conftest import TOKEN, Explorer, FetchMap, N, Project, latents
+from tests.explorer.conftest import TOKEN, Explorer, FetchMap, N, Project, latents, running
 
 
 def test_a_generated_map_is_that_of_volumes(
@@ -142,3 +143,26 @@ def test_a_mask_is_painted_and_maps_are_compared_within(explorer: Explorer, proj
     kept = {one.name for one in (project.result / "masks").iterdir()}  # with those of other tests
     assert {"arm.json", "arm.mrc", "copy.mrc"} <= kept
     assert not {f"{name}.mrc" for name in ("none", "bad", "map")} & kept
+
+
+def test_without_the_model_particles_are_reconstructed_all_the_same(explorer: Explorer, project: Project) -> None:
+    """As where the folder of the model was deleted to save room; a mask was kept while there was one."""
+    z = latents(project)[7].tolist()
+    wanted = explorer.post("near", z=z, count=60).plain
+    whole = explorer.get(f"api/results/0/maps/{wanted['files']['half1']}").body
+    result = project.root / "External/without_model"
+    shutil.copytree(project.result, result, ignore=shutil.ignore_patterns("model", "paths", "again", "masks"))
+    (result / "masks").mkdir()
+    shutil.copy(result / "consensus/mask.mrc", result / "masks/kept.mrc")
+    with running(result) as other:
+        (described,) = other.get("api/results").plain["results"]
+        assert described["masks"] == []
+        assert not described["model"]
+        made = other.post("near", z=z, count=60).plain
+        assert other.get(f"api/results/0/maps/{made['files']['half1']}").body[1024:] == whole[1024:]  # but for the date
+        assert made["facts"] == wanted["facts"]
+        assert other.post("reconstruct", recipe={"by": "all"}, name="all").plain["facts"]["n"] == N
+        for what, asked in (("generated", {"z": z}), ("gallery", {"positions": [3]}), ("score", {})):
+            refused = other.post(what, **asked)
+            assert refused.status == 400
+            assert "without_model/model is not there any more" in refused.plain["error"]

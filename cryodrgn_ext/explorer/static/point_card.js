@@ -39,9 +39,11 @@ export class PointCard {
     const { panel, at } = this;
     const count = Number(panel.find(".count").value);
     const button = panel.find(".show-maps");
-    const generated = await during("Generating a map at this point", () =>
-      panel.result.plain("generated", { z: at.z }), button);
-    if (!generated || (await panel.showMap(generated)) === null) return;
+    if (panel.described.model) {
+      const generated = await during("Generating a map at this point", () =>
+        panel.result.plain("generated", { z: at.z }), button);
+      if (!generated || (await panel.showMap(generated)) === null) return;
+    }
     const near = await during(`Reconstructing from the ${count} nearest particles`, () =>
       panel.result.plain("near", { z: at.z, count }), button);
     if (near) await panel.showMap(near);
