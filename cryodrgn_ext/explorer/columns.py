@@ -1,7 +1,7 @@
 """What the page may draw of each particle: latents, state, view, defocus, and every column of the user's own file.
 
 A column is a name with a unit until it is asked for; its values are then single-precision numbers of all shown
-particles, NaN where there are none. Columns of a few values are categories: numbers of their levels.
+particles, NaN where there are none or infinite ones. Columns of a few values are categories: numbers of their levels.
 """
 
 from __future__ import annotations
@@ -110,7 +110,10 @@ class ColumnTable:
             When there is no such column, or the file has text in it.
         """
         if key not in self._found:
-            self._found[key] = np.ascontiguousarray(self.column(key).values(), np.float32)
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(self.column(key).values(), np.float32)
+            # The page draws no infinite values: a range that is open must not take them unseen.
+            self._found[key] = np.where(np.isinf(values), np.float32(np.nan), values)
         return self._found[key]
 
     def add_embedding(self, index: NDArray[np.integer], xy: FloatArray) -> None:

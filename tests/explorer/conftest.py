@@ -37,6 +37,16 @@ HANGS_S = 60.0
 TOKEN = "a-secret"
 #: A column that nobody knows, with text in it.
 OWN_COLUMN = "myRemark"
+LATE = 101
+#: Further ones, as programs leave them: what each has in a row, from 0.
+ODD_COLUMNS: dict[str, Callable[[int], str]] = {
+    OWN_COLUMN: lambda row: f"remark_{row}",
+    "mySometimes": lambda row: "nan" if row % 3 else f"{row / 8}",
+    "myNever": lambda _row: "nan",
+    "myConstant": lambda _row: "-1.500000",
+    "myLarge": lambda row: "1e300" if row == 0 else "-inf" if row == 1 else f"{row}",
+    "myLate": lambda row: "unknown" if row == LATE else f"{row}",
+}
 #: A lasso in the plane of the first two latents.
 POLYGON = np.array([[-1.3, -0.4], [0.2, -1.1], [1.4, 0.3], [0.3, 0.1], [0.1, 1.3], [-0.8, 0.9]])
 
@@ -93,8 +103,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     lines = star.read_text().splitlines()
     begin = lines.index("data_particles")
     labels = [k for k, line in enumerate(lines) if k > begin and line.startswith("_")]
-    own = [f"{line} remark_{k}" if k > labels[-1] and line.strip() else line for k, line in enumerate(lines)]
-    own.insert(labels[-1] + 1, f"_{OWN_COLUMN} #{len(labels) + 1}")
+    rows = [line for line in lines[labels[-1] + 1 :] if line.strip()]
+    assert len(rows) == N
+    own = lines[: labels[-1] + 1] + [f"_{name} #{len(labels) + k}" for k, name in enumerate(ODD_COLUMNS, 1)]
+    own += [" ".join([line, *(odd(row) for odd in ODD_COLUMNS.values())]) for row, line in enumerate(rows)]
     star.write_text("\n".join(own) + "\n")
     settings = TrainSettings(
         in_parts=Path("particles.star"), o=Path("External/train"), zdim=3, states=2, volumes=2, device="cpu", seed=3

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import starfile
+from numpy.typing import NDArray
 
 from cryodrgn_ext.cli import main
+from cryodrgn_ext.explorer import columns
 from cryodrgn_ext.metadata.particles import read_particles
-from tests.explorer.conftest import OWN_COLUMN, POLYGON, Explorer, N, Project, inside, latents
+from tests.explorer.conftest import ODD_COLUMNS, OWN_COLUMN, POLYGON, Explorer, N, Project, inside, latents, running
 
 
 @pytest.mark.parametrize(
@@ -48,13 +50,62 @@ def test_columns_are_those_of_the_file(explorer: Explorer, project: Project) -> 
     assert [f"{int(value):02d}" for value in np.unique(state)] == [name[-2:] for name in columns["state"]["levels"]]
 
 
+def test_odd_columns_are_colours_where_they_have_numbers(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "SAMPLE", 20)  # the one row with text is not among these
+    with running(project.result) as explorer:
+        listed = {one["key"] for one in explorer.get("api/results").plain["results"][0]["columns"]}
+        named = {name for name in ODD_COLUMNS if f"file:{name}" in listed}
+        assert named == {"mySometimes", "myConstant", "myLarge", "myLate"}
+
+        def values(name: str) -> NDArray[np.float32]:
+            return np.frombuffer(explorer.get(f"api/results/0/columns/file:{name}").body, "<f4")
+
+        def chosen(by: str, name: str, **more: object) -> list[int]:
+            recipe = {"by": by, "column": f"file:{name}", **more}
+            return np.frombuffer(explorer.post("positions", recipe=recipe).body, "<u4").tolist()
+
+        every, known = np.arange(N), list(range(0, N, 3))
+        np.testing.assert_array_equal(values("mySometimes"), np.where(every % 3, np.nan, every / 8))
+        assert chosen("range", "mySometimes", low=None, high=None) == known
+        assert chosen("range", "mySometimes", low=None, high=10) == [row for row in known if row <= 80]
+        # A lasso has none of those without a value, however large it is.
+        lasso = {"by": "polygon", "x": "file:mySometimes", "y": "z1", "corners": [[-99, -99], [999, -99], [0, 999]]}
+        assert np.frombuffer(explorer.post("positions", recipe=lasso).body, "<u4").tolist() == known
+        assert (values("myConstant") == -1.5).all()
+        assert chosen("outliers", "myConstant", beyond=1) == []
+        assert chosen("range", "myConstant", low=-1.5, high=-1.5) == every.tolist()
+        # What single precision has no number for has none.
+        assert np.isnan(values("myLarge")[:2]).all()
+        assert chosen("range", "myLarge", low=None, high=None) == every[2:].tolist()
+        late = explorer.get("api/results/0/columns/file:myLate")
+        assert late.status == 400
+        assert "_myLate is 'unknown', but a number is expected" in late.plain["error"]
+        assert explorer.post("choose", recipe={"by": "range", "column": "file:myLate"}).status == 400
+
+
+def test_a_selection_of_views_warns_and_one_by_chance_does_not(explorer: Explorer, project: Project) -> None:
+    table = starfile.read(project.root / "particles.star")["particles"]
+    within = int((table["rlnAngleTilt"] <= 60).sum())
+    cone = explorer.post("choose", recipe={"by": "range", "column": "view_tilt", "low": 0, "high": 60}).plain
+    assert cone["n"] == within
+    (warning,) = cone["warnings"]
+    assert warning.startswith("Views: about")
+    assert cone["views"]["p_value"] < 0.001
+    drawn = np.random.default_rng(5).choice(N, within, replace=False)
+    chance = explorer.post("choose", recipe={"by": "positions", "positions": np.sort(drawn).tolist()}).plain
+    assert chance["n"] == within
+    assert chance["warnings"] == []
+    assert chance["views"]["p_value"] > 0.001
+    assert chance["views"]["exchanged"] < cone["views"]["exchanged"]
+
+
 def test_a_selection_is_saved_and_goes_back_with_every_column(
     explorer: Explorer, recipe: dict[str, object], project: Project
 ) -> None:
     wanted = np.flatnonzero(inside(POLYGON, latents(project)[:, :2].astype(float)))
     assert 20 < len(wanted) < N - 20
     chosen = explorer.post("choose", recipe=recipe).plain
-    original = starfile.read(project.root / "particles.star")["particles"]
+    original = starfile.read(project.root / "particles.star", parse_as_string=list(ODD_COLUMNS))["particles"]
     assert chosen["n"] == len(wanted)
     assert chosen["halves"] == [int((original["rlnRandomSubset"].iloc[wanted] == half).sum()) for half in (1, 2)]
     np.testing.assert_array_equal(np.frombuffer(explorer.post("positions", recipe=recipe).body, "<u4"), wanted)
@@ -63,8 +114,8 @@ def test_a_selection_is_saved_and_goes_back_with_every_column(
     assert explorer.post("save", name="closed", recipe=recipe).status == 400  # not replaced unless asked for
     written = explorer.post("particles", name="closed", format="star").plain
     (path,) = written["files"]
-    found = starfile.read(path)["particles"]
-    assert (found[list(original.columns)] == original.iloc[wanted].reset_index(drop=True)).all(axis=None)
+    found = starfile.read(path, parse_as_string=list(ODD_COLUMNS))["particles"]
+    assert found[list(original.columns)].equals(original.iloc[wanted].reset_index(drop=True))
     assert list(found[OWN_COLUMN]) == list(original[OWN_COLUMN].iloc[wanted])
     # The line that is shown does the same.
     other = Path(path).with_name("again.star")
