@@ -110,7 +110,7 @@ class LearnedResult:
     @property
     def _homogeneous(self) -> str:
         if self.job == "train":
-            return "it is a homogeneous reconstruction."
+            return "it is a homogeneous reconstruction; train with --zdim 1 or more, and give that job."
         return (
             f"it is an abinit job without --zdim; train on {Layout(self.directory).particles} first, and give that job."
         )

@@ -34,7 +34,9 @@ from cryodrgn_ext.explorer.serve import explore as serve
 from cryodrgn_ext.explorer.serve import listening
 from cryodrgn_ext.explorer.stored_maps import stored_maps
 from cryodrgn_ext.images.maps import write_map
+from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.options.explore import ExploreSettings
+from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.learned_result import read_learned_result
@@ -142,6 +144,16 @@ def test_rows_beyond_the_particles_are_other_particles(project: Project) -> None
     with pytest.raises(InputError, match="made of other particles"):
         read_selection_file(path, particles)
     path.unlink()
+
+
+def test_a_result_without_latents_is_refused_with_what_to_do(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+    rigid = Path("External/rigid")
+    train(TrainSettings(in_parts=Path("particles.star"), o=rigid, zdim=0, device="cpu"), SilentMonitor())
+    sentence = "rigid has no latents: it is a homogeneous reconstruction; train with --zdim 1 or more"
+    for given in (rigid, rigid / "particles.star"):
+        with pytest.raises(InputError, match=sentence):
+            serve(ExploreSettings(in_results=(project.result, given), device="cpu"), SilentMonitor())
 
 
 def test_a_port_that_is_taken_is_said_and_others_cannot_reach_it() -> None:

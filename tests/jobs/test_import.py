@@ -25,6 +25,7 @@ from cryodrgn_ext.options.import_latents import ImportCryodrgnSettings, ImportSe
 from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
+from tests.explorer.conftest import running
 from tests.jobs.test_train import data_rows
 from tests.metadata.test_cryodrgn_particles import relion_matrix
 from tests.monitors import said_by
@@ -297,3 +298,32 @@ def test_a_directory_without_a_configuration_needs_particles(cryodrgn: Path) -> 
     Path("run/config.yaml").unlink()
     with pytest.raises(InputError, match="does not say which particles"):
         import_cryodrgn(ImportCryodrgnSettings(in_run=Path("run"), o=Path("imported")), SilentMonitor())
+
+
+def test_the_explorer_opens_it(imported: Path) -> None:
+    """Latents of which one is the same for all, volumes that come from images; and the same without these volumes."""
+    z = latents()
+    point = [float(z[7, 0]), 0.0]
+    with running(Path("imported")) as explorer:
+        (described,) = explorer.get("api/results").plain["results"]
+        assert (described["job"], described["n"], described["model"]) == ("import", N, True)
+        every = {one["key"]: explorer.get(f"api/results/0/columns/{one['key']}") for one in described["columns"]}
+        assert {key: one.status for key, one in every.items()} == dict.fromkeys(every, 200)
+        np.testing.assert_array_equal(np.frombuffer(every["z1"].body, "<f4"), z[:, 0])
+        assert not np.frombuffer(every["z2"].body, "<f4").any()
+        near = explorer.post("near", z=point, count=100).plain
+        assert near["title"].startswith("RECONSTRUCTED from 100 particles")
+        map_there = explorer.get(f"api/results/0/maps/{near['files']['map']}").body[1024:]
+        made = explorer.post("generated", z=point).plain["files"]["map"]
+        generated = np.frombuffer(explorer.get(f"api/results/0/maps/{made}").body[1024:], "<f4")
+        assert np.corrcoef(generated, np.frombuffer(map_there, "<f4"))[0, 1] > 0.8
+        low = {"by": "range", "column": "z1", "low": None, "high": 0}
+        assert explorer.post("save", name="low", recipe=low).plain["selections"][0]["n"] == int((z[:, 0] <= 0).sum())
+        refused = explorer.post("train_again", name="low")
+        assert refused.status == 400
+        assert "train on the particles of the selection" in refused.plain["error"]
+    shutil.rmtree("imported/model")
+    with running(Path("imported")) as explorer:
+        again = explorer.post("near", z=point, count=100).plain
+        assert explorer.get(f"api/results/0/maps/{again['files']['map']}").body[1024:] == map_there
+        assert "RECONSTRUCTED from particles can" in explorer.post("generated", z=point).plain["error"]
