@@ -96,7 +96,9 @@ def test_saves_whose_processes_are_killed_leave_the_former_one(project: Project)
     assert path.read_bytes() == former
     again = OpenedResult(project.result)
     np.testing.assert_array_equal(again.saved("held"), kept)
-    assert len(again.selections()) == len(there)  # what is left is none of them
+    assert again.selections() == opened.selections()
+    named = {f"{one['name']}.npz" for one in again.selections()}
+    assert named == {one.name for one in there if one.suffix == ".npz"}  # what is left is none of them
     again.save("held", {"by": "all"}, replace=True)
     assert len(again.saved("held")) == N
     assert set(path.parent.iterdir()) == there | left
