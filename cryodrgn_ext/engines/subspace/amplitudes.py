@@ -20,13 +20,13 @@ from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.anatomy import Deformations
 from cryodrgn_ext.engines.subspace.band import Band
 from cryodrgn_ext.engines.subspace.grid import padded
-from cryodrgn_ext.engines.subspace.posterior import Posterior, infer
+from cryodrgn_ext.engines.subspace.posterior import LEAST_SCALE, Posterior, infer
 
+MOST_IMAGES = 6000  # that amplitudes are learned from: a few dozen numbers are well known then
 STEPS = 16  # of expectation maximisation; the motions that tell most are ahead by then
 LEAST_VARIANCE = 1e-8  # of the largest
 SINGULAR = 1e-7  # of the largest variance
 LEAST_SPREAD = 1e-3  # of the particle scale
-LEAST_SCALE = 0.05
 BLOCK = 1024  # images at a time
 
 
@@ -201,7 +201,6 @@ class Motions:
         modes = deformations.modes
         out = torch.zeros(*modes.shape[:2], padded(columns.shape[1]), device=modes.device)
         out[..., : columns.shape[1]] = modes[..., 1 : deformations.count + 1] @ columns[1:].float().to(modes.device)
-        out[..., 0] += modes[..., 0]
         return out
 
 

@@ -50,6 +50,12 @@ class Deformations:
         """Number K of all columns."""
         return self.smooth + self.rigid
 
+    def about(self, average: Float32[Tensor, "V 2"]) -> Deformations:
+        """The same with a correction (V, 2) of the consensus in column 0."""
+        modes = self.modes.clone()
+        modes[..., 0] = average
+        return replace(self, modes=modes)
+
     def on(self, device: torch.device) -> Deformations:
         """Copy to a device."""
         return replace(self, modes=self.modes.to(device))

@@ -15,6 +15,7 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 #: Lower frequencies (cycles per box) do not count. A background that was subtracted with the error of an estimate, or
 #: a ramp, moves them all together, which looks like heterogeneity; of what differs between particles they hold little.
 BACKGROUND_RADIUS = 2.0
+BAND_GROWTH = 1.4  # from one band to the next
 CHUNK_COEFFICIENTS = 1 << 20
 BYTES_PER_COEFFICIENT = 16  # complex64, float32, and a place in the order of cubes
 

@@ -7,12 +7,11 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
-from cryodrgn_ext.engines.subspace.amplitudes import Motions, Products
+from cryodrgn_ext.engines.subspace.amplitudes import MOST_IMAGES, Motions, Products
 from cryodrgn_ext.engines.subspace.anatomy import Anatomy
 from cryodrgn_ext.engines.subspace.band import Band
 
 RANDOM_BLOCK = 4096  # rows that one random generator starts
-MOST_IMAGES = 6000  # a few dozen numbers are well known from
 
 
 def random_latents(rows: Int64[Tensor, " B"], zdim: int, seed: int) -> Float64[Tensor, "B q"]:
@@ -51,12 +50,10 @@ def leading_deformations(
     out[..., 0] = values[..., 0]
     if deformations.smooth == 0:
         return out
-    deformations = deformations.on(band.device)
-    deformations.modes[..., 0] = values[..., 0]
+    deformations = deformations.on(band.device).about(values[..., 0])
     mine = max(1, MOST_IMAGES // current().size)
     chosen = rows[torch.linspace(0, max(len(rows) - 1, 0), min(mine, len(rows))).long().unique()]
     products = Products.of(band, deformations, chosen)
     loadings = Motions.learn(products, -(-zdim // 2), 0.0).loadings
-    deformations.modes[..., 0] = 0
     out[..., 1 : loadings.shape[1] + 1] = Motions.components(deformations, loadings)[..., : loadings.shape[1]]
     return out

@@ -15,16 +15,14 @@ from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
-from cryodrgn_ext.engines.subspace.amplitudes import Motions, Products
+from cryodrgn_ext.engines.subspace.amplitudes import MOST_IMAGES, Motions, Products
 from cryodrgn_ext.engines.subspace.anatomy import Anatomy, Deformations
-from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.band import BAND_GROWTH, Band
 from cryodrgn_ext.engines.subspace.evidence import Gains
 from cryodrgn_ext.engines.subspace.posterior import infer
 from cryodrgn_ext.progress import Monitor
 
-MOST_IMAGES = 6000  # a few dozen numbers are well known from
 MOST_MOTIONS = 8
-GROWTH = 1.4  # of the band
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def bands_to(first: int, limit: int) -> list[int]:
     """Radii from ``first`` to ``limit``."""
     radii = [min(first, limit)]
     while radii[-1] < limit:
-        radii.append(min(limit, max(radii[-1] + 1, round(GROWTH * radii[-1]))))
+        radii.append(min(limit, max(radii[-1] + 1, round(BAND_GROWTH * radii[-1]))))
     return radii
 
 

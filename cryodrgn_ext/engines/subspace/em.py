@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.distributed import current
 from cryodrgn_ext.engines.subspace.anatomy import Anatomy
-from cryodrgn_ext.engines.subspace.band import Band
+from cryodrgn_ext.engines.subspace.band import BAND_GROWTH, Band
 from cryodrgn_ext.engines.subspace.beginnings import leading_deformations, random_latents
 from cryodrgn_ext.engines.subspace.decoder import held_to
 from cryodrgn_ext.engines.subspace.deformed import DeformedSubspace, bands_to, half_sets, search
@@ -37,7 +37,6 @@ from cryodrgn_ext.images.particle_images import ParticleImages
 from cryodrgn_ext.progress import Monitor
 
 FIRST_RADIUS = 8
-BAND_GROWTH = 1.4
 PASSES = (15, 5, 3)  # at the first bands; the last number for all further ones
 FREE_PASSES = 5  # with a weak flat prior, until components have emerged from the random start
 WEAK_PRIOR = 0.05  # of the mean diagonal of the equations
