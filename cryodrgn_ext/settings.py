@@ -24,7 +24,7 @@ import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.setting_field import REQUIRED, SettingField
@@ -102,6 +102,9 @@ class Settings:
     InputError
         From the constructor, naming the option.
     """
+
+    #: Groups of settings of which one is given instead of the others.
+    ALTERNATIVES: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def __post_init__(self) -> None:
         """Check every field against its declaration."""
@@ -235,17 +238,29 @@ def from_values(cls: type[S], values: Mapping[str, Any]) -> S:
 
 def from_plain(cls: type[S], plain: Mapping[str, Any]) -> S:
     """Build settings from :meth:`Settings.to_mapping`'s form (read back from job.yaml)."""
+    return from_values(cls, typed_values(cls, plain))
+
+
+def typed_values(cls: type[Settings], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of their types, unchecked, from those of :meth:`Settings.to_mapping`'s form that there still are.
+
+    Parameters
+    ----------
+    cls : Settings class
+    plain : mapping
+        May be of another version, which had other settings.
+    """
     values: dict[str, Any] = {}
     for field in describe(cls):
         if field.name not in plain:
             continue
         value = plain[field.name]
         if field.many and isinstance(value, list):
-            value = tuple(Path(v) if field.kind == "path" else v for v in value)
+            value = tuple(Path(v) if field.kind == "path" and isinstance(v, str) else v for v in value)
         elif field.kind == "path" and isinstance(value, str):
             value = Path(value)
         values[field.name] = in_words(field, value)
-    return from_values(cls, values)
+    return values
 
 
 def in_words(field: SettingField, value: Any) -> Any:

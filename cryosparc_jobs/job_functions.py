@@ -114,7 +114,8 @@ def run_external(
     refuse_results_of_others(directory, kind.name)
     parents = _find_parents(kind, cs, project, connected, given_maps)
     root, decided = project_directory(cs, project), kind.decided(given_maps)
-    draft = kind.complete(settings, Path(f"{project}_{kind.name}" if directory is None else directory), parents.learned)
+    there = Path(f"{project}_{kind.name}" if directory is None else directory)
+    draft = kind.complete(settings, there, parents.learned).settings
     check = kind.job.load_check() if kind.takes_result else None
     if check is not None:
         check(draft, SilentMonitor())
@@ -130,7 +131,10 @@ def run_external(
             kind.maps[what]: map_path(job.load_input(what, [slot.name]), slot.name, root)
             for what, (_, slot) in parents.maps.items()
         }
-        complete = replace(kind.complete(settings, where, parents.learned), **files)
+        completed = kind.complete(settings, where, parents.learned)
+        for sentence in completed.sentences:
+            monitor.message(sentence)
+        complete = replace(completed.settings, **files)
         rows = job.load_input(INPUT, [slot.name for slot in parents.slots])
         if parents.learned is None:
             write_particles(where / INPUT_FILE, rows, root)

@@ -16,7 +16,8 @@ from typing import Any
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import JOBS, Job
 from cryodrgn_ext.setting_field import SettingField
-from cryodrgn_ext.settings import Settings, check_values, describe, from_values
+from cryodrgn_ext.settings import check_values, describe
+from cryodrgn_ext.workflow.recorded_settings import CompletedSettings, completed_settings
 from cryosparc_jobs.particles import NEEDED, UNALIGNED
 
 INPUT_FILE = "input_particles.cs"
@@ -134,17 +135,18 @@ class JobKind:
                 raise InputError(f"{name} cannot be given: {reason}.")
         check_values(self.job.settings_class, given)
 
-    def complete(self, given: Mapping[str, Any], where: Path, learned: Path | None) -> Settings:
+    def complete(self, given: Mapping[str, Any], where: Path, learned: Path | None) -> CompletedSettings:
         """Settings of a run in the result directory ``where``, of what was ``learned`` or of connected particles.
 
         Raises
         ------
         InputError
-            When one that is required is missing.
+            When one that is required is missing, or an earlier run in the directory has left no readable record.
         """
         formats = {name: value for name, value in FORMATS.items() if name in self.fields}
-        ours = {"in_parts": where / INPUT_FILE if learned is None else learned, "o": where, **formats}
-        return from_values(self.job.settings_class, {**given, **ours})
+        ours: dict[str, Any] = {"project": None} if "project" in self.fields else {}
+        ours |= {"in_parts": where / INPUT_FILE if learned is None else learned, "o": where, **formats}
+        return completed_settings(self.job.settings_class, self.name, {**given, **ours})
 
     def signature(self) -> inspect.Signature:
         """Signature of the job's function: the client, what is connected, and any settings."""

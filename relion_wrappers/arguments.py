@@ -7,15 +7,13 @@ and ``--pipeline_control DIR/`` is added to some commands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.setting_field import SettingField
-from cryodrgn_ext.settings import Settings, describe, from_mapping, unknown_option
+from cryodrgn_ext.settings import Settings, describe, unknown_option
 from cryodrgn_ext.tokens import refuse_others, split_options
 
-S = TypeVar("S", bound=Settings)
 IGNORED = frozenset({"pipeline_control"})
 # Input fields of RELION's External tab that a job may not use.
 INPUT_FIELDS = {
@@ -28,8 +26,8 @@ INPUT_FIELDS = {
 }
 
 
-def parse_arguments(cls: type[S], arguments: Sequence[str], presets: Mapping[str, str] | None = None) -> S:
-    """Read a RELION command line.
+def given_words(cls: type[Settings], arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Read a RELION command line: the words of each option, none where RELION's field is empty.
 
     Parameters
     ----------
@@ -37,8 +35,6 @@ def parse_arguments(cls: type[S], arguments: Sequence[str], presets: Mapping[str
         The job's settings.
     arguments : sequence of str
         Without the program's name.
-    presets : mapping, optional
-        Option values that hold unless given.
 
     Raises
     ------
@@ -64,7 +60,7 @@ def parse_arguments(cls: type[S], arguments: Sequence[str], presets: Mapping[str
                 f"--{name} is given twice, as '{' '.join(given[name])}' and as '{' '.join(words)}': keep one of them."
             )
         given[name] = words
-    return from_mapping(cls, {**(presets or {}), **given})
+    return given
 
 
 def template_values(arguments: Sequence[str]) -> dict[str, str]:

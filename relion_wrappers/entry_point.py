@@ -55,8 +55,9 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
     # Imported here, so that a broken installation also ends in a sentence and a marker.
     from cryodrgn_ext.jobs.registry import JOBS
     from cryodrgn_ext.settings import describe
+    from cryodrgn_ext.workflow.recorded_settings import settings_from_words
     from cryodrgn_ext.workflow.run_log import logged_run
-    from relion_wrappers.arguments import parse_arguments
+    from relion_wrappers.arguments import given_words
     from relion_wrappers.lifecycle import output_directory
     from relion_wrappers.nodes import write_nodes
 
@@ -65,10 +66,12 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
         raise ValueError("--o is missing")
     job = JOBS[job_name]
     with logged_run(directory, job.relion_program, abort_requested) as monitor:
-        presets = {"o": str(directory)}
+        words = {"o": [str(directory)], **given_words(job.settings_class, arguments)}
         if any(field.name == "particles_format" for field in describe(job.settings_class)):
-            presets["particles_format"] = "star"  # also of particles from CryoSPARC: RELION takes no others
-        settings = parse_arguments(job.settings_class, arguments, presets=presets)
-        result = job.load()(settings, monitor)
+            words.setdefault("particles_format", ["star"])  # also of particles from CryoSPARC: RELION takes no others
+        completed = settings_from_words(job.settings_class, job.name, words)
+        for sentence in completed.sentences:
+            monitor.message(sentence)
+        result = job.load()(completed.settings, monitor)
         names = write_nodes(directory, result.files)
         monitor.message(f"Declared {len(names)} outputs to RELION: {', '.join(names)}")

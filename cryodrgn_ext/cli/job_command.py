@@ -18,11 +18,12 @@ from cryodrgn_ext.jobs.registry import Job
 from cryodrgn_ext.options.result_settings import ResultSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.setting_field import SettingField
-from cryodrgn_ext.settings import Settings, describe, from_mapping, text_of
+from cryodrgn_ext.settings import describe, text_of
 from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
 from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
 from cryodrgn_ext.workflow.job_result import JobResult
+from cryodrgn_ext.workflow.recorded_settings import CompletedSettings, settings_from_words
 from cryodrgn_ext.workflow.run_log import logged_run
 
 
@@ -107,7 +108,7 @@ def _option(field: SettingField, positional: bool) -> click.Option:
     return click.Option(names, type=str, help=text, metavar=metavar + (" ..." if field.many else ""))
 
 
-def _settings(job: Job, params: dict[str, Any]) -> Settings:
+def _settings(job: Job, params: dict[str, Any]) -> CompletedSettings:
     given = {name: text for name, text in params.items() if text is not None and not name.startswith("positional_")}
     for name in job.positional:
         text = params.get(f"positional_{name}")
@@ -116,11 +117,12 @@ def _settings(job: Job, params: dict[str, Any]) -> Settings:
                 shown = text if isinstance(text, str) else " ".join(text)
                 raise InputError(f"--{name} is given twice, as '{given[name]}' and as '{shown}': keep one of them.")
             given[name] = text
-    return from_mapping(job.settings_class, given)
+    return settings_from_words(job.settings_class, job.name, given)
 
 
-def run(job: Job, settings: Settings) -> JobResult:
+def run(job: Job, completed: CompletedSettings) -> JobResult:
     """Run a job from the command line, with a lock and a run.log where it has a result directory."""
+    settings = completed.settings
     if "WORLD_SIZE" in os.environ:  # torchrun's: only then is the heavy import worth it
         from cryodrgn_ext.workflow.launcher import help_with, is_helper
 
@@ -133,6 +135,8 @@ def run(job: Job, settings: Settings) -> JobResult:
     directory = settings.o
     make_output_directory(directory)
     with directory_lock(directory), logged_run(directory, f"cryodrgn-ext {job.name}") as monitor:
+        for sentence in completed.sentences:
+            monitor.message(sentence)
         return run_job(settings, monitor)
 
 

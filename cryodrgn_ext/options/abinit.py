@@ -17,6 +17,8 @@ from cryodrgn_ext.settings import setting
 class AbinitSettings(ResultSettings, SubspaceSettings, NeuralAbinitSettings, ComputeSettings):
     """Settings of ``abinit``: inputs, how to search, the coordinates of the result, and options of the engine."""
 
+    ALTERNATIVES = (("in_3dref", "flip_hand"),)
+
     in_parts: Path = setting(
         connects="particles",
         help="Particles with CTF: a STAR file of RELION 3.0 to 5; a .cs, .csg or job directory of CryoSPARC; "

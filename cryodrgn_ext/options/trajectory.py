@@ -14,6 +14,8 @@ from cryodrgn_ext.settings import setting
 class TrajectorySettings(ResultSettings):
     """Settings of ``trajectory``."""
 
+    ALTERNATIVES = (("anchors", "anchor_particles"),)
+
     in_parts: Path = setting(
         help="Result directory of a train, abinit (--zdim) or landscape job, or particles.star of it or of one of its "
         "states"

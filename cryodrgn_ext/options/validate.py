@@ -14,6 +14,8 @@ from cryodrgn_ext.settings import setting
 class ValidateSettings(ResultSettings):
     """Settings of ``validate``."""
 
+    ALTERNATIVES = (("state", "indices"),)
+
     in_parts: Path = setting(
         connects="result",
         help="Result directory of a train, abinit or landscape job, or particles.star of it or of one of its states",

@@ -183,7 +183,7 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
     needed = {"job", "settings", "inputs", "results"}
-    if not isinstance(record, dict) or not needed <= set(record):
+    if not isinstance(record, dict) or not needed <= set(record) or not isinstance(record["settings"], dict):
         raise InputError(f"{path} is not a job record of cryodrgn-ext.")
     return record
 

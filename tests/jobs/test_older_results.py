@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from cryodrgn_ext.cli import main
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.jobs.report import report
 from cryodrgn_ext.options.report import ReportSettings
 from cryodrgn_ext.pose import random_initialisations, refinement
 from cryodrgn_ext.pose.initial import Schedule
 from cryodrgn_ext.progress import Monitor, SilentMonitor
-from cryodrgn_ext.settings import from_mapping, from_plain
+from cryodrgn_ext.settings import describe, from_mapping, from_plain, in_words
 from cryodrgn_ext.workflow.job_result import JobResult
 from tests.jobs.older_results.list_names import names_of
 
@@ -97,6 +99,21 @@ def test_continue_finds_every_stage_done(older: Path, job: str) -> None:
     assert [re.findall(r"\d[\d.]*", note) for note in notes[0]] == [re.findall(r"\d[\d.]*", note) for note in notes[1]]
     assert all(output.path is not None and output.path.exists() for output in result.outputs)
     assert (older / directory / "report.html").exists()
+
+
+@pytest.mark.parametrize("job", ["train", "abinit"])
+def test_continue_keeps_what_was_chosen_then(older: Path, job: str) -> None:
+    directory = f"External/{job}"
+    then, journal = record_of(directory)["settings"], Path(directory, "checkpoint/stages.json").read_bytes()
+    shown = CliRunner().invoke(main, [job, "--o", directory])
+    assert shown.exit_code == 0, shown.output
+    assert Path(directory, "checkpoint/stages.json").read_bytes() == journal  # no stage was done again
+    now = record_of(directory)["settings"]
+    fields = {field.name: field for field in describe(JOBS[job].settings_class)}
+    then = {name: in_words(fields[name], value) for name, value in then.items()}
+    assert {name: now[name] for name in then} == then
+    assert then["memory_GB"] != fields["memory_GB"].default  # which is another now
+    assert then["fit_contrast"] != fields["fit_contrast"].default
 
 
 def test_select_returns_the_particles_of_a_state(older: Path) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.options.train import TrainSettings
-from relion_wrappers.arguments import parse_arguments, usage
+from cryodrgn_ext.settings import Settings, from_mapping
+from relion_wrappers.arguments import given_words, usage
 
+S = TypeVar("S", bound=Settings)
 BASE = ["--o", "External/job003/", "--in_parts", "Import/job001/particles.star"]
+
+
+def parse_arguments(cls: type[S], words: Sequence[str]) -> S:
+    return from_mapping(cls, given_words(cls, words))
 
 
 def test_the_command_that_relion_builds() -> None:

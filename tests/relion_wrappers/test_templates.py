@@ -13,8 +13,9 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.options.train import TrainSettings
+from cryodrgn_ext.settings import from_mapping
 from cryodrgn_ext.simulate import empty_pipeline
-from relion_wrappers.arguments import parse_arguments
+from relion_wrappers.arguments import given_words
 from relion_wrappers.templates import Queue, job_star, write_template
 from tests.patience import HANGS_S
 
@@ -106,7 +107,7 @@ def test_the_real_pipeliner_builds_a_command_that_the_wrapper_understands(
     for command in (["--addJobFromStar", "t.star"], ["--sec_wait_after", "1", "--RunJobs", "External/job001/"]):
         subprocess.run(["relion_pipeliner", *command], cwd=tmp_path, timeout=HANGS_S, check=True, capture_output=True)
     words = (tmp_path / "arguments.txt").read_text().split("\n")[:-1]
-    settings = parse_arguments(JOBS[name].settings_class, words)
+    settings = from_mapping(JOBS[name].settings_class, given_words(JOBS[name].settings_class, words))
     assert settings.to_mapping()["o"] == "External/job001"
     if isinstance(settings, TrainSettings):
         assert (settings.zdim, settings.beta, settings.box, settings.j) == (3, 0.5, None, os.cpu_count())
