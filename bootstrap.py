@@ -6,12 +6,13 @@
     python3.11 bootstrap.py test [arguments of pytest]
     python3.11 bootstrap.py docs [FOLDER]
     python3.11 bootstrap.py install
+    python3.11 bootstrap.py programs
 
 Each command makes ``.venv`` beside this file if it is not there, installs PyTorch (the CPU build where there is
 no NVIDIA GPU, so that no CUDA packages are downloaded in vain) and this project, and then does its work. A second
 call finds everything installed and starts at once. ``test`` also installs RELION and the few programs that the
-tests call, through apt; ``docs`` writes the pages of all public functions (``site`` unless a folder is given). Only
-the standard library is used here.
+tests call, through apt, which ``programs`` does alone; ``docs`` writes the pages of all public functions (``site``
+unless a folder is given). Only the standard library is used here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +76,33 @@ def say(text: str) -> None:
 def run(command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None) -> int:
     """Run a command in the project's folder with our standard streams and return its exit status."""
     return subprocess.run([os.fspath(part) for part in command], cwd=ROOT, env=environment, check=False).returncode
+
+
+@contextmanager
+def aside(
+    command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None
+) -> Iterator[Callable[[], int]]:
+    """Run a command in the project's folder beside the block; it has ended when the block is left, however that is.
+
+    Yields a function that waits for its end, prints what it has written, and returns its exit status.
+    """
+    with tempfile.TemporaryFile() as output:  # a pipe would fill up
+        process = subprocess.Popen(
+            [os.fspath(part) for part in command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+        def finish() -> int:
+            status = process.wait()
+            output.seek(0)
+            sys.stdout.write(output.read().decode("utf-8", "replace"))
+            sys.stdout.flush()
+            return status
+
+        try:
+            yield finish
+        finally:
+            process.wait()
 
 
 def has_nvidia_gpu() -> bool:
@@ -179,8 +209,8 @@ def pip_install(arguments: Sequence[str]) -> bool:
     return run([venv_python(), "-m", "pip", "--disable-pip-version-check", "install", *quiet, *arguments]) == 0
 
 
-def install_torch() -> None:
-    """Install PyTorch unless it is there.
+def install_torch(options: Sequence[str] = ()) -> None:
+    """Install PyTorch unless it is there; ``options`` are those of ``pip install``.
 
     Raises
     ------
@@ -191,7 +221,7 @@ def install_torch() -> None:
         return
     for candidate in torch_candidates(has_nvidia_gpu()):
         say(candidate.message)
-        if pip_install(candidate.arguments):
+        if pip_install([*options, *candidate.arguments]):
             return
     raise BootstrapError("PyTorch could not be installed (the messages of pip stand above): check the network.")
 
@@ -216,8 +246,14 @@ def installed_extras(stamp: Path, expected: str) -> frozenset[str] | None:
     return frozenset(record.get("extras", ()))
 
 
-def install_project(extras: frozenset[str]) -> None:
+def install_project(extras: frozenset[str], options: Sequence[str] = ()) -> None:
     """Install this project (editable) with the extras, unless the stamp says that this was done.
+
+    Parameters
+    ----------
+    extras : frozenset of str
+    options : sequence of str
+        Of ``pip install``, for all packages.
 
     Raises
     ------
@@ -229,11 +265,11 @@ def install_project(extras: frozenset[str]) -> None:
     before = installed_extras(STAMP, expected)
     if before is not None and extras <= before:
         return
-    install_torch()
+    install_torch(options)
     wanted = extras | (before or frozenset())
     target = f"{ROOT}[{','.join(sorted(wanted))}]" if wanted else str(ROOT)
     say("Installing cryodrgn-ext and the packages that it needs")
-    if not pip_install(["--editable", target]):
+    if not pip_install([*options, "--editable", target]):
         raise BootstrapError("cryodrgn-ext could not be installed (the message of pip stands above).")
     STAMP.write_text(json.dumps({"fingerprint": expected, "extras": sorted(wanted)}) + "\n", encoding="utf-8")
 
@@ -281,10 +317,13 @@ def demo(arguments: Sequence[str]) -> int:
     return run([VENV / "bin" / "cryodrgn-ext", "demo", *demo_arguments(arguments)], environment())
 
 
-def test(arguments: Sequence[str]) -> int:
-    """Set up, then check format, lint and types, and run pytest; the arguments go to pytest."""
-    install_project(frozenset({"test"}))
-    install_test_programs()
+def test_environment() -> dict[str, str]:
+    """Return :func:`environment` with leave to keep compiled modules: the tests start hundreds of processes."""
+    return {name: value for name, value in environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def faults_found() -> bool:
+    """Check format, lint and types; what finds faults prints them."""
     checks = (
         ("ruff format", ["ruff", "format", "--check", "."]),
         ("ruff", ["ruff", "check", "."]),
@@ -292,8 +331,22 @@ def test(arguments: Sequence[str]) -> int:
     )
     for name, command in checks:
         say(f"Running {name}")
-        if run([VENV / "bin" / command[0], *command[1:]], environment()) != 0:
+        if run([VENV / "bin" / command[0], *command[1:]], test_environment()) != 0:
             say(f"{name} found the faults above; pytest was not run.")
+            return True
+    return False
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Set up, then check format, lint and types, and run pytest; the arguments go to pytest."""
+    make_venv()  # it may need apt, which then installs the programs while pip installs packages
+    pytest = [os.fspath(venv_python()), "-m", "pytest"]
+    with aside([sys.executable, __file__, "programs"]) as installed:
+        install_project(frozenset({"test"}), ["--no-compile"])  # most modules are never imported
+        # Those that are, are compiled here, once for all processes that share the tests, while mypy has the other core.
+        with nullcontext() if arguments else aside([*pytest, "--collect-only", "-q"], test_environment()):
+            faults = faults_found()
+        if installed() != 0 or faults:
             return 1
     say("Running pytest")
     # A file's tests stay in one process, and files are handed out in the order of tests/conftest.py: the long ones
@@ -301,8 +354,15 @@ def test(arguments: Sequence[str]) -> int:
     # One process more than cores: tests wait for the programs that they start.
     processes = str(min((os.cpu_count() or 1) + 1, MOST_TEST_PROCESSES))
     parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", "--lines"]
-    options = list(arguments) or parallel
-    return run([venv_python(), "-m", "pytest", *options], environment())
+    return run([*pytest, *(arguments or parallel)], test_environment())
+
+
+def programs(arguments: Sequence[str]) -> int:
+    """Install RELION and the other programs that the tests call."""
+    if arguments:
+        raise BootstrapError(f"programs takes no arguments, but got: {' '.join(arguments)}.")
+    install_test_programs()
+    return 0
 
 
 def docs(arguments: Sequence[str]) -> int:
@@ -326,7 +386,7 @@ def install(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"demo": demo, "test": test, "docs": docs, "install": install}
+COMMANDS = {"demo": demo, "test": test, "docs": docs, "install": install, "programs": programs}
 
 
 def main(arguments: Sequence[str]) -> int:

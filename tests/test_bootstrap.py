@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,37 @@ def test_apt_uses_sudo_only_when_not_root(monkeypatch: pytest.MonkeyPatch, user:
     bootstrap.apt_install(["relion"], "The tests need relion_refine")
     assert [command[0] == "sudo" for command in commands] == [user != 0] * 2
     assert commands[-1][-1] == "relion"
+
+
+def test_what_runs_beside_is_reported_in_its_place(capfd: pytest.CaptureFixture[str]) -> None:
+    with bootstrap.aside([sys.executable, "-c", "import sys; print('beside'); sys.exit(3)"]) as finish:
+        bootstrap.say("before")
+        assert finish() == 3
+    assert capfd.readouterr().out.split() == ["[bootstrap]", "before", "beside"]
+
+
+def test_what_runs_beside_has_ended_also_after_a_fault(tmp_path: Path) -> None:
+    late = [sys.executable, "-c", f"import time; time.sleep(0.3); open({str(tmp_path / 'ended')!r}, 'w')"]
+    with pytest.raises(bootstrap.BootstrapError), bootstrap.aside(late):
+        raise bootstrap.BootstrapError
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize(("installed", "faults"), [(1, False), (0, True)])
+def test_nothing_is_tested_without_programs_or_with_faults(
+    monkeypatch: pytest.MonkeyPatch, installed: int, faults: bool
+) -> None:
+    @contextmanager
+    def aside(command: Sequence[str], environment: object = None) -> Iterator[Callable[[], int]]:
+        yield lambda: installed
+
+    def run(*_: object) -> int:
+        pytest.fail("something was run")
+
+    for name, stand_in in {"aside": aside, "run": run, "make_venv": lambda: None, "faults_found": lambda: faults,
+                           "install_project": lambda *_: None}.items():  # fmt: skip
+        monkeypatch.setattr(bootstrap, name, stand_in)
+    assert bootstrap.test([]) == 1
 
 
 def test_missing_ensurepip_is_installed_with_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
