@@ -317,9 +317,15 @@ def demo(arguments: Sequence[str]) -> int:
     return run([VENV / "bin" / "cryodrgn-ext", "demo", *demo_arguments(arguments)], environment())
 
 
-def test_environment() -> dict[str, str]:
-    """Return :func:`environment` with leave to keep compiled modules: the tests start hundreds of processes."""
-    return {name: value for name, value in environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
+def test_environment(processes: int) -> dict[str, str]:
+    """Return :func:`environment` for tests that share the cores among so many processes.
+
+    A plug-in of pytest imports numpy, whose library counts its threads then, before tests/conftest.py can say so.
+    Compiled modules may be kept, whatever the user wants otherwise: the tests start hundreds of processes.
+    """
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    own = {name: value for name, value in environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {"OMP_NUM_THREADS": str(threads), **own}
 
 
 def faults_found() -> bool:
@@ -331,7 +337,7 @@ def faults_found() -> bool:
     )
     for name, command in checks:
         say(f"Running {name}")
-        if run([VENV / "bin" / command[0], *command[1:]], test_environment()) != 0:
+        if run([VENV / "bin" / command[0], *command[1:]], environment()) != 0:
             say(f"{name} found the faults above; pytest was not run.")
             return True
     return False
@@ -341,20 +347,21 @@ def test(arguments: Sequence[str]) -> int:
     """Set up, then check format, lint and types, and run pytest; the arguments go to pytest."""
     make_venv()  # it may need apt, which then installs the programs while pip installs packages
     pytest = [os.fspath(venv_python()), "-m", "pytest"]
+    # One process more than cores: tests wait for the programs that they start.
+    processes = 1 if arguments else min((os.cpu_count() or 1) + 1, MOST_TEST_PROCESSES)
+    shared = test_environment(processes)
     with aside([sys.executable, __file__, "programs"]) as installed:
         install_project(frozenset({"test"}), ["--no-compile"])  # most modules are never imported
         # Those that are, are compiled here, once for all processes that share the tests, while mypy has the other core.
-        with nullcontext() if arguments else aside([*pytest, "--collect-only", "-q"], test_environment()):
+        with nullcontext() if arguments else aside([*pytest, "--collect-only", "-q"], shared):
             faults = faults_found()
         if installed() != 0 or faults:
             return 1
     say("Running pytest")
     # A file's tests stay in one process, and files are handed out in the order of tests/conftest.py: the long ones
     # first, lest one process waits at the end.
-    # One process more than cores: tests wait for the programs that they start.
-    processes = str(min((os.cpu_count() or 1) + 1, MOST_TEST_PROCESSES))
-    parallel = ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder", "--lines"]
-    return run([*pytest, *(arguments or parallel)], test_environment())
+    parallel = ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder", "--lines"]
+    return run([*pytest, *(arguments or parallel)], shared)
 
 
 def programs(arguments: Sequence[str]) -> int:

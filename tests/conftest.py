@@ -15,9 +15,11 @@ from tests import shape_checks
 shape_checks.install()  # before anything of the package is imported
 
 matplotlib.use("Agg")
-# RELION and the processes that tests start read this as well.
+# RELION and the processes that tests start read this as well. A process of pytest-xdist inherits what the first one has
+# set for itself.
 beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes that share the cores
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // beside)))
+threads = max(1, (os.cpu_count() or 1) // beside)
+os.environ["OMP_NUM_THREADS"] = str(min(threads, int(os.environ.get("OMP_NUM_THREADS", threads))))
 # Tests start programs beside themselves: threads that wait must not keep the cores busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

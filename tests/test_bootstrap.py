@@ -118,6 +118,14 @@ def test_what_runs_beside_has_ended_also_after_a_fault(tmp_path: Path) -> None:
     assert (tmp_path / "ended").exists()
 
 
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert [bootstrap.test_environment(processes)["OMP_NUM_THREADS"] for processes in (1, 4, 9)] == ["8", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert bootstrap.test_environment(1)["OMP_NUM_THREADS"] == "3", "what the user says counts"
+
+
 @pytest.mark.parametrize(("installed", "faults"), [(1, False), (0, True)])
 def test_nothing_is_tested_without_programs_or_with_faults(
     monkeypatch: pytest.MonkeyPatch, installed: int, faults: bool
