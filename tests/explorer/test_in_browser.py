@@ -5,7 +5,6 @@ Pictures of the page go to the folder that CRYODRGN_EXT_ARTEFACTS names, else in
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from pathlib import Path
@@ -114,11 +113,11 @@ def _a_mask_is_painted(browser: Browser) -> None:
 def _paths_are_drawn_and_played(browser: Browser, project: Project) -> None:
     x, y = browser.middle(".points")
     press(browser, ".mode-path")
-    corners = np.array([[x - 60, y - 40], [x, y + 50], [x + 70, y + 10]])
-    browser.draw([tuple(a + (b - a) * t) for a, b in itertools.pairwise(corners) for t in np.arange(0, 1.01, 0.1)])
+    corners = np.round([[x - 60, y - 40], [x, y + 50], [x + 70, y + 10]])
+    browser.draw([tuple(corner) for corner in corners], at_once=True)
     browser.until("document.querySelector('.path-method').value === 'drawn'")
     drawn = np.array(browser.value("explorer.panels[0].path.line.corners"))
-    np.testing.assert_allclose(drawn[0], seen_at(browser, corners[:1])[0], atol=0.02)
+    np.testing.assert_allclose(drawn, seen_at(browser, corners), rtol=1e-9)
     browser.value(
         "document.querySelector('.path-frames').value = 2; document.querySelector('.path-name').value = 'seen'"
     )
@@ -134,14 +133,14 @@ def _paths_are_drawn_and_played(browser: Browser, project: Project) -> None:
         browser.until(f"{shown} === 'paths/seen/{frame}'")
     press(browser, ".viewer .play")
     press(browser, ".mode-box")
-    x, y = browser.middle(".points")
-    browser.draw([(x - 40, y - 30), (x, y), (x + 50, y + 45)])
+    x, y = np.round(browser.middle(".points"))
+    browser.draw([(x - 40, y - 30), (x, y), (x + 50, y + 45)], at_once=True)
     browser.until("explorer.panels[0].selection.recipe?.corners?.length === 4")
     browser.until(SILENT)
     low, high = np.sort(seen_at(browser, np.array([[x - 40, y - 30], [x + 50, y + 45]])), axis=0)
     z = latents(project)[:, :2]
-    chosen = set(browser.value("Array.from(explorer.panels[0].selection.positions)"))
-    assert len(chosen ^ set(np.flatnonzero(((z >= low) & (z <= high)).all(axis=1)).tolist())) <= 2  # at the very edge
+    chosen = browser.value("Array.from(explorer.panels[0].selection.positions)")
+    assert chosen == np.flatnonzero(((z >= low) & (z <= high)).all(axis=1)).tolist()
     press(browser, ".mode-pan")
 
 
@@ -227,25 +226,21 @@ def _a_million_points(browser: Browser) -> None:
 
 def _lasso_and_save(browser: Browser, project: Project) -> None:
     z = latents(project)[:, :2].astype(float)
-    x, y = browser.middle(".points")
-    offsets = np.array([[-70, -60], [110, -40], [60, 30], [20, 110], [-90, 40], [-70, -60]], float)
-    corners = offsets + np.array([x, y])
-    steps = [a + (b - a) * t for a, b in itertools.pairwise(corners) for t in np.arange(0, 1, 0.1)]
+    # A star, of whole pixels as a mouse has them, and many places in each picture that the page draws.
+    turn, reach = np.linspace(0, 2 * np.pi, 60, endpoint=False), np.resize([130, 60], 60)
+    corners = np.round(np.column_stack([np.cos(turn), np.sin(turn)]) * reach[:, None] + browser.middle(".points"))
     press(browser, ".mode-lasso")
-    browser.draw([tuple(point) for point in [*steps, corners[-1]]])
+    browser.draw([tuple(point) for point in [*corners, corners[0]]], at_once=True)
     browser.until("document.querySelector('.summary').dataset.n !== undefined")
     browser.until(SILENT)
     press(browser, ".mode-pan")
-    drawn = inside(seen_at(browser, corners[:-1]), z)
-    recipe = browser.value("explorer.panels[0].selection.recipe")
-    wanted = inside(np.array(recipe["corners"]), z)
+    wanted = inside(seen_at(browser, corners), z)
     assert 10 < wanted.sum() < len(z) - 10
-    # The page takes some of the mouse's places: others may differ only where the mouse went by.
-    places = seen_at(browser, np.array([[x, y], [x + 1, y], [x, y + 1]]))
-    pixel = (places[1:] - places[0]).sum(0)
-    off = (z[drawn != wanted][:, None] - seen_at(browser, np.array(steps))) / pixel
-    step = np.linalg.norm(np.diff(steps, axis=0), axis=1).max()
-    assert np.linalg.norm(off, axis=2).min(1, initial=np.inf).max(initial=0.0) < step
+    # The outline that is shown is that of the mouse.
+    drawn = browser.value("document.querySelector('.drawn path').getAttribute('d')")
+    left, top = browser.value("(b => [b.left, b.top])(document.querySelector('.points').getBoundingClientRect())")
+    shown = np.array([one.split() for one in drawn.strip("MZ").split("L")], float) + np.array([left, top])
+    assert {tuple(one) for one in np.round(shown)} == {tuple(one) for one in corners}
     browser.value(
         "(e => { e.value = 'drawn'; e.dispatchEvent(new Event('input')); })(document.querySelector('.save-name'))"
     )

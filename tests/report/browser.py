@@ -94,12 +94,20 @@ class Browser:
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""
+        return self._answer(method, self._send(method, parameters))
+
+    def _send(self, method: str, parameters: dict[str, Any]) -> int:
+        """Send a call without waiting; return its number."""
         self._number += 1
         number = self._number
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._to, json.dumps(message).encode() + b"\0")
+        return number
+
+    def _answer(self, method: str, number: int) -> dict[str, Any]:
+        """Wait for the result of a call that was sent."""
         end = time.monotonic() + TIMEOUT_S
         while number not in self._answers:
             self._receive(end)
@@ -169,14 +177,23 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1,
                       modifiers=8 if shift else 0)  # fmt: skip
 
-    def draw(self, points: Sequence[tuple[float, float]]) -> None:
-        """Press at the first point of the window, move over the others, and release at the last."""
+    def draw(self, points: Sequence[tuple[float, float]], *, at_once: bool = False) -> None:
+        """Press at the first point of the window, move over the others, and release at the last.
+
+        ``at_once`` moves quicker than any hand: no step waits until the page has seen the one before.
+        """
         self.move(*points[0])
         button = {"button": "left", "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type="mousePressed", x=points[0][0], y=points[0][1], **button)
-        for x, y in points[1:]:
-            self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, buttons=1, **button)
-        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=points[-1][0], y=points[-1][1], **button)
+        steps = [{"type": "mouseMoved", "x": x, "y": y, "buttons": 1, **button} for x, y in points[1:]]
+        steps.append({"type": "mouseReleased", "x": points[-1][0], "y": points[-1][1], **button})
+        method = "Input.dispatchMouseEvent"
+        if at_once:
+            for number in [self._send(method, step) for step in steps]:
+                self._answer(method, number)
+        else:
+            for step in steps:
+                self.call(method, **step)
 
     def until(self, expression: str) -> None:
         """Wait until JavaScript in the page is true; asked again and again by the page itself."""

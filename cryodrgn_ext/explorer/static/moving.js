@@ -18,7 +18,6 @@ export class Moving {
     this.drawn = 0; // in the last frame
     this.whole = false; // whether all of them are in the picture that is seen
     this.hovered = false;
-    this.lassoing = false;
     this.nowhere = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
     const renderer = drawing.get("renderer");
     const { _gl: gl } = drawing.get("regl");
@@ -27,8 +26,6 @@ export class Moving {
     renderer.render = (draw, canvas) => this.render(gl, render, draw, canvas);
     // The mouse over a particle makes the library draw all; where that takes long, its values beside it must do.
     for (const event of ["pointover", "pointout"]) drawing.subscribe(event, () => { this.hovered = true; });
-    drawing.subscribe("lassoStart", () => { this.lassoing = true; });
-    drawing.subscribe("lassoEnd", () => { this.lassoing = false; });
   }
 
   /** The library's own filter takes seconds for many points. A part of them is drawn by giving WebGL a part to draw. */
@@ -54,7 +51,7 @@ export class Moving {
   /** Draw a frame: a sample while the view moves or where something is new, a part where a picture is being made. */
   render(gl, render, draw, canvas) {
     const view = Array.from(this.drawing.get("cameraView")).join();
-    const moved = view !== this.view || this.lassoing;
+    const moved = view !== this.view;
     const { hovered, resting } = this;
     this.view = view;
     [this.hovered, this.resting] = [false, false];

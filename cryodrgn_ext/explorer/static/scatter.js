@@ -1,5 +1,6 @@
 // The plot of particles: drawn by regl-scatterplot in WebGL, with axes and a lasso in the units of the columns.
 
+import { Drawing } from "./drawing.js";
 import { Moving } from "./moving.js";
 import createPubSub from "./vendor/pub-sub-es.js";
 
@@ -15,7 +16,6 @@ const { default: createScatterplot, createRenderer } = globalThis.createScatterp
 
 const MARGIN = 0.03; // of the range, around the points
 const MARK = 0.015; // half the side of a mark, of half the plot
-const AFTER_LASSO_MS = 300;
 const STEP = 0.15; // of the half plot, for each press of an arrow key
 const ZOOM = 1.25;
 const NONE = "#8a8f96"; // particles without a value
@@ -88,22 +88,22 @@ export class Scatter {
     this.heard = heard;
     this.canvas = plot.querySelector(".points");
     this.shown = new Uint32Array(0);
-    this.lassoing = false;
-    this.does = "pan";
     this.marked = { positions: [], path: [], line: null };
-    this.lassoEnded = -Infinity;
+    this.outlines = [];
     this.highlighted = new Uint32Array(0);
     const { width, height } = this.canvas.getBoundingClientRect();
     this.drawing = createScatterplot({
       canvas: this.canvas, width, height, renderer: rendererOf(width, height),
-      pointSize: 3, opacity: 0.7, lassoMinDelay: 5, lassoMinDist: 2, lassoInitiator: false, lassoClearEvent: "deselect",
+      pointSize: 3, opacity: 0.7, lassoInitiator: false,
       spatialIndexUseWorker: false, // the worker of the minified file lacks its helpers (regl-scatterplot 1.16)
       pointSizeSelected: 1, pointOutlineWidth: 0, deselectOnDblClick: false, deselectOnEscape: false,
     });
     this.moving = new Moving(this.drawing);
-    [this.pressed, this.released] = [[0, 0], [0, 0]];
-    this.canvas.addEventListener("pointerdown", (event) => { this.pressed = this.dataAt(event); }, true);
-    addEventListener("pointerup", (event) => { if (this.domainX) this.released = this.dataAt(event); }, true);
+    this.mouse = new Drawing(plot, {
+      dataAt: (event) => this.dataAt(event),
+      toWindow: () => this.toWindow(),
+      done: (does, corners) => (does === "path" ? this.heard.path(corners) : this.heard.lasso(corners)),
+    });
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     // Of the event "view" there is none where a program has moved it, as for the keys.
     this.drawing.subscribe("draw", () => {
@@ -112,23 +112,8 @@ export class Scatter {
       this.viewed = view;
       this.showTicks();
     });
-    this.drawing.subscribe("lassoStart", () => { this.lassoing = true; });
-    this.drawing.subscribe("lassoEnd", ({ coordinates }) => {
-      this.lassoing = false;
-      this.lassoEnded = performance.now();
-      const corners = coordinates.map(([x, y]) => [this.toData(x, this.domainX), this.toData(y, this.domainY)]);
-      // The library begins with the first step of the mouse, which may be far from where it was pressed.
-      const [[x0, y0], [x1, y1]] = [this.pressed, this.released];
-      if (this.does === "box") this.heard.lasso([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]);
-      else if (corners.length < 3) return;
-      else if (this.does === "path") this.heard.path([this.pressed, ...corners]);
-      else this.heard.lasso([this.pressed, ...corners]);
-    });
     this.drawing.subscribe("select", ({ points }) => {
-      if (this.lassoing) return;
-      // A lasso that ends where it began is followed by a click, which is not meant.
-      const meant = this.does === "pan" && performance.now() - this.lassoEnded > AFTER_LASSO_MS;
-      if (meant && points.length === 1) this.heard.click(this.shown[points[0]]);
+      if (this.mouse.does === "pan" && points.length === 1) this.heard.click(this.shown[points[0]]);
       this.highlight(this.highlighted);
     });
     this.drawing.subscribe("pointover", (point) => {
@@ -152,7 +137,7 @@ export class Scatter {
   /** Colours of the surroundings, after the theme has changed. */
   theme(background, active) {
     this.active = active;
-    this.drawing.set({ backgroundColor: background, lassoColor: active, ...this.activeColours() });
+    this.drawing.set({ backgroundColor: background, ...this.activeColours() });
   }
 
   /** Colours of chosen particles and of that under the mouse: one for each colour of the others. */
@@ -163,8 +148,7 @@ export class Scatter {
 
   /** What the mouse does: pan, lasso, box, or path. */
   mode(does) {
-    this.does = does;
-    this.drawing.set({ mouseMode: does === "pan" ? "panZoom" : "lasso", lassoType: does === "box" ? "rectangle" : "freeform" });
+    this.mouse.mode(does);
   }
 
   /** Arrow keys pan, + and - zoom, 0 shows all. */
@@ -215,6 +199,7 @@ export class Scatter {
     this.moving.total = count;
     await this.drawing.draw(points, { zDataType: "categorical" });
     await this.mark(this.marked.positions, this.marked.path, this.marked.line);
+    this.showOutlines();
     this.showTicks();
   }
 
@@ -256,8 +241,27 @@ export class Scatter {
     return [x0 + ((clientX - box.left) / box.width) * (x1 - x0), y1 - ((clientY - box.top) / box.height) * (y1 - y0)];
   }
 
+  /** What takes a point in units of the columns to its place in the plot, in pixels. */
+  toWindow() {
+    const { width, height } = this.canvas.getBoundingClientRect();
+    const [[x0, x1], [y0, y1]] = this.visible();
+    return ([x, y]) => [((x - x0) / (x1 - x0)) * width, ((y1 - y) / (y1 - y0)) * height];
+  }
+
+  /** Keep the outlines of polygons over the plot while its axes are theirs: steps of a recipe. */
+  outline(polygons) {
+    this.outlines = polygons;
+    this.showOutlines();
+  }
+
+  showOutlines() {
+    const [x, y] = this.names ?? [];
+    this.mouse.keep(this.outlines.filter((one) => one.x === x && one.y === y).map(({ corners }) => ({ corners, closed: true })));
+  }
+
   showTicks() {
     if (!this.domainX) return;
+    this.mouse.show();
     const [rangeX, rangeY] = this.visible();
     Object.assign(this.canvas.dataset, { x0: rangeX[0], x1: rangeX[1], y0: rangeY[0], y1: rangeY[1] });
     const write = (box, range, side, flip) => {

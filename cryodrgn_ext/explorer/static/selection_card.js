@@ -2,6 +2,12 @@
 
 import { during } from "./requests.js";
 
+/** Polygons among the steps of a recipe. */
+function polygonsOf(recipe) {
+  if (!recipe) return [];
+  return recipe.by === "polygon" ? [recipe] : (recipe.of ?? []).flatMap(polygonsOf);
+}
+
 export class SelectionCard {
   constructor(panel) {
     this.panel = panel;
@@ -38,6 +44,7 @@ export class SelectionCard {
     this.recipe = recipe;
     this.positions = found.positions;
     panel.scatter.highlight(this.positions);
+    panel.scatter.outline(polygonsOf(recipe));
     this.describe(found.summary);
     this.enable();
   }
