@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.map_origin import Kind, Origin, generated, reconstructed
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.working_map import working_map
@@ -39,7 +39,6 @@ from cryodrgn_ext.report.charts import fsc_chart
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import require_record
 
-GENERATED, RECONSTRUCTED, DIFFERENCE = "GENERATED", "RECONSTRUCTED", "DIFFERENCE"
 FSC_COLOR = "#3aa387"  # as reconstructed maps are
 #: Maps of one session that are kept; the files of older ones are removed.
 MOST_MAPS = 60
@@ -140,10 +139,10 @@ class MapMaker:
         with self.opened.lock:
             point = self._point(z)
             volume = self._volume(point)
-            title = f"{GENERATED} by the model at z = {_numbers(point)}"
+            origin = generated(f"at z = {_numbers(point)}")
             stem = f"generated_{next(self._number):03d}"
-            name = self._write(stem, volume, self.model.pixel_size_A, title)
-            return self._keep(MadeMap(GENERATED, title, {"map": name}, {"z": point.tolist()}))
+            name = self._write(stem, volume, self.model.pixel_size_A, origin)
+            return self._keep(MadeMap(origin.kind, origin.title, {"map": name}, {"z": point.tolist()}))
 
     def component(self, number: int) -> MadeMap:
         """What changes along a principal component of the latents, from 1.
@@ -158,10 +157,10 @@ class MapMaker:
         with self.opened.lock:
             ends = along_component(self.opened.result.require_latents().z, number, 2).z
             first, last = (self._volume(end) for end in ends)
-            title = f"{GENERATED} by the model: what changes along PC {number}, 95th minus 5th percentile"
+            origin = generated(f": what changes along PC {number}, 95th minus 5th percentile")
             stem = f"generated_component{number}_{next(self._number):03d}"
-            name = self._write(stem, last - first, self.model.pixel_size_A, title)
-            return self._keep(MadeMap(DIFFERENCE, title, {"map": name}, {"component": number}))
+            name = self._write(stem, last - first, self.model.pixel_size_A, origin)
+            return self._keep(MadeMap(Kind.DIFFERENCE, origin.title, {"map": name}, {"component": number}))
 
     def near(self, z: Sequence[float], count: int) -> MadeMap:
         """Map of the particles nearest to a latent (q,), half of them from each half-set, weighted by the distance.
@@ -205,10 +204,10 @@ class MapMaker:
                 f"{first[1]} has {a.box_size} voxels of {a.pixel_size_A:.3f} Å, but {second[1]} {b.box_size} of "
                 f"{b.pixel_size_A:.3f} Å: only maps of one grid can be subtracted."
             )
-        title = f"{DIFFERENCE}: {first[1]} minus {second[1]}"
+        origin = Origin(Kind.DIFFERENCE, f"{first[1]} minus {second[1]}")
         kinds = "_minus_".join(Path(name).stem.partition("_")[0] for _, name in (first, second))
-        name = self._write(f"difference_{kinds}_{next(self._number):03d}", a.data - b.data, a.pixel_size_A, title)
-        return self._keep(MadeMap(DIFFERENCE, title, {"map": name}))
+        name = self._write(f"difference_{kinds}_{next(self._number):03d}", a.data - b.data, a.pixel_size_A, origin)
+        return self._keep(MadeMap(origin.kind, origin.title, {"map": name}))
 
     def file(self, name: str) -> Path:
         """File of a map that was made, by its name.
@@ -239,19 +238,20 @@ class MapMaker:
         maps = reconstruct_half_maps(
             self.images, torch.from_numpy(rows), chosen, self._mask, self._symmetry, self.device
         )
-        title = f"{RECONSTRUCTED} from {len(rows)} particles, {which}"
+        origin = reconstructed(len(rows), which)
         stem = f"reconstructed_{len(rows)}_particles_{next(self._number):03d}"
         files = {
-            "map": self._write(stem, maps.map, maps.pixel_size_A, title),
-            "half1": self._write(f"{stem}_half1", maps.half1, maps.pixel_size_A, f"half1, unfiltered, {title}"),
-            "half2": self._write(f"{stem}_half2", maps.half2, maps.pixel_size_A, f"half2, unfiltered, {title}"),
+            "map": self._write(stem, maps.map, maps.pixel_size_A, origin),
         }
-        return self._keep(MadeMap(RECONSTRUCTED, title, files, {**facts, "n": len(rows), **_quality(maps)}))
+        for name, half in (("half1", maps.half1), ("half2", maps.half2)):
+            said = replace(origin, done=f"{name}, unfiltered")
+            files[name] = self._write(f"{stem}_{name}", half, maps.pixel_size_A, said)
+        return self._keep(MadeMap(origin.kind, origin.title, files, {**facts, "n": len(rows), **_quality(maps)}))
 
-    def _write(self, stem: str, data: NDArray[np.float32], pixel_size_A: float, title: str) -> str:
+    def _write(self, stem: str, data: NDArray[np.float32], pixel_size_A: float, origin: Origin) -> str:
         """Write a map; return the name of its file."""
         name = f"{stem}.mrc"
-        write_map(self.folder / name, data, pixel_size_A, _ascii(title))
+        write_map(self.folder / name, data, pixel_size_A, origin)
         return name
 
     def _keep(self, made: MadeMap) -> MadeMap:
@@ -330,7 +330,3 @@ def _quality(maps: HalfMaps) -> dict[str, Any]:
 
 def _numbers(point: NDArray[np.float32]) -> str:
     return " ".join(f"{value:.3g}" for value in point)
-
-
-def _ascii(text: str) -> str:
-    return re.sub(r"[^ -~]", "?", text.replace("Å", "A"))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.durable_files import atomic_path, atomic_write_text
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import cosine_edge
+from cryodrgn_ext.images.map_origin import masking
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.results.selections import NAME, checked_name
 from cryodrgn_ext.workflow.given_maps import check_mask_values
@@ -139,7 +140,7 @@ def keep_painted(
         said, level = on[1], float((shown.data * mask).sum(dtype=np.float64) / mask.sum(dtype=np.float64))
     recipe = {"strokes_A": [list(map(float, stroke)) for stroke in strokes], "painted_on": said, "level": level}
     atomic_write_text(path.with_suffix(".json"), json.dumps(recipe) + "\n")
-    write_map(path, mask, grid[1], f"mask painted in the explorer of cryodrgn-ext, {len(strokes)} strokes")
+    write_map(path, mask, grid[1], masking(f"painted in the explorer of cryodrgn-ext, {len(strokes)} strokes"))
     return KeptMask(path, said, level)
 
 

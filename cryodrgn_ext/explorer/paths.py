@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from cryodrgn_ext.analysis.trajectories import beneath_line
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.explorer.maps import GENERATED
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.recipes import MOST_CORNERS
+from cryodrgn_ext.images.map_origin import generated
 from cryodrgn_ext.jobs.trajectory import MOST_FRAMES, trajectory
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
@@ -98,7 +98,7 @@ def lead_path(
     maps = [
         {
             "key": f"{FOLDER}/{name}/{number}",
-            "title": f"{GENERATED} by the model: path {name}, {number + 1} of {frames}",
+            "title": generated(f": path {name}, {number + 1} of {frames}").title,
         }
         for number in range(frames)
     ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryodrgn_ext.explorer.maps import GENERATED, RECONSTRUCTED
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.images.map_origin import Origin, generated, reconstructed
 from cryodrgn_ext.results.decoded_volumes import volume_name
 from cryodrgn_ext.results.layout import Layout
 
@@ -35,23 +35,23 @@ class StoredMap:
 
 def stored_maps(opened: OpenedResult) -> list[StoredMap]:
     """The maps that are there."""
-    result, found = opened.result, []
+    result, found = opened.result, list[StoredMap]()
     layout = Layout(result.directory)
     where = layout.root / "map.mrc" if result.job == "abinit" else layout.consensus / "map.mrc"
-    title = f"{RECONSTRUCTED} from all {result.particles.n} particles: the consensus"
-    found.append(StoredMap("consensus", RECONSTRUCTED, title, where))
+    found.append(_stored("consensus", reconstructed(result.particles.n, "all: the consensus"), where))
     states, home = result.states, Layout(opened.home)
     for number in range(0 if states is None else states.n_states):
         assert states is not None
         n = int(np.count_nonzero(states.label == number))
-        kind, title = RECONSTRUCTED, f"{RECONSTRUCTED} from {n} particles: state {number:02d}"
+        origin = reconstructed(n, f"state {number:02d}")
         if result.states_directory is not None:  # a landscape's states are means of the model's volumes
-            kind, title = (
-                GENERATED,
-                f"{GENERATED} by the model: mean of its volumes in state {number:02d}, {n} particles",
-            )
-        found.append(StoredMap(f"state{number:02d}", kind, title, home.state(number) / "map.mrc"))
+            origin = generated(f": mean of its volumes in state {number:02d}, {n} particles")
+        found.append(_stored(f"state{number:02d}", origin, home.state(number) / "map.mrc"))
     for number in range(len(list(layout.volumes.glob("vol_*.mrc")))):
-        title = f"{GENERATED} by the model: volume {number:03d}"
-        found.append(StoredMap(f"volume{number:03d}", GENERATED, title, layout.volumes / volume_name(number)))
+        origin = generated(f": volume {number:03d}")
+        found.append(_stored(f"volume{number:03d}", origin, layout.volumes / volume_name(number)))
     return [one for one in found if one.path.is_file()]
+
+
+def _stored(key: str, origin: Origin, path: Path) -> StoredMap:
+    return StoredMap(key, origin.kind, origin.title, path)

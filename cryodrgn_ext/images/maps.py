@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.map_origin import Origin
 from cryodrgn_ext.metadata.mrc import (
     NATURAL_AXES,
     MrcHeader,
@@ -33,8 +34,6 @@ DECOMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 #: Relative difference of the edges of a voxel up to which it is a cube: a quarter of a voxel over 128.
 CUBE_TOLERANCE = 2e-3
-#: Of a label in a header (MRC2014).
-LABEL_LENGTH = 80
 #: First of the space groups that mean a stack of maps (MRC2014).
 STACKS_OF_MAPS = 401
 
@@ -148,8 +147,34 @@ def _notes(header: MrcHeader) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def write_map(path: str | os.PathLike[str], data: NDArray[np.floating], pixel_size_A: float, label: str = "") -> None:
-    """Write a map (Z, Y, X) as float32, atomically; the header takes a label of up to 80 ASCII characters.
+def label_map(path: str | os.PathLike[str], origin: Origin) -> None:
+    """Say in the header of a map that another program has made for us where it comes from.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read or written.
+    """
+    try:
+        with mrcfile.open(path, "r+", permissive=True) as file:
+            file.add_label(origin.label)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be labelled: {error}") from error
+
+
+def write_map(
+    path: str | os.PathLike[str], data: NDArray[np.floating], pixel_size_A: float, origin: Origin | None
+) -> None:
+    """Write a map as float32, atomically.
+
+    Parameters
+    ----------
+    path : path-like
+    data : ndarray
+        (Z, Y, X).
+    pixel_size_A : float
+    origin : Origin or None
+        What the header says of it; None is for maps that are not ours.
 
     Raises
     ------
@@ -164,7 +189,7 @@ def write_map(path: str | os.PathLike[str], data: NDArray[np.floating], pixel_si
             file.set_data(np.ascontiguousarray(data, dtype=np.float32))
             file.set_volume()
             file.voxel_size = pixel_size_A
-            if label:
-                file.add_label(label[:LABEL_LENGTH])
+            if origin is not None:
+                file.add_label(origin.label)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error

@@ -241,6 +241,11 @@ class ParticleImages:
         return np.zeros(self.n, np.bool_) if self.statistics is None else self.statistics.unusable
 
     @property
+    def n_usable(self) -> int:
+        """Number of images that hold something."""
+        return int(np.count_nonzero(~self.unusable))
+
+    @property
     def poses(self) -> Poses:
         """Rotations and shifts of all particles."""
         return Poses(self.rotation, self.shift_px)

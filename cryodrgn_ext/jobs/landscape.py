@@ -32,6 +32,7 @@ from cryodrgn_ext.analysis.volume_landscape import (
 )
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.map_origin import masking
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.options.landscape import LandscapeSettings
 from cryodrgn_ext.plain_files import write_arrays
@@ -226,7 +227,8 @@ class LandscapeRun(JobRun[LandscapeSettings, LandscapeInputs]):
             mask = comparison_mask(model, sketch_z, self.settings.mask_level, self.monitor)
         else:
             mask = given > 0.5
-        write_map(self.files.mask, mask.astype(np.float32), model.pixel_size_A)
+        said = masking("where volumes are compared" if given is None else "given, where volumes are compared")
+        write_map(self.files.mask, mask.astype(np.float32), model.pixel_size_A, said)
         self.monitor.message(f"{np.count_nonzero(mask)} of {mask.size} voxels are in the mask")
 
     def _compare(self) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.fourier.point_groups import C1, PointGroup, point_group
+from cryodrgn_ext.images.map_origin import masking, reconstructed
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.plain_files import load_json, readable, write_json
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps
@@ -68,7 +69,14 @@ class Consensus:
         return int(np.clip(round(box * self.pixel_size_A / self.resolution_A), 2, box // 2))
 
 
-def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32], data_sign: int = 1) -> None:
+def write_consensus(
+    directory: Path,
+    halves: HalfMaps,
+    mask: NDArray[np.float32],
+    n: int,
+    data_sign: int = 1,
+    what: str = "the consensus",
+) -> None:
     """Write map.mrc, half1.mrc, half2.mrc, mask.mrc and fsc.star, atomically.
 
     Parameters
@@ -78,8 +86,12 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
         With the FSC and resolution in the mask.
     mask : ndarray
         (D, D, D) float32.
+    n : int
+        Number of particles that are in the map.
     data_sign : int
         Of the particles in their images.
+    what : str
+        What the map is of them, for its header.
     """
     pixel_size_A, box = halves.pixel_size_A, len(halves.map)
     description = {
@@ -88,8 +100,8 @@ def write_consensus(directory: Path, halves: HalfMaps, mask: NDArray[np.float32]
     }  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", halves.map), ("half1", halves.half1), ("half2", halves.half2), ("mask", mask)):
-            label = "" if name == "mask" else f"RECONSTRUCTED from all particles: the consensus, {name}"
-            write_map(temporary / f"{name}.mrc", data, pixel_size_A, label)
+            origin = masking(f"of {what}") if name == "mask" else reconstructed(n, f"{what}, {name}")
+            write_map(temporary / f"{name}.mrc", data, pixel_size_A, origin)
         write_fsc_star(temporary / "fsc.star", halves.fsc, pixel_size_A, box, masked=True)
         write_json(temporary / DESCRIPTION_NAME, description)
 

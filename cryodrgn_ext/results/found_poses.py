@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryodrgn_ext.errors import ResumeError
+from cryodrgn_ext.images.map_origin import reconstructed
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.images.poses import Poses
 from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
@@ -124,7 +125,8 @@ class AbinitFiles:
 def write_found(directory: Path, placed: PlacedImages, found: FoundPoses) -> None:
     """Write map and poses into a folder of the checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_map(directory / MAP_NAME, found.map, placed.images.pixel_size_A)
+    origin = reconstructed(placed.images.n_usable, "the map that their poses were found with")
+    write_map(directory / MAP_NAME, found.map, placed.images.pixel_size_A, origin)
     table = PoseTable.from_working(placed.images, placed.in_image(found.poses), found.log_likelihood)
     likelihoods = np.array(found.initialisations, np.float64)
     table.write(directory / POSES_NAME, starts=likelihoods, fsc=np.asarray(found.fsc, np.float64),

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from cryodrgn_ext.images.map_origin import read_origin
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.metadata.particles import ParticleSet
 
@@ -35,7 +36,8 @@ def write_maps_for_relion(folders: Iterable[Path], data_sign: int, returned: str
             path.unlink(missing_ok=True)
             continue
         volume = read_map(folder / MAP_NAME)
-        write_map(path, -volume.data, volume.pixel_size_A)
+        origin = replace(read_origin(folder / MAP_NAME), done="times -1 for RELION")
+        write_map(path, -volume.data, volume.pixel_size_A, origin)
 
 
 def with_measured_sign(particles: ParticleSet, data_sign: int) -> ParticleSet:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.durable_files import atomic_directory
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.map_origin import masking, reconstructed
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.plain_files import load_json, write_json
 from cryodrgn_ext.results.fsc_tables import MASKED, write_fsc_table
@@ -113,8 +114,9 @@ def write_state(
     )  # fmt: skip
     with atomic_directory(directory) as temporary:
         for name, data in (("map", state.map), ("half1", state.half1), ("half2", state.half2), ("mask", state.mask)):
-            label = "" if name == "mask" else f"RECONSTRUCTED from {state.n} particles, state {state.label:02d}, {name}"
-            write_map(temporary / f"{name}.mrc", data, state.pixel_size_A, label)
+            which = f"state {state.label:02d}"
+            origin = masking(f"of {which}") if name == "mask" else reconstructed(state.n, f"{which}, {name}")
+            write_map(temporary / f"{name}.mrc", data, state.pixel_size_A, origin)
         columns = {MASKED: state.fsc} if curves is None else curves
         write_fsc_table(temporary / "fsc.star", columns, state.pixel_size_A, len(state.map))
         write_json(temporary / DESCRIPTION_NAME, asdict(result))

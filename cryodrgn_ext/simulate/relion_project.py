@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.durable_files import atomic_path, atomic_write_text, claim_room
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.masks import threshold_mask
+from cryodrgn_ext.images.map_origin import Kind, Origin, masking
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.metadata.own_tables import own_star_text
 from cryodrgn_ext.progress import Monitor, SilentMonitor
@@ -82,8 +83,10 @@ def write_relion_project(
         project.stack.parent.mkdir(parents=True, exist_ok=True)
         _write_stack(project.stack, particles, normalise, monitor)
         atomic_write_text(project.particles_star, star_text(particles, "Particles/particles.mrcs"))
-        write_map(project.reference, particles.mean_volume(), particles.pixel_size_A)
-        write_map(project.mask, specimen_mask(particles), particles.pixel_size_A)
+        truth = Origin(Kind.SIMULATED, "mean of the true volumes of all particles")
+        write_map(project.reference, particles.mean_volume(), particles.pixel_size_A, truth)
+        around = masking("around the simulated specimen")
+        write_map(project.mask, specimen_mask(particles), particles.pixel_size_A, around)
         save_truth(project.truth, ground_truth(particles))
         if not (root / "default_pipeline.star").exists():
             atomic_write_text(root / "default_pipeline.star", empty_pipeline())

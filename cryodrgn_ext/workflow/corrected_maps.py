@@ -51,7 +51,8 @@ def make_corrected_maps(
     work = MotionCorrection(images, z, places, targets, consensus.symmetry, monitor=monitor)
     found = []
     for number, one in zip(sets.names, work.maps(torch.from_numpy(consensus.mask)), strict=True):
-        write_consensus(layout.state(number) / FOLDER, one.maps, consensus.mask, consensus.data_sign)
+        write_consensus(layout.state(number) / FOLDER, one.maps, consensus.mask, images.n_usable, consensus.data_sign,
+                        f"all moved to state {number:02d}")  # fmt: skip
         found.append({
             "state": number, "resolution_A": round(one.maps.resolution_A, 3),
             "moving_resolution_A": round(one.moving_resolution_A, 3),

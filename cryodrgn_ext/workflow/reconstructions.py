@@ -39,7 +39,7 @@ def make_consensus(
     if user_mask is not None:
         mask = working_map(user_mask, images.box_size, images.pixel_size_A, "--in_mask").clamp(0, 1)
     halves, mask = reconstruct_consensus(images, mask, device, monitor, symmetry)
-    write_consensus(directory, halves, mask.numpy(), images.data_sign)
+    write_consensus(directory, halves, mask.numpy(), images.n_usable, images.data_sign)
 
 
 def symmetry_key(name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch import Tensor
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.fourier.resizing import crop_map
 from cryodrgn_ext.fourier.shells import apply_radial_weights, shell_products
-from cryodrgn_ext.images.maps import read_map, write_map
+from cryodrgn_ext.images.map_origin import Origin, read_origin, reconstructed
+from cryodrgn_ext.images.maps import label_map, read_map, write_map
 from cryodrgn_ext.metadata.particle_writing import write_particles_star
 from cryodrgn_ext.metadata.particles import ParticleSet
 from cryodrgn_ext.plain_files import load_json, write_json
@@ -121,7 +122,7 @@ class RelionCheck:
         """Maps of the two halves of some rows, as relion_reconstruct makes them."""
         for half in (1, 2):
             star = self._star(rows, folder, half)
-            self._reconstruct(star, folder / f"half{half}.mrc")
+            self._reconstruct(star, folder / f"half{half}.mrc", self._origin(rows, half))
             star.unlink()
         return [self._map(folder, half) for half in (1, 2)]
 
@@ -131,13 +132,18 @@ class RelionCheck:
         write_particles_star(self.particles.subset(rows[self.half_set[rows] == half]), star)
         return star
 
-    def _reconstruct(self, star: Path, out: Path) -> None:
+    def _origin(self, rows: NDArray[np.int64], half: int) -> Origin:
+        return reconstructed(int(np.count_nonzero(self.half_set[rows] == half)), f"by relion_reconstruct, half{half}")
+
+    def _reconstruct(self, star: Path, out: Path, origin: Origin) -> None:
         self._call("relion_reconstruct", "--i", star, "--o", out, "--ctf", "--sym", self.symmetry)
+        label_map(out, origin)
 
     def _refined_whole(self, everything: Path, consensus: Consensus) -> list[NDArray[np.float32]]:
         """Write the reference, the map of all particles, and refine these themselves from it."""
         first, second = (read_map(everything / f"half{half}.mrc") for half in (1, 2))
-        write_map(everything / "reference.mrc", 0.5 * (first.data + second.data), first.pixel_size_A)
+        origin = reconstructed(int(np.count_nonzero(self.half_set)), "all of them, by relion_reconstruct")
+        write_map(everything / "reference.mrc", 0.5 * (first.data + second.data), first.pixel_size_A, origin)
         return self._refined(np.flatnonzero(self.half_set), everything / REFINED, everything, consensus)
 
     def _refined(
@@ -160,7 +166,8 @@ class RelionCheck:
                 "--offset_range", OFFSET_RANGE_PX, "--offset_step", OFFSET_STEP_PX, "--dont_check_norm",
                 "--dont_combine_weights_via_disc", "--j", max(self.threads, 1), "--random_seed", 1,
             )  # fmt: skip
-            self._reconstruct(work / f"run_it{ITERATIONS:03d}_data.star", folder / f"half{half}.mrc")
+            origin = replace(self._origin(rows, half), done="poses by relion_refine")
+            self._reconstruct(work / f"run_it{ITERATIONS:03d}_data.star", folder / f"half{half}.mrc", origin)
             star.unlink()
             shutil.rmtree(work)
         return [self._map(folder, half) for half in (1, 2)]
@@ -176,6 +183,8 @@ class RelionCheck:
             words += ["--mask", self.layout.state(number) / "mask.mrc"]
         try:
             self._call("relion_postprocess", *words)
+            for path in folder.glob("postprocess*.mrc"):
+                label_map(path, replace(read_origin(folder / "half1.mrc"), done="both halves, relion_postprocess"))
             table = starfile.read(folder / "postprocess.star", always_dict=True)["general"]
             return round(float(table["rlnFinalResolution"]), 3)
         except (InputError, OSError, KeyError, ValueError) as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.fsc import corrected_fsc, fsc, resolution_A
 from cryodrgn_ext.fourier.sharpening import GuinierFit, sharpen_half_maps
+from cryodrgn_ext.images.map_origin import read_origin
 from cryodrgn_ext.images.maps import VolumeMap, read_map, write_map
 from cryodrgn_ext.results.fsc_tables import CORRECTED, MASKED, UNMASKED
 
@@ -85,7 +86,8 @@ def write_sharpened(
         (folder / SHARPENED_NAME).unlink(missing_ok=True)
         return None, "not sharpened, as its resolution leaves no Guinier plot beyond 10 Å"
     volume, fit = found
-    write_map(folder / SHARPENED_NAME, volume.data, volume.pixel_size_A)
+    origin = read_origin(folder / ("map.mrc" if (folder / "map.mrc").is_file() else "half1.mrc"))
+    write_map(folder / SHARPENED_NAME, volume.data, volume.pixel_size_A, replace(origin, done="both halves, sharpened"))
     if b_factor_A2 is not None:
         plot = "no Guinier plot beyond 10 Å" if fit is None else f"Guinier plot: {fit.b_factor_A2:.0f} Å²"
         return fit, f"sharpened by the given B-factor of {b_factor_A2:.0f} Å² ({plot})"

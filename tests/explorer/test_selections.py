@@ -239,7 +239,7 @@ def test_density_within_a_mask_is_a_column_to_choose_by(project: Project, tmp_pa
 
     paths = [tmp_path / "arm.mrc", tmp_path / "body.mrc", tmp_path / "wrong.mrc"]
     for path, density, pixel in zip(paths, (arm, body, arm), (pixel_A, pixel_A, 3 * pixel_A), strict=True):
-        write_map(path, density, pixel)
+        write_map(path, density, pixel, None)
     model = cast("Heterogeneity", Summed())
     for path in paths[:2]:
         add_mask(opened, model, KeptMask(path))

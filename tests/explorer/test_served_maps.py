@@ -110,7 +110,7 @@ def test_a_mask_is_painted_and_maps_are_compared_within(explorer: Explorer, proj
     strokes = [[40.0, 0.0, -24.0, 36.0], [0.0, 16.0, 0.0, 20.0], [64.0, 0.0, -24.0, -14.0]]
     described = explorer.post("paint", name="arm", strokes=strokes, on="consensus").plain
     mask, label = map_of("masks/arm")
-    assert "mask painted" in label
+    assert "MASK painted" in label
     z, y, x = (np.mgrid[:box, :box, :box] - box // 2) * pixel_A
     balls = [np.sqrt((x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2) - abs(r) for a, b, c, r in strokes]
     inside = (np.minimum(balls[0], balls[1]) <= 0) & (balls[2] > 3 * pixel_A)

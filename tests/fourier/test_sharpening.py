@@ -82,8 +82,8 @@ def test_relion_postprocess_finds_the_same_b_factor_and_map(tmp_path: Path) -> N
     pixel_A, resolution_A = 1.5, 4.5
     half1, half2 = faded_halves(60.0, pixel_A, noise=0.25)
     for number, half in enumerate((half1, half2), 1):
-        write_map(tmp_path / f"run_half{number}_class001_unfil.mrc", half.numpy(), pixel_A)
-    write_map(tmp_path / "mask.mrc", np.ones((64, 64, 64), np.float32), pixel_A)
+        write_map(tmp_path / f"run_half{number}_class001_unfil.mrc", half.numpy(), pixel_A, None)
+    write_map(tmp_path / "mask.mrc", np.ones((64, 64, 64), np.float32), pixel_A, None)
     command = ["relion_postprocess", "--i", "run_half1_class001_unfil.mrc", "--o", "post/post", "--mask", "mask.mrc",
                "--angpix", str(pixel_A), "--auto_bfac", "--autob_lowres", "10", "--autob_highres", str(resolution_A),
                "--randomize_at_A", "9", "--low_pass", str(resolution_A)]  # fmt: skip

@@ -284,6 +284,6 @@ def test_other_formats_are_named(tmp_path: Path, magic: bytes, name: str) -> Non
 
 
 def test_what_we_write_is_natural_for_gemmi_and_mrcfile(tmp_path: Path, density: NDArray[np.float32]) -> None:
-    write_map(tmp_path / "a.mrc", density, PIXEL_A)
+    write_map(tmp_path / "a.mrc", density, PIXEL_A, None)
     assert np.array_equal(gemmi_density(tmp_path / "a.mrc"), density)
     assert mrcfile.validate(tmp_path / "a.mrc")

@@ -33,6 +33,7 @@ from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_
 from cryodrgn_ext.workflow.job_result import OutputKind
 from tests.jobs import fake_engine, fake_poses
 from tests.jobs.fake_poses import ELSEWHERE, FakeSearch
+from tests.map_labels import label_of, unlabelled
 from tests.monitors import said_by
 
 N, BOX, PIXEL_SIZE_A = 240, 32, 8.0
@@ -83,7 +84,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     reference = read_map(root / "reference.mrc")
     spectrum = torch.fft.rfftn(torch.from_numpy(reference.data)) * (half_volume_norm(BOX) <= 8)
     small = torch.fft.irfftn(spectrum, s=(BOX,) * 3)[2:-2, 2:-2, 2:-2].numpy()  # another box than the images
-    write_map(root / "low.mrc", small, PIXEL_SIZE_A)
+    write_map(root / "low.mrc", small, PIXEL_SIZE_A, None)
     shift_A = particles.shift_px * PIXEL_SIZE_A
     with pytest.MonkeyPatch.context() as patch:
         fake_poses.install(patch, particles.rotation, shift_A)
@@ -110,6 +111,11 @@ def search(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> FakeSearch:
 @pytest.fixture
 def fresh(finished: Finished) -> None:
     shutil.rmtree(OUT)
+
+
+def test_every_map_says_how_many_particles_it_is_made_of(finished: Finished) -> None:
+    assert unlabelled(OUT) == []
+    assert (label_of(OUT / "map.mrc") or "").startswith(f"RECONSTRUCTED from {N} particles")
 
 
 def test_poses_return_in_the_frame_and_hand_of_the_reference(finished: Finished) -> None:

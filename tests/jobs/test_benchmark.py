@@ -57,7 +57,7 @@ def test_volumes_are_compared_with_the_map_of_each_images_own_state(
     consensus = read_map(Path("out/consensus/map.mrc")).data
     other = np.random.default_rng(1).normal(size=consensus.shape).astype(np.float32)
     for number, one in enumerate((consensus, consensus, other)):
-        write_map(Path(f"true{number}.mrc"), one, PIXEL_SIZE_A)
+        write_map(Path(f"true{number}.mrc"), one, PIXEL_SIZE_A, None)
     found = figures(replace(SETTINGS, true_maps=("true0.mrc", "true1.mrc", "true2.mrc")))
     assert found["perfect_fsc_auc"] == pytest.approx((len(consensus) // 2 - 1) / len(consensus))
     unlike = fsc_auc(consensus, other)

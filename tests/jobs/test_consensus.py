@@ -93,7 +93,7 @@ def half_maps(folder: Path, b_A2: float) -> None:
     signal = apply_b_factor(torch.randn(64, 64, 64, generator=g), b_A2, 1.5)
     for number in (1, 2):
         noisy = signal + 0.05 * torch.randn(64, 64, 64, generator=g)
-        write_map(folder / f"half{number}.mrc", noisy.numpy(), 1.5)
+        write_map(folder / f"half{number}.mrc", noisy.numpy(), 1.5, None)
 
 
 def test_fine_maps_are_freed_of_their_b_factor_or_of_the_given_one(tmp_path: Path) -> None:

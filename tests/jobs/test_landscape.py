@@ -182,16 +182,16 @@ def test_a_killed_job_goes_on_where_it_stopped(linear: Toy) -> None:
 def test_a_region_of_the_users_own(linear: Toy) -> None:
     region = np.zeros((BOX, BOX, BOX), np.float32)
     region[: BOX // 2] = 1
-    write_map("region.mrc", region, PIXEL_SIZE_A)
+    write_map("region.mrc", region, PIXEL_SIZE_A, None)
     run(in_mask=Path("region.mrc"))
     assert linear.rendered == 0  # of an engine with a linear form
     assert np.array_equal(read_map("land/mask.mrc").data, region)
     eigenvolume = read_map("land/components/pc01.mrc").data
     assert not eigenvolume[BOX // 2 :].any()
-    write_map("region.mrc", region * 3, PIXEL_SIZE_A)
+    write_map("region.mrc", region * 3, PIXEL_SIZE_A, None)
     with pytest.raises(InputError, match="is not a mask"):
         run(in_mask=Path("region.mrc"), o=Path("new"))
-    write_map("region.mrc", region, 2 * PIXEL_SIZE_A)
+    write_map("region.mrc", region, 2 * PIXEL_SIZE_A, None)
     with pytest.raises(InputError, match="Å wide"):
         run(in_mask=Path("region.mrc"), o=Path("new"))
 

@@ -185,15 +185,15 @@ LATE: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_work_is_said_before_an_image_is_read(
     project: Path, engine: FakeEngine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_map("ball.mrc", ball(6), PIXEL_SIZE_A)
-    write_map("other_pixel.mrc", ball(6), 1.3 * PIXEL_SIZE_A)
-    write_map("other_box.mrc", np.ones((16, 16, 16), np.float32), PIXEL_SIZE_A)
+    write_map("ball.mrc", ball(6), PIXEL_SIZE_A, None)
+    write_map("other_pixel.mrc", ball(6), 1.3 * PIXEL_SIZE_A, None)
+    write_map("other_box.mrc", np.ones((16, 16, 16), np.float32), PIXEL_SIZE_A, None)
     outside = np.zeros((BOX,) * 3, np.float32)
     outside[:2, :2, :2] = 1
-    write_map("outside.mrc", outside, PIXEL_SIZE_A)
+    write_map("outside.mrc", outside, PIXEL_SIZE_A, None)
     dot = np.zeros((BOX,) * 3, np.float32)
     dot[BOX // 2, BOX // 2, BOX // 2] = 0.6
-    write_map("dot.mrc", dot, PIXEL_SIZE_A)
+    write_map("dot.mrc", dot, PIXEL_SIZE_A, None)
     raw = bytearray(Path("ball.mrc").read_bytes())
     raw[12:16] = (4).to_bytes(4, "little")
     Path("complex.mrc").write_bytes(bytes(raw))
@@ -209,7 +209,7 @@ def test_what_cannot_work_is_said_before_an_image_is_read(
 
 @pytest.mark.parametrize("job", ["validate", "consensus"])
 def test_masks_of_other_jobs_too(finished: FinishedProject, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_map("other_pixel.mrc", ball(6), 1.3 * PIXEL_SIZE_A)
+    write_map("other_pixel.mrc", ball(6), 1.3 * PIXEL_SIZE_A, None)
     monkeypatch.setattr(ImageStacks, "read", None)
     mask = Path("other_pixel.mrc")
     settings: Any = {

@@ -24,6 +24,7 @@ from cryodrgn_ext.workflow.relion_check import compare_differences
 from tests.jobs.conftest import SETTINGS, FinishedProject
 from tests.jobs.fake_engine import FakeEngine
 from tests.jobs.test_validate import CHECKED, VALIDATE, said
+from tests.map_labels import unlabelled
 
 
 @pytest.mark.relion
@@ -42,6 +43,7 @@ def test_a_motion_comes_back_in_relion_and_chance_does_not(finished: FinishedPro
     assert (CHECKED.state(0) / "relion/refined/half1.mrc").exists()
     assert not list(CHECKED.root.rglob("work?")), "RELION's other files are not kept"
     assert (CHECKED.state(0) / "relion/postprocess.star").exists()
+    assert unlabelled(CHECKED.root) == []
     assert "own reconstructions" in CHECKED.report.read_text()
     for number, part in enumerate((slice(None, None, 2), slice(1, None, 2))):
         np.savetxt(f"chance{number}.txt", ends[part], "%d")

@@ -238,7 +238,9 @@ def test_fsc_of_a_map_with_itself_and_with_a_filtered_copy(project: Path, engine
     axis = np.arange(BOX) - BOX // 2
     radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2)
     noise = np.fft.fftshift(np.fft.fftn(np.random.default_rng(0).normal(size=reference.shape)))
-    write_map("half.mrc", np.fft.ifftn(np.fft.ifftshift(np.where(radius < 6, spectrum, noise))).real, PIXEL_SIZE_A)
+    write_map(
+        "half.mrc", np.fft.ifftn(np.fft.ifftshift(np.where(radius < 6, spectrum, noise))).real, PIXEL_SIZE_A, None
+    )
     stream = io.StringIO()
     settings = FscSettings(map1=Path("reference.mrc"), map2=Path("half.mrc"), o=Path("curve.star"))
     fsc(settings, Monitor(stream))
@@ -253,7 +255,7 @@ def test_fsc_of_a_map_with_itself_and_with_a_filtered_copy(project: Path, engine
 
 @pytest.mark.parametrize(("box", "pixel_size_A", "says"), [(16, PIXEL_SIZE_A, "box of"), (BOX, 4.0, "voxels of")])
 def test_maps_that_cannot_be_compared(project: Path, box: int, pixel_size_A: float, says: str) -> None:
-    write_map("other.mrc", np.ones((box, box, box), np.float32), pixel_size_A)
+    write_map("other.mrc", np.ones((box, box, box), np.float32), pixel_size_A, None)
     with pytest.raises(InputError, match=says):
         fsc(FscSettings(map1=Path("reference.mrc"), map2=Path("other.mrc")), SilentMonitor())
 

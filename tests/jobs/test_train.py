@@ -197,7 +197,7 @@ def test_symmetry_is_imposed_on_consensus_and_states(project: Path, engine: Fake
 
 def test_a_map_that_does_not_agree_is_said(project: Path, engine: FakeEngine) -> None:
     data = read_map("reference.mrc").data
-    write_map("mirror.mrc", np.ascontiguousarray(np.roll(data[::-1], 7, axis=1)), PIXEL_SIZE_A)
+    write_map("mirror.mrc", np.ascontiguousarray(np.roll(data[::-1], 7, axis=1)), PIXEL_SIZE_A, None)
     assert "does not agree with our consensus" in messages(replace(SETTINGS, in_3dref=Path("mirror.mrc")))
 
 
@@ -221,7 +221,7 @@ def test_wrong_inputs_are_refused_and_leave_nothing(
     project: Path, engine: FakeEngine, change: dict[str, object], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    write_map("small.mrc", np.ones((16, 16, 16), np.float32), PIXEL_SIZE_A)
+    write_map("small.mrc", np.ones((16, 16, 16), np.float32), PIXEL_SIZE_A, None)
     star = starfile.read("particles.star", always_dict=True)
     half = star["particles"].query("rlnRandomSubset == 2")
     starfile.write({"optics": star["optics"], "particles": half}, "half.star")
@@ -305,7 +305,7 @@ def test_the_commonest_optics_group_sets_box_and_mask(project: Path, engine: Fak
     particles.loc[40:, "rlnImageName"] = [f"{i + 1:06d}@Particles/small.mrcs" for i in range(N - 40)]
     starfile.write({"optics": optics, "particles": particles}, "mixed.star")
     mask = read_map("mask.mrc").data
-    write_map("small_mask.mrc", mask[2:-2, 2:-2, 2:-2].copy(), PIXEL_SIZE_A)
+    write_map("small_mask.mrc", mask[2:-2, 2:-2, 2:-2].copy(), PIXEL_SIZE_A, None)
     train(replace(SETTINGS, in_parts=Path("mixed.star"), in_mask=Path("small_mask.mrc")), SilentMonitor())
     assert read_map(LAYOUT.consensus / "map.mrc").data.shape == (BOX - 4,) * 3
     wrong = replace(SETTINGS, in_parts=Path("mixed.star"), in_mask=Path("mask.mrc"), o=Path("wrong"))

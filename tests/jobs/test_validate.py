@@ -166,7 +166,7 @@ def test_homogeneous_result_is_reconstructed_and_not_tested(project: Path, engin
 
 
 def test_a_state_may_be_named_by_its_particles_and_a_mask_given(finished: FinishedProject) -> None:
-    write_map(Path("mask.mrc"), read_map(Path("out/consensus/mask.mrc")).data, PIXEL_SIZE_A)
+    write_map(Path("mask.mrc"), read_map(Path("out/consensus/mask.mrc")).data, PIXEL_SIZE_A, None)
     settings = replace(VALIDATE, in_parts=Path("out/states/state01/particles.star"), in_mask=Path("mask.mrc"), box=16)
     assert "full size is --box 20" in said(settings)
     assert [path.name for path in CHECKED.states.iterdir()] == ["state01"]

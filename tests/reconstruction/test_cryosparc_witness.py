@@ -66,7 +66,7 @@ def dataset() -> Record:
 def test_same_map_from_both_files(noise: float, truth_above: float, tmp_path: Path) -> None:
     particles = read_particles(save(tmp_path / "particles.cs", dataset()), tmp_path)
     write_particles_star(particles, tmp_path / "particles.star")
-    write_map(tmp_path / "ref.mrc", reference().numpy(), PIXEL_A)
+    write_map(tmp_path / "ref.mrc", reference().numpy(), PIXEL_A, None)
     project_images(tmp_path, "particles.star", "proj", noise)
     theirs = reconstruct_with_relion(tmp_path, "particles.star", "relion.mrc")
     settings = PreprocessSettings(normalise=False, storage="float32")

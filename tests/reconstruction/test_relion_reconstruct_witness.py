@@ -79,7 +79,7 @@ def run(directory: Path, *words: str) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ref.mrc, particles.star and its stack, made by relion_project with noise."""
     directory = tmp_path_factory.mktemp("relion")
-    write_map(directory / "ref.mrc", reference().numpy(), PIXEL_A)
+    write_map(directory / "ref.mrc", reference().numpy(), PIXEL_A, None)
     (directory / "particles.star").write_text(star_text("proj.mrcs", N))
     project_images(directory, "particles.star", "proj", 1.0)
     return directory

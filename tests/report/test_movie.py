@@ -24,7 +24,7 @@ def moving_ball(folder: Path, places: list[float]) -> list[Path]:
     for number, place in enumerate(places):
         density = np.exp(-((x - place) ** 2 + y**2 + z**2) / 18.0).astype(np.float32)
         paths.append(folder / f"vol_{number:03d}.mrc")
-        write_map(paths[-1], density, 3.0)
+        write_map(paths[-1], density, 3.0, None)
     return paths
 
 

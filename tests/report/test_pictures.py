@@ -51,7 +51,7 @@ def test_groups_can_be_told_apart_by_colour(tmp_path: Path) -> None:
 
 def test_slices_of_maps_and_a_missing_one(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_map(tmp_path / f"{name}.mrc", RNG.normal(size=(12, 12, 12)).astype(np.float32), 3.0)
+        write_map(tmp_path / f"{name}.mrc", RNG.normal(size=(12, 12, 12)).astype(np.float32), 3.0, None)
     draw_slices({name: tmp_path / f"{name}.mrc" for name in ("a", "b")}, tmp_path / "both.png")
     draw_slices({"a": tmp_path / "a.mrc"}, tmp_path / "one.png")
     both, one = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("both", "one"))
