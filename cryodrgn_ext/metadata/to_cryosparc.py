@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field, relion_column
+from cryodrgn_ext.metadata.column_table import Treatment, cryosparc_field
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, ALIGNMENTS_2D, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray, CsTable, as_column
 from cryodrgn_ext.metadata.ctf_applied import refuse_premultiplied
-from cryodrgn_ext.metadata.embedded_fields import PREFIX, fields_of_columns
-from cryodrgn_ext.metadata.filaments import FILAMENT, TUBES, changed_on_the_way_back, filament_fields
+from cryodrgn_ext.metadata.embedded_fields import fields_of_columns
+from cryodrgn_ext.metadata.filaments import FILAMENT, changed_on_the_way_back, filament_fields
 from cryodrgn_ext.metadata.image_files import is_missing
 from cryodrgn_ext.metadata.image_names import stack_file
+from cryodrgn_ext.metadata.lost_columns import lost_columns
 from cryodrgn_ext.metadata.mrc import read_mrc_header
-from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, finite_column
+from cryodrgn_ext.metadata.optics import finite_column
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.poses import pose_from_rotation, rotation_from_pose
-from cryodrgn_ext.metadata.relion_source import UID_COLUMN
-from cryodrgn_ext.metadata.star_table import StarTable
 
 # Statistics of an alignment that CryoSPARC did not make: the neutral values.
 _STATISTICS = {
@@ -131,7 +130,7 @@ def cs_from_star(particles: ParticleSet, *, dark: bool = False, flip_y: bool = T
             if dark
             else "blob/sign is 1: the particles are taken to be light on dark, as RELION has them"
         )
-    return CsConversion(CsTable(particles.path, columns), _lost_columns(particles, columns, tubes), tuple(notes))
+    return CsConversion(CsTable(particles.path, columns), lost_columns(particles, columns, tubes), tuple(notes))
 
 
 def _realigned_in_2d(particles: ParticleSet, embedded: dict[str, AnyArray]) -> bool:
@@ -361,41 +360,3 @@ def _micrograph_shapes(particles: ParticleSet, names: list[str], code: AnyArray)
             return None  # movies and pictures of other formats are no reason to convert nothing
         sizes.append((header.ny, header.nx))
     return np.array(sizes)[code]
-
-
-def _lost_columns(particles: ParticleSet, columns: dict[str, AnyArray], changed: frozenset[str]) -> tuple[str, ...]:
-    """Return the columns of the STAR file whose content is in none of the fields ``columns``, or ``changed`` there."""
-    lost = []
-    tables = {name: table for name, table in particles.star.blocks.items() if name in ("optics", particles.table.name)}
-    for name, table in tables.items():
-        pixel_size = next((label for label in PIXEL_SIZE_COLUMNS if label in table), None)
-        for label in table.columns:
-            if label.startswith(PREFIX) or label in (UID_COLUMN, pixel_size):
-                continue
-            if label in TUBES and f"{FILAMENT}/filament_uid" in columns:
-                lost += [label] if label in changed else []
-                continue
-            targets = {field.strip() for field in relion_column(label).field.split(",")}
-            if targets & columns.keys() and not (name != "optics" and _overruled(label, particles)):
-                continue
-            if not _is_default(label, table):
-                lost.append(label)
-    return tuple(dict.fromkeys(lost))
-
-
-def _overruled(label: str, particles: ParticleSet) -> bool:
-    """Whether a column of the particles stands beside one of the optics table that goes before it, as in RELION."""
-    optics = particles.star.blocks.get("optics")
-    return label.startswith(("rlnBeamTilt", "rlnMagMat")) and optics is not None and label in optics
-
-
-def _is_default(label: str, table: StarTable) -> bool:
-    """Whether a column says no more than a file without it."""
-    if label == "rlnOpticsGroupName":
-        numbers = table.integers("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in table else []
-        return [f"opticsGroup{number}" for number in numbers] == list(table.text(label))
-    if label in ("rlnOddZernike", "rlnEvenZernike"):
-        return all(not text.strip(b"[]0.,e+-") for text in np.unique(table.raw(label)).tolist())
-    if label == "rlnCtfDataAreCtfPremultiplied":
-        return bool(np.all(table.floats(label) == 0))
-    return False

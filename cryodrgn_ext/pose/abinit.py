@@ -9,7 +9,6 @@ image: either hand comes out, with the same likelihood.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from cryodrgn_ext.pose.checkpoint import images_key
 from cryodrgn_ext.pose.coordinate_transform import CoordinateTransform
 from cryodrgn_ext.pose.estimates import PoseEstimates
 from cryodrgn_ext.pose.imposed_symmetry import advice, axes_of, in_coordinates
+from cryodrgn_ext.pose.kept_initialisations import KeptInitialisations
 from cryodrgn_ext.pose.map_symmetry import has_symmetry
 from cryodrgn_ext.pose.random_initialisations import (
     LAST_RADIUS as INITIALISATION_RADIUS,
@@ -37,8 +37,6 @@ from cryodrgn_ext.pose.random_initialisations import (
 from cryodrgn_ext.pose.random_initialisations import (
     Initialisation,
     InitialisationReport,
-    choose_rows,
-    make_initialisations,
     report_initialisations,
 )
 from cryodrgn_ext.pose.reconstruct_settings import WORTH_A_CORE, ReconstructSettings
@@ -154,7 +152,9 @@ def reconstruct(
     monitor = SilentMonitor() if monitor is None else monitor
     key = images_key(images, *_decisive(settings, images))
     with torch.no_grad():
-        starts = _Initialisations(images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor)
+        starts = KeptInitialisations(
+            images, settings, CheckpointFile(checkpoint_dir, INITIALISATIONS_FILE, key), monitor
+        )
         core = core_rows(images, settings)
         some = images if len(core) == images.n else images.subset(core)
         if some is not images:
@@ -270,57 +270,6 @@ def _decisive(settings: ReconstructSettings, images: ParticleImages) -> list[Any
         settings.initialisations, settings.initialisation_particles, settings.core(images.n), settings.shift_extent(d),
         settings.mask_radius(d), settings.seed, *algorithm,
     ]  # fmt: skip
-
-
-class _Initialisations:
-    """Random initialisations, kept on disk as they are made."""
-
-    def __init__(
-        self, images: ParticleImages, settings: ReconstructSettings, file: CheckpointFile, monitor: Monitor
-    ) -> None:
-        self.images, self.settings, self.file, self.monitor = images, settings, file, monitor
-        self.rows = choose_rows(images, settings)
-        self.made: list[Initialisation] = []
-        self.returned = settings.initialisations
-        device = torch.device(images.rotation.device if settings.device is None else settings.device)
-        found = file.load()
-        if found is None:
-            return
-        numbers, tensors = found
-        for i, seed in enumerate(numbers["seeds"]):
-            volume, rotation, shift = (tensors[f"{name}{i}"].to(device) for name in ("map", "rotation", "shift_px"))
-            fit = float(numbers["log_likelihood"][i])
-            self.made.append(Initialisation(int(seed), volume, Poses(rotation, shift), fit))
-        monitor.message(f"Continuing after {len(self.made)} random initialisations.")
-
-    def first(self) -> list[Initialisation]:
-        """Return as many as the settings ask for; those that an interrupted run made come later again."""
-        self._until(self.settings.initialisations)
-        return self.made[: self.settings.initialisations]
-
-    def another(self) -> Initialisation:
-        """Return one more than were returned so far."""
-        self.returned += 1
-        self._until(self.returned)
-        return self.made[self.returned - 1]
-
-    def _until(self, count: int) -> None:
-        if len(self.made) < count:
-            self.monitor.message(f"Random initialisations from {len(self.rows)} of {self.images.n} particles.")
-            self.made = make_initialisations(
-                self.images, self.rows, self.settings, self.monitor, count, self.made, self._keep
-            )
-
-    def _keep(self, made: Sequence[Initialisation]) -> None:
-        numbers = {
-            "seeds": [one.seed for one in made],
-            "log_likelihood": [one.log_likelihood for one in made],
-            "finished": len(made) >= self.settings.initialisations,
-        }
-        tensors: dict[str, Tensor] = {}
-        for i, one in enumerate(made):
-            tensors |= {f"map{i}": one.map, f"rotation{i}": one.poses.rotation, f"shift_px{i}": one.poses.shift_px}
-        self.file.save(numbers, tensors)
 
 
 def _refined(
