@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 
+from cryodrgn_ext.cli import main as cryodrgn_ext
 from cryodrgn_ext.cli.helper_process import main
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
 from cryodrgn_ext.jobs.registry import JOBS
@@ -19,6 +23,7 @@ from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.simulate import simulate_particles, write_relion_project
 from cryodrgn_ext.workflow import launcher
 from cryodrgn_ext.workflow.launcher import ProcessGroup, helper_command
+from tests.blank_pictures import install as install_blank_pictures
 from tests.patience import HANGS_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,13 +51,24 @@ def latents(project: Path, name: str) -> np.ndarray:
         return z
 
 
+@pytest.fixture
+def in_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The working directory of a job that this process leads; it sets threads, and its pictures are blank."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.chdir(project)
+    install_blank_pictures(monkeypatch)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
-def test_processes_of_the_job_and_of_torchrun_give_the_same_latents(project: Path) -> None:
-    train = ["cryodrgn_ext", "train", "--in_parts", "particles.star", *OPTIONS, "--o"]
-    own = run(project, *train, "own", "--processes", "2")
-    assert own.returncode == 0, own.stderr
-    assert "Training on 2 processes" in own.stdout
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+def test_processes_of_the_job_and_of_torchrun_give_the_same_latents(project: Path, in_project: None) -> None:
+    train = ["train", "--in_parts", "particles.star", *OPTIONS, "--o"]
+    own = CliRunner().invoke(cryodrgn_ext, [*train, "own", "--processes", "2"])
+    assert own.exit_code == 0, own.output
+    assert "Training on 2 processes" in own.output
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "cryodrgn_ext"]
     launched = run(project, *torchrun, *train, "launched")
     assert launched.returncode == 0, launched.stderr
     assert launched.stdout.count("Finished in") == 1
