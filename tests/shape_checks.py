@@ -9,12 +9,14 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from jaxtyping import _import_hook, install_import_hook
 
 _jaxtyped = jaxtyping.jaxtyped
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +109,18 @@ def checked_modules() -> list[str]:
     return names
 
 
+def get_code(loader: Any, name: str) -> Any:
+    """Get the code of a module with checks, from a cache of its own.
+
+    SlipCover asks the loader for code, which jaxtyping's then keeps where processes without checks look for theirs.
+    """
+    cache = functools.partial(_import_hook._optimized_cache_from_source, loader._typechecker.get_hash())
+    with mock.patch("importlib._bootstrap_external.cache_from_source", cache):
+        return SourceFileLoader.get_code(loader, name)
+
+
 def install() -> None:
     """Check all that is imported from now on."""
     jaxtyping.jaxtyped = sampled_jaxtyped  # type: ignore[assignment]
+    _import_hook._JaxtypingLoader.get_code = get_code  # type: ignore[assignment]
     install_import_hook(checked_modules(), "tests.shape_checks.checked")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.util import cache_from_source
+from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, install_import_hook
 
 from cryodrgn_ext.fourier.shifts import shift_phases
 from tests.shape_checks import CHECKED_CALLS, checked, sampled_jaxtyped
@@ -47,3 +51,26 @@ def test_classes_and_functions_within_functions_are_checked() -> None:
     with pytest.raises(jaxtyping.TypeCheckError):
         outer(torch.zeros(3))
     outer(torch.zeros(3, 3))  # one call too late
+
+
+def names_in(loader: object) -> tuple[str, ...]:
+    """Names in the code of a module, which is asked for as SlipCover does."""
+    assert isinstance(loader, SourceFileLoader)
+    code = loader.get_code("of_a_test")
+    assert code is not None
+    return code.co_names
+
+
+def test_processes_without_checks_never_find_code_with_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "of_a_test.py"
+    path.write_text("def one() -> int:\n    return 1\n")
+    with install_import_hook(["of_a_test"], "tests.shape_checks.checked"):
+        spec = sys.meta_path[0].find_spec("of_a_test", [str(tmp_path)])
+    assert spec is not None
+    assert "jaxtyping" in names_in(spec.loader)
+    assert list(tmp_path.rglob("*.pyc")) != []
+    assert not Path(cache_from_source(str(path))).exists()
+    plain = PathFinder.find_spec("of_a_test", [str(tmp_path)])
+    assert plain is not None
+    assert "jaxtyping" not in names_in(plain.loader)
