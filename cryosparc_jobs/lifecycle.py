@@ -22,7 +22,7 @@ from typing import TextIO, TypeVar
 
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.workflow.failure import explain
+from cryodrgn_ext.workflow.failure import STOP_SIGNALS, explain
 from cryodrgn_ext.workflow.run_log import logged_run
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
@@ -31,7 +31,6 @@ T = TypeVar("T")
 POLL_S = 10.0
 LOG_INTERVAL_S = 5.0
 TICK_S = 0.25
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RUNNING = ("running", "waiting")
 # How often the end of a job is reported to a master that does not answer, and the first pause, which doubles: four
 # minutes in all, about what a restart of the master takes.

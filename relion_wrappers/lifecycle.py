@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.workflow.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, STOP_SIGNALS, explain
 from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
@@ -31,7 +31,6 @@ FAILURE = "RELION_JOB_EXIT_FAILURE"
 ABORTED = "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 RESERVE = ".exit_marker"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # The parent looks after its child this often: at first more often, as wrong input ends a job at once.
 POLL_S = 0.1
 FIRST_POLL_S = 0.005

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cryodrgn_ext.metadata.cryosparc_alignments import ALIGNMENTS, shift_pixel_A
 from cryodrgn_ext.metadata.cryosparc_optics import beam_tilt_to_cs
 from cryodrgn_ext.metadata.cs import AnyArray
-from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, OpticsGroup, read_optics_table
+from cryodrgn_ext.metadata.optics import PIXEL_SIZE_COLUMNS, PREMULTIPLIED, OpticsGroup, read_optics_table
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.metadata.star import TableEdit
 from cryodrgn_ext.metadata.star_table import StarTable, format_values
@@ -38,12 +38,11 @@ _TOLD_BY = {
     "beam_tilt_mrad": {"rlnBeamTiltX", "rlnBeamTiltY", "ctf/tilt_A"},
     "mag_matrix": {"rlnMagMat00", "ctf/anisomag"},
 }
-_PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 # Columns of an optics table that are compared as what they mean.
 _COMPARED = frozenset({
     "rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
     "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
-    *(f"rlnMagMat{i}{j}" for i in (0, 1) for j in (0, 1)), *(label for label, _, _ in ZERNIKE), _PREMULTIPLIED,
+    *(f"rlnMagMat{i}{j}" for i in (0, 1) for j in (0, 1)), *(label for label, _, _ in ZERNIKE), PREMULTIPLIED,
 })  # fmt: skip
 
 
@@ -129,7 +128,7 @@ def differing_optics_columns(particles: ParticleSet, chosen: ParticleSet) -> tup
             label for label, _, name in ZERNIKE if any(np.any(np.asarray(getattr(b, name)) != 0) for _, b in groups)
         ]
     if any(a.ctf_premultiplied != b.ctf_premultiplied for a, b in groups):
-        differing.append(_PREMULTIPLIED)
+        differing.append(PREMULTIPLIED)
     if _has_table(chosen) and _has_table(particles):
         mine, theirs = particles.star.blocks["optics"], chosen.star.blocks["optics"]
         place = [

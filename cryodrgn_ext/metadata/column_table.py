@@ -198,21 +198,6 @@ RELION_COLUMNS: tuple[RelionColumn, ...] = (
                  note="from a .cs counted from the tube's start"),
 )  # fmt: skip
 
-#: Labels of RELION that stand in other tables than those of particles and optics: models, optimisers, samplings, maps,
-#: jobs, pipelines, schedules, movies, multi-body refinements. In a particles table they are kept as any unknown column.
-OF_OTHER_TABLES = re.compile(
-    "rln(Accuracy|Adaptive|AmplitudeCorrelation|AngstromResolution|AutoLocal|AvailableMemory|AveragePmax|BestResolution|"
-    "Bfactor|Body|Changes|ClassDistribution|ClassPrior|CoarseImage|Corrected|CorrelationFit|Current|DataDimensionality|"
-    "Diff|Do[A-Z]|Estimated|Experimental|ExtRecons|Final|Fitted|Fix|Fourier|GoldStandard|GroupNr|GroupScale|Has|Healpix|"
-    "Helical(Central|Keep|Mask|Offset|Rise|Sigma|Symmetry|Twist)|HighresLimit|Ignore|Increment|Is3D|IsHelix|Job|Join|"
-    "LocalSymmetry|LogAmplitudes|LogLikelihood$|LowresLimit|MagnificationSearch|MaskName|Matrix|MaxNumber|"
-    "MaximumCoarse|MinRadius|Model|Molecular|Motion|MtfValue|NormCorrectionAverage|Nr(Bodies|Classes|Groups|Helical)|"
-    "NumberOf|Offset|OpticsStarFile|Orient(Sampling|ationDistribution|ationalPrior)|Original(Image|Size)|Output|Overall|"
-    "Padding|Particle(Box|Diameter)|PerFrame|PipeLine|PsiStep|RadiusMask|Random(Seed|iseFrom)|Reference|RefsAre|"
-    "Resolution|SGD|SamplingPerturb|Schedule|Sgd|Sigma|SignalToNoise|SmallestChanges|SolventMask|Spectral|Ssnr|"
-    "StarFileMovie|SymmetryGroup|Tau|TiltAngleLimit|UnfilteredMap|UseTooCoarse|WidthMask)"
-)
-
 #: What a slot of 3D alignments holds beside pose, shift, half-set and class: it belongs to the alignment that was made.
 _STATISTICS = (
     "error", "error_min", "resid_pow", "slice_pow", "image_pow", "cross_cor", "weight", "pose_ess", "shift_ess",

@@ -11,6 +11,9 @@ from cryodrgn_ext.errors import ResumeError
 from cryodrgn_ext.results.record import read_record
 from cryodrgn_ext.settings import Settings, describe, in_words
 
+#: Settings that decide how images are preprocessed.
+IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
+
 
 @dataclass(frozen=True)
 class Continuation:

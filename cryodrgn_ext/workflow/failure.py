@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 EXIT_FAILURE = 1
 EXIT_INPUT_ERROR = 2
 EXIT_ABORTED = 130
+#: Signals by which a user, a suite or a queue ends a job.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and continue the job",

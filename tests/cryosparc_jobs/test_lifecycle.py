@@ -15,6 +15,7 @@ import pytest
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.workflow.failure import STOP_SIGNALS
 from cryosparc_jobs import lifecycle
 from cryosparc_jobs.client import create_external_job, find_output
 from cryosparc_jobs.errors import MasterError
@@ -105,7 +106,7 @@ def test_whatever_ends_the_work_marks_the_job_as_failed(
 def test_signals_mark_the_job_as_failed(
     lab: Lab, job: ExternalJob, tmp_path: Path, number: signal.Signals, expected: type[BaseException]
 ) -> None:
-    before = [signal.getsignal(one) for one in lifecycle.STOP_SIGNALS]
+    before = [signal.getsignal(one) for one in STOP_SIGNALS]
 
     def work(monitor: Monitor) -> None:
         threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
@@ -115,7 +116,7 @@ def test_signals_mark_the_job_as_failed(
         run(job, tmp_path, work)
     assert lab.state(job.uid).history == ["building", "running", "failed"]
     assert f"({number.name})" in lab.state(job.uid).log_text()
-    assert [signal.getsignal(one) for one in lifecycle.STOP_SIGNALS] == before
+    assert [signal.getsignal(one) for one in STOP_SIGNALS] == before
 
 
 def test_signal_that_a_library_swallowed_still_stops_the_work(lab: Lab, job: ExternalJob, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -13,7 +14,6 @@ from scipy.spatial.transform import Rotation
 
 from cryodrgn_ext.metadata.column_table import (
     CRYOSPARC_FIELDS,
-    OF_OTHER_TABLES,
     RELION_COLUMNS,
     Treatment,
     columns_of_changed_poses,
@@ -29,6 +29,21 @@ from cryodrgn_ext.metadata.to_cryosparc import cs_from_star
 from cryodrgn_ext.metadata.to_relion import star_from_cs
 from tests.metadata.conftest import StarBuilder
 from tests.metadata.cs_data import particles_record, save
+
+#: Labels of RELION that stand in other tables than those of particles and optics: models, optimisers, samplings, maps,
+#: jobs, pipelines, schedules, movies, multi-body refinements. In a particles table they are kept as any unknown column.
+OF_OTHER_TABLES = re.compile(
+    "rln(Accuracy|Adaptive|AmplitudeCorrelation|AngstromResolution|AutoLocal|AvailableMemory|AveragePmax|BestResolution|"
+    "Bfactor|Body|Changes|ClassDistribution|ClassPrior|CoarseImage|Corrected|CorrelationFit|Current|DataDimensionality|"
+    "Diff|Do[A-Z]|Estimated|Experimental|ExtRecons|Final|Fitted|Fix|Fourier|GoldStandard|GroupNr|GroupScale|Has|Healpix|"
+    "Helical(Central|Keep|Mask|Offset|Rise|Sigma|Symmetry|Twist)|HighresLimit|Ignore|Increment|Is3D|IsHelix|Job|Join|"
+    "LocalSymmetry|LogAmplitudes|LogLikelihood$|LowresLimit|MagnificationSearch|MaskName|Matrix|MaxNumber|"
+    "MaximumCoarse|MinRadius|Model|Molecular|Motion|MtfValue|NormCorrectionAverage|Nr(Bodies|Classes|Groups|Helical)|"
+    "NumberOf|Offset|OpticsStarFile|Orient(Sampling|ationDistribution|ationalPrior)|Original(Image|Size)|Output|Overall|"
+    "Padding|Particle(Box|Diameter)|PerFrame|PipeLine|PsiStep|RadiusMask|Random(Seed|iseFrom)|Reference|RefsAre|"
+    "Resolution|SGD|SamplingPerturb|Schedule|Sgd|Sigma|SignalToNoise|SmallestChanges|SolventMask|Spectral|Ssnr|"
+    "StarFileMovie|SymmetryGroup|Tau|TiltAngleLimit|UnfilteredMap|UseTooCoarse|WidthMask)"
+)
 
 # Columns of run_data.star after Refine3D, after a helical Refine3D, and of sub-particles with priors (isecc), in the
 # order in which RELION 3.0, 3.1 and 5 write them.

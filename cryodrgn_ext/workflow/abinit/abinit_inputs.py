@@ -22,7 +22,7 @@ from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_file
 from cryodrgn_ext.settings import as_switches, fingerprint
 from cryodrgn_ext.workflow.abinit.abinit_tilts import TiltedInputs, read_tilted
-from cryodrgn_ext.workflow.continuation import Continuation
+from cryodrgn_ext.workflow.continuation import IMAGE_SETTINGS, Continuation
 from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.workflow.job_run import CheckedInputs
 from cryodrgn_ext.workflow.working_box import native_box, working_box
@@ -33,7 +33,6 @@ LARGEST_DEFAULT_BOX = 64
 FEWEST_PARTICLES = 40
 #: Default of --max_shift_A as a fraction of the extent of the images.
 DEFAULT_SHIFT = 0.1
-IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 POSE_SETTINGS = ("engine", "starts", "start_particles", "max_shift_A", "use_origins", "symmetry", "seed", "search")
 #: Settings that earlier versions did not have, and the value that stands for what they did.
 NEWER_SETTINGS = {"search": "exhaustive"}

@@ -16,7 +16,7 @@ from cryodrgn_ext.options.train import TrainSettings
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import fingerprint_files
 from cryodrgn_ext.settings import as_switches, fingerprint
-from cryodrgn_ext.workflow.continuation import Continuation
+from cryodrgn_ext.workflow.continuation import IMAGE_SETTINGS, Continuation
 from cryodrgn_ext.workflow.given_maps import check_regions, read_mask, read_refinement_map
 from cryodrgn_ext.workflow.given_particles import read_given_particles, record_particles
 from cryodrgn_ext.workflow.states_run import StatesInputs
@@ -35,7 +35,6 @@ ENGINE_SETTINGS = (
     ),
 )
 MASKS = ("in_mask", "focus_mask")
-IMAGE_SETTINGS = ("box", "mask_diameter_A", "contrast")
 
 
 @dataclass(frozen=True, kw_only=True)
