@@ -34,6 +34,7 @@ STATIC = Path(__file__).parent / "static"
 PAGE = "index.html"
 CHARTS_SCRIPT = Path(report.__file__).parent / "page_assets/charts.js"
 MEDIA = {".gif": "image/gif", ".mp4": "video/mp4"}
+GRID = "x-grid"
 LARGEST_MASK = 600 << 20  # bytes: 512 voxels in single precision, with some room
 #: Colours of numbers from low to high, which the colour-blind can tell apart.
 SCALE = [to_hex(color) for color in mpl.colormaps["viridis"](np.linspace(0, 1, 128))]
@@ -103,8 +104,16 @@ class _Pages:
         return _response(values.astype("<f4", copy=False))
 
     async def one_map(self, request: Request) -> Response:
-        """A map, by a name that was given out: names are looked up, and never made into paths."""
-        path, said = self.session(request).map_of(request.path_params["name"])
+        """A map, by a name that was given out: names are looked up, and never made into paths.
+
+        A large one on half its grid, where that is asked for, which the answer then says.
+        """
+        session, name = self.session(request), request.path_params["name"]
+        if request.query_params.get("grid") == "half":
+            half = await run_in_threadpool(session.half_of, name)
+            if half is not None:
+                return Response(half, media_type="application/octet-stream", headers={GRID: "half"})
+        path, said = await run_in_threadpool(session.map_of, name)
         kind = MEDIA.get(path.suffix, "application/octet-stream")
         return _MapResponse(path, media_type=kind, filename=said)
 

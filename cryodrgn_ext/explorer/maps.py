@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from cryodrgn_ext.analysis.trajectories import along_component
-from cryodrgn_ext.engines.base import Heterogeneity, SingleVolume, load_heterogeneity
+from cryodrgn_ext.engines.base import Heterogeneity, Linear, SingleVolume, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
 from cryodrgn_ext.engines.near_knots import weighted_neighbors
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer import half_grid
+from cryodrgn_ext.explorer.half_grid import HalfModel
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
@@ -87,6 +89,9 @@ class MapMaker:
         self._number = itertools.count(1)
         self._kept: list[tuple[str, ...]] = []
         self._ready = threading.Event()
+        self._half_model: HalfModel | None = None
+        #: Maps of which only half the grid has been made so far: what they are.
+        self._waiting: dict[str, tuple[NDArray[np.float32], Origin]] = {}
 
     @cached_property
     def model(self) -> Heterogeneity:
@@ -117,6 +122,9 @@ class MapMaker:
         """Load the model, and what it keeps once it has made a volume; who wants a map meanwhile need not wait."""
         with self.opened.lock:
             model = self.model
+        if isinstance(model, Linear) and model.box_size > half_grid.LARGEST_WHOLE:
+            self._half_model = HalfModel(model.linear_form())
+            return
         with nullcontext() if isinstance(model, SingleVolume) else self.opened.lock:
             next(iter(model.volumes(self.opened.z[:1])))
         self._ready.set()
@@ -138,10 +146,15 @@ class MapMaker:
         """
         with self.opened.lock:
             point = self._point(z)
-            volume = self._volume(point)
             origin = generated(f"at z = {_numbers(point)}")
             stem = f"generated_{next(self._number):03d}"
-            name = self._write(stem, volume, self.model.pixel_size_A, origin)
+            if self._half_model is None:
+                name = self._write(stem, self._volume(point), self.model.pixel_size_A, origin)
+            else:
+                name = f"{stem}.mrc"
+                half = self._half_model.volume(point)
+                half.write(self._half_path(name), self.model.pixel_size_A, origin)
+                self._waiting[name] = point, origin
             return self._keep(MadeMap(origin.kind, origin.title, {"map": name}, {"z": point.tolist()}))
 
     def component(self, number: int) -> MadeMap:
@@ -210,7 +223,7 @@ class MapMaker:
         return self._keep(MadeMap(origin.kind, origin.title, {"map": name}))
 
     def file(self, name: str) -> Path:
-        """File of a map that was made, by its name.
+        """File of a map that was made, by its name; the whole of it is made now where that was not needed yet.
 
         Raises
         ------
@@ -219,7 +232,21 @@ class MapMaker:
         """
         if not any(name in names for names in self._kept):
             raise InputError(f"there is no map {name[:100]!r}: the last of a session are kept, up to {MOST_MAPS}.")
+        if name in self._waiting:  # else nobody waits for long work that is done meanwhile
+            with self.opened.lock:
+                if name in self._waiting:
+                    point, origin = self._waiting[name]
+                    self._write(Path(name).stem, self._volume(point), self.model.pixel_size_A, origin)
+                    self._waiting.pop(name, None)
         return self.folder / name
+
+    def half(self, name: str) -> Path | None:
+        """File of a map that was made on half its grid, where there is one."""
+        path = self._half_path(name)
+        return path if any(name in names for names in self._kept) and path.is_file() else None
+
+    def _half_path(self, name: str) -> Path:
+        return self.folder / f"{name}.half"
 
     def _point(self, z: Sequence[float]) -> NDArray[np.float32]:
         q = self.opened.z.shape[1]
@@ -256,12 +283,17 @@ class MapMaker:
 
     def _keep(self, made: MadeMap) -> MadeMap:
         self._kept.append(tuple(made.files.values()))
-        size = sum((self.folder / name).stat().st_size for names in self._kept for name in names)
-        while len(self._kept) > MOST_MAPS or (size > MOST_BYTES and len(self._kept) > FEWEST_MAPS):
+        while len(self._kept) > MOST_MAPS or (self._kept_bytes() > MOST_BYTES and len(self._kept) > FEWEST_MAPS):
             for name in self._kept.pop(0):
-                size -= (self.folder / name).stat().st_size
-                (self.folder / name).unlink()
+                self._waiting.pop(name, None)
+                for path in (self.folder / name, self._half_path(name)):
+                    path.unlink(missing_ok=True)
         return made
+
+    def _kept_bytes(self) -> int:
+        names = [name for names in self._kept for name in names]
+        paths = [*(self.folder / name for name in names), *(self._half_path(name) for name in names)]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     @cached_property
     def _record(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 from cryodrgn_ext.engines.base import Linear
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.explorer import handing_back
+from cryodrgn_ext.explorer import half_grid, handing_back
 from cryodrgn_ext.explorer.again import Again, Loop, plan
 from cryodrgn_ext.explorer.columns import EMBEDDING
+from cryodrgn_ext.explorer.half_grid import write_halved
 from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.masked_columns import PREFIX, add_mask
 from cryodrgn_ext.explorer.masks import FOLDER as MASKS
@@ -20,6 +22,7 @@ from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.paths import path_map
 from cryodrgn_ext.explorer.scores import add_scores, kept_scores
 from cryodrgn_ext.explorer.stored_maps import stored_maps
+from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.page_data import charts_of_page
 from cryodrgn_ext.results.layout import Layout
@@ -52,6 +55,24 @@ class Session:
         if of_path is not None:
             return of_path, f"generated_{of_path.parent.name}_{of_path.name}"
         return self.maker.file(name), name
+
+    def half_of(self, name: str) -> bytes | None:
+        """A map on half its grid, by the name of the whole; None where that is drawn on all of it.
+
+        Raises
+        ------
+        InputError
+            When there is none of this name.
+        """
+        made = self.maker.half(name)
+        if made is not None:
+            return made.read_bytes()
+        path, _ = self.map_of(name)
+        if path.suffix != ".mrc" or read_mrc_header(path).nx <= half_grid.LARGEST_WHOLE:
+            return None
+        with tempfile.NamedTemporaryFile(dir=self.maker.folder) as file:
+            write_halved(path, Path(file.name))
+            return Path(file.name).read_bytes()
 
     def find_kept(self) -> None:
         """Take up scores of images, and masks where the model can say what is within, that the directory has."""

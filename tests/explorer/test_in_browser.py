@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import starfile
 
+from cryodrgn_ext.explorer import half_grid
 from cryodrgn_ext.report.page_data import charts_of_page
 from tests.explorer.conftest import Project, inside, latents, running
 from tests.report.browser import Browser
@@ -255,26 +256,35 @@ def _lasso_and_save(browser: Browser, project: Project) -> None:
 
 
 def _large_maps_are_drawn_on_half_the_grid(browser: Browser) -> None:
-    """In the same place; and on all of it when asked."""
+    """In the same place and at the same level; cut on all of it, and drawn on all of it when asked."""
+    patch = pytest.MonkeyPatch()
     surface = (
         "(() => { const { repr } = explorer.viewers.viewers[0].surface, at = repr.surface.position;"
         " const axis = k => at.filter((_, i) => i % 3 === k); return [repr.volume.nx,"
         " ...[0, 1, 2].map(k => Math.min(...axis(k))), ...[0, 1, 2].map(k => Math.max(...axis(k)))]; })()"
     )
     whole = browser.value(surface)
+    level = "(v => v.volume.getValueForSigma(4))(explorer.viewers.viewers[0])"
+    before = browser.value(level)
+    patch.setattr(half_grid, "LARGEST_WHOLE", 16)
     browser.value(
-        "(async s => { s.mostDrawn = 1000; const v = s.viewers[0]; for (const p of v.shown.parts)"
+        "(async s => { const v = s.viewers[0]; for (const p of v.shown.parts)"
         " v.stage.removeComponent(p); v.drawn.clear(); v.shown = null; await v.load(v.file); v.describe(); })"
         "(explorer.viewers)"
     )
     half = browser.value(surface)
+    assert browser.value(level) == pytest.approx(before, rel=1e-5)  # of the whole map
+    browser.value("explorer.viewers.cutAt('z', 50)")
+    browser.until("explorer.viewers.viewers[0].slice")
+    assert browser.value("explorer.viewers.viewers[0].shown.whole.volume.nx") == whole[0]
+    browser.value("explorer.viewers.cutAt('', 50)")
     assert half[0] == whole[0] // 2
     np.testing.assert_allclose(half[1:], whole[1:], atol=8.0)  # a voxel
     press(browser, ".viewer .fine")
     browser.until("!document.querySelector('.viewer .fine') && explorer.viewers.viewers[0].shown")
     browser.until(f"explorer.viewers.viewers[0].surface.repr.volume.nx === {whole[0]}")
     assert browser.value(surface) == whole
-    browser.value("explorer.viewers.mostDrawn = Infinity")
+    patch.undo()
 
 
 def _maps_at_a_click(browser: Browser) -> None:

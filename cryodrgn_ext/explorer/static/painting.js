@@ -17,6 +17,11 @@ function lineOfSight(viewer, x, y) {
     .unproject(camera).applyMatrix4(back).sub(translationGroup.position).applyMatrix4(toVoxels));
 }
 
+/** Where the middle of the box lies in a volume, in its voxels: of half the grid each is the mean of two. */
+function middleOf({ nx, ny, nz, half }) {
+  return [nx, ny, nz].map((count) => (half ? count / 2 - 0.25 : Math.floor(count / 2)));
+}
+
 /** First voxel on a line at which the map reaches the contour level, or null. */
 function onSurface(volume, [from, to], level, bothSigns) {
   const { nx, ny, nz, data } = volume;
@@ -92,7 +97,7 @@ export class Painting {
       : onSurface(volume, line, volume.getValueForSigma(sigma), made.kind === "DIFFERENCE");
     if (!found) return null;
     const size = this.voxel(volume);
-    const middle = [volume.nx, volume.ny, volume.nz].map((count) => Math.floor(count / 2));
+    const middle = middleOf(volume);
     const place = [found.x, found.y, found.z].map((value, k) => (value - middle[k]) * size);
     const radius = this.way === "erase" ? -this.radius : this.radius;
     const [before] = this.strokes.slice(-1);
@@ -133,7 +138,7 @@ export class Painting {
       if (!this.strokes.length || viewer.file.result !== this.on?.result) continue;
       const { volume } = viewer;
       const [size, shape] = [this.voxel(volume), new NGL.Shape("painted")];
-      const middle = [volume.nx, volume.ny, volume.nz].map((count) => Math.floor(count / 2));
+      const middle = middleOf(volume);
       for (const [x, y, z, radius] of this.strokes) {
         const [i, j, k] = [x, y, z].map((value, axis) => value / size + middle[axis]);
         const at = new NGL.Vector3(i, j, k).applyMatrix4(volume.matrix);

@@ -39,6 +39,12 @@ export async function getFile(path) {
   return (await checked(await reached(fetch(path)))).blob();
 }
 
+/** GET of a map, on half its grid where it is large; says which. */
+export async function getMap(path, whole = false) {
+  const response = await checked(await reached(fetch(whole ? path : `${path}?grid=half`)));
+  return { blob: await response.blob(), half: response.headers.get("x-grid") === "half" };
+}
+
 /** One result on the server. */
 export class Result {
   constructor(number) {

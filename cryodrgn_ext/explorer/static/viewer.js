@@ -1,7 +1,6 @@
 // One map by NGL: its surface or a cut through it, what there is to say of it, and the frames of a path as a movie.
 
-import { halved } from "./halved.js";
-import { getFile, say } from "./requests.js";
+import { getFile, getMap, say } from "./requests.js";
 
 const COLOURS = { GENERATED: "#d9822b", RECONSTRUCTED: "#3aa387", DIFFERENCE: "#3b7dd8" };
 const LESS = "#c0392b"; // where a difference is negative
@@ -72,8 +71,8 @@ export class Viewer {
   async load(file) {
     if (!this.drawn.has(file.key)) this.drawn.set(file.key, await this.draw(file));
     const former = this.shown;
-    this.shown = this.drawn.get(file.key);
     this.file = file;
+    this.shown = this.drawn.get(file.key);
     if (former && former !== this.shown) for (const part of former.parts) part.setVisibility(false);
     for (const part of this.shown.parts) part.setVisibility(true);
     this.level(this.among.sigma);
@@ -91,21 +90,43 @@ export class Viewer {
   }
 
   async draw(file) {
-    const blob = await getFile(file.href);
-    const component = await this.stage.loadFile(blob, { ext: "mrc", name: file.name });
-    const { sigma, mostDrawn } = this.among;
+    const component = await this.fetch(file, this.fine);
+    const { sigma } = this.among;
     const { volume } = component;
-    const coarse = !this.fine && volume.data.length > mostDrawn ? this.stage.addComponentFromObject(halved(volume)) : null;
     const style = {
       isolevelType: "value", isolevel: volume.getValueForSigma(sigma), isolevelScroll: false, smooth: 0, useWorker: false,
     };
-    const surface = (coarse ?? component).addRepresentation("surface", { ...style, color: COLOURS[this.made.kind] });
-    const negative = this.made.kind !== "DIFFERENCE" ? null : (coarse ?? component).addRepresentation("surface", {
+    const surface = component.addRepresentation("surface", { ...style, color: COLOURS[this.made.kind] });
+    const negative = this.made.kind !== "DIFFERENCE" ? null : component.addRepresentation("surface", {
       ...style, color: LESS, negateIsolevel: true,
     });
     // NGL counts what it still builds; only then it knows where the surface is.
     await new Promise((done) => setTimeout(() => this.stage.tasks.onZeroOnce(done)));
-    return { component, surface, negative, sigma, slice: null, coarse, parts: coarse ? [component, coarse] : [component] };
+    return { component, surface, negative, sigma, slice: null, whole: null, parts: [component] };
+  }
+
+  /** Read a map: a large one on half its grid, whose surface is drawn in an eighth of the time, unless the whole is wanted. */
+  async fetch(file, whole) {
+    const { blob, half } = await getMap(file.href, whole);
+    const component = await this.stage.loadFile(blob, { ext: "mrc", name: file.name });
+    component.volume.half = half;
+    return component;
+  }
+
+  /** Read the whole of a map of which there is half the grid, for the cut. */
+  async fetchWhole(shown, file) {
+    if (shown.reading) return;
+    shown.reading = true;
+    try {
+      shown.whole = await this.fetch(file, true);
+      shown.parts.push(shown.whole);
+      shown.whole.setVisibility(this.shown === shown);
+      if (this.shown === shown) this.cutAt(this.among.cut);
+    } catch (error) {
+      say(error.message, true);
+    } finally {
+      shown.reading = false;
+    }
   }
 
   level(sigma) {
@@ -120,9 +141,14 @@ export class Viewer {
   cutAt({ axis, percent }) {
     const { shown } = this;
     if (!shown) return;
-    if (shown.slice) shown.component.removeRepresentation(shown.slice);
+    if (axis && shown.component.volume.half && !shown.whole) {
+      this.fetchWhole(shown, this.file); // and comes back
+      return;
+    }
+    const on = shown.whole ?? shown.component;
+    if (shown.slice) on.removeRepresentation(shown.slice);
     shown.slice = axis
-      ? shown.component.addRepresentation("slice", { dimension: axis, positionType: "percent", position: percent, colorScale: ["black", "white"] })
+      ? on.addRepresentation("slice", { dimension: axis, positionType: "percent", position: percent, colorScale: ["black", "white"] })
       : null;
     shown.surface.setVisibility(!axis);
     shown.negative?.setVisibility(!axis);
@@ -180,7 +206,7 @@ export class Viewer {
       lines.push(`${facts.n} particles, half-maps agree to ${facts.resolution_A.toFixed(1)} Å (FSC 0.143)`);
     }
     this.facts.replaceChildren(...lines.map((text) => Object.assign(document.createElement("div"), { textContent: text })));
-    if (this.shown.coarse) this.facts.append(this.offerFine());
+    if (this.volume.half) this.facts.append(this.offerFine());
     if (facts?.chart) cryodrgnCharts.draw(facts.chart, this.facts);
     if (frames) this.facts.append(this.movie(files));
     for (const file of frames ? (links ?? []) : files) {

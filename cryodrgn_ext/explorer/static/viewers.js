@@ -5,14 +5,12 @@ import { during, say } from "./requests.js";
 import { Viewer } from "./viewer.js";
 
 const MOST = 4;
-const MOST_DRAWN = 160 ** 3; // voxels of maps whose surfaces are drawn on the whole grid
 
 export class Viewers {
   constructor(place) {
     this.place = place;
     this.viewers = [];
     this.sigma = 4;
-    this.mostDrawn = MOST_DRAWN;
     this.cut = { axis: "", percent: 50 };
     this.background = "white";
     this.following = false;
