@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 
+#: Seconds in which what is new may not be held yet.
+YOUNG_S = 60.0
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -126,6 +130,47 @@ def _fsync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def _hold(descriptor: int) -> bool:
+    """Hold what is being written, as long as this process lives; False where another one does, or nobody can."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also of file systems without locks
+        return False
+    return True
+
+
+def remove_abandoned(directory: Path) -> int:
+    """Remove what processes that are gone (kill -9, a power cut) have left half-written in a directory.
+
+    What a living process writes is held by it, on whatever machine, and stays; so does what is younger than a minute,
+    and all of it where the directory is not ours to write, or its file system knows no locks.
+
+    Returns
+    -------
+    int
+        How many files and folders were removed.
+    """
+    count = 0
+    for path in directory.glob(".*.partial*"):
+        try:
+            if time.time() - path.stat().st_mtime < YOUNG_S:
+                continue
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if not _hold(descriptor):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            finally:
+                os.close(descriptor)
+        except OSError:
+            continue
+        count += 1
+    return count
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed onto ``path``.
@@ -149,9 +194,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         code = errno.EISDIR if final.is_dir() else errno.EINVAL
         raise OSError(code, "it is not an ordinary file", str(final))
     fd, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=".partial" + final.suffix, dir=final.parent)
-    os.close(fd)
     temporary = Path(name)
     try:
+        _hold(fd)
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
@@ -162,6 +207,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, final)
         _fsync_directory(final.parent)
     finally:
+        os.close(fd)
         temporary.unlink(missing_ok=True)
 
 
@@ -185,7 +231,9 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success it replaces ``path`` as a whole."""
     final = Path(path)
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    held = os.open(temporary, os.O_RDONLY)
     try:
+        _hold(held)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -203,5 +251,6 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(retired)
         _fsync_directory(final.parent)
     finally:
+        os.close(held)
         if temporary.exists():
             shutil.rmtree(temporary)

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryodrgn_ext.durable_files import atomic_directory, atomic_path, atomic_write_text, claim_room
+from cryodrgn_ext.durable_files import (
+    atomic_directory,
+    atomic_path,
+    atomic_write_text,
+    claim_room,
+    remove_abandoned,
+)
 
 
 class Interrupted(Exception):
@@ -110,3 +116,19 @@ def test_a_disk_without_room_is_an_error_that_names_the_file(tmp_path: Path, mon
     with pytest.raises(OSError, match=r"a\.npy") as caught:
         claim_room(tmp_path / "a.npy", 1 << 20)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_what_is_abandoned_is_removed_and_what_is_held_or_young_stays(tmp_path: Path) -> None:
+    for name in (".gone.abc.partial.npz", ".young.abc.partial.npz", "partial.npz"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".folder.abc.partial").mkdir()
+    (tmp_path / ".folder.abc.partial/file").write_text("half")
+    with atomic_path(tmp_path / "file.npz") as file, atomic_directory(tmp_path / "folder") as folder:
+        for path in (file, folder, tmp_path / ".gone.abc.partial.npz", tmp_path / ".folder.abc.partial"):
+            os.utime(path, (0, 0))
+        assert remove_abandoned(tmp_path) == 2
+        assert {path.name for path in tmp_path.iterdir()} == {
+            ".young.abc.partial.npz", "partial.npz", file.name, folder.name,
+        }  # fmt: skip
+    assert remove_abandoned(tmp_path) == 0
+    assert remove_abandoned(tmp_path / "nowhere") == 0

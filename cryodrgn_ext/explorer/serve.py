@@ -91,6 +91,7 @@ class Opener:
         for path in settings.masks:
             session.add_mask(KeptMask(path))
         session.find_kept()
+        session.remove_abandoned()
         self.sessions.append(session)
         return number
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cryodrgn_ext.durable_files import remove_abandoned
 from cryodrgn_ext.engines.base import Linear
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid, handing_back
@@ -19,6 +20,7 @@ from cryodrgn_ext.explorer.masked_columns import PREFIX, add_mask
 from cryodrgn_ext.explorer.masks import FOLDER as MASKS
 from cryodrgn_ext.explorer.masks import KeptMask, keep_file, kept_masks
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.paths import FOLDER as PATHS
 from cryodrgn_ext.explorer.paths import path_map
 from cryodrgn_ext.explorer.scores import add_scores, kept_scores
 from cryodrgn_ext.explorer.stored_maps import stored_maps
@@ -26,6 +28,7 @@ from cryodrgn_ext.metadata.mrc import read_mrc_header
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.page_data import charts_of_page
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.selections import FOLDER as SELECTIONS
 
 
 class Session:
@@ -73,6 +76,14 @@ class Session:
         with tempfile.NamedTemporaryFile(dir=self.maker.folder) as file:
             write_halved(path, Path(file.name))
             return Path(file.name).read_bytes()
+
+    def remove_abandoned(self) -> None:
+        """Remove what explorers that were killed have left half-written in the result; what others write stays."""
+        home = self.opened.home
+        folders = (home, *(home / name for name in (SELECTIONS, MASKS, PATHS)), *(home / PATHS).glob("*/"))
+        count = sum(remove_abandoned(folder) for folder in folders)
+        if count:
+            self.monitor.message(f"Removed {count} half-written files of programs that were killed as they saved.")
 
     def find_kept(self) -> None:
         """Take up scores of images, and masks where the model can say what is within, that the directory has."""

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 import cryodrgn_ext
+from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import maps
@@ -42,7 +43,7 @@ from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
 from cryodrgn_ext.workflow.job_result import JobResult
-from tests.explorer.conftest import N, Project
+from tests.explorer.conftest import N, Project, running
 
 RUN_PROCESS = Loop.run  # before the stand-in of the tests takes its place
 
@@ -102,8 +103,16 @@ def test_saves_whose_processes_are_killed_leave_the_former_one(project: Project)
     again.save("held", {"by": "all"}, replace=True)
     assert len(again.saved("held")) == N
     assert set(path.parent.iterdir()) == there | left
-    for one in (*left, path):
-        one.unlink()
+    path.unlink()
+    # The next explorer clears them away once they are no longer young, but not what a living process writes.
+    with atomic_path(path.parent / "others.npz") as alive:
+        for one in (*left, alive):
+            os.utime(one, (0, 0))
+        with running(project.result):
+            assert set(path.parent.iterdir()) - there == {alive}
+        alive.write_bytes(b"whole")
+    assert (path.parent / "others.npz").read_bytes() == b"whole"
+    (path.parent / "others.npz").unlink()
 
 
 def test_a_damaged_selection_is_one_sentence(project: Project) -> None:
