@@ -219,6 +219,21 @@ def _a_million_points(browser: Browser) -> None:
         " const moved = [s.moving.drawn, s.moving.whole]; await s.moving.finished();"
         " return [first, ...whole, ...moved, s.shown.length]; })()"
     )
+    # Near: of what is drawn while it moves, most is in the view, which has a hundredth of the particles.
+    within, near = browser.value(
+        "(async () => { const s = explorer.panels[1].scatter, { moving } = s; let taken = [];"
+        " const own = moving.parts.bind(moving); moving.parts = (...of) => { const found = own(...of);"
+        " if (moving.part.share !== null) taken = found; return found; };"
+        " moving.most = 5000; s.drawing.set({cameraTarget: [0.1, 0.1], cameraDistance: 0.02});"
+        " await new Promise(done => s.drawing.subscribe('draw', done, 1)); delete moving.parts;"
+        " const { x, y } = moving.seenNow(), all = s.points.x.reduce((sum, one, k) => sum + (one >= x[0] && one <= x[1]"
+        " && s.points.y[k] >= y[0] && s.points.y[k] <= y[1]), 0); let [count, inside] = [0, 0];"
+        " for (const [begin, number] of taken) for (let k = begin; k < begin + number; k += 1) { count += 1;"
+        " inside += s.points.x[k] >= x[0] && s.points.x[k] <= x[1] && s.points.y[k] >= y[0] && s.points.y[k] <= y[1]; }"
+        " await moving.finished(); return [inside / count, all / s.points.x.length]; })()"
+    )
+    assert 0 < near < 0.02
+    assert within > 0.5
     first, total, whole, moved, still_whole, shown = drawn
     assert (total, shown, whole, still_whole) == (1_000_001, 1_000_001, True, False)
     assert 0 < first < total

@@ -1,5 +1,7 @@
-// While the view of many particles moves, so many are drawn as there is time for in a frame; at rest all are, a part in
-// each frame, so that the next movement never waits. What is chosen is chosen among all, whatever is drawn.
+// While the view of many particles moves, so many of those in it are drawn as there is time for in a frame; at rest all
+// are, a part in each frame, so that the next movement never waits. What is chosen is chosen among all, whatever is drawn.
+
+import { piecesOf, sample } from "./pieces.js";
 
 const FRAME_MS = 1000 / 30;
 const SHARE = 0.6; // of a frame, for particles; the rest is for what the browser does with every picture
@@ -9,7 +11,7 @@ const FEWEST = 2000;
 const [SLOWEST, FASTEST] = [0.5, 1.5]; // change of the number from one frame to the next
 
 export class Moving {
-  /** @param {object} drawing  of regl-scatterplot, whose points come in random order: the first of them are a sample */
+  /** @param {object} drawing  of regl-scatterplot, whose points come in the order of `pieces` */
   constructor(drawing) {
     this.drawing = drawing;
     this.most = FEWEST; // particles for which there is time in a frame, as far as is known
@@ -17,6 +19,9 @@ export class Moving {
     this.done = Infinity; // of them are in the picture that is being made; Infinity: it is finished, or not begun
     this.drawn = 0; // in the last frame
     this.whole = false; // whether all of them are in the picture that is seen
+    this.pieces = []; // of the particles, see pieces.js
+    this.chosenPieces = [];
+    this.chosenCount = 0;
     this.hovered = false;
     this.nowhere = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
     const renderer = drawing.get("renderer");
@@ -35,17 +40,44 @@ export class Moving {
       if (mode !== gl.POINTS || !this.part) return drawArrays.call(gl, mode, first, count);
       const begin = this.part.seen;
       this.part.seen += count;
-      const [from, to] = this.part.share === null
-        ? [Math.max(0, this.part.from - begin), Math.min(count, this.part.to - begin)]
-        : [0, Math.ceil(count * this.part.share)];
-      if (to <= from) return undefined;
-      this.part.drawn += to - from;
-      return drawArrays.call(gl, mode, first + from, to - from);
+      for (const [from, number] of this.parts(begin, count)) {
+        this.part.drawn += number;
+        drawArrays.call(gl, mode, first + from, number);
+      }
+      return undefined;
     };
     gl.clear = (bits) => { // the second time in a frame it is the picture that is being made
       if (this.part) this.part.cleared += 1;
       if (!(this.part?.from > 0 && this.part.cleared === 2)) clear.call(gl, bits);
     };
+  }
+
+  /** Which of so many points are drawn now, as [begin, count]. */
+  parts(begin, count) {
+    const { from, to, share, view } = this.part;
+    if (share === null) {
+      const [first, last] = [Math.max(0, from - begin), Math.min(count, to - begin)];
+      return last > first ? [[first, last - first]] : [];
+    }
+    const all = this.pieces.length ? this.pieces.at(-1).end : 0;
+    const most = this.most * Math.min(1, count / (this.total || count)); // some are drawn twice
+    if (count === all) return sample(this.pieces, view, most);
+    if (count === this.chosenCount) return sample(this.chosenPieces, view, most);
+    return [[0, Math.ceil(count * share)]];
+  }
+
+  /** Particles that are drawn a second time because they are chosen: their places in the order, sorted. */
+  chosen(places) {
+    this.chosenPieces = piecesOf(places, this.pieces);
+    this.chosenCount = places.length;
+  }
+
+  /** Ends of the view, in the square from -1 to 1 in which the points lie. */
+  seenNow() {
+    const view = this.drawing.get("cameraView");
+    const { width, height } = this.drawing.get("canvas").getBoundingClientRect();
+    const ends = (half, scale, shift) => [-half, half].map((edge) => (edge - shift) / scale);
+    return { x: ends(width / height || 1, view[0], view[12]), y: ends(1, view[5], view[13]) };
   }
 
   /** Draw a frame: a sample while the view moves or where something is new, a part where a picture is being made. */
@@ -62,7 +94,8 @@ export class Moving {
     const goesOn = resting && !moved;
     const from = goesOn && this.done < Infinity ? this.done : 0;
     const to = from + AT_REST * this.most;
-    this.part = { from, to, seen: 0, drawn: 0, cleared: 0, share: goesOn ? null : Math.min(1, this.most / (this.total || Infinity)) };
+    const share = goesOn ? null : Math.min(1, this.most / (this.total || Infinity));
+    this.part = { from, to, seen: 0, drawn: 0, cleared: 0, view: this.seenNow(), share };
     const seen = !goesOn || to >= this.total;
     const begin = performance.now();
     render(draw, seen ? canvas : this.nowhere);

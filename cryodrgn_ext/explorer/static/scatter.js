@@ -2,6 +2,7 @@
 
 import { Drawing } from "./drawing.js";
 import { Moving } from "./moving.js";
+import { inPieces } from "./pieces.js";
 import createPubSub from "./vendor/pub-sub-es.js";
 
 globalThis.createPubSub = createPubSub; // regl-scatterplot's prebuilt file looks for it there
@@ -179,15 +180,21 @@ export class Scatter {
     const shown = new Uint32Array(n);
     let count = 0;
     for (let i = 0; i < n; i += 1) if ((!pass || pass[i]) && x[i] - x[i] === 0 && y[i] - y[i] === 0) shown[count++] = i;
-    this.shown = shuffled(shown.subarray(0, count)); // so that none lies on top, and the first of them are a sample
+    const [[lowX, highX], [lowY, highY]] = [this.domainX, this.domainY];
+    const plotX = (i) => (2 * (x[i] - lowX)) / (highX - lowX) - 1;
+    const plotY = (i) => (2 * (y[i] - lowY)) / (highY - lowY) - 1;
+    // At random, so that none lies on top; in pieces, of each of which the first are a sample.
+    const { order, pieces } = inPieces(shuffled(shown.subarray(0, count)), plotX, plotY);
+    this.shown = order;
+    this.moving.pieces = pieces;
+    this.moving.chosen(new Uint32Array(0));
     this.placeOf = new Int32Array(n).fill(-1);
     const points = { x: new Float32Array(count), y: new Float32Array(count), z: new Float32Array(count) };
-    const [[lowX, highX], [lowY, highY]] = [this.domainX, this.domainY];
     for (let k = 0; k < count; k += 1) {
       const i = this.shown[k];
       this.placeOf[i] = k;
-      points.x[k] = (2 * (x[i] - lowX)) / (highX - lowX) - 1;
-      points.y[k] = (2 * (y[i] - lowY)) / (highY - lowY) - 1;
+      points.x[k] = plotX(i);
+      points.y[k] = plotY(i);
       points.z[k] = colour.codes[i];
     }
     const dense = Math.max(1, Math.min(5, 900 / Math.sqrt(Math.max(count, 1)) / 5));
@@ -309,7 +316,8 @@ export class Scatter {
       const place = this.placeOf[position];
       if (place >= 0) places.push(place);
     }
-    places.sort((a, b) => a - b); // at random, as they are drawn: the first of them are a sample
+    places.sort((a, b) => a - b); // in pieces, as all are
+    this.moving.chosen(places);
     if (places.length) this.drawing.select(places, { preventEvent: true });
     else this.drawing.deselect({ preventEvent: true });
   }
