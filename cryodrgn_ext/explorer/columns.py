@@ -11,24 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.colors import to_hex
-from matplotlib.projections.geo import MollweideAxes
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
+from cryodrgn_ext.analysis.latent_density import DENSITY, LATENT_ERROR, latent_error, log_density
 from cryodrgn_ext.analysis.latents import principal_components
+from cryodrgn_ext.analysis.mollweide import mollweide
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 from cryodrgn_ext.report.plots import label_colors
 from cryodrgn_ext.results.empty_image_table import read_empty_images
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.learned_result import LearnedResult
+from cryodrgn_ext.results.particle_columns import VIEWS
 
 FloatArray = NDArray[np.float32]
 #: Rows of the user's file by which columns of numbers are told from others before anybody asks for one.
 SAMPLE = 200
 FILE_PREFIX = "file:"
-#: For the density: of more neighbours a search among a million takes minutes.
-MOST_NEIGHBORS = 50
 EMBEDDING = ("umap1", "umap2")
 
 
@@ -142,11 +141,10 @@ class ColumnTable:
             self.add(Column(f"z{k + 1}", f"z {k + 1}", "latents", lambda k=k: z[rows, k]))  # type: ignore[misc]
         self.add(Column("latent_length", "distance from the mean latent", "latents",
                          lambda: np.linalg.norm(z[rows] - components.mean, axis=1)))  # fmt: skip
-        self.add(Column("latent_density", "density of the particles (log10)", "latents", lambda: log_density(z[rows])))
+        self.add(Column("latent_density", DENSITY, "latents", lambda: log_density(z[rows])))
         covariance = latents.z_cov
         if covariance is not None:
-            self.add(Column("latent_error", "standard error of the latent", "latents", lambda: np.sqrt(
-                np.maximum(np.trace(covariance[rows], axis1=1, axis2=2), 0))))  # fmt: skip
+            self.add(Column("latent_error", LATENT_ERROR, "latents", lambda: latent_error(covariance[rows])))
 
     def _add_result(self, result: LearnedResult) -> None:
         states = result.states
@@ -172,7 +170,7 @@ class ColumnTable:
         if particles.has_poses:
             view = particles.euler_deg[rows]
             for k, axis in enumerate("xy"):
-                self.add(Column(f"view_{axis}", f"view, Mollweide {axis}", "particles",
+                self.add(Column(f"view_{axis}", VIEWS[k], "particles",
                                  lambda k=k: mollweide(view[:, 0], view[:, 1])[:, k]))  # type: ignore[misc]  # fmt: skip
             self.add(Column("view_tilt", "view, angle to the axis (°)", "particles", lambda: view[:, 1]))
             self.add(Column("shift", "shift from the centre (Å)", "particles",
@@ -192,22 +190,6 @@ class ColumnTable:
                                  lambda name=name: source.numeric_column(name, row)))  # type: ignore[misc]  # fmt: skip
 
 
-def log_density(z: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n,) log10 of the density of particles around each latent (n, q), over that of the median particle.
-
-    By the distance to the k-th nearest other particle, k of the order of the root of n: the density is k over the
-    volume of a ball of that radius (Loftsgaarden and Quesenberry 1965).
-    """
-    n, q = z.shape
-    k = max(1, min(n - 1, round(n**0.5)))
-    if n < 2:
-        return np.zeros(n)
-    distance = KDTree(z).query(z, k=[min(k, MOST_NEIGHBORS) + 1], workers=-1)[0][:, 0]
-    density = -q * np.log10(np.maximum(distance, np.finfo(np.float32).tiny))
-    found: NDArray[np.float64] = density - np.median(density)
-    return found
-
-
 def _micrograph(particles: ParticleSet, row: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers from 1 of the micrographs of rows; found when asked for, as it takes seconds for a million."""
     found = particles.source.micrographs()
@@ -221,14 +203,3 @@ def _coded(number: NDArray[np.integer]) -> NDArray[np.float32]:
     values = number.astype(np.float32)
     values[number < 0] = np.nan
     return values
-
-
-def mollweide(rot_deg: NDArray[np.floating], tilt_deg: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n, 2) Mollweide projection of viewing directions (n,), in degrees: equal areas of the sphere stay equal."""
-    longitude = np.radians((rot_deg + 180.0) % 360.0 - 180.0)
-    # A tilt beyond 0..180 degrees comes down on the other side.
-    tilt = np.radians(tilt_deg)
-    latitude = np.arcsin(np.clip(np.cos(tilt), -1, 1))
-    longitude = np.where(np.sin(tilt) < 0, (longitude + 2 * np.pi) % (2 * np.pi) - np.pi, longitude)
-    flat = MollweideAxes.MollweideTransform(1).transform_non_affine(np.column_stack([longitude, latitude]))
-    return np.asarray(flat, np.float64)

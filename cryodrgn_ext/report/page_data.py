@@ -21,6 +21,7 @@ from cryodrgn_ext.analysis.latents import PrincipalComponents, principal_compone
 from cryodrgn_ext.analysis.shown_particles import ShownParticles, choose_shown, group_weights
 from cryodrgn_ext.report.page import ReportContent, StateSummary, group_colors
 from cryodrgn_ext.report.plots import label_colors
+from cryodrgn_ext.results.particle_columns import VIEWS
 
 MISSING = 65535
 DATA_BLOCK = r'<script type="application/json" id="report-data">(.*?)</script>'
@@ -96,7 +97,7 @@ def _particles(content: ReportContent, z: NDArray[np.floating], components: Prin
             "image": _packed(shown.image[keep], "<u4"),
         }
     names = [column["name"] for column in columns]
-    planes = {**content.planes, "PCA": ("PC 1", "PC 2"), "UMAP": ("UMAP 1", "UMAP 2")}
+    planes = {**content.planes, "PCA": ("PC 1", "PC 2"), "UMAP": ("UMAP 1", "UMAP 2"), "Views": VIEWS}
     if z.shape[1] == 1:
         planes = {**content.planes, "histogram": ("z 1", COUNT), **planes}
     presets = [{"name": name, "axes": axes} for name, axes in planes.items() if {*axes} <= {*names, COUNT}]

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.latent_density import DENSITY, LATENT_ERROR, latent_error, log_density
 from cryodrgn_ext.analysis.latents import Clustering, umap_embedding
 from cryodrgn_ext.analysis.shown_particles import choose_shown
 from cryodrgn_ext.metadata.particle_set import ParticleSet
@@ -78,7 +80,8 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
             embedding = umap_embedding(z, seed=facts.seed or 0)
         prefer = None if embedding is None else embedding.index
         index = choose_shown(len(z), clusters.label, centers, prefer)
-        shown = replace(shown_particles(report.particles, rows[index]), index=index)
+        shown = shown_particles(report.particles, rows[index])
+        shown = replace(shown, index=index, columns={**_of_latents(report.latents, rows, index), **shown.columns})
     whole, pictures = draw_maps([layout.state(state.number) / "map.mrc" for state in states], consensus.map)
     facts = replace(facts, seconds={**facts.seconds, "plots and pictures": time.monotonic() - begin})
     content = ReportContent(
@@ -102,6 +105,17 @@ def write_states_reports(facts: RunFacts, report: StatesReport) -> None:
         ),
     )
     facts.write(content, _files(facts, z is not None))
+
+
+def _of_latents(
+    latents: LatentTable | None, rows: NDArray[np.int64], index: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
+    """What the explorer shows of latents beside themselves: density of the particles, and standard errors."""
+    assert latents is not None
+    found = {DENSITY: log_density(latents.z[rows], index)}
+    if latents.z_cov is not None:
+        found[LATENT_ERROR] = latent_error(latents.z_cov[rows[index]])
+    return found
 
 
 def _files(facts: RunFacts, with_latents: bool) -> dict[str, str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cryodrgn_ext.analysis.mollweide import mollweide
 from cryodrgn_ext.analysis.shown_particles import IndexArray, ShownParticles
 from cryodrgn_ext.metadata.particle_set import ParticleSet
 
 MOST_COLUMNS = 48
+#: Axes of the map of viewing directions.
+VIEWS = ("view, Mollweide x", "view, Mollweide y")
 
 
 def shown_particles(particles: ParticleSet, index: IndexArray) -> ShownParticles:
@@ -23,15 +26,19 @@ def shown_particles(particles: ParticleSet, index: IndexArray) -> ShownParticles
     Returns
     -------
     ShownParticles
-        With columns named as in the user's file, no more than 48.
+        With where they were seen from, then columns named as in the user's file, no more than 48.
     """
     row = particles.row_id[index]
     columns: dict[str, NDArray[np.float64]] = {}
+    if particles.has_poses:
+        angles = particles.euler_deg[index]
+        columns = dict(zip(VIEWS, mollweide(angles[:, 0], angles[:, 1]).T, strict=True))
+    most = MOST_COLUMNS + len(columns)
     for name, values in particles.source.numeric_columns(row):
         known = values[np.isfinite(values)]
         if len(known) and known.min() < known.max():
             columns[name] = values
-        if len(columns) == MOST_COLUMNS:
+        if len(columns) == most:
             break
     return ShownParticles(
         index, row + 1, columns, particles.stack_names, particles.stack_id[index].astype(np.int64),

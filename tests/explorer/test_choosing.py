@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.explorer import columns
+from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.report.page_data import DATA_BLOCK
 from tests.explorer.conftest import ODD_COLUMNS, OWN_COLUMN, POLYGON, Explorer, N, Project, inside, latents, running
 
 
@@ -162,3 +167,23 @@ def test_cryosparc_needs_numbers(explorer: Explorer, recipe: dict[str, object]) 
     answer = explorer.post("cryosparc", name="to_cryosparc", project="P1; rm", workspace="W1", job="J2")
     assert answer.status == 400
     assert "the project of CryoSPARC" in answer.plain["error"]
+
+
+def test_the_report_has_the_views_of_the_explorer_without_a_server(project: Project) -> None:
+    """The same planes, with the same values to the 16 bits that the page keeps of them."""
+    text = (project.result / "report.html").read_text("utf-8")
+    found = re.search(DATA_BLOCK, text, re.DOTALL)
+    assert found is not None
+    data = json.loads(found.group(1))
+    assert {"PCA", "UMAP", "Views"} <= {preset["name"] for preset in data["presets"]}
+    columns = {column["name"]: column for column in data["columns"]}
+    opened = OpenedResult(project.result)
+    pairs = {
+        "view_x": "view, Mollweide x", "view_y": "view, Mollweide y", "z1": "z 1", "file:rlnDefocusU": "rlnDefocusU",
+        "latent_density": "density of the particles (log10)",
+    }  # fmt: skip
+    for key, name in pairs.items():
+        column = columns[name]
+        steps = np.frombuffer(base64.b64decode(column["data"]), "<u2") / 65534
+        shown = column["low"] + steps * (column["high"] - column["low"])
+        np.testing.assert_allclose(shown, opened.values(key), atol=2e-5 * (column["high"] - column["low"]))

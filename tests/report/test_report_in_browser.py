@@ -205,7 +205,9 @@ def test_an_address_names_what_is_shown(result: Result, browser: Browser) -> Non
 def test_every_column_of_numbers_can_be_chosen(result: Result, browser: Browser) -> None:
     browser.open(result.report)
     names = browser.value("[...document.getElementById('color').options].map(option => option.value)")
-    for wanted in ("state", "PC 3", "UMAP 2", "z 1", "z 3", "rlnDefocusU", "rlnRandomSubset", "rlnAngleTilt"):
+    for wanted in ("state", "PC 3", "UMAP 2", "z 1", "z 3", "rlnDefocusU", "rlnRandomSubset", "rlnAngleTilt",
+                   "view, Mollweide x", "density of the particles (log10)",
+                   "standard error of the latent"):  # fmt: skip
         assert wanted in names
     assert "rlnImageName" not in names
     for name in names:

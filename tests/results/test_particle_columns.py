@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cryodrgn_ext.metadata.particles import read_particles
-from cryodrgn_ext.results.particle_columns import shown_particles
+from cryodrgn_ext.results.particle_columns import VIEWS, shown_particles
 
 STAR = """
 # version 30001
@@ -53,7 +53,7 @@ def test_numbers_that_differ_become_columns(tmp_path: Path) -> None:
     star = tmp_path / "particles.star"
     star.write_text(STAR + "\n".join(row.replace("'my stack.mrcs'", "stack.mrcs") for row in rows) + "\n\n")
     shown = shown_particles(read_particles(star, tmp_path), np.array([1, 3, 5]))
-    assert set(shown.columns) == {"rlnAngleRot", "rlnDefocusU", "rlnCtfFigureOfMerit"}
+    assert set(shown.columns) == {*VIEWS, "rlnAngleRot", "rlnDefocusU", "rlnCtfFigureOfMerit"}
     np.testing.assert_array_equal(shown.row, [2, 4, 6])
     np.testing.assert_array_equal(shown.columns["rlnDefocusU"], [10001, 10003, 10005])
     np.testing.assert_allclose(shown.columns["rlnCtfFigureOfMerit"], [0.1, np.nan, 0.5])
