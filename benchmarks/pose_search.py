@@ -38,6 +38,7 @@ from comparison.runner import BenchmarkError, Machine, fresh_directory, read_rec
 from cryodrgn_ext.durable_files import atomic_write_text
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.neural.engine import train
+from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity
 from cryodrgn_ext.engines.neural.pose_search_model import search_models
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.neural.vae import VaeModel
@@ -166,9 +167,10 @@ def search_network(
     context = EngineContext.of(ComputeSettings(device=device), None, SilentMonitor())
     clock = Clock()
     training = whole.subset(torch.arange(given.training))
-    trained = train(training, None, settings, context).model
-    if not isinstance(trained, VaeModel):
-        raise TypeError(f"a coordinate decoder is needed, got {type(trained).__name__}")
+    result = train(training, None, settings, context)
+    if not isinstance(result, NeuralHeterogeneity) or not isinstance(result.model, VaeModel):
+        raise TypeError(f"a coordinate decoder is needed, got {type(result).__name__}")
+    trained = result.model
     trained.release()
     taken, clock = clock.read(), Clock()
     looking, _ = table_rows(given.box)["base"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryodrgn_ext.engines.neural.settings import NeuralSettings
 from cryodrgn_ext.engines.settings import changed_options, own_options
-from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 
 
 def choose_engine(name: str, settings: NeuralSettings) -> str:
@@ -22,5 +22,6 @@ def choose_engine(name: str, settings: NeuralSettings) -> str:
     """
     if name != "auto":
         return name
-    network = changed_options(settings, own_options(NeuralSettings))
+    shared = own_options(SubspaceSettings)
+    network = changed_options(settings, tuple(name for name in own_options(NeuralSettings) if name not in shared))
     return "neural" if not 1 <= settings.zdim <= MOST_COMPONENTS or network else "subspace"

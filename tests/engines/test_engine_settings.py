@@ -47,7 +47,7 @@ def test_every_engine_of_the_registry_is_offered_by_train() -> None:
 def test_what_the_user_gave_reaches_the_engine() -> None:
     settings = TrainSettings(**GIVEN, rare_states=0, zdim=3, epochs=7)
     assert options_of(SubspaceSettings, settings) == SubspaceSettings(rare_states=0, zdim=3)
-    assert options_of(NeuralSettings, settings) == NeuralSettings(epochs=7, zdim=3)
+    assert options_of(NeuralSettings, settings) == NeuralSettings(rare_states=0, zdim=3, epochs=7)
 
 
 def test_options_of_the_same_name_that_are_others_are_left_behind() -> None:

@@ -30,13 +30,15 @@ from tests.engines.linear_set import LinearSet, correlation, make_linear_set
 from tests.engines.processes import run_group
 from tests.monitors import RecordingMonitor
 
-QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32")
+QUICK = NeuralSettings(zdim=2, epochs=3, batch=16, precision="float32", architecture="separable")
 
 
 def fit(
     data: LinearSet, settings: NeuralSettings = QUICK, folder: Path | None = None, seed: int = 0, device: str = "cpu"
 ) -> NeuralHeterogeneity:
-    return train(data.images, data.base_map, settings, context(folder, seed=seed, device=device))
+    result = train(data.images, data.base_map, settings, context(folder, seed=seed, device=device))
+    assert isinstance(result, NeuralHeterogeneity)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +289,10 @@ def test_homogeneous_mode_corrects_a_wrong_consensus() -> None:
 
 def test_published_recipe_learns_without_a_consensus(linear_set: LinearSet) -> None:
     settings = NeuralSettings(
-        preset="cryodrgn", zdim=1, epochs=3, enc_dim=64, dec_dim=64, learning_rate=1e-3, precision="float32",
+        preset="cryodrgn", zdim=1, epochs=4, enc_dim=64, dec_dim=64, learning_rate=1e-3, precision="float32",
     )  # fmt: skip
     result = train(linear_set.images, None, settings, context())
+    assert isinstance(result, NeuralHeterogeneity)
     assert result.consensus is None
     assert result.loss_history["reconstruction"][-1] < 0.9 * result.loss_history["reconstruction"][0]
     (volume,) = result.volumes(np.zeros((1, 1), np.float32))
@@ -310,6 +313,7 @@ def test_published_recipe_is_the_published_one() -> None:
     assert (recipe.learning_rate, recipe.batch, recipe.enc_dim, recipe.dec_dim) == (1e-4, 8, 1024, 1024)
     assert recipe.final_learning_rate == recipe.learning_rate
     assert not recipe.residual
+    assert recipe.of_sums  # 5.6.1: y = ReLU(fc(x) + x)
     assert recipe.kl_weight == pytest.approx(1 / 16)
 
 

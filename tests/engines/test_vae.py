@@ -18,10 +18,13 @@ from tests.devices import in_dtypes, on_devices
 Q, M, B = 2, 30, 4
 
 
-def make_model(zdim: int, domain: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> VaeModel:
+def make_model(
+    zdim: int, domain: str, dtype: torch.dtype = torch.float32, device: str = "cpu", layers: int = 1,
+    of_sums: bool = False,
+) -> VaeModel:  # fmt: skip
     torch.manual_seed(0)
     frequencies = feature_frequencies("gaussian", 32, 0.5, torch.Generator().manual_seed(0))
-    model = VaeModel(zdim, torch.full((16,), 2.0), frequencies, M, (1, 16), (1, 16), domain, kl_weight=0.7)
+    model = VaeModel(zdim, torch.full((16,), 2.0), frequencies, M, (1, 16), (layers, 16), domain, 0.7, of_sums)
     return model.to(device, dtype)
 
 
@@ -85,13 +88,16 @@ def test_homogeneous_model_has_no_divergence_and_no_encoder() -> None:
 
 @pytest.mark.parametrize("zdim", [0, Q])
 @pytest.mark.parametrize("rows", [7, 2048])  # several tiles per image, and one
-def test_tiled_loss_and_gradients_are_those_of_autograd(zdim: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_sums", [False, True])
+def test_tiled_loss_and_gradients_are_those_of_autograd(
+    zdim: int, rows: int, of_sums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiled, "TILE_ROWS", rows)
     observation = make_observation()
     noise = torch.randn(B, zdim, generator=torch.Generator().manual_seed(2))
     found = {}
     for form in (True, False):
-        model = make_model(zdim, "complex")
+        model = make_model(zdim, "complex", layers=2, of_sums=of_sums)
         model.tiled = form
         terms = model.loss(observation, noise, linear=False)
         terms.total.backward()
@@ -132,8 +138,9 @@ def test_bfloat16_loss_is_that_of_float32_within_its_precision() -> None:
         assert float((rough - slope).norm()) < 0.05 * float(slope.norm())
 
 
-def test_decoder_slope_is_the_jacobian() -> None:
-    model = make_model(Q, "complex").double()
+@pytest.mark.parametrize("of_sums", [False, True])
+def test_decoder_slope_is_the_jacobian(of_sums: bool) -> None:
+    model = make_model(Q, "complex", layers=2, of_sums=of_sums).double()
     features = torch.randn(9, model.features.width, dtype=torch.float64)
     z = torch.randn(Q, dtype=torch.float64)
 

@@ -93,7 +93,7 @@ def test_network_starts_from_the_poses_of_a_map(project: Path, tmp_path: Path, m
     assert "Continuing from the checkpoint" in said
     assert read_particles(settings.o / "particles.star").n == N
     assert read_latent_table(settings.o / "latents.npz").z.shape == (N, 1)
-    assert len(list((settings.o / "volumes").glob("vol_*.mrc"))) == 2
+    assert 1 <= len(list((settings.o / "volumes").glob("vol_*.mrc"))) <= 2  # as many as there are different latents
 
 
 @pytest.mark.parametrize(

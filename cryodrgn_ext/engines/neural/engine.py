@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,15 +13,19 @@ from cryodrgn_ext.engines.base import Heterogeneity, LatentsFunction, Regions
 from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.engines.distributed import Workers, current
 from cryodrgn_ext.engines.neural import checkpoint
-from cryodrgn_ext.engines.neural.heterogeneity import NeuralHeterogeneity, build_model, load, result_class
+from cryodrgn_ext.engines.neural.base_volumes import ConsensusBase
+from cryodrgn_ext.engines.neural.heterogeneity import build_model, load_whole, result_class
 from cryodrgn_ext.engines.neural.model import VolumeModel
 from cryodrgn_ext.engines.neural.observations import Bands, ObservationSource, choose_bands, signal_envelope
-from cryodrgn_ext.engines.neural.prefetch import ReadAhead
+from cryodrgn_ext.engines.neural.prefetch import ReadAhead, within_reach
+from cryodrgn_ext.engines.neural.residual_heterogeneity import load_residual
+from cryodrgn_ext.engines.neural.residual_run import ResidualRun
 from cryodrgn_ext.engines.neural.settings import NeuralSettings, Recipe, resolve
 from cryodrgn_ext.engines.neural.table import LatentTable
 from cryodrgn_ext.engines.neural.trainer import Trainer, describe_data, passes
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.engines.neural.warm_start import WarmStart, fit_encoder, fit_volumes
+from cryodrgn_ext.engines.saved_model import read_description
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -37,8 +41,8 @@ def train(
     consensus_radius: int | None = None,
     regions: Regions | None = None,
     start: Heterogeneity | None = None,
-    on_latents: LatentsFunction | None = None,  # noqa: ARG001 (one signature for all engines)
-) -> NeuralHeterogeneity:
+    on_latents: LatentsFunction | None = None,
+) -> Heterogeneity:
     """Learn the heterogeneity of ``images``; see :class:`cryodrgn_ext.engines.base.TrainFunction`.
 
     In a group of processes (:mod:`cryodrgn_ext.engines.distributed`) all call it with the same arguments, each holds
@@ -51,9 +55,10 @@ def train(
     start : Heterogeneity, optional
         Result of another engine on the same images, with the same number of latent dimensions, to begin with: its
         volumes, where they are linear, are taught to the network first, and its latents begin the table, where the
-        latents are one, or are taught to the encoder.
+        latents are one, or are taught to the encoder. The residual architecture adds to it instead, and makes its
+        own when none is given.
     on_latents : callable, optional
-        Not called: latents and volumes are final together.
+        Called by the residual architecture; else latents and volumes are final together.
 
     Raises
     ------
@@ -70,18 +75,24 @@ def train(
         raise InputError("--focus_mask works with --engine subspace only: choose that engine, or leave the mask out")
     recipe = resolve(settings, context.seed, images.n)
     device, monitor, group = context.device, context.monitor, current()
+    precision = choose_precision(settings.precision, device)
+    if recipe.architecture == "residual":
+        if consensus is None:
+            raise InputError("--architecture residual starts from a consensus map, and none was given")
+        run = ResidualRun(images, consensus, settings, recipe, context, precision, consensus_radius, regions)
+        return run.result(start, on_latents)
     base_map = consensus if recipe.residual else None
     base = None if base_map is None else FourierVolume.from_map(torch.as_tensor(base_map, device=device))
     bands = choose_bands(images, base, settings.latent_resolution_A, consensus_radius)
-    data = describe_data(ObservationSource(images, base, bands, device))
+    known = None if base is None else ConsensusBase(base)
+    data = describe_data(ObservationSource(images, known, bands, device))
     shard = group.shard(images.n)
     own = images if group.size == 1 else images.subset(torch.arange(shard.start, shard.stop))
-    own = _within_reach(own, bands, context)
-    source = ObservationSource(own, base, bands, device)
+    own = within_reach(own, bands.train_radius, context)
+    source = ObservationSource(own, known, bands, device)
     model = build_model(recipe, images.box_size, signal_envelope(images, base_map, bands.train_radius), source.n_latent)
     model.to(device)
     warm = _warm_start(start, recipe, images)
-    precision = choose_precision(settings.precision, device)
     monitor.message(_summary(recipe, images, bands, device, precision, model))
     if warm is not None:
         data["start"] = hashlib.sha256(warm.z.tobytes()).hexdigest()
@@ -114,6 +125,18 @@ def train(
         z_cov=z_cov if recipe.zdim else None,
         loss_history=history,
     )
+
+
+def load(directory: Path) -> Heterogeneity:
+    """Read a saved model of this engine.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or damaged.
+    """
+    residual = read_description(directory).get("recipe", {}).get("architecture") == "residual"
+    return load_residual(directory) if residual else load_whole(directory)
 
 
 def _learn_start(
@@ -149,14 +172,6 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
-
-
-def _within_reach(images: ParticleImages, bands: Bands, context: EngineContext) -> ParticleImages:
-    """Load the training band into memory if it fits the limit; otherwise batches are read ahead from disk."""
-    count = images.plane.prefix(bands.train_radius)
-    if 8.0 * images.n * count <= context.memory_bytes:
-        return images.load(context.device, count)
-    return replace(images, source=ReadAhead(images.source))
 
 
 def _summary(

@@ -18,6 +18,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.base import LinearForm, SpectralForm
 from cryodrgn_ext.engines.neural.layers import feature_frequencies
 from cryodrgn_ext.engines.neural.model import VolumeModel
+from cryodrgn_ext.engines.neural.residual import ResidualModel
 from cryodrgn_ext.engines.neural.separable import SeparableModel
 from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.vae import VaeModel
@@ -29,8 +30,22 @@ POINTS_PER_CHUNK = 1 << 15
 BYTES_OF_VOLUMES = 1 << 28
 
 
-def build_model(recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int) -> VolumeModel:
-    """Build the network of a recipe, initialised from its seed."""
+def build_model(
+    recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int, n_inputs: int = 0
+) -> VolumeModel:  # fmt: skip
+    """Build the network of a recipe, initialised from its seed.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    box_size : int
+    envelope : Tensor
+        (S,) magnitude per shell.
+    n_encoder : int
+        Number of coefficients that an image encoder sees.
+    n_inputs : int
+        Number of weights of the volumes that the residual architecture adds to.
+    """
     generator = torch.Generator().manual_seed(recipe.seed)
     frequencies = feature_frequencies(recipe.features, box_size, recipe.feat_sigma, generator)
     with torch.random.fork_rng(devices=[]):
@@ -39,10 +54,12 @@ def build_model(recipe: Recipe, box_size: int, envelope: Tensor, n_encoder: int)
             return SeparableModel(
                 recipe.zdim, envelope, frequencies, recipe.dec_dim, recipe.dec_layers, recipe.kl_weight
             )
+        if recipe.architecture == "residual":
+            return ResidualModel(n_inputs, envelope, frequencies, recipe.dec_dim, recipe.dec_layers)
         n_encoder = n_encoder if recipe.latents == "encoder" else 0
         return VaeModel(
             recipe.zdim, envelope, frequencies, n_encoder, (recipe.enc_layers, recipe.enc_dim),
-            (recipe.dec_layers, recipe.dec_dim), recipe.domain, recipe.kl_weight,
+            (recipe.dec_layers, recipe.dec_dim), recipe.domain, recipe.kl_weight, recipe.of_sums,
         )  # fmt: skip
 
 
@@ -174,7 +191,7 @@ def result_class(recipe: Recipe) -> type[NeuralHeterogeneity]:
     return SeparableHeterogeneity if recipe.architecture == "separable" else NeuralHeterogeneity
 
 
-def load(directory: Path) -> NeuralHeterogeneity:
+def load_whole(directory: Path) -> NeuralHeterogeneity:
     """Read what :meth:`NeuralHeterogeneity.save` wrote.
 
     Raises

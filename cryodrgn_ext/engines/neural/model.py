@@ -17,8 +17,8 @@ class Observation:
     Attributes
     ----------
     values : Tensor
-        (B, M) complex64: whitened, centred coefficients, less CTF x consensus slice in residual learning. The noise
-        of each has E|n|^2 = 1.
+        (B, M) complex64: whitened, centred coefficients, less CTF x slice of the volumes that are known already in
+        residual learning. The noise of each has E|n|^2 = 1.
     whitened_ctf : Tensor
         (B, M) float32: CTF over the noise's standard deviation, so that values ~ whitened_ctf * V(points).
     points : Tensor
@@ -30,6 +30,8 @@ class Observation:
         represents the high band).
     n_latent : int
         The first so many coefficients inform the latent.
+    inputs : Tensor, optional
+        (B, m) what the network's volumes are a function of, where that is known before training.
     """
 
     values: Complex[Tensor, "B M"]
@@ -38,11 +40,15 @@ class Observation:
     shell: Int64[Tensor, " M"]
     weight: Float[Tensor, " M"]
     n_latent: int
+    inputs: Float[Tensor, "B m"] | None = None
 
     def images(self, start: int, stop: int) -> Observation:
         """Some images of the batch, without copying."""
         rows = slice(start, stop)
-        return replace(self, values=self.values[rows], whitened_ctf=self.whitened_ctf[rows], points=self.points[rows])
+        return replace(
+            self, values=self.values[rows], whitened_ctf=self.whitened_ctf[rows], points=self.points[rows],
+            inputs=None if self.inputs is None else self.inputs[rows],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

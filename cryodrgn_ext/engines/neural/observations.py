@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int64, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryodrgn_ext.engines.neural.base_volumes import BaseVolumes
 from cryodrgn_ext.engines.neural.model import Observation
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.dataset import ParticleImages
@@ -32,19 +33,19 @@ class Bands:
 
 @dataclass(frozen=True)
 class ObservationSource:
-    """Makes :class:`Observation` batches from images, less the consensus where one is given.
+    """Makes :class:`Observation` batches from images, less what explains them already where that is given.
 
     Attributes
     ----------
     images : ParticleImages
-    base : FourierVolume or None
-        Consensus on the training device, in residual learning.
+    base : BaseVolumes or None
+        Of these images, on the training device, in residual learning.
     bands : Bands
     device : torch.device
     """
 
     images: ParticleImages
-    base: FourierVolume | None
+    base: BaseVolumes | None
     bands: Bands
     device: torch.device
 
@@ -84,9 +85,12 @@ class ObservationSource:
             values, whitened_ctf, points = values[:, columns], whitened_ctf[:, columns], points[:, columns]
             shell, weight = shell[columns], weight[columns]
             weight[self.n_latent :] = (count - self.n_latent) / len(drawn)
-        if self.base is not None:
-            values = values - whitened_ctf * self.base.slice(points)
-        return Observation(values, whitened_ctf, points, shell, weight, self.n_latent)
+        if self.base is None:
+            return Observation(values, whitened_ctf, points, shell, weight, self.n_latent)
+        values = values - whitened_ctf * self.base.slices(indices, points)
+        inputs = self.base.inputs(indices)
+        inputs = None if inputs is None else inputs.to(self.device)
+        return Observation(values, whitened_ctf, points, shell, weight, self.n_latent, inputs)
 
 
 def _sample(images: ParticleImages) -> Tensor:

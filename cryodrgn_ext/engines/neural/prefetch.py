@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import mmap
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from cryodrgn_ext.engines.context import EngineContext
 from cryodrgn_ext.images.coefficient_source import CoefficientSource, SubsetCoefficients
+from cryodrgn_ext.images.particle_images import ParticleImages
 
 MOST_MAPPED_BYTES = 1 << 28
 FAULT_AROUND_BYTES = 1 << 16  # Linux maps so much of the neighbourhood of a page that is touched
@@ -68,6 +71,14 @@ class ReadAhead:
     def close(self) -> None:
         """End the reading thread."""
         self._reader.shutdown(cancel_futures=True)
+
+
+def within_reach(images: ParticleImages, radius: int, context: EngineContext) -> ParticleImages:
+    """Load coefficients with |k| up to ``radius`` into memory if they fit the limit; else batches are read ahead."""
+    count = images.plane.prefix(radius)
+    if 8.0 * images.n * count <= context.memory_bytes:
+        return images.load(context.device, count)
+    return replace(images, source=ReadAhead(images.source))
 
 
 def _mapping_of(source: CoefficientSource) -> mmap.mmap | None:

@@ -99,6 +99,7 @@ def decoder_slope(
         Of :func:`~cryodrgn_ext.engines.neural.layers.residual_mlp`, features (M, F) and latent (q,) in.
     features, z : Tensor
     """
+    of_sums = any(m.of_sums for m in decoder if isinstance(m, ResidualLayer))
     linears = [m.linear if isinstance(m, ResidualLayer) else m for m in decoder]
     first, *middle, last = (m for m in linears if isinstance(m, nn.Linear))
     latent_weight = first.weight[:, features.shape[1] :]
@@ -107,7 +108,11 @@ def decoder_slope(
     )
     slope = (x > 0) * latent_weight.T[:, None, :]
     for layer in middle:
-        branch = functional.relu(layer(x))
-        slope = slope + (branch > 0) * (slope @ layer.weight.T)
-        x = x + branch
+        change, changed = layer(x), slope @ layer.weight.T
+        if of_sums:
+            x = functional.relu(x + change)
+            slope = (x > 0) * (slope + changed)
+        else:
+            slope = slope + (change > 0) * changed
+            x = x + functional.relu(change)
     return last(x), (slope @ last.weight.T).permute(1, 2, 0)

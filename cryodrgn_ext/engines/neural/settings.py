@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from cryodrgn_ext.engines.settings import EngineSettings
+from cryodrgn_ext.engines.subspace.settings import MOST_COMPONENTS, SubspaceSettings
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.settings import setting
 
@@ -16,8 +16,8 @@ FAST_IMAGES = 50_000  # images that the fast recipe visits before its latents ha
 
 
 @dataclass(frozen=True)
-class NeuralSettings(EngineSettings):
-    """Options of the neural engine; a job's settings inherit them."""
+class NeuralSettings(SubspaceSettings):
+    """Options of the neural engine, and of the subspace engine that it begins with; a job's settings inherit them."""
 
     preset: str = setting(
         "fast", choices=("fast", "cryodrgn"), help="Recipe of the engine; cryodrgn as published (slow)"
@@ -34,9 +34,10 @@ class NeuralSettings(EngineSettings):
     )
     architecture: str = setting(
         "auto",
-        choices=("auto", "separable", "vae"),
-        help="separable: volumes are mixtures of learned Fourier components, latents by closed-form inference; "
-        "vae: image encoder and coordinate decoder as in cryoDRGN",
+        choices=("auto", "residual", "separable", "vae"),
+        help="residual: what the subspace engine's volumes leave unexplained, at its latents; separable: volumes are "
+        "mixtures of learned Fourier components, latents by closed-form inference; vae: image encoder and coordinate "
+        "decoder as in cryoDRGN",
     )
     enc_layers: int | None = setting(None, low=1, high=32, help="Hidden layers of the image encoder (vae)")
     enc_dim: int | None = setting(None, low=8, high=8192, help="Nodes per layer of the image encoder (vae)")
@@ -94,6 +95,7 @@ class Recipe:
     seed: int
     latents: str = "encoder"
     latent_steps: int = 0
+    of_sums: bool = False  # form of the residual layers (vae)
 
     @property
     def kl_weight(self) -> float:
@@ -139,16 +141,17 @@ def resolve(settings: NeuralSettings, seed: int, n_images: int) -> Recipe:
     """
     preset, zdim = settings.preset, settings.zdim
     published = preset == "cryodrgn"
-    architecture = _given(settings.architecture, "vae" if published else "separable")
+    fast = "residual" if zdim <= MOST_COMPONENTS else "separable"
+    architecture = _given(settings.architecture, "vae" if published else fast)
     if zdim == 0:
         architecture = "vae"  # a decoder without latent; there is nothing to infer
-    separable = architecture == "separable"
+    separable = architecture in ("separable", "residual")
     latents, latent_steps = settings.latents, settings.latent_steps
     domain = _given(settings.domain, "complex")
     if separable and (latents == "table" or latent_steps):
         raise InputError(
-            "--latents table and --latent_steps are for --architecture vae: the separable architecture computes the "
-            "exact latent of every image; leave them out, or choose vae"
+            f"--latents table and --latent_steps are for --architecture vae: the {architecture} architecture computes "
+            "the exact latent of every image; leave them out, or choose vae"
         )
     if latent_steps and domain == "hartley":
         raise InputError("--latent_steps needs --domain complex: leave one of them out")
@@ -163,7 +166,7 @@ def resolve(settings: NeuralSettings, seed: int, n_images: int) -> Recipe:
         architecture=architecture,
         zdim=zdim,
         epochs=epochs,
-        linear_epochs=max(1, round(0.2 * epochs)) if separable and epochs > 1 else 0,
+        linear_epochs=max(1, round(0.2 * epochs)) if architecture == "separable" and epochs > 1 else 0,
         batch=_given(settings.batch, 8 if published else 32),
         learning_rate=learning_rate,
         final_learning_rate=learning_rate if published else learning_rate * 0.05,
@@ -179,4 +182,5 @@ def resolve(settings: NeuralSettings, seed: int, n_images: int) -> Recipe:
         seed=seed,
         latents=latents if zdim else "encoder",
         latent_steps=latent_steps if zdim else 0,
+        of_sums=published,
     )

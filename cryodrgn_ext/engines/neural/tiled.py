@@ -97,13 +97,15 @@ class Workspace:
 
     def __init__(self, decoder: nn.Sequential, n_features: int, dtype: torch.dtype) -> None:
         width = decoder_parameters(decoder)[0].shape[0]
-        layers = sum(isinstance(module, ResidualLayer) for module in decoder)
+        hidden = [module for module in decoder if isinstance(module, ResidualLayer)]
+        layers, self.of_sums = len(hidden), any(module.of_sums for module in hidden)
         self.dtype, self.n_features = dtype, n_features
         self.phase = torch.empty(TILE_ROWS, n_features // 2)
         self.circle = torch.empty(TILE_ROWS, n_features // 2)
         self.features = torch.empty(TILE_ROWS, n_features, dtype=dtype)
         self.inputs = [torch.empty(TILE_ROWS, width, dtype=dtype) for _ in range(layers + 1)]
-        self.branches = [torch.empty(TILE_ROWS, width, dtype=dtype) for _ in range(layers)]
+        # What a layer adds, where that is not known from what comes out of it.
+        self.branches = [torch.empty(TILE_ROWS, 0 if self.of_sums else width, dtype=dtype) for _ in range(layers)]
         self.slope = torch.empty(TILE_ROWS, width, dtype=dtype)
         self.inner = torch.empty(TILE_ROWS, width, dtype=dtype)
 
@@ -171,23 +173,29 @@ class _Tile:
         features[:, :half] = torch.cos(phase, out=space.circle[:n])
         features[:, half:] = torch.sin(phase, out=space.circle[:n])
         x = torch.addmm(bias, features, self.weights[0].T, out=space.inputs[0][:n]).relu_()
-        for layer, branch in enumerate(space.branches):
-            r = torch.addmm(self.inner_biases[layer], x, self.weights[layer + 1].T, out=branch[:n]).relu_()
-            x = torch.add(x, r, out=space.inputs[layer + 1][:n])
+        for layer, output in enumerate(space.inputs[1:]):
+            bias, weight = self.inner_biases[layer], self.weights[layer + 1].T
+            if space.of_sums:
+                x = torch.addmm(bias, x, weight, out=output[:n]).add_(x).relu_()
+            else:
+                branch = torch.addmm(bias, x, weight, out=space.branches[layer][:n]).relu_()
+                x = torch.add(x, branch, out=output[:n])
         return functional.linear(x, self.weights[-1], self.inner_biases[-1]).float()
 
     def backward(self, slope: Tensor, z: Tensor) -> Tensor:
         """Add to the gradients, given the error's slope (n, 2) by the output; returns the gradient of ``z`` (q,)."""
         space, n = self.space, len(slope)
         slope = slope.to(space.dtype)
-        layers = len(space.branches)
+        layers = len(space.inputs) - 1
         self._add(layers + 1, slope, space.inputs[-1][:n])
         g = torch.mm(slope, self.weights[-1], out=space.slope[:n])
         inner = space.inner[:n]
         for layer in range(layers, 0, -1):
-            torch.ops.aten.threshold_backward.grad_input(g, space.branches[layer - 1][:n], 0, grad_input=inner)
+            active = space.inputs[layer] if space.of_sums else space.branches[layer - 1]
+            torch.ops.aten.threshold_backward.grad_input(g, active[:n], 0, grad_input=inner)
             self._add(layer, inner, space.inputs[layer - 1][:n])
-            g.addmm_(inner, self.weights[layer])
+            through = inner if space.of_sums else g  # what goes around the layer
+            g = torch.addmm(through, inner, self.weights[layer], out=g)
         torch.ops.aten.threshold_backward.grad_input(g, space.inputs[0][:n], 0, grad_input=inner)
         weight, bias = self.gradients[:2]
         weight[:, : self.n_features] += inner.T @ space.features[:n]

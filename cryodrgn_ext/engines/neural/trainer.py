@@ -36,6 +36,7 @@ from cryodrgn_ext.errors import CryodrgnExtError
 LATENT_BATCH = 256
 BLOCK_IMAGES = 32  # made ready together: what does not depend on the weights is computed for several steps at once
 CURRICULUM = 0.4  # of the passes, in which the band of the fast vae grows from the latent to the training band
+SAMPLED = ("separable", "residual")  # architectures that see a random choice of the high frequencies in each step
 LOSSES = ("total", "reconstruction", "kl")
 
 
@@ -160,7 +161,7 @@ class Trainer:
 
     def _samples(self, epoch: int) -> bool:
         """Whether steps of a pass see the latent band and a random choice of the rest."""
-        return self.recipe.architecture == "separable" and not self._linear(epoch)
+        return self.recipe.architecture in SAMPLED and not self._linear(epoch)
 
     def _band(self, epoch: int) -> int:
         """Number of leading coefficients that a pass trains on."""
@@ -168,7 +169,7 @@ class Trainer:
         if self._linear(epoch):
             return self.source.n_latent
         growing = CURRICULUM * self.recipe.epochs
-        if self.recipe.preset == "cryodrgn" or self.recipe.architecture == "separable" or epoch >= growing:
+        if self.recipe.preset == "cryodrgn" or self.recipe.architecture in SAMPLED or epoch >= growing:
             return self.source.n_train
         radius = bands.latent_radius + (bands.train_radius - bands.latent_radius) * epoch / growing
         return max(self.source.n_latent, plane.prefix(radius))

@@ -42,9 +42,11 @@ class VaeModel(VolumeModel):
         ``complex`` or ``hartley``.
     kl_weight : float
         Weight of the divergence.
+    of_sums : bool
+        Form of the residual layers, see :class:`~cryodrgn_ext.engines.neural.layers.ResidualLayer`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what describes two networks)
         self,
         zdim: int,
         envelope: Tensor,
@@ -54,8 +56,10 @@ class VaeModel(VolumeModel):
         decoder_shape: tuple[int, int],
         domain: str,
         kl_weight: float,
+        of_sums: bool = False,
     ) -> None:
         super().__init__(zdim, envelope)
+        self.of_sums = of_sums
         self.kl_weight = kl_weight
         self.hartley = domain == "hartley"
         self.n_encoder = n_encoder
@@ -63,13 +67,13 @@ class VaeModel(VolumeModel):
         self._workers: WorkerThreads | None = None
         self.features = FourierFeatures(frequencies)
         outputs = 1 if self.hartley else 2
-        self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs)
+        self.decoder = residual_mlp(self.features.width + zdim, decoder_shape[1], decoder_shape[0], outputs, of_sums)
         self.encoder: nn.Sequential | None = None
         if zdim and n_encoder:
             self._make_encoder(*encoder_shape)
 
     def _make_encoder(self, layers: int, width: int) -> None:
-        self.encoder = residual_mlp(2 * self.n_encoder, width, layers, 2 * self.zdim)
+        self.encoder = residual_mlp(2 * self.n_encoder, width, layers, 2 * self.zdim, self.of_sums)
 
     def _network(self, points: Tensor, z: Tensor) -> Tensor:
         """Raw decoder output (..., outputs) at points (..., 3) with latents (..., q) that broadcast."""
