@@ -22,7 +22,9 @@ from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.fourier.slices import FourierVolume
 
 MOST = 60
-KINDS = ("image", "low-passed", "without CTF and noise", "model's view")
+KINDS = ("image", "low-passed", "without CTF and noise")
+#: The fourth: of the model at the particle's own latent, or of the map of all where the model is gone.
+VIEWS = "model's view", "consensus's view"
 #: Of the grey values, that may be beyond black and white.
 CUT = 0.5  # %
 
@@ -34,13 +36,14 @@ class Gallery:
     Attributes
     ----------
     pictures : ndarray
-        (n, 4, d, d) float32: see ``KINDS``.
+        (n, 4, d, d) float32: see ``KINDS`` and ``VIEWS``.
     agreement : ndarray
         (n,) correlation of each image with what the model expects of it, over all whitened coefficients.
     """
 
     pictures: NDArray[np.float32]
     agreement: NDArray[np.float64]
+    view: str = VIEWS[0]
 
     def plain(self) -> dict[str, Any]:
         """For the page: grey values of 8 bits, each picture over its own range."""
@@ -49,7 +52,7 @@ class Gallery:
         grey = np.clip((flat - low) / np.maximum(high - low, 1e-30), 0, 1) * 255
         data = base64.b64encode(grey.round().astype(np.uint8).tobytes()).decode("ascii")
         agreement = [round(float(value), 4) for value in self.agreement]
-        return {"kinds": KINDS, "box": self.pictures.shape[-1], "agreement": agreement, "data": data}
+        return {"kinds": (*KINDS, self.view), "box": self.pictures.shape[-1], "agreement": agreement, "data": data}
 
 
 def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
@@ -74,7 +77,7 @@ def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
     with opened.lock:
         images = maker.images
         batch = images.batch(torch.from_numpy(opened.rows[places]), device="cpu")
-        maps = (torch.from_numpy(np.asarray(volume, np.float32)) for volume in maker.model.volumes(opened.z[places]))
+        maps = (torch.from_numpy(np.asarray(volume, np.float32)) for volume in maker.volumes(opened.z[places]))
         slices = (FourierVolume.from_map(one, radius=images.plane.radius).slice for one in maps)
         views = torch.stack([of(points) for of, points in zip(slices, batch.points, strict=True)])
         expected = batch.ctf * views
@@ -83,7 +86,7 @@ def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
         smooth = batch.coefficients * _share_of_signal(batch.ctf, precision, images.plane.shell[: views.shape[1]])
         shown = (batch.coefficients, smooth, restored, views)
         pictures = torch.stack([images.plane.to_images(one) for one in shown], dim=1)
-        return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected))
+        return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected), VIEWS[0 if maker.has_model else 1])
 
 
 def _power_of_shells(views: Tensor, shell: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +29,7 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid
 from cryodrgn_ext.explorer.half_grid import HalfModel
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
+from cryodrgn_ext.explorer.stored_maps import CONSENSUS, stored_maps
 from cryodrgn_ext.fourier.point_groups import point_group
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.map_origin import Kind, Origin, generated, reconstructed
@@ -128,6 +129,26 @@ class MapMaker:
         with nullcontext() if isinstance(model, SingleVolume) else self.opened.lock:
             next(iter(model.volumes(self.opened.z[:1])))
         self._ready.set()
+
+    def volumes(self, z: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Maps (D, D, D) to hold images against, at latents (P, q): of the model, or the consensus where it is gone.
+
+        Raises
+        ------
+        InputError
+            When neither is there.
+        """
+        if self.has_model:
+            return iter(self.model.volumes(z))
+        return itertools.repeat(self._consensus, len(z))
+
+    @cached_property
+    def _consensus(self) -> NDArray[np.float32]:
+        found = next((one.path for one in stored_maps(self.opened) if one.key == CONSENSUS), None)
+        if found is None:
+            raise InputError("there is neither a model nor a consensus in this result to hold images against.")
+        volume = working_map(read_map(found), self._box, self.images.pixel_size_A, str(found))
+        return np.asarray(volume.numpy(), np.float32)
 
     def _volume(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """(D, D, D) map at a latent (q,), in the way that is quicker now."""

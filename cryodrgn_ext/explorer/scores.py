@@ -39,7 +39,7 @@ Scores = Mapping[str, NDArray[np.float32]]
 
 
 def score_images(maker: MapMaker) -> Scores:
-    """Hold all shown images against the model.
+    """Hold all shown images against the model, or against the consensus where the model is gone.
 
     Returns
     -------
@@ -55,10 +55,10 @@ def score_images(maker: MapMaker) -> Scores:
     opened = maker.opened
     with opened.lock:
         images = maker.images
-        places = spread_places(opened.z, PLACES, opened.seed)
+        places = spread_places(opened.z, PLACES if maker.has_model else 1, opened.seed)
         nearest = KDTree(places).query(opened.z)[1]
         found = np.zeros((3, opened.n), np.float64)
-        for number, volume in enumerate(maker.model.volumes(places)):
+        for number, volume in enumerate(maker.volumes(places)):
             members = np.flatnonzero(nearest == number)
             model = FourierVolume.from_map(torch.from_numpy(np.asarray(volume, np.float32)), radius=images.plane.radius)
             for part in np.array_split(members, -(-len(members) // BATCH)) if len(members) else ():

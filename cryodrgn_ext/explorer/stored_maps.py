@@ -12,6 +12,8 @@ from cryodrgn_ext.images.map_origin import Origin, generated, reconstructed
 from cryodrgn_ext.results.decoded_volumes import volume_name
 from cryodrgn_ext.results.layout import Layout
 
+CONSENSUS = "consensus"
+
 
 @dataclass(frozen=True)
 class StoredMap:
@@ -38,7 +40,7 @@ def stored_maps(opened: OpenedResult) -> list[StoredMap]:
     result, found = opened.result, list[StoredMap]()
     layout = Layout(result.directory)
     where = layout.root / "map.mrc" if result.job == "abinit" else layout.consensus / "map.mrc"
-    found.append(_stored("consensus", reconstructed(result.particles.n, "all: the consensus"), where))
+    found.append(_stored(CONSENSUS, reconstructed(result.particles.n, "all: the consensus"), where))
     states, home = result.states, Layout(opened.home)
     for number in range(0 if states is None else states.n_states):
         assert states is not None

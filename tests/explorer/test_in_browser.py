@@ -341,3 +341,27 @@ def _maps_at_a_click(browser: Browser) -> None:
     browser.value("explorer.viewers.structure(null)")
     painted = "Promise.all(explorer.viewers.viewers.map(async v => (await v.stage.makeImage()).size))"
     assert min(browser.value(painted)) > 5_000
+
+
+@pytest.mark.slow
+def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, tmp_path: Path) -> None:
+    model = project.result / "model"
+    aside = model.rename(tmp_path / "model")
+    try:
+        with running(project.result) as explorer, Browser(tmp_path / "profile", 1500, 1000, webgl=True) as browser:
+            browser.go(explorer.address)
+            browser.until(READY)
+            said = browser.value("[...document.querySelectorAll('.needs-model')].map(e => e.textContent)")
+            assert len(said) == 4
+            assert all("the model" in text.lower() for text in said)
+            for control in (".make-path", ".mask-file", ".component"):
+                assert browser.value(f"document.querySelector({control!r}).disabled")
+            press(browser, ".show-images")
+            browser.until("document.querySelectorAll('.particle').length === 12")
+            assert "consensus's view" in browser.value("document.querySelector('.particle').title")
+            browser.value("explorer.panels[0].point.take(3)")
+            browser.until("document.querySelectorAll('.viewer').length === 1 && explorer.viewers.viewers[0].ready")
+            assert "RECONSTRUCTED" in browser.value("document.querySelector('.viewer .title').textContent")
+            assert browser.errors == []
+    finally:
+        aside.rename(model)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import time
+from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pytest
 import starfile
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import median_abs_deviation, spearmanr
 
+from cryodrgn_ext.explorer.gallery import gallery
+from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.scores import score_images
+from cryodrgn_ext.progress import SilentMonitor
 from tests.explorer.conftest import Explorer, FetchMap, N, Project, latents
 
 
@@ -102,3 +109,21 @@ def test_training_again_without_junk(explorer: Explorer, project: Project) -> No
     described = explorer.get("api/results").plain["results"]
     assert described[now["opened"]]["n"] == len(kept)
     assert described[now["opened"]]["path"].endswith("again/clean")
+
+
+def test_without_the_model_images_are_held_against_the_consensus(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = MapMaker(OpenedResult(project.result), tmp_path, "cpu", SilentMonitor())
+    with_model = gallery(maker, [3, 50, 120])
+    monkeypatch.setattr(MapMaker, "has_model", False)
+    gone = MapMaker(OpenedResult(project.result), tmp_path, "cpu", SilentMonitor())
+    found = gallery(gone, [3, 50, 120])
+    assert with_model.plain()["kinds"][3] == "model's view"
+    assert found.plain()["kinds"][3] == "consensus's view"
+    np.testing.assert_array_equal(found.pictures[:, 0], with_model.pictures[:, 0])
+    # The particle is in the image, whatever the model said of its latent.
+    assert found.agreement.min() > 0.1
+    scores = score_images(gone)
+    np.testing.assert_allclose(scores["agreement"][[3, 50, 120]], found.agreement, atol=1e-4)
+    assert {"agreement", "residual", "sd", "peak"} <= scores.keys()

@@ -166,7 +166,9 @@ def test_without_the_model_particles_are_reconstructed_all_the_same(explorer: Ex
         assert other.get(f"api/results/0/maps/{made['files']['half1']}").body[1024:] == whole[1024:]  # but for the date
         assert made["facts"] == wanted["facts"]
         assert other.post("reconstruct", recipe={"by": "all"}, name="all").plain["facts"]["n"] == N
-        for what, asked in (("generated", {"z": z}), ("gallery", {"positions": [3]}), ("score", {})):
+        assert other.post("gallery", positions=[3]).plain["kinds"][-1] == "consensus's view"
+        assert "image_agreement" in {one["key"] for one in other.post("score").plain["columns"]}
+        for what, asked in (("generated", {"z": z}), ("component", {"component": 1})):
             refused = other.post(what, **asked)
             assert refused.status == 400
             assert "without_model/model is not there any more" in refused.plain["error"]

@@ -41,6 +41,7 @@ export class Panel {
     this.fillAxes();
     this.showStored();
     this.showComponents();
+    if (!described.model) this.sayWhatNeedsTheModel();
     this.find(".show-charts").addEventListener("click", (event) => this.showCharts(event.target));
     for (const name of ["x", "y"]) {
       this.find(`.axis-${name}`).addEventListener("change", () => this.redraw(true));
@@ -56,6 +57,22 @@ export class Panel {
         this.scatter.mode(mode);
         for (const one of MODES) this.find(`.mode-${one}`).setAttribute("aria-pressed", String(one === mode));
       });
+    }
+  }
+
+  /** What is not offered where the folder of the model is gone, and why. */
+  sayWhatNeedsTheModel() {
+    const reasons = {
+      ".path": "A path is a row of volumes that the model makes, which is not there any more: click particles for reconstructions.",
+      ".masks": "Density of single particles within a mask follows from the model, which is not there any more: compare maps within it by cryodrgn-ext fsc.",
+      ".components": "What changes along a component is the model's word, which is not there any more.",
+      ".clean": "The model is not there any more: images are held against the consensus.",
+    };
+    for (const [card, text] of Object.entries(reasons)) {
+      this.find(card).prepend(Object.assign(document.createElement("p"), { className: "hint needs-model", textContent: text }));
+    }
+    for (const one of [".make-path", ".mask-file", ...this.place.querySelectorAll(".component")]) {
+      (typeof one === "string" ? this.find(one) : one).disabled = true;
     }
   }
 

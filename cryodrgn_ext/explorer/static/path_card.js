@@ -42,7 +42,7 @@ export class PathCard {
     };
     panel.find(".path-said").textContent = said[method === "density" ? "line" : method];
     panel.find(".path-which").hidden = method !== "pc";
-    panel.find(".make-path").disabled = method === "drawn" ? !line : method !== "pc" && points.length < 2;
+    panel.find(".make-path").disabled = !panel.described.model || (method === "drawn" ? !line : method !== "pc" && points.length < 2);
   }
 
   async make(button) {
