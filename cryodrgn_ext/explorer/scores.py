@@ -1,12 +1,14 @@
 """How well each image agrees with the model: a pass over all images, kept in the result directory.
 
 Each image is held against the model's volume at the nearest of some places that are spread as the latents are, seen
-from its own direction, with its own CTF. Particles that are none, or lie elsewhere, agree with nothing.
+from its own direction, with its own CTF. Particles that are none, or lie elsewhere, agree with nothing. Where the model
+is gone, they are held against the consensus; the file and the names of the scores say which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +26,39 @@ from cryodrgn_ext.images.image_statistics import ImageStatistics
 from cryodrgn_ext.plain_files import load_arrays, readable, write_arrays
 
 FILE_NAME = "image_scores.npz"
-GROUP = "agreement with the model"
+#: What images are held against: the model, or the consensus where the model is gone.
+MODEL, CONSENSUS = REFERENCES = "model", "consensus"
 #: Places of the latent space at which volumes are made, and images that are looked at together.
 PLACES, BATCH = 32, 256
 LABELS = {
-    "agreement": "correlation of image and model",
-    "scale": "scale of the model in the image",
-    "residual": "power of what the model leaves, per measured noise",
+    "agreement": "correlation of image and {reference}",
+    "scale": "scale of the {reference} in the image",
+    "residual": "power of what the {reference} leaves, per measured noise",
     "sd": "standard deviation of the image's background",
     "slope": "slope of the background (standard deviations)",
     "peak": "farthest pixel (standard deviations)",
 }
-Scores = Mapping[str, NDArray[np.float32]]
 
 
-def score_images(maker: MapMaker) -> Scores:
-    """Hold all shown images against the model, or against the consensus where the model is gone.
+@dataclass(frozen=True)
+class ImageScores:
+    """Scores of the shown particles.
 
-    Returns
-    -------
-    mapping
-        Name, as in ``LABELS``, to (n,) float32. ``residual`` is 1 for an image of the model and noise as it was
+    Attributes
+    ----------
+    values : mapping
+        Name, as in ``LABELS``, to (n,) float32. ``residual`` is 1 for an image of the reference and noise as it was
         measured; the last three are facts of the images alone, and there where preprocessing has kept them.
+    reference : str
+        What the images were held against, one of ``REFERENCES``.
+    """
+
+    values: Mapping[str, NDArray[np.float32]]
+    reference: str = MODEL
+
+
+def score_images(maker: MapMaker) -> ImageScores:
+    """Hold all shown images against the model, or against the consensus where the model is gone.
 
     Raises
     ------
@@ -55,7 +68,8 @@ def score_images(maker: MapMaker) -> Scores:
     opened = maker.opened
     with opened.lock:
         images = maker.images
-        places = spread_places(opened.z, PLACES if maker.has_model else 1, opened.seed)
+        reference = MODEL if maker.has_model else CONSENSUS
+        places = spread_places(opened.z, PLACES if reference == MODEL else 1, opened.seed)
         nearest = KDTree(places).query(opened.z)[1]
         found = np.zeros((3, opened.n), np.float64)
         for number, volume in enumerate(maker.volumes(places)):
@@ -68,7 +82,7 @@ def score_images(maker: MapMaker) -> Scores:
         # The window around the particles has taken a part of the noise.
         found[2] /= images.window_power[images.optics_index[torch.from_numpy(opened.rows)]].cpu().numpy()
         scores = dict(zip(("agreement", "scale", "residual"), found.astype(np.float32), strict=True))
-        return scores | _statistics(images.statistics, opened.rows)
+        return ImageScores(scores | _statistics(images.statistics, opened.rows), reference)
 
 
 def _compare(image: torch.Tensor, expected: torch.Tensor) -> NDArray[np.float64]:
@@ -89,14 +103,15 @@ def _statistics(known: ImageStatistics | None, rows: NDArray[np.int64]) -> dict[
     return {name: np.asarray(known.column(name)[rows], np.float32) for name in ("sd", "slope", "peak")}
 
 
-def keep_scores(opened: OpenedResult, scores: Scores) -> Path:
+def keep_scores(opened: OpenedResult, scores: ImageScores) -> Path:
     """Keep the scores in the result directory, atomically."""
     path = opened.home / FILE_NAME
-    write_arrays(path, {"row": opened.rows, "uid": opened.result.particles.uid[opened.rows], **scores})
+    uid, reference = opened.result.particles.uid[opened.rows], np.array(scores.reference)
+    write_arrays(path, {"row": opened.rows, "uid": uid, "reference": reference, **scores.values})
     return path
 
 
-def kept_scores(opened: OpenedResult) -> Scores:
+def kept_scores(opened: OpenedResult) -> ImageScores:
     """Scores of the shown particles that were kept; none where there are none, or of other particles.
 
     Raises
@@ -106,18 +121,24 @@ def kept_scores(opened: OpenedResult) -> Scores:
     """
     path = opened.home / FILE_NAME
     if not path.exists():
-        return {}
-    with readable(path, "delete it, and score the images again"), np.load(path, allow_pickle=False) as table:
-        names = tuple(name for name in LABELS if name in table)
-    arrays = load_arrays(path, "row", "uid", *names)
+        return ImageScores({})
+    with readable(path, "delete it, and score the images again"):
+        arrays = load_arrays(path, "row", "uid", optional=("reference", *LABELS))
+        # Files of versions that knew the model only do not say it.
+        reference = str(arrays.get("reference", MODEL))
+        if reference not in REFERENCES:
+            raise ValueError(f"its images are held against {reference[:40]!r}")
+        values = {name: np.asarray(arrays[name], np.float32) for name in LABELS if name in arrays}
     if not np.array_equal(arrays["uid"], opened.result.particles.uid[opened.rows]):
-        return {}
-    return {name: np.asarray(arrays[name], np.float32) for name in names}
+        return ImageScores({})
+    return ImageScores(values, reference)
 
 
-def add_scores(opened: OpenedResult, scores: Scores) -> None:
-    """List the scores as columns."""
-    for name, values in scores.items():
+def add_scores(opened: OpenedResult, scores: ImageScores) -> None:
+    """List the scores as columns, which say what the images were held against."""
+    group = f"agreement with the {scores.reference}"
+    for name, values in scores.values.items():
         if values.shape != (opened.n,):
             raise InputError(f"{opened.home / FILE_NAME} is damaged: delete it, and score the images again.")
-        opened.columns.add(Column(f"image_{name}", LABELS[name], GROUP, lambda values=values: values))  # type: ignore[misc]
+        label = LABELS[name].format(reference=scores.reference)
+        opened.columns.add(Column(f"image_{name}", label, group, lambda values=values: values))  # type: ignore[misc]

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import median_abs_deviation, spearmanr
 
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.gallery import gallery
 from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.opened_result import OpenedResult
-from cryodrgn_ext.explorer.scores import score_images
+from cryodrgn_ext.explorer.scores import ImageScores, add_scores, keep_scores, kept_scores, score_images
 from cryodrgn_ext.progress import SilentMonitor
 from tests.explorer.conftest import Explorer, FetchMap, N, Project, latents
 
@@ -69,6 +70,7 @@ def test_images_are_scored_and_outliers_found(explorer: Explorer, project: Proje
     assert 1 < np.mean(column("image_residual")) < 1.5
     with np.load(project.result / "image_scores.npz") as kept:
         np.testing.assert_array_equal(kept["residual"], column("image_residual"))
+        assert str(kept["reference"]) == "model"
     values = column("image_peak").astype(float)
     far = np.abs(values - np.median(values)) / median_abs_deviation(values, scale="normal") > 1.5
     assert 0 < far.sum() < N
@@ -125,5 +127,36 @@ def test_without_the_model_images_are_held_against_the_consensus(
     # The particle is in the image, whatever the model said of its latent.
     assert found.agreement.min() > 0.1
     scores = score_images(gone)
-    np.testing.assert_allclose(scores["agreement"][[3, 50, 120]], found.agreement, atol=1e-4)
-    assert {"agreement", "residual", "sd", "peak"} <= scores.keys()
+    np.testing.assert_allclose(scores.values["agreement"][[3, 50, 120]], found.agreement, atol=1e-4)
+    assert {"agreement", "residual", "sd", "peak"} <= scores.values.keys()
+
+
+def test_kept_scores_say_what_the_images_were_held_against(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = OpenedResult(project.result)
+    monkeypatch.setattr(OpenedResult, "home", tmp_path)
+    values = {"agreement": np.linspace(0, 1, N, dtype=np.float32), "peak": np.ones(N, np.float32)}
+
+    def listed() -> dict[str, tuple[str, str]]:
+        add_scores(opened, kept_scores(opened))
+        np.testing.assert_array_equal(opened.values("image_agreement"), values["agreement"])
+        return {name: (opened.columns.column(f"image_{name}").label, opened.columns.column(f"image_{name}").group)
+                for name in values}  # fmt: skip
+
+    for reference, other in (("consensus", "model"), ("model", "consensus")):
+        path = keep_scores(opened, ImageScores(values, reference))
+        label, group = listed()["agreement"]
+        assert reference in label
+        assert reference in group
+        assert other not in label + group
+    of_the_model = listed()
+    with np.load(path) as kept:
+        arrays = dict(kept)
+    # A file of a version that knew no other reference.
+    np.savez(path, **{name: one for name, one in arrays.items() if name != "reference"})
+    assert listed() == of_the_model
+    for wrong in (np.array("somebody"), np.arange(3.0)):
+        np.savez(path, **{**arrays, "reference": wrong})
+        with pytest.raises(InputError, match="score the images again"):
+            kept_scores(opened)

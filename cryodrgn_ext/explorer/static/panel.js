@@ -10,7 +10,7 @@ import { Result, during } from "./requests.js";
 import { Scatter, colourCodes, rangeOf } from "./scatter.js";
 import { SelectionCard } from "./selection_card.js";
 
-const GROUPS = ["latents", "result", "density within masks", "agreement with the model", "particles", "your file"];
+const GROUPS = ["latents", "result", "density within masks", "agreement with the model", "agreement with the consensus", "particles", "your file"];
 const MOST_COMPONENTS = 10;
 const MODES = ["pan", "lasso", "box", "path"];
 
