@@ -18,10 +18,15 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.stored_maps import CONSENSUS, stored_maps
+from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.preprocessing import DEFAULT_WINDOW
 from cryodrgn_ext.jobs.select import select
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.maps_for_relion import MAP_FOR_RELION
+from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.results.selections import FOLDER, selection_path
 
@@ -147,11 +152,47 @@ def make_relion_job(opened: OpenedResult, name: str, monitor: Monitor) -> Handed
     particles = project / job / "particles.star"
     if not (project / job / "RELION_JOB_EXIT_SUCCESS").exists():
         raise InputError(f"{job} of {project} did not finish: {job}run.err says why.")
-    further = shlex.join([PIPELINER, "--addJob", "Refine3D", "--addJobOptions", f"fn_img == {job}particles.star"])
+    line, further = refine_command(opened, project, f"{job}particles.star"), "Choose them in RELION's window."
+    if line is not None:
+        further = f"Refine them: in {project}: {line} adds a job for RELION's window; or choose them there."
     return HandedBack(
         f"{job} is finished: {job}particles.star is among its outputs.", (str(particles),),
-        (*commands, shlex.join(run)), f"Refine them: in {project}: {further}; or choose them in RELION's window.",
+        (*commands, shlex.join(run)), further,
     )  # fmt: skip
+
+
+def refine_command(opened: OpenedResult, project: Path, particles: str) -> str | None:
+    """Line for the shell that adds a Refine3D job to the project; RELION takes none without a reference.
+
+    Parameters
+    ----------
+    opened : OpenedResult
+    project : Path
+        As :func:`relion_project` finds it.
+    particles : str
+        From there.
+
+    Returns
+    -------
+    str or None
+        None where the consensus is gone.
+    """
+    consensus = next((one.path.resolve() for one in stored_maps(opened) if one.key == CONSENSUS), None)
+    if consensus is None or not consensus.is_relative_to(project):
+        return None
+    dark = consensus.with_name(MAP_FOR_RELION)
+    settings = require_record(opened.result.directory, opened.result.job)["settings"]
+    # As far as the images were looked at; RELION's own diameter is that of a ribosome.
+    whole = read_map(consensus)
+    diameter_A = settings.get("mask_diameter_A") or DEFAULT_WINDOW[0] * whole.box_size * whole.pixel_size_A
+    options = {
+        "fn_img": particles,
+        "fn_ref": str((dark if dark.is_file() else consensus).relative_to(project)),
+        "particle_diameter": f"{diameter_A:.0f}",
+        "sym_name": settings.get("symmetry") or "C1",
+    }
+    said = ";".join(f"{name} == {value}" for name, value in options.items())
+    return shlex.join([PIPELINER, "--addJob", "Refine3D", "--addJobOptions", said])
 
 
 def _jobs(project: Path) -> set[str]:

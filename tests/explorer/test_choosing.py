@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.cli import main
 from cryodrgn_ext.explorer import columns
+from cryodrgn_ext.explorer.handing_back import refine_command
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.report.page_data import DATA_BLOCK
@@ -160,6 +163,30 @@ def test_a_relion_job_by_the_pipeliner(explorer: Explorer, project: Project, rec
     count = explorer.post("choose", recipe=recipe).plain["n"]
     assert read_particles(Path(path), project.root).n == count
     assert f"fn_img == {node}" in made.plain["further"]
+
+
+def test_the_line_for_a_refinement_has_a_reference_as_dark_as_the_images(project: Project, tmp_path: Path) -> None:
+    result = tmp_path / "External/train"
+    shutil.copytree(project.result, result, ignore=shutil.ignore_patterns("model", "paths", "again", "checkpoint"))
+    opened = OpenedResult(result)
+
+    def options() -> dict[str, str]:
+        line = refine_command(opened, tmp_path.resolve(), "External/job007/particles.star")
+        assert line is not None
+        return dict(one.split(" == ") for one in shlex.split(line)[-1].split(";"))
+
+    light = options()
+    assert light["fn_img"] == "External/job007/particles.star"
+    assert light["fn_ref"] == "External/train/consensus/map.mrc"
+    assert light["sym_name"] == "C1"
+    assert 0.5 * 32 * 8.0 < float(light["particle_diameter"]) < 32 * 8.0  # of the images, in Å
+    shutil.copy(result / "consensus/map.mrc", result / "consensus/map_for_relion.mrc")
+    assert options() == {**light, "fn_ref": "External/train/consensus/map_for_relion.mrc"}
+    record = result / "job.yaml"
+    record.write_text(record.read_text().replace("mask_diameter_A: null", "mask_diameter_A: 170.0"))
+    assert options()["particle_diameter"] == "170"
+    (result / "consensus/map.mrc").unlink()
+    assert refine_command(opened, tmp_path.resolve(), "External/job007/particles.star") is None
 
 
 def test_cryosparc_needs_numbers(explorer: Explorer, recipe: dict[str, object]) -> None:
