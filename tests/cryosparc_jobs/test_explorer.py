@@ -16,6 +16,8 @@ from cryosparc_jobs import client
 from tests.cryosparc_jobs.imitated_project import Lab, QuickJob, run
 from tests.cryosparc_master import EMAIL, PASSWORD
 from tests.explorer.conftest import running
+from tests.explorer.page_in_browser import READY, carry_back, choose, lasso, save, within
+from tests.report.browser import Browser
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*API client:UserWarning")
 
@@ -52,4 +54,37 @@ def test_a_selection_becomes_an_external_job(real: Lab, quick: QuickJob, login_o
     assert f"{real.project}-J3 is completed" in made.plain["message"]
     rows = real.cs.find_job(real.project, "J3").load_output("particles_selected")
     assert rows["uid"].tolist() == uid[z[:, 0] <= np.float32(high)].tolist()
+    assert real.state("J3").history == ["building", "running", "completed"]
+
+
+@pytest.mark.slow
+def test_a_lasso_in_the_page_becomes_an_external_job(
+    real: Lab, quick: QuickJob, login_of_programs: None, tmp_path: Path
+) -> None:
+    trained = run(real)
+    result = trained.result.directory
+    with running(result) as explorer, Browser(tmp_path / "profile", 1500, 1000, webgl=True) as browser:
+        browser.go(explorer.address)
+        browser.until(READY)
+        choose(browser, ".axis-x", "z1")
+        choose(browser, ".axis-y", "z2")
+        chosen = within(browser, lasso(browser), read_latent_table(result / "latents.npz").z)
+        save(browser, "drawn")
+        browser.value("document.querySelector('details.cryosparc > summary').click()")
+        for what, number in (("project", real.project), ("workspace", "W1"), ("job", trained.uid)):
+            browser.value(f"document.querySelector('.cs-{what}').value = {number!r}")
+        said, wrong = carry_back(browser, ".cs-make")
+        assert wrong == ""
+        assert f"{real.project}-J3 is completed" in said
+        assert f"--result {trained.uid} --selection drawn" in browser.value(
+            "document.querySelector('.commands').textContent"
+        )
+        assert browser.errors == []
+        # What cannot be made is said, and nothing of the former job beside it.
+        browser.value("document.querySelector('.cs-project').value = '3'")
+        said, wrong = carry_back(browser, ".cs-make")
+        assert said == ""
+        assert "the project of CryoSPARC" in wrong
+    rows = real.cs.find_job(real.project, "J3").load_output("particles_selected")
+    assert rows["uid"].tolist() == real.particles["uid"][chosen].tolist()
     assert real.state("J3").history == ["building", "running", "completed"]

@@ -1,4 +1,4 @@
-"""The explorer in a real headless Chromium with WebGL: open, colour, lasso, save, maps at a click.
+"""The explorer in a real headless Chromium with WebGL: open, colour, lasso, save, a job of RELION, maps at a click.
 
 Pictures of the page go to the folder that CRYODRGN_EXT_ARTEFACTS names, else into pytest's temporary folder.
 """
@@ -7,43 +7,38 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import starfile
+from numpy.typing import NDArray
 
+from cryodrgn_ext.cli import main
 from cryodrgn_ext.explorer import half_grid
 from cryodrgn_ext.report.page_data import charts_of_page
-from tests.explorer.conftest import Project, inside, latents, running
+from tests.explorer.conftest import ODD_COLUMNS, Project, latents, running
+from tests.explorer.page_in_browser import (
+    READY,
+    SILENT,
+    carry_back,
+    choose,
+    fetched,
+    lasso,
+    press,
+    save,
+    seen_at,
+    within,
+)
 from tests.report.browser import Browser
-
-READY = "document.documentElement.dataset.ready === 'yes'"
-SILENT = "document.getElementById('say').textContent === ''"
-
-
-def choose(browser: Browser, box: str, value: str) -> None:
-    act = f"e.value = {value!r}; e.dispatchEvent(new Event('change'));"
-    browser.value(f"(e => {{ {act} }})(document.querySelector({box!r}))")
-    browser.until(SILENT)
-
-
-def press(browser: Browser, button: str) -> None:
-    browser.value(f"document.querySelector({button!r}).click()")
-
-
-def seen_at(browser: Browser, points: np.ndarray) -> np.ndarray:
-    """Values of both axes at points (n, 2) of the window, by the ends of the axes that the page shows."""
-    left, top, width, height, x0, x1, y0, y1 = browser.value(
-        "(c => { const b = c.getBoundingClientRect(), d = c.dataset;"
-        " return [b.left, b.top, b.width, b.height, +d.x0, +d.x1, +d.y0, +d.y1]; })(document.querySelector('.points'))"
-    )
-    x = x0 + (points[:, 0] - left) / width * (x1 - x0)
-    y = y1 - (points[:, 1] - top) / height * (y1 - y0)
-    return np.column_stack([x, y])
 
 
 @pytest.mark.slow
+@pytest.mark.relion
 def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
     artefacts = Path(os.environ.get("CRYODRGN_EXT_ARTEFACTS") or tmp_path / "artefacts")
     one_state = project.result / "states/state00"
@@ -58,8 +53,9 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         choose(browser, ".axis-y", "z2")
         choose(browser, ".axis-c", "defocus")
         assert "defocus (µm)" in browser.value("document.querySelector('.legend').textContent")
-        _lasso_and_save(browser, project)
-        _maps_at_a_click(browser)
+        wanted = _lasso_and_save(browser, project)
+        _a_relion_job_is_made(browser, project, wanted)
+        _maps_at_a_click(browser, project, tmp_path / "clicked")
         _a_mask_is_painted(browser)
         _paths_are_drawn_and_played(browser, project)
         _curves_are_those_of_the_report(browser, project)
@@ -240,37 +236,89 @@ def _a_million_points(browser: Browser) -> None:
     assert 0 < moved <= 5001
 
 
-def _lasso_and_save(browser: Browser, project: Project) -> None:
-    z = latents(project)[:, :2].astype(float)
-    # A star, of whole pixels as a mouse has them, and many places in each picture that the page draws.
-    turn, reach = np.linspace(0, 2 * np.pi, 60, endpoint=False), np.resize([130, 60], 60)
-    corners = np.round(np.column_stack([np.cos(turn), np.sin(turn)]) * reach[:, None] + browser.middle(".points"))
-    press(browser, ".mode-lasso")
-    browser.draw([tuple(point) for point in [*corners, corners[0]]], at_once=True)
-    browser.until("document.querySelector('.summary').dataset.n !== undefined")
-    browser.until(SILENT)
-    press(browser, ".mode-pan")
-    wanted = inside(seen_at(browser, corners), z)
-    assert 10 < wanted.sum() < len(z) - 10
+def _lasso_and_save(browser: Browser, project: Project) -> NDArray[np.bool_]:
+    """Return which particles were chosen."""
+    corners = lasso(browser)
+    wanted = within(browser, corners, latents(project)[:, :2])
     # The outline that is shown is that of the mouse.
     drawn = browser.value("document.querySelector('.drawn path').getAttribute('d')")
     left, top = browser.value("(b => [b.left, b.top])(document.querySelector('.points').getBoundingClientRect())")
     shown = np.array([one.split() for one in drawn.strip("MZ").split("L")], float) + np.array([left, top])
     assert {tuple(one) for one in np.round(shown)} == {tuple(one) for one in corners}
-    browser.value(
-        "(e => { e.value = 'drawn'; e.dispatchEvent(new Event('input')); })(document.querySelector('.save-name'))"
-    )
-    press(browser, ".save")
-    browser.until("document.querySelector('.commands').textContent.includes('--selection drawn')")
-    browser.until("!document.querySelector('.write-star').disabled")
-    press(browser, ".write-star")
-    browser.until("document.querySelector('.back-said').textContent.includes('Selected')")
+    save(browser, "drawn")
+    said, wrong = carry_back(browser, ".write-star")
+    assert wrong == ""
+    assert "Selected" in said
     original = starfile.read(project.root / "particles.star")["particles"]
     returned = starfile.read(project.result / "selections/drawn.star")["particles"]
     assert list(returned["rlnImageName"]) == list(original["rlnImageName"][wanted])
+    return wanted
 
 
-def _large_maps_are_drawn_on_half_the_grid(browser: Browser) -> None:
+def _a_relion_job_is_made(browser: Browser, project: Project, wanted: NDArray[np.bool_]) -> None:
+    """By RELION's own pipeliner, which then takes the line that the page shows for what comes next."""
+    before = set(project.root.glob("External/job*"))
+    said, wrong = carry_back(browser, ".relion")
+    assert wrong == ""
+    (folder,) = set(project.root.glob("External/job*")) - before
+    job = f"{folder.relative_to(project.root)}/"
+    particles = f"{job}particles.star"
+    assert f"{job} is finished" in said
+    assert (folder / "RELION_JOB_EXIT_SUCCESS").is_file()
+    original = starfile.read(project.root / "particles.star", parse_as_string=list(ODD_COLUMNS))["particles"]
+    returned = starfile.read(project.root / particles, parse_as_string=list(ODD_COLUMNS))["particles"]
+    assert returned[list(original.columns)].equals(original[wanted].reset_index(drop=True))
+    assert (job, particles) in _edges(project, "output", "Process", "ToNode")
+    commands = browser.value("document.querySelector('.commands').textContent").splitlines()
+    assert commands[-1].split()[0] == "relion_pipeliner"
+    assert commands[-1].split()[-1] == job
+    (line,) = re.findall(r"(relion_pipeliner --addJob Refine3D .*) adds a job", said)
+    subprocess.run(shlex.split(line), cwd=project.root, capture_output=True, timeout=60, check=True)
+    edges = _edges(project, "input", "FromNode", "Process")
+    (refining,) = [to for node, to in edges if node == particles]
+    assert refining.startswith("Refine3D/")
+    assert {node for node, to in edges if to == refining} == {particles, "External/train/consensus/map.mrc"}
+
+
+def _edges(project: Project, kind: str, begin: str, end: str) -> list[tuple[str, str]]:
+    table = starfile.read(project.root / "default_pipeline.star", always_dict=True)[f"pipeline_{kind}_edges"]
+    columns = [list(table[f"rlnPipeLineEdge{name}"]) for name in (begin, end)]
+    return list(zip(*columns, strict=True))
+
+
+def _the_clicked_map_is_that_of_volumes(browser: Browser, project: Project, folder: Path) -> NDArray[np.float32]:
+    """What the page has drawn, and the file that it offers, at the latent that it says; returns the map."""
+    row, z, said, title = browser.value(
+        "(p => [p.at.row, p.at.z, document.querySelector('.point .said').textContent,"
+        " document.querySelector('.viewer .title span').textContent])(explorer.panels[0].point)"
+    )
+    np.testing.assert_array_equal(np.float32(z), latents(project)[row - 1])
+    assert said.startswith(f"Row {row} of your file")
+    for text in (said, title):  # three digits of each
+        np.testing.assert_allclose([float(one) for one in text.partition("z = ")[2].split()], z, rtol=5e-3)
+    folder.mkdir()
+    np.savetxt(folder / "z.txt", [z], fmt="%.17g")
+    words = ["volumes", str(project.result), "--z", str(folder / "z.txt"), "--o", str(folder / "volumes")]
+    main(words, standalone_mode=False)
+    with mrcfile.open(folder / "volumes/vol_000.mrc") as file:
+        wanted: NDArray[np.float32] = file.data.copy()
+    np.testing.assert_array_equal(_drawn(browser), wanted)
+    link = "fetch(document.querySelector('.viewer .facts a').href).then(one => one.blob())"
+    (folder / "clicked.mrc").write_bytes(fetched(browser, link))
+    with mrcfile.open(folder / "clicked.mrc") as file:
+        np.testing.assert_array_equal(file.data, wanted)
+        assert any(label.startswith("GENERATED by the model at z =") for label in file.get_labels())
+    return wanted
+
+
+def _drawn(browser: Browser) -> NDArray[np.float32]:
+    """(z, y, x) values of the first map as the page has drawn its surface."""
+    volume = "explorer.viewers.viewers[0].surface.repr.volume"
+    shape = browser.value(f"(v => [v.nz, v.ny, v.nx])({volume})")
+    return np.frombuffer(fetched(browser, f"Float32Array.from({volume}.data).buffer"), "<f4").reshape(shape)
+
+
+def _large_maps_are_drawn_on_half_the_grid(browser: Browser, made: NDArray[np.float32]) -> None:
     """In the same place and at the same level; cut on all of it, and drawn on all of it when asked."""
     patch = pytest.MonkeyPatch()
     surface = (
@@ -288,6 +336,8 @@ def _large_maps_are_drawn_on_half_the_grid(browser: Browser) -> None:
         "(explorer.viewers)"
     )
     half = browser.value(surface)
+    means = made.reshape(16, 2, 16, 2, 16, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(_drawn(browser), means, atol=1e-5 * np.abs(means).max())
     assert browser.value(level) == pytest.approx(before, rel=1e-5)  # of the whole map
     browser.value("explorer.viewers.cutAt('z', 50)")
     browser.until("explorer.viewers.viewers[0].slice")
@@ -299,10 +349,12 @@ def _large_maps_are_drawn_on_half_the_grid(browser: Browser) -> None:
     browser.until("!document.querySelector('.viewer .fine') && explorer.viewers.viewers[0].shown")
     browser.until(f"explorer.viewers.viewers[0].surface.repr.volume.nx === {whole[0]}")
     assert browser.value(surface) == whole
+    np.testing.assert_array_equal(_drawn(browser), made)
     patch.undo()
 
 
-def _maps_at_a_click(browser: Browser) -> None:
+def _maps_at_a_click(browser: Browser, project: Project, folder: Path) -> None:
+    browser.middle(".points")
     x, y = browser.value(
         "(s => { const b = s.canvas.getBoundingClientRect(), [x, y] = s.drawing.getScreenPosition(s.placeOf[10]);"
         " return [b.left + x, b.top + y]; })(explorer.panels[0].scatter)"
@@ -316,7 +368,8 @@ def _maps_at_a_click(browser: Browser) -> None:
     titles = browser.value("[...document.querySelectorAll('.viewer .title')].map(e => e.textContent)")
     assert titles[0].startswith("GENERATED by the model at z =")
     assert titles[1].startswith("RECONSTRUCTED from 100 particles")
-    _large_maps_are_drawn_on_half_the_grid(browser)
+    made = _the_clicked_map_is_that_of_volumes(browser, project, folder)
+    _large_maps_are_drawn_on_half_the_grid(browser, made)
     # Both are drawn, from one side.
     views = "explorer.viewers.viewers.map(v => JSON.stringify(v.orientation().elements.map(e => e.toFixed(3))))"
     before, second = browser.value(views)

@@ -36,6 +36,7 @@ export class BackCard {
 
   async make(what, values, button) {
     const { panel, name } = this;
+    panel.find(".back-said").textContent = ""; // what was said of something else must not stand beside an error
     const made = await during(`Working on the selection ${name}`, () =>
       panel.result.plain(what, { name, ...values }), button);
     if (made) this.show([made.message, made.further].filter(Boolean).join(" "), made.commands);
