@@ -57,10 +57,13 @@ def test_subspace_trains_and_decodes() -> None:
     assert sum(gpu.waits.values()) < 2 * data.images.n
 
 
-def test_network_trains_and_decodes_with_a_wait_for_each_batch_at_most() -> None:
+@pytest.mark.parametrize("architecture", ["residual", "separable", "vae"])
+def test_network_trains_and_decodes_with_a_wait_for_each_batch_at_most(architecture: str) -> None:
     data, batch = make_linear_set(96, 0.07), 16
     with PretendedGpu() as gpu:
-        settings = NeuralSettings(zdim=2, epochs=1, batch=batch, precision="float32")
+        settings = NeuralSettings(
+            zdim=2, epochs=1, batch=batch, precision="float32", architecture=architecture, enc_dim=16, dec_dim=16
+        )
         model = train_network(data.images, data.base_map, settings, THERE)
         assert np.isfinite(np.stack(list(model.volumes(model.z[:1])))).all()
     trained = {line: count for line, count in gpu.waits.items() if "trainer" in line}
