@@ -66,14 +66,22 @@ class Judge:
         """Figures of the volumes of the particles ``rows``, one map file each.
 
         ``fsc_area`` and ``fsc_area_moving``: mean over images of the area under the FSC with their own true volumes,
-        in the whole box and in the region that moves; ``cryobench_fsc_auc``: CryoBench's.
+        in the whole box and in the region that moves; ``fsc_area_inner`` and ``fsc_area_inner_moving``: the same of
+        shells below D / 2 - 1, where our volumes end and the peer's do not; ``cryobench_fsc_auc``: CryoBench's.
         """
         maps = [read_map(path).data for path in paths]
-        figures = {
-            "fsc_area": per_image_fsc_area(maps, self._volumes, self.states).mean(),
-            "fsc_area_moving": per_image_fsc_area(maps, self._volumes, self.states, self._region).mean(),
-            "cryobench_fsc_auc": np.mean(
+        inner = len(maps[0]) // 2 - 2
+
+        def area(mask: NDArray[np.floating] | None, shells: int | None) -> float:
+            return float(per_image_fsc_area(maps, self._volumes, self.states, mask, shells).mean())
+
+        figures: dict[str, float] = {
+            "fsc_area": area(None, None),
+            "fsc_area_moving": area(self._region, None),
+            "fsc_area_inner": area(None, inner),
+            "fsc_area_inner_moving": area(self._region, inner),
+            "cryobench_fsc_auc": float(np.mean(
                 [fsc_auc(volume, self._volumes[state]) for volume, state in zip(maps, self.states, strict=True)]
-            ),
-        }
-        return {name: round(float(value), 4) for name, value in figures.items()}
+            )),
+        }  # fmt: skip
+        return {name: round(value, 4) for name, value in figures.items()}

@@ -13,7 +13,9 @@ COLUMNS = (
     ("reach_fsc", "s to peer's FSC"), ("ratio_fsc", "peer/ours"),
     ("reach_fsc_moving", "s to its moving FSC"), ("ratio_fsc_moving", "peer/ours"),
     ("spearman", "Spearman"), ("r2", "R2"), ("ari", "ARI"),
-    ("fsc_area", "FSC"), ("fsc_area_moving", "moving FSC"), ("cryobench_fsc_auc", "CryoBench AUC"),
+    ("fsc_area", "FSC"), ("fsc_area_moving", "moving FSC"),
+    ("fsc_area_inner", "FSC below D/2 - 1"), ("fsc_area_inner_moving", "moving FSC below D/2 - 1"),
+    ("cryobench_fsc_auc", "CryoBench AUC"),
     ("images_per_s_and_pass", "images/s"), ("peak_memory_MB", "peak MB"),
 )  # fmt: skip
 

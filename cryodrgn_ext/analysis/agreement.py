@@ -115,6 +115,7 @@ def per_image_fsc_area(
     true_volumes: NDArray[np.floating],
     states: NDArray[np.integer],
     mask: NDArray[np.floating] | None = None,
+    shells: int | None = None,
 ) -> FloatArray:
     """Area under the FSC of each image's volume with its own true volume.
 
@@ -128,6 +129,8 @@ def per_image_fsc_area(
         (P,) true state of each image.
     mask : ndarray, optional
         (D, D, D) applied to both, e.g. :func:`moving_region`.
+    shells : int, optional
+        Of shells 1 to this one; to Nyquist if not given.
 
     Returns
     -------
@@ -136,8 +139,8 @@ def per_image_fsc_area(
     """
     chosen_mask = None if mask is None else torch.from_numpy(np.asarray(mask, np.float64))
     truths = {int(s): torch.from_numpy(true_volumes[s].astype(np.float64)) for s in np.unique(states)}
-    areas = [
-        fsc_area(np.asarray(fsc(torch.from_numpy(np.asarray(volume, np.float64)), truths[int(state)], chosen_mask)))
+    curves = (
+        np.asarray(fsc(torch.from_numpy(np.asarray(volume, np.float64)), truths[int(state)], chosen_mask))
         for volume, state in zip(volumes, states, strict=True)
-    ]
-    return np.array(areas)
+    )
+    return np.array([fsc_area(curve if shells is None else curve[: shells + 1]) for curve in curves])
