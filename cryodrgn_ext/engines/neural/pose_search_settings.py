@@ -225,4 +225,5 @@ def _recipe(settings: NeuralAbinitSettings, seed: int, n_images: int) -> Recipe:
         residual=False,
         seed=seed,
         latents=settings.latents if settings.zdim else "encoder",
+        of_sums=True,
     )
