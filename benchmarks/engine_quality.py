@@ -8,7 +8,8 @@ Simulates the demo's RELION project (or uses the one that DIR holds) and trains 
 
     subspace         the default engine
     handed-over      the neural engine's own recipe, begun from the result of ``subspace`` (run both)
-    fast             the neural engine's own recipe
+    fast             the neural engine's own recipe, which begins with the subspace engine by itself
+    separable        the fast network alone, residual to the consensus, latents in closed form
     published        --preset cryodrgn with 256 x 3 networks and 8 latent dimensions
     vae              image encoder and decoder, residual to the consensus, growing band, latents refined at the end
     table            the same with a table of latents
@@ -68,6 +69,7 @@ def runs(published_epochs: int) -> dict[str, Run]:
         Run("subspace", {"engine": "subspace"}),
         Run("handed-over", {"engine": "neural"}, start="subspace"),
         Run("fast", {"engine": "neural"}),
+        Run("separable", {"engine": "neural", "architecture": "separable"}),
         Run("published", {"engine": "neural", "preset": "cryodrgn", **network}),
         Run("vae", {"engine": "neural", "architecture": "vae", "latent_steps": 2, "epochs": 5}),
         Run("table", {"engine": "neural", "architecture": "vae", "latents": "table", "latent_steps": 2, "epochs": 5}),

@@ -98,7 +98,7 @@ def compare_devices(folder: Path, device: torch.device, images: int, box: int) -
     yield Compared("subspace, volumes of some images, difference over the norm", _relative(here, there), 1e-2)
 
     def network_map(where: torch.device) -> np.ndarray:
-        settings = NeuralSettings(zdim=2, epochs=1, batch=32, precision="float32")
+        settings = NeuralSettings(zdim=2, epochs=1, batch=32, precision="float32", architecture="separable")
         model = train_network(data, maps.map, settings, context_on(where))
         return next(iter(model.volumes(np.zeros((1, 2), np.float32)))).ravel()
 
