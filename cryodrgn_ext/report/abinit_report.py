@@ -65,7 +65,7 @@ def write_abinit_reports(
     if layout.latents.exists():
         z = read_latent_table(layout.latents).z
         history = load_heterogeneity(layout.model).loss_history
-        shown = shown_particles(particles, choose_shown(len(z)))
+        shown = shown_particles(particles, choose_shown(len(z)), poses.rotation)
     content = ReportContent(
         title="Ab initio map and poses",
         z=z,

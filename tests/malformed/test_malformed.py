@@ -21,7 +21,7 @@ TRAIN_FILES = [case for case in FILES if case.entry_point == "train"]
 LONGEST_SENTENCE = 500  # two long paths and the words around them
 ORDINARY = ("--in_parts", "particles.star")
 # Should a spoiled input be accepted after all, the run that follows must be short.
-SMALL_RUN = ("--epochs", "1", "--zdim", "1", "--states", "2", "--volumes", "0")
+SMALL_RUN = ("--architecture", "separable", "--epochs", "1", "--zdim", "1", "--states", "2", "--volumes", "0")
 
 
 def check_sentence(outcome: Outcome, says: tuple[str, ...]) -> None:

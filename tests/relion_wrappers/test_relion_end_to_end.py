@@ -234,7 +234,7 @@ def test_bad_input_is_a_failed_job_with_one_sentence(project: Project, imported:
 
 def test_continue_after_kill_9_in_mid_training(project: Project, imported: str) -> None:
     job = project.add_external("train", "--in_parts", imported, "--zdim", "2", "--epochs", "12", "--states", "2",
-                               "--volumes", "1", "--device", "cpu")  # fmt: skip
+                               "--volumes", "1", "--device", "cpu", "--architecture", "separable")  # fmt: skip
     pipeliner = project.start("relion_pipeliner", "--sec_wait_after", "1", "--RunJobs", job)
     wait_until(lambda: finished_passes(project, job) >= 2, "two passes")
     os.kill(worker_of(job), signal.SIGKILL)

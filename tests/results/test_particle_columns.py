@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.metadata.poses import rotation_from_euler
 from cryodrgn_ext.results.particle_columns import VIEWS, shown_particles
 
 STAR = """
@@ -60,3 +61,14 @@ def test_numbers_that_differ_become_columns(tmp_path: Path) -> None:
     assert shown.stacks == ("stack.mrcs",)
     assert shown.image is not None
     np.testing.assert_array_equal(shown.image, [2, 4, 6])
+
+
+def test_views_are_those_of_poses_that_were_found_later(tmp_path: Path) -> None:
+    path = tmp_path / "particles.star"
+    path.write_text(STAR + "".join(f"{i + 1:06d}@a.mrcs 0 0 0 0 0 10000 10000 0 1 0.1 {i}\n" for i in range(3)))
+    particles = read_particles(path)
+    found = rotation_from_euler(np.array([[10.0, 90.0, 30.0], [-40.0, 90.0, 0.0], [170.0, 90.0, 5.0]]))
+    columns = shown_particles(particles, np.arange(3), found).columns
+    # On the equator the map's x is the longitude times 2 sqrt(2) / pi.
+    np.testing.assert_allclose(columns[VIEWS[0]], np.radians([10, -40, 170]) * 2 * 2**0.5 / np.pi, atol=1e-6)
+    np.testing.assert_allclose(columns[VIEWS[1]], 0, atol=1e-6)
