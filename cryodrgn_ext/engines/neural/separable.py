@@ -18,18 +18,18 @@ wider trunk. The posterior is unimodal.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cryodrgn_ext.engines.neural.layers import FourierFeatures, ResidualLayer, to_half_space
-from cryodrgn_ext.engines.neural.model import LossTerms, Observation, VolumeModel
+from cryodrgn_ext.engines.neural.mixture import MixtureModel
+from cryodrgn_ext.engines.neural.model import LossTerms, Observation
 
 BEND_WIDTH = 128
 GAUSS_NEWTON_STEPS = 2
 
 
-class SeparableModel(VolumeModel):
+class SeparableModel(MixtureModel):
     """See the module's text.
 
     Parameters
@@ -49,13 +49,8 @@ class SeparableModel(VolumeModel):
     def __init__(
         self, zdim: int, envelope: Tensor, frequencies: Tensor, width: int, layers: int, kl_weight: float
     ) -> None:
-        super().__init__(zdim, envelope)
+        super().__init__(zdim, envelope, frequencies, width, layers)
         self.kl_weight = kl_weight
-        self.width = width
-        features = FourierFeatures(frequencies)
-        self.trunk = nn.Sequential(
-            features, nn.Linear(features.width, width), nn.ReLU(), *[ResidualLayer(width) for _ in range(layers)]
-        )
         self.mixing = nn.Linear(zdim, 2 * width)
         nn.init.normal_(self.mixing.weight, std=width**-0.5)
         nn.init.zeros_(self.mixing.bias)
@@ -84,20 +79,6 @@ class SeparableModel(VolumeModel):
         inner = self.bend_in.weight * _silu_slope(a)[:, :, None]
         outer = (self.bend_hidden.weight @ inner) * _silu_slope(b)[:, :, None]
         return jacobian + self.bend_out.weight @ outer
-
-    def _components(self, points: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """Components times gain: (..., P, w) float32, and the sign (..., P) of their imaginary part."""
-        half, flipped = to_half_space(points)
-        with self.network_arithmetic(points.device):
-            h = self.trunk(half)
-        h = h.to(gain.dtype) * gain[..., None]
-        return h, 1.0 - 2.0 * flipped.float()
-
-    @staticmethod
-    def _combine(h: Tensor, sign: Tensor, u: Tensor) -> Tensor:
-        """(B, M, w) components and (B, 2 w, n) weights -> (B, 2 M, n): real parts, then imaginary parts."""
-        w = h.shape[-1]
-        return torch.cat([h @ u[:, :w], (h @ u[:, w:]) * sign[..., None]], dim=1)
 
     def _normal_equations(
         self, h: Tensor, sign: Tensor, data: Tensor, z: Tensor, linear: bool
@@ -165,28 +146,9 @@ class SeparableModel(VolumeModel):
         mean, factor = self._infer(h, sign, torch.cat([values.real, values.imag], dim=1), False)
         return mean, torch.cholesky_inverse(factor)
 
-    def decode(self, points: Float[Tensor, "P 3"], z: Float[Tensor, "K q"]) -> Complex[Tensor, "K P"]:
-        """One trunk evaluation serves all volumes."""
-        h, sign = self._components(points, self.magnitude(points))
-        u = self._mixing(z, False)
-        w = h.shape[-1]
-        return torch.complex(u[:, :w] @ h.T, (u[:, w:] @ h.T) * sign)
-
     def weights(self, z: Float[Tensor, "K q"]) -> Float[Tensor, "K columns"]:
         """Mixing weights u (K, 2 w) of latents (K, q): of the real parts, then of the imaginary parts."""
         return self._mixing(z, False)
-
-    @torch.no_grad()
-    def components(self, points: Float[Tensor, "P 3"], which: Int64[Tensor, " C"]) -> Complex[Tensor, "C P"]:
-        """Spectra (C, P) complex64 of the components ``which`` (C,) int64 in 0..2 w - 1, at points (P, 3).
-
-        The spectrum of a latent is the sum over all of them, weighted by :meth:`weights`.
-        """
-        h, sign = self._components(points, self.magnitude(points))
-        chosen = h[:, which % self.width].T
-        imaginary = (which >= self.width)[:, None]
-        zero = torch.zeros((), device=h.device)
-        return torch.complex(torch.where(imaginary, zero, chosen), torch.where(imaginary, chosen * sign, zero))
 
 
 def _silu_slope(x: Tensor) -> Tensor:
