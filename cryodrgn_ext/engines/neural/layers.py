@@ -87,7 +87,7 @@ class ResidualLayer(nn.Module):
     width : int
     of_sums : bool
         True gives the second form, the published one (Zhong 2022, 5.6.1). At the published learning rate it tells
-        latents in half as many passes; at rates tens of times higher nodes that were turned off stay so, and the first
+        latents in fewer passes; at rates tens of times higher nodes that were turned off stay so, and the first
         form, where what a layer was given always comes through, learns more.
     """
 
