@@ -1,8 +1,9 @@
 """The explorer with many particles: seconds to the first picture, memory, a lasso, and frames per second.
 
 Run ``python benchmarks/explorer.py`` (a million particles of 30 columns, 8 latents with covariances) from the project's
-folder. The page is opened in the headless Chromium of the tests, which draws WebGL in software: frames per second are
-those of this machine's processor, and so is the number of particles that are drawn while the plot moves.
+folder. The page is opened in the headless Chromium of the tests (Playwright and Chromium, as ``bootstrap.py test`` sets
+them up), which draws WebGL in software: frames per second are those of this machine's processor, and so is the number
+of particles that are drawn while the plot moves.
 """
 
 from __future__ import annotations
@@ -87,16 +88,9 @@ def resident_GB(pid: int, peak: bool = False) -> float:
 
 def page_GB(browser: Browser) -> float:
     """Resident memory of all processes of the browser."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue  # it has ended meanwhile
-    found = {browser.pid}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sum(resident_GB(pid) for pid in found)
+    devtools = browser.run(browser.program.new_browser_cdp_session())
+    found = browser.run(devtools.send("SystemInfo.getProcessInfo"))["processInfo"]
+    return sum(resident_GB(one["id"]) for one in found)
 
 
 def measure(directory: Path) -> None:
@@ -104,7 +98,7 @@ def measure(directory: Path) -> None:
     begin = time.perf_counter()
     with (
         serving(directory / "result", directory) as (address, pid),
-        Browser(directory / "profile", 1500, 1000, webgl=True) as page,
+        Browser(1500, 1000, webgl=True) as page,
     ):
         print(f"  {'until the address is printed':<42}{time.perf_counter() - begin:8.2f} s", flush=True)
         with timed("first picture"):
@@ -134,16 +128,16 @@ def pan(page: Browser) -> None:
     """Drag the plot as a hand does, and print how many pictures came of it."""
     page.value(WHOLE)
     x, y = page.middle(".points")
-    page.move(x, y)
-    button = {"button": "left", "buttons": 1, "clickCount": 1}
-    page.call("Input.dispatchMouseEvent", type="mousePressed", x=x, y=y, **button)
+    mouse = page.page.mouse
+    page.run(mouse.move(x, y))
+    page.run(mouse.down())
     page.value(WATCH)
     end, step = time.perf_counter() + PAN_S, 0
     while time.perf_counter() < end:
         step += 1
-        page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + PIXELS * abs(step % 60 - 30), y=y, **button)
+        page.run(mouse.move(x + PIXELS * abs(step % 60 - 30), y))
     seen = np.array(page.value("watched"))
-    page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+    page.run(mouse.up())
     with timed("until all are drawn, at rest"):
         page.value(WHOLE)
     waits = np.diff(seen[:, 0])

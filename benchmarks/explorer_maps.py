@@ -63,7 +63,7 @@ def main() -> None:
             print(f"box {box}", flush=True)
             with (
                 serving(result, result.parent) as (address, _),
-                Browser(Path(name) / "profile", 1500, 1000, webgl=True) as page,
+                Browser(1500, 1000, webgl=True) as page,
             ):
                 page.go(address)
                 page.until(READY)

@@ -27,20 +27,20 @@ def main(result: Path, picture: Path) -> None:
     with (
         tempfile.TemporaryDirectory() as name,
         serving(result) as (address, _),
-        Browser(Path(name) / "profile", WIDTH, HEIGHT, webgl=True) as page,
+        Browser(WIDTH, HEIGHT, webgl=True) as page,
     ):
         page.go(address)
         page.until(READY)
         x, y = page.middle(".points")
-        page.value("document.querySelector('.mode-lasso').click()")
+        page.click(".mode-lasso")
         page.draw([(x + a, y + b) for a, b in ((90, 200), (90, 60), (150, -190), (300, -200), (260, 60), (90, 200))])
         page.until("document.querySelector('.summary').dataset.n !== undefined")
         page.until(SILENT)
-        page.value("document.querySelector('.mode-pan').click()")
+        page.click(".mode-pan")
         page.value("(p => p.point.take(p.selection.positions[0]))(explorer.panels[0])")
         page.until("[...document.querySelectorAll('.viewer')].filter(e => e.dataset.file).length === 2")
         page.until(SILENT)
-        page.value("document.getElementById('brush-add').click()")
+        page.click("#brush-add")
         x, y = page.middle(".viewer .stage")
         page.draw([(x + 20, y), (x + 32, y + 2), (x + 44, y + 4)])
         page.value("scrollTo(0, 0)")

@@ -63,14 +63,14 @@ def test_a_lasso_in_the_page_becomes_an_external_job(
 ) -> None:
     trained = run(real)
     result = trained.result.directory
-    with running(result) as explorer, Browser(tmp_path / "profile", 1500, 1000, webgl=True) as browser:
+    with running(result) as explorer, Browser(1500, 1000, webgl=True) as browser:
         browser.go(explorer.address)
         browser.until(READY)
         choose(browser, ".axis-x", "z1")
         choose(browser, ".axis-y", "z2")
         chosen = within(browser, lasso(browser), read_latent_table(result / "latents.npz").z)
         save(browser, "drawn")
-        browser.value("document.querySelector('details.cryosparc > summary').click()")
+        browser.click("details.cryosparc > summary")
         for what, number in (("project", real.project), ("workspace", "W1"), ("job", trained.uid)):
             browser.value(f"document.querySelector('.cs-{what}').value = {number!r}")
         said, wrong = carry_back(browser, ".cs-make")

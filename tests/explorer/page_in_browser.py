@@ -22,7 +22,7 @@ def choose(browser: Browser, box: str, value: str) -> None:
 
 
 def press(browser: Browser, button: str) -> None:
-    browser.value(f"document.querySelector({button!r}).click()")
+    browser.click(button)
 
 
 def seen_at(browser: Browser, points: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def lasso(browser: Browser) -> NDArray[np.float64]:
     turn, reach = np.linspace(0, 2 * np.pi, 60, endpoint=False), np.resize([130, 60], 60)
     corners = np.round(np.column_stack([np.cos(turn), np.sin(turn)]) * reach[:, None] + browser.middle(".points"))
     press(browser, ".mode-lasso")
-    browser.draw([tuple(point) for point in [*corners, corners[0]]], at_once=True)
+    browser.draw([tuple(point) for point in [*corners, corners[0]]])
     browser.until("document.querySelector('.summary').dataset.n !== undefined")
     browser.until(SILENT)
     press(browser, ".mode-pan")

@@ -44,7 +44,7 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
     one_state = project.result / "states/state00"
     with (
         running(project.result, one_state) as explorer,
-        Browser(tmp_path / "profile", 1500, 1000, webgl=True) as browser,
+        Browser(1500, 1000, webgl=True) as browser,
     ):
         browser.go(explorer.address)
         browser.until(READY)
@@ -111,7 +111,7 @@ def _paths_are_drawn_and_played(browser: Browser, project: Project) -> None:
     x, y = browser.middle(".points")
     press(browser, ".mode-path")
     corners = np.round([[x - 60, y - 40], [x, y + 50], [x + 70, y + 10]])
-    browser.draw([tuple(corner) for corner in corners], at_once=True)
+    browser.draw([tuple(corner) for corner in corners])
     browser.until("document.querySelector('.path-method').value === 'drawn'")
     drawn = np.array(browser.value("explorer.panels[0].path.line.corners"))
     np.testing.assert_allclose(drawn, seen_at(browser, corners), rtol=1e-9)
@@ -131,7 +131,7 @@ def _paths_are_drawn_and_played(browser: Browser, project: Project) -> None:
     press(browser, ".viewer .play")
     press(browser, ".mode-box")
     x, y = np.round(browser.middle(".points"))
-    browser.draw([(x - 40, y - 30), (x, y), (x + 50, y + 45)], at_once=True)
+    browser.draw([(x - 40, y - 30), (x, y), (x + 50, y + 45)])
     browser.until("explorer.panels[0].selection.recipe?.corners?.length === 4")
     browser.until(SILENT)
     low, high = np.sort(seen_at(browser, np.array([[x - 40, y - 30], [x + 50, y + 45]])), axis=0)
@@ -362,7 +362,7 @@ def _maps_at_a_click(browser: Browser, project: Project, folder: Path) -> None:
     browser.move(x - 4, y)
     browser.move(x, y)
     browser.until("!document.querySelector('.tip').hidden")
-    browser.click(x, y)
+    browser.run(browser.page.mouse.click(x, y))
     browser.until("[...document.querySelectorAll('.viewer')].filter(e => e.dataset.file).length === 2")
     browser.until(SILENT)
     titles = browser.value("[...document.querySelectorAll('.viewer .title')].map(e => e.textContent)")
@@ -375,7 +375,7 @@ def _maps_at_a_click(browser: Browser, project: Project, folder: Path) -> None:
     before, second = browser.value(views)
     assert before == second
     browser.value("document.querySelector('.viewer .stage').focus()")
-    browser.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowUp", code="ArrowUp", windowsVirtualKeyCode=38)
+    browser.run(browser.page.keyboard.press("ArrowUp"))
     first, second = browser.value(views)
     assert first == second != before
     choose(browser, "#cut-axis", "z")
@@ -401,7 +401,7 @@ def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, t
     model = project.result / "model"
     aside = model.rename(tmp_path / "model")
     try:
-        with running(project.result) as explorer, Browser(tmp_path / "profile", 1500, 1000, webgl=True) as browser:
+        with running(project.result) as explorer, Browser(1500, 1000, webgl=True) as browser:
             browser.go(explorer.address)
             browser.until(READY)
             said = browser.value("[...document.querySelectorAll('.needs-model')].map(e => e.textContent)")
