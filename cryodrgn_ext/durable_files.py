@@ -27,8 +27,18 @@ def make_output_directory(directory: Path) -> None:
     Raises
     ------
     InputError
-        When it is a file, or cannot be made or written to.
+        When it is a file, or cannot be made or written to, or its name is no UTF-8 text, which the formats of models
+        and reports ask for.
     """
+    if not str(directory).isascii():
+        try:
+            str(directory).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(directory).decode(errors="backslashreplace")
+            raise InputError(
+                f"--o is {name}, which is no UTF-8 text in the locale of this shell: rename the folder, or set LC_ALL "
+                "to C.UTF-8."
+            ) from None
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--o is {directory}, which is a file: give a directory.")
     try:
@@ -212,9 +222,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` atomically."""
+    """Write ``text`` (UTF-8, with escapes for what is not, as names of folders may hold) to ``path`` atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _exchange(first: Path, second: Path) -> bool:

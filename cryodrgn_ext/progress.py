@@ -7,6 +7,8 @@ several times a second. Entry points subclass nothing: they pass an ``abort_requ
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +45,29 @@ class Screen(Protocol):
 
     def isatty(self) -> bool:
         """Whether this is a terminal."""
+
+
+def open_standard_streams() -> None:
+    """Make standard output and error take every letter of a message, and be there at all.
+
+    A locale of ASCII or Latin-1 has no letter for all that names of files hold: escapes stand for them. Where a shell
+    or scheduler closed a stream, the next file to be opened would take its number, and with it whatever a library
+    prints; nothing takes that instead.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Monitor:

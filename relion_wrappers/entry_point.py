@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
+from cryodrgn_ext.progress import open_standard_streams
 from relion_wrappers.lifecycle import run_external_job
 
 
@@ -35,6 +36,7 @@ def run_program(job_name: str, arguments: Sequence[str] | None = None) -> int:
     int
         Exit status.
     """
+    open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if "--help" in arguments or "-h" in arguments or not arguments:
         from cryodrgn_ext.jobs.registry import JOBS

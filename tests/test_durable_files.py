@@ -15,8 +15,10 @@ from cryodrgn_ext.durable_files import (
     atomic_path,
     atomic_write_text,
     claim_room,
+    make_output_directory,
     remove_abandoned,
 )
+from cryodrgn_ext.errors import InputError
 
 
 class Interrupted(Exception):
@@ -27,6 +29,20 @@ def test_file_appears_with_its_whole_content(tmp_path: Path) -> None:
     atomic_write_text(tmp_path / "a.star", "Å\n")
     assert (tmp_path / "a.star").read_bytes() == "Å\n".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["a.star"]
+
+
+def test_letters_of_no_encoding_are_written_as_escapes(tmp_path: Path) -> None:
+    """Names of folders are bytes: those from a system of Latin-1 are no UTF-8."""
+    atomic_write_text(tmp_path / "report.html", "images of " + os.fsdecode(b"d\xe9j") + "\n")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "images of d\\udce9j\n"
+
+
+def test_output_directory_whose_name_is_no_text_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--o is .*d\\xe9j, which is no UTF-8 text .* rename the folder"):
+        make_output_directory(tmp_path / os.fsdecode(b"d\xe9j"))
+    assert not list(tmp_path.iterdir())
+    make_output_directory(tmp_path / "déjà")
+    assert (tmp_path / "déjà").is_dir()
 
 
 def test_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 from cryodrgn_ext import __version__
 from cryodrgn_ext.cli.job_command import job_command, leave_misused
 from cryodrgn_ext.jobs.registry import JOBS
+from cryodrgn_ext.progress import open_standard_streams
 
 # The suites' sub-commands are named here and imported when they are used, so that this room knows none of them.
 SUITE_COMMANDS = {
@@ -23,6 +24,11 @@ class LazyGroup(click.Group):
 
     A wrong command line of any sub-command ends in one sentence.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program."""
+        open_standard_streams()
+        return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the options before the sub-command."""

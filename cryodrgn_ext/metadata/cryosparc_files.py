@@ -16,6 +16,8 @@ from cryodrgn_ext.metadata.csg import CsGroup, read_csg, read_group_table
 NEEDED = ("blob/path", "ctf/df1_A")
 #: Slots that say which rows show one particle or one filament, and where on micrographs they lie.
 KINSHIP = ("location", "filament", "sym_expand")
+# Slots with orientations: of a refinement, and of several classes (alignments_class_0, ... up to CryoSPARC 4.4).
+_ORIENTED = re.compile(r"(alignments3D(?:_multi)?|alignments_class_\d+)/")
 # cryosparc_P12_J24_005_particles.cs, J24_particles.cs, J24_005_particles.cs
 _PARTICLES = re.compile(r"(?:cryosparc_P\d+_)?J\d+_(?:(\d+)_)?particles\.cs")
 
@@ -23,8 +25,8 @@ _PARTICLES = re.compile(r"(?:cryosparc_P\d+_)?J\d+_(?:(\d+)_)?particles\.cs")
 def with_missing_slots(path: Path, passthroughs: Sequence[str | Path] = ()) -> CsTable:
     """Read a .cs, a .csg or a job directory, with passthrough files joined.
 
-    A .cs without images or CTF is joined with the passthrough file beside it when there is exactly one that has them,
-    and with any that tells filaments, symmetry copies or positions; a note says so.
+    A .cs without images or CTF is joined with the passthrough file beside it that has them and all of its particles,
+    and with any that tells orientations which it lacks, filaments, symmetry copies or positions; a note says so.
 
     Raises
     ------
@@ -36,32 +38,55 @@ def with_missing_slots(path: Path, passthroughs: Sequence[str | Path] = ()) -> C
     if path.suffix.lower() == ".csg":
         return _of_group(read_csg(path), passthroughs)
     table = read_cs(path, passthroughs)
-    if all(field in table for field in NEEDED):
-        return _with_kinship(table)
-    missing = ", ".join(field for field in NEEDED if field not in table)
-    beside = [one for one in sorted(path.parent.glob("*passthrough*particles*.cs")) if one not in table.joined]
-    if len(beside) != 1:
-        found = "none" if not beside else f"{len(beside)} of them"
-        raise InputError(
-            f"{path}: has no field {missing}; the passthrough file of its job is needed, but beside it there is {found}"
-            ": give it by name, or give the .csg file"
-        )
-    table = joined(table, read_cs(beside[0]))
-    return replace(table, notes=(*table.notes, f"{path}: has no {missing}; joined with {beside[0].name} by uid"))
+    missing = [field for field in NEEDED if field not in table]
+    if missing:
+        other = _output_beside(table, missing)
+        table = joined(table, other)
+        note = f"{path}: has no {', '.join(missing)}; joined with {other.path.name} by uid"
+        table = replace(table, notes=(*table.notes, note))
+    return _with_slots_beside(table)
 
 
-def _with_kinship(table: CsTable) -> CsTable:
-    """Return a table with the slots that tell which rows belong together, from the passthrough file beside it.
+def _passthroughs_beside(table: CsTable) -> list[Path]:
+    files = sorted(table.path.parent.glob("*passthrough*particles*.cs"))
+    return [one for one in files if one not in table.joined and one != table.path]
 
-    Jobs write into their own file what they changed; filaments, symmetry copies and positions pass through.
+
+def _output_beside(table: CsTable, missing: list[str]) -> CsTable:
+    """Return the passthrough file of the same output: it has the missing fields and all particles.
+
+    A job of several outputs (selected and excluded, one for each class) has a passthrough file for each, and maybe one
+    for all of them together, which says the same.
+    """
+    beside = [read_cs(path) for path in _passthroughs_beside(table)]
+    whole = [one for one in beside if np.isin(table.uid, one.uid).all() and all(field in one for field in missing)]
+    if whole:
+        return min(whole, key=lambda one: one.n_rows)
+    if len(beside) == 1 and any(field in beside[0] for field in missing):
+        return beside[0]  # joining says which particle it lacks
+    slots = dict.fromkeys(field.split("/")[0] for field in table.columns if "/" in field)
+    found = f"of the {len(beside)} beside it none has them for all particles" if beside else "beside it there is none"
+    raise InputError(
+        f"{table.path}: has no field {', '.join(missing)} (but {', '.join(slots) or 'no slots'}); if these are "
+        f"particles, the passthrough file of their job is needed, but {found}: give the .csg file or the job directory"
+    )
+
+
+def _with_slots_beside(table: CsTable) -> CsTable:
+    """Return a table with slots that it lacks from passthrough files beside it: orientations, and what tells kinship.
+
+    Jobs write into their own file what they changed; the rest passes through.
     """
     lacking = [slot for slot in KINSHIP if not any(field.startswith(f"{slot}/") for field in table.columns)]
+    unaligned = not any(_ORIENTED.match(field) for field in table.columns)
     incomplete: dict[str, str] = {}
-    for beside in sorted(table.path.parent.glob("*passthrough*particles*.cs")):
-        if not lacking or beside in table.joined or beside == table.path:
-            continue
+    for beside in _passthroughs_beside(table):
+        if not lacking and not unaligned:
+            break
         other = read_cs(beside)
         slots = [slot for slot in lacking if any(field.startswith(f"{slot}/") for field in other.columns)]
+        if unaligned:
+            slots += dict.fromkeys(match[1] for field in other.columns if (match := _ORIENTED.match(field)))
         if not slots or not np.isin(table.uid, other.uid).any():
             continue
         absent = int(np.count_nonzero(~np.isin(table.uid, other.uid)))
@@ -75,7 +100,10 @@ def _with_kinship(table: CsTable) -> CsTable:
         note = f"{table.path}: joined with {beside.name} by uid for {', '.join(slots)}"
         table = replace(table, joined=files, notes=(*table.notes, note))
         lacking = [slot for slot in lacking if slot not in slots]
-    left = dict.fromkeys(note for slot, note in incomplete.items() if slot in lacking)
+        unaligned = unaligned and not any(_ORIENTED.match(field) for field in table.columns)
+    left = dict.fromkeys(
+        note for slot, note in incomplete.items() if slot in lacking or (unaligned and slot not in KINSHIP)
+    )
     return replace(table, notes=(*table.notes, *left)) if left else table
 
 

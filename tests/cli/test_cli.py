@@ -20,6 +20,7 @@ from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings, describe
 from cryodrgn_ext.workflow.job_result import JobResult
+from tests.metadata.cs_data import particles_record, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,3 +168,28 @@ def test_every_option_reaches_the_settings(name: str, recorder: Recorder, tmp_pa
     assert recorder.settings is not None
     expected = {field.name: field.parse([given[field.name]]) for field in fields}
     assert {option: getattr(recorder.settings, option) for option in expected} == expected
+
+
+def convert(folder: Path, output: str, encoding: str = "utf-8", redirection: str = "") -> tuple[int, bytes]:
+    """Convert 40 particles in a process of its own; exit status and all that it said."""
+    save(folder / "particles.cs", particles_record())
+    command = f"exec {sys.executable} -m cryodrgn_ext convert particles.cs {output} {redirection}"
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["sh", "-c", command], cwd=folder, env=environment, capture_output=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_messages_are_written_whatever_the_locale_has_letters_for(tmp_path: Path, encoding: str) -> None:
+    status, said = convert(tmp_path, "\N{GREEK SMALL LETTER ALPHA}.star", encoding)
+    assert status == 0, said
+    assert b"Wrote 40 particles: \\u03b1.star" in said
+    assert (tmp_path / "\N{GREEK SMALL LETTER ALPHA}.star").is_file()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_a_scheduler_closed_take_no_file(tmp_path: Path, closed: str) -> None:
+    """What is printed must not go into the file that was opened next, which gets the number of the closed stream."""
+    status, said = convert(tmp_path, "a.star", redirection=closed)
+    assert status == 0, said
+    assert len(starfile.read(tmp_path / "a.star")["particles"]) == 40

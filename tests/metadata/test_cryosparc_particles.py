@@ -119,7 +119,9 @@ def test_missing_fields(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no orientations"):
         without.rotation  # noqa: B018
     alone = save(tmp_path / "b.cs", only(record, "alignments3D"))
-    with pytest.raises(InputError, match="no field blob/path, ctf/df1_A; the passthrough file of its job is needed"):
+    with pytest.raises(
+        InputError, match=r"no field blob/path, ctf/df1_A \(but alignments3D\); .* the passthrough file"
+    ):
         read_particles(alone)
     other = save(tmp_path / "other.cs", only(record, "blob", "ctf"))
     assert read_particles(alone, passthroughs=[other]).n == 40
@@ -313,6 +315,56 @@ def test_slots_that_tell_kinship_come_from_the_passthrough_beside(tmp_path: Path
     particles = read_particles(own)
     assert "location/center_x_frac" not in particles.cs
     assert "not joined for location, filament, as it lacks 3 of 40 particles" in " ".join(particles.notes)
+
+
+@pytest.mark.parametrize("slot", ["alignments3D", "alignments3D_multi", "alignments_class_1"])
+def test_orientations_come_from_the_passthrough_beside(tmp_path: Path, slot: str) -> None:
+    """A job that changes images or CTF passes the orientations of an earlier refinement through."""
+    record = particles_record()
+    classes = (1,) if slot == "alignments3D_multi" else ()
+    columns = {name: record[name] for name in record.dtype.names or () if name.startswith("alignments3D/")}
+    renamed = {name.replace("alignments3D", slot): one.reshape(40, *classes, *one.shape[1:])
+               for name, one in columns.items()}  # fmt: skip
+    passed = np.zeros(40, [("uid", "<u8"), *((name, one.dtype, one.shape[1:]) for name, one in renamed.items())])
+    passed["uid"] = record["uid"]
+    for name, one in renamed.items():
+        passed[name] = one
+    own = save(tmp_path / "J30_particles.cs", only(record, "blob", "ctf"))
+    save(tmp_path / "J30_passthrough_particles.cs", passed[::-1])
+    particles = read_particles(own)
+    expected = read_particles(save(tmp_path / "whole.cs", record))
+    np.testing.assert_allclose(particles.rotation, expected.rotation, atol=1e-6)
+    np.testing.assert_allclose(particles.shift_A, expected.shift_A, atol=1e-5)
+    assert f"joined with J30_passthrough_particles.cs by uid for {slot}" in " ".join(particles.notes)
+    later = only(record, "blob", "ctf", "alignments3D")
+    later["alignments3D/pose"] = 0.25
+    save(own, later)  # what the job found itself is not mixed with what passed through
+    assert np.allclose(read_particles(own).cs.columns["alignments3D/pose"], 0.25)
+
+
+def test_of_several_outputs_the_passthrough_is_the_one_with_the_particles(tmp_path: Path) -> None:
+    """A selection leaves selected and excluded particles, a classification those of each class and of all."""
+    record = particles_record()
+    parts = {"selected": record[:30], "excluded": record[30:], "all_classes": record}
+    for name, part in parts.items():
+        save(tmp_path / f"J6_passthrough_particles_{name}.cs", only(part[::-1], "ctf", "location"))
+    for name, part in parts.items():
+        own = save(tmp_path / f"particles_{name}.cs", only(part, "blob", "alignments3D"))
+        particles = read_particles(own)
+        assert np.array_equal(particles.cs.columns["ctf/df1_A"], part["ctf/df1_A"])
+        assert f"joined with J6_passthrough_particles_{name}.cs by uid" in " ".join(particles.notes)
+    other = record.copy()
+    other["uid"] += np.uint64(1000)
+    with pytest.raises(InputError, match=r"of the 3 beside it none has them for all particles: give the \.csg"):
+        read_particles(save(tmp_path / "other.cs", only(other, "blob", "alignments3D")))
+
+
+def test_files_of_other_things_say_what_they_hold(tmp_path: Path) -> None:
+    """Exposures, templates and maps are .cs files, too."""
+    record = np.zeros(3, [("uid", "<u8"), ("micrograph_blob/path", "S8"), ("ctf/df1_A", "<f4")])
+    record["uid"] = np.arange(3)
+    with pytest.raises(InputError, match=r"no field blob/path \(but micrograph_blob, ctf\); if these are particles"):
+        read_particles(save(tmp_path / "exposures_accepted.cs", record))
 
 
 def test_a_slot_is_of_one_file(tmp_path: Path) -> None:
