@@ -127,7 +127,7 @@ def projections(
     rng = np.random.default_rng(seed)
     rotation = Rotation.random(n, random_state=rng).as_matrix()
     shift = rng.uniform(-extent, extent, (n, 2))
-    plane = HalfPlane(box, box // 2 - 1)
+    plane = HalfPlane(box, box // 2)
     volume = FourierVolume.from_map(density)
     parameters = None
     if with_ctf:

@@ -126,7 +126,7 @@ class SpectralForm:
     mean : (D, D, D) float32
         Real-space map, axes z, y, x.
     radius : int
-        Coefficients with |k| up to this count, in cycles per box; D // 2 - 1 at most.
+        Coefficients with |k| up to this count, in cycles per box; D // 2 at most.
     spectrum : callable
         (K, q) float32 latents, (P, 3) float32 integer frequencies x, y, z with x >= 0 -> (K, P) complex64 coefficients:
         sum over voxels of V(x) exp(-2 pi i k.(x - D // 2) / D).

@@ -136,8 +136,8 @@ def gaussian_spectrum(
 def gaussian_map(
     box_size: int, positions: Float[Tensor, "N 3"], amplitudes: Float[Tensor, " N"], widths: Float[Tensor, " N"]
 ) -> Float[Tensor, "{box_size} {box_size} {box_size}"]:
-    """Real map (D, D, D), axes z, y, x, of a sum of Gaussians, up to just below Nyquist; units as in the spectrum."""
-    grid = FourierGrid(box_size, box_size // 2 - 1, 1)
+    """Real map (D, D, D), axes z, y, x, of a sum of Gaussians, up to Nyquist; units as in the spectrum."""
+    grid = FourierGrid(box_size, box_size // 2, 1)
     return grid_to_map(gaussian_spectrum(grid, positions, amplitudes, widths), grid)
 
 

@@ -19,14 +19,14 @@ class HalfPlane:
 
     Frequencies are integers in cycles per box: divide by ``box_size`` for cycles per pixel, by
     ``box_size * pixel_size_A`` for 1/Å. The half plane is kx > 0, and ky >= 0 on the line kx = 0.
-    The Nyquist lines are left out (their coefficient is its own partner): radius <= box_size // 2 - 1.
+    The Nyquist lines, where kx or ky is D / 2, are left out: their coefficient is its own partner's alias.
 
     Attributes
     ----------
     box_size : int
         Even number of pixels D.
     radius : int
-        Largest |k| kept, in cycles per box.
+        Largest |k| kept, in cycles per box; box_size // 2 at most.
     """
 
     box_size: int
@@ -35,14 +35,14 @@ class HalfPlane:
     def __post_init__(self) -> None:
         if self.box_size < 4 or self.box_size % 2:
             raise ValueError(f"box_size must be even and at least 4, got {self.box_size}")
-        if not 1 <= self.radius <= self.box_size // 2 - 1:
-            raise ValueError(f"radius must lie in 1..{self.box_size // 2 - 1}, got {self.radius}")
+        if not 1 <= self.radius <= self.box_size // 2:
+            raise ValueError(f"radius must lie in 1..{self.box_size // 2}, got {self.radius}")
 
     @cached_property
     def kxy(self) -> Int64[Tensor, "M 2"]:
         """(M, 2) int64: (kx, ky) in cycles per box, sorted by |k|, ties by ky then kx."""
-        r = self.radius
-        ky, kx = torch.meshgrid(torch.arange(-r, r + 1), torch.arange(0, r + 1), indexing="ij")
+        r, last = self.radius, min(self.radius, self.box_size // 2 - 1)
+        ky, kx = torch.meshgrid(torch.arange(-last, last + 1), torch.arange(0, last + 1), indexing="ij")
         keep = (kx**2 + ky**2 <= r * r) & ((kx > 0) | (ky >= 0))
         pairs = torch.stack([kx[keep], ky[keep]], dim=1)
         order = torch.argsort((pairs**2).sum(1), stable=True)

@@ -168,10 +168,9 @@ def open_images(
     settings = PreprocessSettings() if settings is None else settings
     monitor = SilentMonitor() if monitor is None else monitor
     directory = Path(store_dir)
-    pipeline = Pipeline(particles, settings)
-    wanted = _wanted_header(pipeline)
     header = None if rebuild and not (directory / HEADER_NAME).exists() else StoreHeader.read(directory)
-    wanted = _of_earlier_version(wanted, header, directory, monitor)
+    pipeline = Pipeline(particles, _with_earlier_radius(settings, header))
+    wanted = _of_earlier_version(_wanted_header(pipeline), header, directory, monitor)
     rows = np.arange(wanted.n_images)
     if header is not None:
         found: NDArray[np.int64] | str = rows
@@ -188,7 +187,8 @@ def open_images(
                     "choose another directory or delete it"
                 )
             monitor.message(f"The coefficient store in {directory} is built anew: {found}.")
-            header = None
+            header, pipeline = None, Pipeline(particles, settings)
+            wanted = _wanted_header(pipeline)
     if header is None:
         measured = measure(pipeline, chunk_bytes, monitor)
         header = StoreHeader(**{**wanted.__dict__, "measured": measured})
@@ -214,6 +214,14 @@ def open_images(
         say_remarks(images, monitor)
     sums = read_check_sums(directory, header)
     return images if sums is None else _with_copies_together(images, sums[row_of_particle], row_of_particle, monitor)
+
+
+def _with_earlier_radius(settings: PreprocessSettings, header: StoreHeader | None) -> PreprocessSettings:
+    """Settings that ask for what a store holds which ends a shell below Nyquist, as all of earlier versions do."""
+    if header is None or settings.radius is not None:
+        return settings
+    box, radius = header.settings.get("box_size"), header.settings.get("radius")
+    return replace(settings, radius=radius) if box and radius == box // 2 - 1 else settings
 
 
 def _of_earlier_version(

@@ -79,7 +79,7 @@ class WorkingGeometry:
         working_box : int, optional
             The reference group's own box when omitted.
         radius : int, optional
-            Largest |k|, in cycles per working box; just below Nyquist when omitted.
+            Largest |k|, in cycles per working box; Nyquist when omitted.
         reference : int
             The group whose extent in Å the model has (the one with most particles).
 
@@ -99,7 +99,7 @@ class WorkingGeometry:
             raise InputError(
                 f"the working box of {box} px is larger than the images ({box_sizes[reference]} px): give a smaller one"
             )
-        limit = box // 2 - 1
+        limit = box // 2
         if radius is not None and not 1 <= radius <= limit:
             raise InputError(f"the radius must lie in 1..{limit} for a working box of {box} px, got {radius}")
         plane = HalfPlane(box, limit if radius is None else radius)
@@ -114,7 +114,7 @@ class WorkingGeometry:
                     pixel_size_A=native_box * native_pixel / box,
                     frequency_scale=scale,
                     value_scale=(native_pixel / model_pixel) ** 2 * (pixel_sizes_A[reference] / model_pixel),
-                    max_radius=min(native_box // 2 - 1, plane.radius / scale),
+                    max_radius=min(native_box // 2, plane.radius / scale),
                 )
             )
         return cls(plane, model_pixel, tuple(groups))

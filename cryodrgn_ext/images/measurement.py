@@ -36,20 +36,20 @@ def _sample(table: ImageTable, group: int) -> NDArray[np.int64]:
 
 
 def _mean_square_ctf(pipeline: Pipeline, particles: NDArray[np.int64], g: int) -> Tensor:
-    """(D // 2,) mean CTF² per shell, never below 0.01: what premultiplication did to the noise power."""
+    """(D // 2 + 1,) mean CTF² per shell, never below 0.01: what premultiplication did to the noise power."""
     plane, group = pipeline.geometry.plane, pipeline.geometry.groups[g]
     parameters = ctf_parameters(pipeline.particles).index(torch.from_numpy(particles))
     offset = pipeline.optics[g].gamma_offset
     square = ctf(parameters, plane.kxy, group.pixel_size_A, plane.box_size, offset, pipeline.optics[g].mag_matrix)
     per_frequency = square.double().square().mean(0)
-    count = torch.bincount(plane.shell, minlength=plane.box_size // 2)
-    total = torch.bincount(plane.shell, weights=per_frequency, minlength=plane.box_size // 2)
+    count = torch.bincount(plane.shell, minlength=plane.box_size // 2 + 1)
+    total = torch.bincount(plane.shell, weights=per_frequency, minlength=plane.box_size // 2 + 1)
     return torch.where(count > 0, total / count.clamp_min(1), 1.0).clamp_min(0.01)
 
 
 def measure(pipeline: Pipeline, chunk_bytes: int, monitor: Monitor) -> dict[str, Any]:
     """Noise sigma per group and the data sign, from a sample of the images."""
-    shells = pipeline.geometry.plane.box_size // 2
+    shells = pipeline.geometry.plane.box_size // 2 + 1
     sigma = torch.ones(len(pipeline.groups), shells, dtype=torch.float64)
     window_power = torch.ones(len(pipeline.groups))
     score = weight = 0.0

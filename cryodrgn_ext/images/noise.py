@@ -88,7 +88,7 @@ class NoiseEstimator:
         return r, float(low)
 
     def shell_power(self) -> Float64[Tensor, " S"]:
-        """(D // 2,) float64: noise power E|n(k)|² of a native coefficient (unnormalised DFT), per nearest shell.
+        """(D // 2 + 1,) float64: noise power E|n(k)|² of a native coefficient (unnormalised DFT), per nearest shell.
 
         Shell 0 repeats shell 1: the background mean is gone and nothing can be learnt about it.
         """
@@ -107,7 +107,7 @@ class NoiseEstimator:
 
 
 def ring_mean(power: Float[Tensor, "D D"]) -> Float64[Tensor, " S"]:
-    """(D // 2,) mean of a (D, D) spectrum (FFT order) over nearest-integer shells; clipped to be positive.
+    """(D // 2 + 1,) mean of a (D, D) spectrum (FFT order) over nearest-integer shells; clipped to be positive.
 
     Shell 0 repeats shell 1. Values below a ten-thousandth of the median are raised to it: an estimate of next to
     no noise must not give next to infinite weight.
@@ -115,9 +115,8 @@ def ring_mean(power: Float[Tensor, "D D"]) -> Float64[Tensor, " S"]:
     d = power.shape[-1]
     k = torch.fft.fftfreq(d, 1.0 / d, dtype=torch.float64)
     shell = torch.round(torch.sqrt(k[:, None] ** 2 + k[None, :] ** 2)).long().flatten()
-    keep = shell < d // 2
-    count = torch.bincount(shell[keep], minlength=d // 2)
-    mean = torch.bincount(shell[keep], weights=power.double().flatten()[keep], minlength=d // 2) / count
+    keep = shell <= d // 2
+    mean = torch.bincount(shell[keep], weights=power.double().flatten()[keep]) / torch.bincount(shell[keep])
     mean[0] = mean[1]
     floor = mean[mean > 0].median() * 1e-4 if bool((mean > 0).any()) else torch.tensor(1e-30)
     return mean.clamp_min(float(floor))

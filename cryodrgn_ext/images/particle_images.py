@@ -101,7 +101,7 @@ class ParticleImages:
     optics_index : Tensor
         (N,) int64.
     noise_sigma : Tensor
-        (G, D // 2) float32: standard deviation of a coefficient's noise per shell of the image box, E|n|² = sigma²,
+        (G, D // 2 + 1) float32: standard deviation of a coefficient's noise per shell of the image box, E|n|² = sigma²,
         in the units of the working geometry.
     window_power : Tensor
         (G,) float32: mean of the squared window, the noise power of a whitened coefficient.
@@ -190,7 +190,7 @@ class ParticleImages:
             Standard deviation of white noise per pixel; when omitted the noise power per shell is estimated from the
             surroundings of the particles (which needs noisy images).
         geometry : WorkingGeometry, optional
-            Box to crop to, and largest |k| kept; the box of ``images`` and just below Nyquist when omitted.
+            Box to crop to, and largest |k| kept; the box of ``images`` and its Nyquist frequency when omitted.
         """
         n, box = len(images), int(images.shape[-1])
         geometry = geometry or WorkingGeometry.make([box], [pixel_size_A], None)
@@ -198,9 +198,9 @@ class ParticleImages:
             estimator = NoiseEstimator(box, RELION_BACKGROUND_RADIUS * box, torch.ones(box, box))
             sample = images[:: max(1, n // 1000)].float()
             estimator.add(sample)
-            sigma = estimator.shell_power().sqrt()[: geometry.plane.box_size // 2].float()
+            sigma = estimator.shell_power().sqrt()[: geometry.plane.box_size // 2 + 1].float()
         else:
-            sigma = torch.full((geometry.plane.box_size // 2,), float(pixel_noise_sd) * box)
+            sigma = torch.full((geometry.plane.box_size // 2 + 1,), float(pixel_noise_sd) * box)
         index, sign = crop_index(geometry.plane, box)
         gain = sign / sigma[geometry.plane.shell]
         values = torch.cat([crop_transform(part.float(), index, gain) for part in images.split(512)])

@@ -238,7 +238,7 @@ def ctf_parameters(particles: ParticleSet) -> CtfParameters:
 def assemble(
     pipeline: Pipeline, source: CoefficientSource, native_sigma: Tensor, window_power: Tensor
 ) -> ParticleImages:
-    """ParticleImages around a source; ``native_sigma`` (G, D // 2) is in the units of the native images."""
+    """ParticleImages around a source; ``native_sigma`` (G, D // 2 + 1) is in the units of the native images."""
     particles, geometry = pipeline.particles, pipeline.geometry
     pixel_A = torch.tensor([group.pixel_size_A for group in geometry.groups], dtype=torch.float64)
     scale = torch.tensor([group.value_scale for group in geometry.groups], dtype=torch.float64)

@@ -31,7 +31,7 @@ class PreprocessSettings:
     box_size : int, optional
         Even number of pixels of the working box; the native box when omitted.
     radius : int, optional
-        Largest |k| kept, in cycles per working box; all below the Nyquist line when omitted.
+        Largest |k| kept, in cycles per working box; up to the Nyquist frequency when omitted.
     mask_diameter_A : float, optional
         Diameter of the disc about the box centre that is kept, in Å. When omitted the disc nearly fills the box,
         which spares the signal that the CTF spreads beyond the particle.

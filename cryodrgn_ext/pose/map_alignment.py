@@ -117,7 +117,7 @@ def _resample(source: FourierVolume, box: int, scale: float) -> Tensor:
         k = torch.stack([kx, ky, axis[z].expand_as(kx)], dim=-1)
         angle = (-2.0 * math.pi / box) * (k @ origin)
         values = source.slice(k * scale) * torch.polar(torch.ones_like(angle), angle)
-        spectrum[z] = values * (k.square().sum(-1) <= (box // 2 - 1) ** 2)
+        spectrum[z] = values * (k.square().sum(-1) < (box // 2) ** 2)
     resampled: Tensor = torch.fft.irfftn(spectrum, s=(box, box, box))
     return resampled
 

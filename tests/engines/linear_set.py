@@ -147,7 +147,7 @@ def _images(
         defocus_u_A=defocus, defocus_v_A=defocus + 200, defocus_angle_rad=full * 0.3, voltage_kV=full * 300,
         cs_mm=full * 2.7, amplitude_contrast=full * 0.1, phase_shift_rad=full * 0, b_factor_A2=full * 0, scale=full,
     )  # fmt: skip
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     flat = ParticleImages.from_tensors(
         torch.zeros(n, BOX, BOX), rotation, shift, PIXEL_A, parameters, pixel_noise_sd=1.0
     )

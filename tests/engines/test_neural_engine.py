@@ -294,7 +294,8 @@ def test_published_recipe_learns_without_a_consensus(linear_set: LinearSet) -> N
     result = train(linear_set.images, None, settings, context())
     assert isinstance(result, NeuralHeterogeneity)
     assert result.consensus is None
-    assert result.loss_history["reconstruction"][-1] < 0.9 * result.loss_history["reconstruction"][0]
+    history = result.loss_history["reconstruction"]
+    assert history[-1] - 1.0 < 0.5 * (history[0] - 1.0)  # 1 is what noise alone leaves
     (volume,) = result.volumes(np.zeros((1, 1), np.float32))
     assert correlation(volume, linear_set.base_map) > 0.6
 

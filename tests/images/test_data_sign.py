@@ -40,7 +40,7 @@ def noisy_images(
         full(defocus_A), full(defocus_A), full(0), full(300), full(2.7), full(0.1), full(phase_shift_rad), full(0),
         full(1),
     )  # fmt: skip
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     rotation = torch.from_numpy(Rotation.random(N, random_state=0).as_matrix()).float()
     clean = FourierVolume.from_map(density).slice(slice_points(plane.kxy, rotation))
     images = plane.to_images(clean * ctf(parameters, plane.kxy, PIXEL_A, BOX))

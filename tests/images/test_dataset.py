@@ -133,6 +133,19 @@ def test_a_finished_store_is_reused_and_serves_subsets(project: Path, tmp_path: 
     assert torch.equal(part.noise_sigma, first.noise_sigma)
 
 
+def test_a_store_of_before_that_ends_below_nyquist_stays_in_use(project: Path, tmp_path: Path) -> None:
+    particles = particles_of(project)
+    first = open_images(particles, tmp_path / "store", PreprocessSettings(radius=BOX // 2 - 1))
+    log = io.StringIO()
+    second = open_images(particles, tmp_path / "store", monitor=Monitor(log), rebuild=True)
+    assert "Reusing" in log.getvalue()
+    assert second.plane.radius == BOX // 2 - 1
+    rows = torch.arange(4)
+    assert torch.equal(second.batch(rows).coefficients, first.batch(rows).coefficients)
+    other = PreprocessSettings(data_sign="black")  # must be made anew: then with all frequencies
+    assert open_images(particles, tmp_path / "store", other, rebuild=True).plane.radius == BOX // 2
+
+
 def test_poses_may_change_without_a_new_store(project: Path, tmp_path: Path) -> None:
     particles = particles_of(project)
     first = open_images(particles, tmp_path / "store")

@@ -39,7 +39,7 @@ def test_frequencies_beyond_the_native_box_are_absent() -> None:
     [
         ([33], None, None, "33 px wide: only even boxes"),
         ([32], 64, None, "working box of 64 px is larger than the images"),
-        ([32], 16, 8, r"radius must lie in 1..7"),
+        ([32], 16, 9, r"radius must lie in 1..8"),
         ([32, 31], None, None, "31 px wide"),
     ],
 )
@@ -54,8 +54,8 @@ def test_geometry_of_groups_with_different_extent() -> None:
     first, second, third = geometry.groups
     assert first == third
     assert first.frequency_scale == 1.0
-    assert first.max_radius == 15
+    assert first.max_radius == 16
     assert second.frequency_scale == pytest.approx(128 / 96)
     assert second.pixel_size_A == pytest.approx(3.0)
-    assert second.max_radius == pytest.approx(15 * 96 / 128)  # the model's sphere ends there
+    assert second.max_radius == pytest.approx(16 * 96 / 128)  # the model's sphere ends there
     assert first.value_scale == pytest.approx((1 / 2) ** 3)  # half the box: an eighth of the voxels

@@ -30,7 +30,7 @@ def coloured_noise(n: int, exponent: float, seed: int = 0) -> tuple[Tensor, Tens
 
     fields = torch.randn(n, big, big, generator=g, dtype=torch.float64)
     fields = torch.fft.irfft2(torch.fft.rfft2(fields) * density(radius).sqrt(), s=(big, big))
-    return fields[:, :BOX, :BOX].float(), density(torch.arange(BOX // 2).double()) * BOX**2
+    return fields[:, :BOX, :BOX].float(), density(torch.arange(BOX // 2 + 1).double()) * BOX**2
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.5])
@@ -42,13 +42,13 @@ def test_whitened_coefficients_have_the_power_of_the_window_in_every_shell(expon
     estimator = NoiseEstimator(BOX, 0.375 * BOX, window, background.basis)
     estimator.add(background.level(noise).normalised())
     sigma = estimator.shell_power().sqrt().float()
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     index, sign = crop_index(plane, BOX)
     fresh, _ = coloured_noise(500, exponent, seed=1)
     fresh = background.level(fresh).normalised()
     power = crop_transform(fresh * window, index, sign / sigma[plane.shell]).abs().square().mean(0)
     # Steep noise is not of one power over the frequencies of the plane, in shell 1: it is in the next test.
-    per_shell = torch.stack([power[plane.shell == s].mean() for s in range(2, BOX // 2)])
+    per_shell = torch.stack([power[plane.shell == s].mean() for s in range(2, BOX // 2 + 1)])
     assert (per_shell / window.square().mean() - 1).abs().max() < 0.12
     assert per_shell.mean() / window.square().mean() == pytest.approx(1.0, abs=0.02)
 

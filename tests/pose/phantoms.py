@@ -81,7 +81,7 @@ def phantom(
     if rotation is None:
         rotation = torch.from_numpy(Rotation.random(n, random_state=rng).as_matrix()).float()
     shift = torch.from_numpy(rng.uniform(-shift_px, shift_px, (n, 2))).float()
-    plane = HalfPlane(box_size, box_size // 2 - 1)
+    plane = HalfPlane(box_size, box_size // 2)
     pixel_size_A = 6.0
     parameters = random_ctf(n, rng) if with_ctf else None
     values = volume.slice(slice_points(plane.kxy, rotation)) * shift_phases(plane.kxy, shift, box_size)

@@ -52,7 +52,7 @@ def make_images(maps: torch.Tensor, weights: torch.Tensor, noise: float, seed: i
         phase_shift_rad=0 * ones, b_factor_A2=0 * ones, scale=ones,
     )  # fmt: skip
     flat = ParticleImages.from_tensors(torch.zeros(n, BOX, BOX), rotation, shift, 5.0, ctf, pixel_noise_sd=1.0)
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     points = slice_points(plane.kxy, rotation)
     signal = sum(weights[:, c, None] * FourierVolume.from_map(one).slice(points) for c, one in enumerate(maps))
     signal = signal * flat.batch(torch.arange(n)).ctf * BOX

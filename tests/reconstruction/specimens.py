@@ -37,7 +37,7 @@ def images_of(volume: Tensor, n: int, noise: float = 0.0, with_ctf: bool = True,
         return torch.full((n,), value, dtype=torch.float64)
 
     parameters = CtfParameters(u, u - 400, full(0.4), full(300), full(2.7), full(0.1), full(0), full(0), full(1))
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     clean = FourierVolume.from_map(volume).slice(slice_points(plane.kxy, rotation))
     clean = clean * shift_phases(plane.kxy, shift, BOX)
     if with_ctf:

@@ -28,7 +28,7 @@ def test_fsc_predicts_the_agreement_with_the_truth(noisy: ParticleImages) -> Non
     assert len(shells) > 6
     assert np.abs(found - expected)[shells].max() < 0.08
     assert 2 * PIXEL_A < result.resolution_A < 10 * PIXEL_A
-    assert result.fsc[-1] == 0.0
+    assert abs(result.fsc[-1]) < 0.1  # nothing is left at Nyquist
 
 
 def test_the_filtered_map_is_nearer_to_the_truth_than_the_plain_one(noisy: ParticleImages) -> None:

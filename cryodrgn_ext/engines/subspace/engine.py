@@ -104,7 +104,8 @@ class _Run:
             for given in (self.regions.particle, self.regions.focus)
         )
         self.anatomy = Anatomy(self.consensus, particle, focus)
-        self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=self.limit + 1)
+        reach = min(self.limit + 1, images.box_size // 2)
+        self.base = FourierVolume.from_map(torch.as_tensor(self.consensus, device=self.device), radius=reach)
         self.file = SubspaceCheckpoints(context.checkpoint_dir, self._key())
         self.last_saved = time.monotonic()
 

@@ -60,7 +60,7 @@ class ComponentGrid:
     @cached_property
     def coarse(self) -> ComponentGrid:
         """The same voxels for maps of the same extent with no more samples than the band needs."""
-        return ComponentGrid(2 * self.radius + 2, self.radius)
+        return ComponentGrid(min(self.box_size, 2 * self.radius + 2), self.radius)
 
     @cached_property
     def _gridding(self) -> Tensor:

@@ -126,7 +126,7 @@ def read_inputs(settings: AbinitSettings) -> AbinitInputs:
             "or leave the option out."
         )
     if settings.engine == "neural":  # options that contradict each other are refused before anything is computed
-        plan_abinit(settings, settings.seed, particles.n, box, box // 2 - 1)
+        plan_abinit(settings, settings.seed, particles.n, box, box // 2)
     if tilted is not None:
         record["tilted_parts"] = tilted.record
     origins, origins_note = usable_origins(particles, extent_A, settings.use_origins)

@@ -65,7 +65,7 @@ def electron_map(
 def shown_images(structure: Structure, shown: list[NDArray[np.float64]], n: int, noise: float) -> ParticleImages:
     """Images of densities, in pairs by turns; noise in units of the signal's standard deviation."""
     rotation = torch.from_numpy(Rotation.random(n, random_state=4).as_matrix()).float()
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     points = slice_points(plane.kxy, rotation)
     values = torch.empty(points.shape[:2], dtype=torch.complex64)
     for number, positions in enumerate(shown):

@@ -106,7 +106,7 @@ def _hinged(structure: Structure, angle_deg: float) -> NDArray[np.float64]:
 
 def _images(maps: NDArray[np.float32], state: NDArray[np.int64]) -> ParticleImages:
     rotation = torch.from_numpy(Rotation.random(N, random_state=4).as_matrix()).float()
-    plane = HalfPlane(BOX, BOX // 2 - 1)
+    plane = HalfPlane(BOX, BOX // 2)
     points = slice_points(plane.kxy, rotation)
     values = torch.empty(points.shape[:2], dtype=torch.complex64)
     for number, volume in enumerate(maps):

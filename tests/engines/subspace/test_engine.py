@@ -331,7 +331,7 @@ def test_images_of_nothing(linear_set: LinearSet) -> None:
 @pytest.mark.parametrize("radius", [1, 5, 9, 100])
 def test_volumes_end_where_the_consensus_ends(linear_set: LinearSet, radius: int) -> None:
     result = fit(linear_set, consensus_radius=radius)
-    assert result.radius == max(min(radius, 15), 6)
+    assert result.radius == max(min(radius, 16), 6)
 
 
 # Masks ----------------------------------------------------------------------------------------------------------------

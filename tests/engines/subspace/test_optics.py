@@ -49,7 +49,7 @@ def mixed_set(premultiplied: bool = False) -> tuple[ParticleImages, np.ndarray, 
         optics=(GroupOptics(), GroupOptics(mag_matrix=magnification, premultiplied=premultiplied)),
         half_set=(torch.arange(N) // 2 % 2 + 1).to(torch.int8),
         optics_index=torch.arange(N) % 2,
-        noise_sigma=torch.full((2, BOX // 2), noise),
+        noise_sigma=torch.full((2, BOX // 2 + 1), noise),
         window_power=torch.ones(2),
     )
     plain = replace(images, optics=(GroupOptics(), GroupOptics(mag_matrix=magnification)))
