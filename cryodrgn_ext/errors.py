@@ -6,6 +6,9 @@ expected, what was found, what to do. Entry points print the message without a t
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 
 class CryodrgnExtError(Exception):
     """Root of all errors raised on purpose by this package."""
@@ -21,3 +24,8 @@ class JobAborted(CryodrgnExtError):
 
 class ResumeError(CryodrgnExtError):
     """A checkpoint or a half-built result cannot be continued with the given settings."""
+
+
+def looked_in(path: Path) -> str:
+    """Return where a relative path was looked for, to end a sentence with: a queue may start jobs elsewhere."""
+    return "" if path.is_absolute() else f" in the working directory, {os.getcwd()}"

@@ -22,7 +22,7 @@ from typing import TextIO, TypeVar
 
 from cryodrgn_ext.errors import JobAborted
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.workflow.failure import STOP_SIGNALS, explain
+from cryodrgn_ext.workflow.failure import explain, heeded_signals
 from cryodrgn_ext.workflow.run_log import logged_run
 from cryosparc_jobs.errors import MasterError
 from cryosparc_jobs.external_job import ExternalJob
@@ -296,8 +296,7 @@ def _stop_signals(watch: Watch) -> Iterator[None]:
         raise SystemExit(128 + number)
 
     # What is ignored (nohup, a shell's background job) stays ignored.
-    wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop) for number in wanted}
+    previous = {number: signal.signal(number, stop) for number in heeded_signals()}
     try:
         yield
     finally:

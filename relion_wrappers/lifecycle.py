@@ -23,7 +23,15 @@ from pathlib import Path
 
 from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.failure import CONTINUE, EXIT_ABORTED, EXIT_FAILURE, EXIT_INPUT_ERROR, STOP_SIGNALS, explain
+from cryodrgn_ext.workflow.failure import (
+    CONTINUE,
+    EXIT_ABORTED,
+    EXIT_FAILURE,
+    EXIT_INPUT_ERROR,
+    STOP_SIGNALS,
+    explain,
+    heeded_signals,
+)
 from cryodrgn_ext.workflow.unfinished_files import remove_unfinished
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
@@ -119,7 +127,7 @@ class _Supervisor:
 
     def run(self, arguments: Sequence[str], work: Work) -> int:
         marker, code = FAILURE, EXIT_FAILURE
-        previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        previous = {number: signal.signal(number, self._on_signal) for number in heeded_signals()}
         try:
             self._clear_stale_markers()
             child = self._fork(arguments, work)
@@ -226,7 +234,7 @@ def _run_child(parent: int, arguments: Sequence[str], work: Work) -> None:
     try:
         try:
             _die_with(parent)
-            for number in STOP_SIGNALS:
+            for number in heeded_signals():
                 signal.signal(number, abort.on_signal)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             work(arguments, abort)

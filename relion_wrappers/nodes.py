@@ -13,6 +13,7 @@ from cryodrgn_ext.metadata.own_tables import NEW_VERSION, OLD_VERSION, own_star_
 from cryodrgn_ext.workflow.job_result import OutputFile, OutputKind
 
 NODES_NAME = "RELION_OUTPUT_NODES.star"
+PIPELINE_NAME = "default_pipeline.star"  # in every project directory
 
 
 class RelionVersion(Enum):
@@ -76,7 +77,8 @@ def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVer
     Parameters
     ----------
     directory : Path
-        The job's directory, as RELION passed it (relative to the project directory, which is the current one).
+        The job's directory, as RELION passed it (relative to the project directory, which is the current one), or
+        absolute.
     files : sequence of OutputFile
         What the job says that it made; those that are missing are not declared.
     version : RelionVersion, optional
@@ -88,11 +90,12 @@ def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVer
         Node names declared, relative to the project directory.
     """
     version = running_version(directory) if version is None else version
+    project = _project_directory(directory)
     names, kinds = [], []
     for file in files:
         if not file.path.is_file():
             continue
-        names.append(_project_name(file.path))
+        names.append(_project_name(file.path, project))
         kinds.append(NODE_KINDS[version][file.kind])
     column = "rlnPipeLineNodeType" if version is RelionVersion.V3_1 else "rlnPipeLineNodeTypeLabel"
     table = {"output_nodes": {"rlnPipeLineNodeName": names, column: kinds}}
@@ -101,10 +104,15 @@ def write_nodes(directory: Path, files: Sequence[OutputFile], version: RelionVer
     return names
 
 
-def _project_name(path: Path) -> str:
-    """Return a path relative to the project directory, in which RELION runs; as it is where it lies elsewhere.
+def _project_directory(directory: Path) -> Path:
+    """Return RELION's project directory: the working directory, or that of a job that was started from elsewhere."""
+    above = directory.parents if directory.is_absolute() else ()
+    return next((one for one in above if (one / PIPELINE_NAME).is_file()), Path.cwd())
+
+
+def _project_name(path: Path, project: Path) -> str:
+    """Return a path relative to the project directory; as it is where it lies elsewhere.
 
     ``..`` stays in it: the system follows links before it goes upward.
     """
-    working = Path.cwd()
-    return str(path.relative_to(working) if path.is_absolute() and path.is_relative_to(working) else path)
+    return str(path.relative_to(project) if path.is_absolute() and path.is_relative_to(project) else path)

@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # with some of them ignored, and children inherit that.
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
 ):  # fmt: skip
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)

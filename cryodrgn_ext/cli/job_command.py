@@ -21,7 +21,7 @@ from cryodrgn_ext.setting_field import SettingField
 from cryodrgn_ext.settings import describe, text_of
 from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain
+from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain, heeded_signals
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.recorded_settings import CompletedSettings, settings_from_words
 from cryodrgn_ext.workflow.run_log import logged_run
@@ -142,12 +142,12 @@ def run(job: Job, completed: CompletedSettings) -> JobResult:
 
 @contextlib.contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the job as Ctrl-C does, so that unfinished files are removed."""
+    """Let what ends a job end it as Ctrl-C does, so that unfinished files are removed."""
 
     def on_signal(_number: int, _frame: object) -> None:
         raise JobAborted("the job was terminated")
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in heeded_signals() if number != signal.SIGINT]
     previous = [signal.signal(number, on_signal) for number in numbers]
     try:
         yield

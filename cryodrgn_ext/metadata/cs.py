@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, looked_in
 from cryodrgn_ext.metadata.cs_stream import MAGIC as STREAM_MAGIC
 from cryodrgn_ext.metadata.cs_stream import read_stream
 
@@ -317,7 +317,7 @@ def _read_one(path: Path) -> CsTable:
             else:
                 raise InputError(f"{path}: is no .cs file of CryoSPARC (neither its numpy form nor its stream form)")
     except FileNotFoundError:
-        raise InputError(f"{path}: this .cs file does not exist") from None
+        raise InputError(f"{path}: this .cs file does not exist{looked_in(path)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return checked_table(CsTable(path, columns))

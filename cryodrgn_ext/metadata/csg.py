@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from cryodrgn_ext.durable_files import atomic_write_text
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, looked_in
 from cryodrgn_ext.metadata.cs import CsTable, joined, read_cs
 
 # The version that is written into files; it says which layout they have, not who wrote them.
@@ -91,7 +91,7 @@ def read_csg(path: str | Path) -> CsGroup:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: this .csg file does not exist") from None
+        raise InputError(f"{path}: this .csg file does not exist{looked_in(path)}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read as a .csg file ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):

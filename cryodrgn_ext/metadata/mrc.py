@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, looked_in
 
 HEADER_BYTES = 1024
 #: MRC2014 modes that hold real pixels, and their numpy types.
@@ -161,7 +161,9 @@ def read_beginning(file: Path) -> tuple[bytes, int]:
         with open(file, "rb") as handle:
             return handle.read(HEADER_BYTES), os.fstat(handle.fileno()).st_size
     except FileNotFoundError:
-        raise InputError(f"{file} does not exist: check the path, or that the project directory is right") from None
+        raise InputError(
+            f"{file} does not exist{looked_in(file)}: check the path, or that the project directory is right"
+        ) from None
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}; check that it is a readable MRC file") from None
 

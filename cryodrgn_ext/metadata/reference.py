@@ -121,7 +121,7 @@ def restore(particles: ParticleSet, reference: ParticleSet) -> Restored:
     moved = moved_boxes(particles, chosen) if particles.has_poses else MovedBoxes()
     if moved.shift_A is not None:
         particles = particles.with_poses(particles.rotation, particles.shift_A + moved.shift_A)
-    if particles.has_poses and _poses_differ(particles, chosen):
+    if particles.has_poses and moved.poses_hold and _poses_differ(particles, chosen):
         chosen = chosen.with_poses(particles.rotation, particles.shift_A)
         updated.append("poses")
     columns: dict[str, AnyArray] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cryodrgn_ext.durable_files import atomic_path
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, looked_in
 from cryodrgn_ext.metadata.mrc import compression, undoing
 from cryodrgn_ext.metadata.star_rows import IntArray, RowText, index_rows
 from cryodrgn_ext.metadata.star_table import StarTable, Values, check_label, format_values
@@ -113,7 +113,7 @@ def read_star(path: str | Path) -> StarFile:
             handle.seek(0)
             text = handle.read()
     except FileNotFoundError:
-        raise InputError(f"{path}: this STAR file does not exist") from None
+        raise InputError(f"{path}: this STAR file does not exist{looked_in(path)}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory, but a STAR file is expected") from None
     except OSError as error:

@@ -16,8 +16,11 @@ from cryodrgn_ext.errors import CryodrgnExtError, InputError, JobAborted
 EXIT_FAILURE = 1
 EXIT_INPUT_ERROR = 2
 EXIT_ABORTED = 130
-#: Signals by which a user, a suite or a queue ends a job.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Signals by which a user, a suite or a queue ends a job; queues announce the end of the time that a job has, or of its
+#: processor time, by the last three.
+STOP_SIGNALS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+)  # fmt: skip
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and continue the job",
@@ -41,6 +44,11 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 # How a job goes on, on the command line and in RELION.
 RUN_AGAIN = "the same command resumes from its last checkpoint"
 CONTINUE = "Continue resumes it from its last checkpoint"
+
+
+def heeded_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that end this process: those that whoever started it has it ignore, as nohup, stay ignored."""
+    return tuple(number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

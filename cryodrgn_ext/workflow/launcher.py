@@ -50,8 +50,11 @@ def is_helper() -> bool:
 
 
 def helper_command(module: str, job: str, settings: Settings) -> list[str]:
-    """Command line that starts a helper: the module gets the job's name and its settings as JSON, see :func:`serve`."""
-    return [sys.executable, "-m", module, job, json.dumps(settings.to_mapping())]
+    """Command line that starts a helper: the module gets the job's name and its settings as JSON, see :func:`serve`.
+
+    Nothing is imported from the working directory (-P): a user's own random.py or types.py may lie there.
+    """
+    return [sys.executable, "-P", "-m", module, job, json.dumps(settings.to_mapping())]
 
 
 class ProcessGroup:

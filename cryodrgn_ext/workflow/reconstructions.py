@@ -17,6 +17,7 @@ from cryodrgn_ext.results.consensus import write_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.states import read_state
 from cryodrgn_ext.validation.consensus import reconstruct_consensus
+from cryodrgn_ext.validation.imposed_symmetry import symmetry_fault
 from cryodrgn_ext.validation.states import State
 
 
@@ -30,6 +31,8 @@ def make_consensus(
 ) -> None:
     """Reconstruct all particles in two halves, and write map, half-maps, mask and FSC.
 
+    A warning says where the particles do not have the symmetry.
+
     Raises
     ------
     InputError
@@ -39,6 +42,9 @@ def make_consensus(
     if user_mask is not None:
         mask = working_map(user_mask, images.box_size, images.pixel_size_A, "--in_mask").clamp(0, 1)
     halves, mask = reconstruct_consensus(images, mask, device, monitor, symmetry)
+    fault = symmetry_fault(images, halves, mask, device, monitor)
+    if fault is not None:
+        monitor.warn(fault)
     write_consensus(directory, halves, mask.numpy(), images.n_usable, images.data_sign)
 
 

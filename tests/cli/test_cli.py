@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from cryodrgn_ext.jobs.registry import JOBS
 from cryodrgn_ext.options.select import SelectSettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings, describe
+from cryodrgn_ext.workflow.failure import STOP_SIGNALS
 from cryodrgn_ext.workflow.job_result import JobResult
 from tests.metadata.cs_data import particles_record, save
 
@@ -31,10 +34,12 @@ class Recorder:
 
     settings: Settings | None = None
     error: BaseException | None = None
+    work: Callable[[], None] = lambda: None
 
     def __call__(self, settings: Settings, monitor: Monitor) -> JobResult:
         self.settings = settings
         monitor.message("working")
+        self.work()
         if self.error is not None:
             raise self.error
         return JobResult(Path(), ())
@@ -193,3 +198,23 @@ def test_streams_that_a_scheduler_closed_take_no_file(tmp_path: Path, closed: st
     status, said = convert(tmp_path, "a.star", redirection=closed)
     assert status == 0, said
     assert len(starfile.read(tmp_path / "a.star")["particles"]) == 40
+
+
+@pytest.mark.parametrize("number", [one for one in STOP_SIGNALS if one != signal.SIGINT])
+def test_what_queues_send_ends_a_job_in_one_sentence(recorder: Recorder, number: signal.Signals) -> None:
+    before = [signal.getsignal(one) for one in STOP_SIGNALS]
+    recorder.work = lambda: os.kill(os.getpid(), number)
+    result = CliRunner().invoke(main, ["fsc", "a.mrc", "b.mrc"])
+    assert result.exit_code == 130
+    assert result.stderr == "ERROR: the job was aborted; the same command resumes from its last checkpoint.\n"
+    assert [signal.getsignal(one) for one in STOP_SIGNALS] == before
+
+
+def test_what_nohup_ignores_does_not_end_a_job(recorder: Recorder) -> None:
+    recorder.work = lambda: os.kill(os.getpid(), signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = CliRunner().invoke(main, ["fsc", "a.mrc", "b.mrc"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert result.exit_code == 0, result.output

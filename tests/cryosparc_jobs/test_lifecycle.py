@@ -101,7 +101,7 @@ def test_whatever_ends_the_work_marks_the_job_as_failed(
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+    [(number, KeyboardInterrupt if number == signal.SIGINT else SystemExit) for number in STOP_SIGNALS],
 )
 def test_signals_mark_the_job_as_failed(
     lab: Lab, job: ExternalJob, tmp_path: Path, number: signal.Signals, expected: type[BaseException]

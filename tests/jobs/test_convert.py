@@ -112,7 +112,7 @@ def test_command_line() -> None:
     assert done.exit_code == 0, done.output
     failed = CliRunner().invoke(main, ["convert", "none.cs", "c.star"])
     assert failed.exit_code == 2
-    assert failed.stderr == "ERROR: none.cs: this .cs file does not exist\n"
+    assert failed.stderr == f"ERROR: none.cs: this .cs file does not exist in the working directory, {Path.cwd()}\n"
 
 
 def test_selection_goes_back_as_the_rows_of_the_users_cs(project: Path, engine: FakeEngine) -> None:

@@ -160,3 +160,43 @@ def test_a_pixel_size_that_was_calibrated_is_still_taken(tmp_path: Path) -> None
     restored = restore(read_particles(calibrated.write(tmp_path / "new.star")), former)
     assert restored.updated == ("pixel size",)
     assert [group.pixel_size_A for group in restored.particles.optics] == [1.244, 1.3]
+
+
+def made_from(builder: StarBuilder, shift_px: np.ndarray) -> StarBuilder:
+    """Images that relion_particle_subtract made, positions and all: the origins alone tell what it did."""
+    other = StarBuilder(n=builder.n)
+    other.columns = dict(builder.columns)
+    other.columns["rlnImageOriginalName"] = builder.columns["rlnImageName"]
+    other.columns["rlnImageName"] = [f"{i + 1}@Subtract/job005/subtracted.mrcs" for i in range(builder.n)]
+    pixel = PIXEL_A[np.array(builder.columns["rlnOpticsGroup"], int) - 1]
+    for i, axis in enumerate("XY"):
+        other.columns[f"rlnOrigin{axis}Angst"] = [
+            f"{-px * one:.6f}" for px, one in zip(pixel, shift_px[:, i], strict=True)
+        ]
+    return other
+
+
+@pytest.mark.parametrize(("what", "kept"), [("recentred", True), ("refined again", False), ("model moved", False)])
+def test_origins_of_recentred_subtracted_images_are_not_written_beside_the_originals(
+    tmp_path: Path, what: str, kept: bool
+) -> None:
+    rng = np.random.default_rng(6)
+    builder = StarBuilder(n=40)
+    pixel = PIXEL_A[np.array(builder.columns["rlnOpticsGroup"], int) - 1]
+    shift_px = rng.uniform(-6, 6, (40, 2))
+    for i, axis in enumerate("XY"):
+        builder.columns[f"rlnOrigin{axis}Angst"] = [
+            f"{-px * one:.6f}" for px, one in zip(pixel, shift_px[:, i], strict=True)
+        ]
+    former = read_particles(builder.write(tmp_path / "run_data.star"))
+    seen_px = former.rotation[:, :2] @ [9.0, -4.0, 7.0]
+    new_px = {
+        "recentred": seen_px + shift_px - np.round(seen_px + shift_px),  # RELION moves by whole pixels
+        "refined again": shift_px + rng.normal(0, 0.4, (40, 2)),
+        "model moved": shift_px + seen_px,
+    }[what]
+    restored = restore(read_particles(made_from(builder, new_px).write(tmp_path / "subtracted.star")), former)
+    assert ("poses" in restored.updated) is not kept
+    expected = shift_px if kept else new_px
+    np.testing.assert_allclose(restored.particles.shift_A, expected * pixel[:, None], atol=1e-4)
+    assert any("were recentred" in note and "poses of the latter are kept" in note for note in restored.notes) is kept

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cryodrgn_ext.workflow.failure import STOP_SIGNALS
 from tests.patience import HANGS_S
 
 MARKERS = {"RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"}
@@ -105,7 +106,7 @@ def test_real_lack_of_memory_is_a_failure(tmp_path: Path) -> None:
     assert markers(tmp_path) == {"RELION_JOB_EXIT_FAILURE"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_signals_to_the_wrapper_abort(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, "loop(abort)")
     started(tmp_path)
@@ -114,6 +115,19 @@ def test_signals_to_the_wrapper_abort(tmp_path: Path, number: signal.Signals) ->
     assert returned == 130
     assert "aborted" in err
     assert markers(tmp_path) == {"RELION_JOB_EXIT_ABORTED"}
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    """RELION that was started under nohup outlives the terminal, and so do its jobs."""
+    body = "loop(lambda: abort() or (out / 'enough').exists())"
+    process = start(tmp_path, body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    started(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    os.kill(int((tmp_path / "External/job001/started").read_text()), signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    (tmp_path / "External/job001/enough").touch()
+    assert finish(process)[0] == 130
 
 
 def test_signal_to_the_whole_group_aborts(tmp_path: Path) -> None:

@@ -53,6 +53,18 @@ def test_nodes_of_each_version(
     assert "data_output_nodes" in text
 
 
+def test_a_job_started_from_elsewhere_declares_its_nodes_in_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template of a queue without ``cd`` starts jobs in the home directory."""
+    job = tmp_path / "home/data/project/External/job007"
+    job.mkdir(parents=True)
+    (tmp_path / "home/data/project/default_pipeline.star").touch()
+    (job / "map.mrc").touch()
+    monkeypatch.chdir(tmp_path / "home")
+    assert write_nodes(job, [OutputFile(job / "map.mrc", OutputKind.MAP)]) == ["External/job007/map.mrc"]
+
+
 def test_without_job_star_the_newest_form_is_written(tmp_path: Path) -> None:
     assert running_version(tmp_path) is RelionVersion.V5
 

@@ -86,6 +86,24 @@ def test_a_helper_that_fails_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_p
         pytest.fail("the training began without its helper")
 
 
+def test_files_of_the_user_do_not_stand_for_modules(tmp_path: Path) -> None:
+    """Project directories hold scripts, some of which are called as modules are."""
+    for name in ("random", "types", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a script of the user ran')")
+    settings = TrainSettings(in_parts=tmp_path / "missing.star", o=tmp_path, processes=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "1", "WORLD_SIZE": "2",
+                                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # fmt: skip
+    reads, writes = os.pipe()  # the helper leaves when its leader's end closes
+    try:
+        done = subprocess.run(helper_command(HELPER_MODULE, "train", settings), cwd=tmp_path, env=environment,
+                              stdin=reads, capture_output=True, text=True, timeout=HANGS_S)  # fmt: skip
+    finally:
+        os.close(reads)
+        os.close(writes)
+    assert "ran" not in done.stderr
+    assert "missing.star: this STAR file does not exist" in done.stderr
+
+
 def test_processes_and_torchrun_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
