@@ -134,7 +134,8 @@ class SettingField:
         if self.kind == "path":
             if not text:
                 raise InputError(f"{self.option} needs the name of a file or folder, but is empty.")
-            return Path(text)
+            # RELION takes a.map:mrc for a file called a.map whose format is MRC.
+            return Path(text.removesuffix(":mrcs").removesuffix(":mrc"))
         if self.kind == "bool":
             if text.lower() in TRUE_WORDS:
                 return True

@@ -40,6 +40,13 @@ def test_words_become_typed_values() -> None:
                            corner=(1.0, 2.0, 3.5), mask=Path("m.mrc"))  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("a.map:mrc", "a.map"), ("b.st:mrcs", "b.st"), ("c:mrc.mrc", "c:mrc.mrc")]
+)
+def test_relions_name_of_a_format_is_no_part_of_the_files_name(given: str, meant: str) -> None:
+    assert from_mapping(Example, {"in_parts": "x", "mask": given}).mask == Path(meant)
+
+
 def test_bare_options_are_flags_or_defaults() -> None:
     bare: list[str] = []
     made = from_mapping(Example, {"in_parts": "x", "epochs": bare, "beta": bare, "fast": bare, "state": bare})
