@@ -18,6 +18,8 @@ from cryodrgn_ext.errors import InputError
 
 #: Seconds in which what is new may not be held yet.
 YOUNG_S = 60.0
+#: Of flock, on file systems without locks: some network ones.
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -146,6 +148,16 @@ def _hold(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # also of file systems without locks
         return False
+    return True
+
+
+def knows_locks(directory: Path) -> bool:
+    """Whether the file system of a directory knows locks (flock); taken for granted where nothing can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
     return True
 
 

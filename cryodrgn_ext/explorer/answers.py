@@ -99,7 +99,8 @@ def _gallery(session: Session, asked: Mapping[str, Any]) -> Any:
 
 
 def _path(session: Session, asked: Mapping[str, Any]) -> Any:
-    return lead_path(session.opened, str(asked["name"]), asked, int(asked["frames"]), session.monitor)
+    frames, device = int(asked["frames"]), session.maker.device.type
+    return lead_path(session.opened, str(asked["name"]), asked, frames, session.monitor, device)
 
 
 def _paint(session: Session, asked: Mapping[str, Any]) -> Any:

@@ -7,7 +7,6 @@ of a latent and may show what no particle has; RECONSTRUCTED ones are weighted m
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,30 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from cryodrgn_ext.analysis.trajectories import along_component
 from cryodrgn_ext.engines.base import Heterogeneity, Linear, SingleVolume, load_heterogeneity
 from cryodrgn_ext.engines.devices import choose_device
-from cryodrgn_ext.engines.near_knots import weighted_neighbors
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid
 from cryodrgn_ext.explorer.half_grid import HalfModel
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
 from cryodrgn_ext.explorer.stored_maps import CONSENSUS, stored_maps
-from cryodrgn_ext.fourier.point_groups import point_group
-from cryodrgn_ext.images.dataset import ParticleImages, open_images
+from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.map_origin import Kind, Origin, generated, reconstructed
 from cryodrgn_ext.images.maps import read_map, write_map
-from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.progress import Monitor
-from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
+from cryodrgn_ext.reconstruction.half_maps import HalfMaps
 from cryodrgn_ext.report.charts import fsc_chart
 from cryodrgn_ext.results.layout import Layout
-from cryodrgn_ext.results.record import require_record
+from cryodrgn_ext.workflow.nearby_maps import NearbyMaps, nearest_words, point_words
 
 FSC_COLOR = "#3aa387"  # as reconstructed maps are
 #: Maps of one session that are kept; the files of older ones are removed.
@@ -115,6 +109,16 @@ class MapMaker:
         """Whether the folder of the model is there."""
         return self._model_folder.is_dir()
 
+    @cached_property
+    def particles(self) -> NearbyMaps:
+        """What reconstructs from original particles."""
+        return NearbyMaps(self.opened.result, self.opened.rows, self.folder, self.device, self.monitor)
+
+    @property
+    def images(self) -> ParticleImages:
+        """All images, as the job prepared them."""
+        return self.particles.images
+
     @property
     def _model_folder(self) -> Path:
         return Layout(self.opened.result.directory).model
@@ -147,7 +151,7 @@ class MapMaker:
         found = next((one.path for one in stored_maps(self.opened) if one.key == CONSENSUS), None)
         if found is None:
             raise InputError("there is neither a model nor a consensus in this result to hold images against.")
-        volume = working_map(read_map(found), self._box, self.images.pixel_size_A, str(found))
+        volume = working_map(read_map(found), self.particles.box, self.images.pixel_size_A, str(found))
         return np.asarray(volume.numpy(), np.float32)
 
     def _volume(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -167,7 +171,7 @@ class MapMaker:
         """
         with self.opened.lock:
             point = self._point(z)
-            origin = generated(f"at z = {_numbers(point)}")
+            origin = generated(f"at z = {point_words(point)}")
             stem = f"generated_{next(self._number):03d}"
             if self._half_model is None:
                 name = self._write(stem, self._volume(point), self.model.pixel_size_A, origin)
@@ -206,12 +210,8 @@ class MapMaker:
         """
         with self.opened.lock:
             point = self._point(z)
-            if not 2 <= count <= self.opened.n:
-                raise InputError(f"2 to {self.opened.n} particles can be reconstructed from, not {count}.")
-            halves = [weighted_neighbors(tree, point, max(1, count // 2)) for tree in self._trees]
-            rows = np.concatenate([of[index] for of, (index, _) in zip(self._members, halves, strict=True)])
-            weights = np.concatenate([weight for _, weight in halves])
-            return self._reconstruct(rows, weights, f"nearest to z = {_numbers(point)}", {"z": point.tolist()})
+            maps, n = self.particles.near(point, count)
+            return self._keep_halves(maps, n, nearest_words(point), {"z": point.tolist()})
 
     def chosen(self, positions: IndexArray, name: str) -> MadeMap:
         """Map of chosen particles, at positions (m,) among those that are shown.
@@ -222,7 +222,8 @@ class MapMaker:
             When one half-set has none of them, or the images are gone.
         """
         with self.opened.lock:
-            return self._reconstruct(self.opened.rows[positions], None, f"selection {name}", {"selection": name})
+            maps = self.particles.of(self.opened.rows[positions])
+            return self._keep_halves(maps, len(positions), f"selection {name}", {"selection": name})
 
     def difference(self, first: tuple[Path, str], second: tuple[Path, str]) -> MadeMap:
         """One map minus another, as they are: files, each with a name that says what it is.
@@ -279,22 +280,17 @@ class MapMaker:
             raise InputError(f"a point of the latent space has {q} numbers, but {z!r:.100} was given.")
         return point
 
-    def _reconstruct(
-        self, rows: NDArray[np.int64], weights: NDArray[np.float64] | None, which: str, facts: Mapping[str, Any]
-    ) -> MadeMap:
-        chosen = None if weights is None else torch.from_numpy(weights)
-        maps = reconstruct_half_maps(
-            self.images, torch.from_numpy(rows), chosen, self._mask, self._symmetry, self.device
-        )
-        origin = reconstructed(len(rows), which)
-        stem = f"reconstructed_{len(rows)}_particles_{next(self._number):03d}"
+    def _keep_halves(self, maps: HalfMaps, n: int, which: str, facts: Mapping[str, Any]) -> MadeMap:
+        """Write a reconstruction of ``n`` particles with its half-maps."""
+        origin = reconstructed(n, which)
+        stem = f"reconstructed_{n}_particles_{next(self._number):03d}"
         files = {
             "map": self._write(stem, maps.map, maps.pixel_size_A, origin),
         }
         for name, half in (("half1", maps.half1), ("half2", maps.half2)):
             said = replace(origin, done=f"{name}, unfiltered")
             files[name] = self._write(f"{stem}_{name}", half, maps.pixel_size_A, said)
-        return self._keep(MadeMap(origin.kind, origin.title, files, {**facts, "n": len(rows), **_quality(maps)}))
+        return self._keep(MadeMap(origin.kind, origin.title, files, {**facts, "n": n, **_quality(maps)}))
 
     def _write(self, stem: str, data: NDArray[np.float32], pixel_size_A: float, origin: Origin) -> str:
         """Write a map; return the name of its file."""
@@ -316,62 +312,6 @@ class MapMaker:
         paths = [*(self.folder / name for name in names), *(self._half_path(name) for name in names)]
         return sum(path.stat().st_size for path in paths if path.is_file())
 
-    @cached_property
-    def _record(self) -> dict[str, Any]:
-        result = self.opened.result
-        return require_record(result.directory, result.job)
-
-    @cached_property
-    def _box(self) -> int:
-        """Working box of the job, as its record says: particles are reconstructed where the model is gone, too."""
-        found = self._record["results"].get("box")
-        return self.model.box_size if found is None else int(found)
-
-    @cached_property
-    def images(self) -> ParticleImages:
-        """All images, as the job prepared them: from its own store where that is still there."""
-        settings = self._record["settings"]
-        how = PreprocessSettings(
-            box_size=self._box, mask_diameter_A=settings.get("mask_diameter_A"),
-            data_sign=settings.get("contrast") or "auto",
-        )  # fmt: skip
-        checkpoint = Layout(self.opened.result.directory).checkpoint
-        if not os.access(checkpoint if checkpoint.exists() else checkpoint.parent, os.W_OK):
-            # Somebody else's result: a store that is whole is read where it is, else one of this session is made.
-            checkpoint = checkpoint if (checkpoint / "images").exists() else self.folder
-        particles = self.opened.result.particles
-        try:
-            return open_images(particles, checkpoint / "images", how, self.monitor)
-        except InputError as error:
-            if not (checkpoint / "images").exists() or "coefficient store" not in str(error):
-                raise
-            checkpoint = checkpoint if os.access(checkpoint, os.W_OK) else self.folder
-        self.monitor.message("The images are preprocessed again for maps of the explorer.")
-        return open_images(particles, checkpoint / "explorer_images", how, self.monitor, rebuild=True)
-
-    @cached_property
-    def _members(self) -> list[NDArray[np.int64]]:
-        """Shown particles of each half-set, by row."""
-        half_set = self.images.half_set.cpu().numpy()[self.opened.rows]
-        return [self.opened.rows[half_set == half] for half in (1, 2)]
-
-    @cached_property
-    def _trees(self) -> list[KDTree]:
-        z = self.opened.result.require_latents().z
-        return [KDTree(z[rows]) for rows in self._members]
-
-    @cached_property
-    def _mask(self) -> torch.Tensor | None:
-        """Solvent mask of the job at its working box, for the FSC."""
-        path = self.opened.result.solvent_mask
-        if path is None:
-            return None
-        return working_map(read_map(path), self._box, self.images.pixel_size_A, str(path)).clamp(0, 1)
-
-    @cached_property
-    def _symmetry(self) -> Any:
-        return point_group(self._record["settings"].get("symmetry") or "C1")
-
 
 def _quality(maps: HalfMaps) -> dict[str, Any]:
     curve = {"half-maps": np.nan_to_num(maps.fsc)}
@@ -379,7 +319,3 @@ def _quality(maps: HalfMaps) -> dict[str, Any]:
         "resolution_A": round(maps.resolution_A, 2) if np.isfinite(maps.resolution_A) else None,
         "chart": fsc_chart(curve, maps.pixel_size_A, {"half-maps": FSC_COLOR}).plain(),
     }
-
-
-def _numbers(point: NDArray[np.float32]) -> str:
-    return " ".join(f"{value:.3g}" for value in point)

@@ -5,12 +5,16 @@ A path is asked for as plain values, with ``method`` and what belongs to it::
     {"method": "line" | "density", "points": [[...], [...]]}                    through latents of q numbers each
     {"method": "pc", "component": 1}                                            along a principal component
     {"method": "drawn", "x": "pc1", "y": "pc2", "corners": [[0, 0], [1, 1]]}    beneath a line in a picture
+
+With ``"count": 100`` each map is reconstructed from so many particles nearest to it; without, the model makes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +26,16 @@ from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.recipes import MOST_CORNERS
-from cryodrgn_ext.images.map_origin import generated
-from cryodrgn_ext.jobs.trajectory import MOST_FRAMES, trajectory
+from cryodrgn_ext.images.map_origin import Kind, generated, reconstructed
+from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.decoded_volumes import volume_name
+from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.results.selections import checked_name
 from cryodrgn_ext.results.trajectory_files import FILM_NAME, MOVIE_NAME, SCRIPT_NAME
+from cryodrgn_ext.workflow.led_path import MOST_FRAMES
+from cryodrgn_ext.workflow.nearby_maps import reconstructed_name
 
 FOLDER = "paths"
 METHODS = ("line", "density", "pc", "drawn")
@@ -48,7 +55,7 @@ def path_folder(opened: OpenedResult, name: str) -> Path:
 
 
 def lead_path(
-    opened: OpenedResult, name: str, wanted: Mapping[str, Any], frames: int, monitor: Monitor
+    opened: OpenedResult, name: str, wanted: Mapping[str, Any], frames: int, monitor: Monitor, device: str = "auto"
 ) -> dict[str, Any]:
     """Write the volumes along a path through latents.
 
@@ -62,11 +69,13 @@ def lead_path(
     frames : int
         Number of volumes.
     monitor : Monitor
+    device : str
+        Where to reconstruct.
 
     Returns
     -------
     dict
-        For the page: titles and names of the maps, the folder, its other files, the commands.
+        For the page: kind, titles and names of the maps, the folder, its other files, the commands.
 
     Raises
     ------
@@ -90,20 +99,44 @@ def lead_path(
         how["anchors"].parent.mkdir(exist_ok=True)
         with atomic_path(how["anchors"]) as temporary:
             np.savetxt(temporary, anchors, fmt="%.9g")
-    with opened.lock:
-        trajectory(TrajectorySettings(in_parts=opened.given, o=folder, project=opened.project, **how), monitor)
+    if wanted.get("count") is not None:
+        how["reconstruct_from"] = int(wanted["count"])
+    settings = TrajectorySettings(in_parts=opened.given, o=folder, project=opened.project, device=device, **how)
+    with opened.lock, _nothing_half_made(folder):
+        trajectory(settings, monitor)
     words += [word for option, value in {**how, "o": folder}.items() for word in (f"--{option}", str(value))]
     if opened.project is not None:
         words += ["--project", str(opened.project.resolve())]
-    maps = [
-        {
-            "key": f"{FOLDER}/{name}/{number}",
-            "title": generated(f": path {name}, {number + 1} of {frames}").title,
-        }
-        for number in range(frames)
-    ]
+    titles = _titles(folder, name, frames)
+    maps = [{"key": f"{FOLDER}/{name}/{number}", "title": title} for number, title in enumerate(titles)]
     files = [f"{FOLDER}/{name}/{file}" for file in FILES if (folder / file).is_file()]
-    return {"folder": str(folder), "files": files, "maps": maps, "commands": [shlex.join(words)]}
+    return {"kind": path_kind(folder), "folder": str(folder), "files": files, "maps": maps,
+            "commands": [shlex.join(words)]}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _nothing_half_made(folder: Path) -> Iterator[None]:
+    """Remove what there is of a path that could not be made; its name is free again."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_name(f"{folder.name}.txt").unlink(missing_ok=True)
+        raise
+
+
+def path_kind(folder: Path) -> Kind:
+    """What the maps of a path are."""
+    return Kind.RECONSTRUCTED if (folder / reconstructed_name(0)).is_file() else Kind.GENERATED
+
+
+def _titles(folder: Path, name: str, frames: int) -> list[str]:
+    """One line for each map of a path, which says what it is."""
+    places = [f"path {name}, {number + 1} of {frames}" for number in range(frames)]
+    if path_kind(folder) is Kind.GENERATED:
+        return [generated(f": {place}").title for place in places]
+    counts = require_record(folder, "trajectory")["results"]["particles"]
+    return [reconstructed(n, place).title for n, place in zip(counts, places, strict=True)]
 
 
 def _through(opened: OpenedResult, wanted: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -135,7 +168,8 @@ def path_map(opened: OpenedResult, key: str) -> Path | None:
     if len(parts) != 3 or parts[0] != FOLDER:
         return None
     folder = path_folder(opened, parts[1])
-    path = folder / (volume_name(int(parts[2])) if parts[2].isdecimal() else parts[2] if parts[2] in FILES else "")
+    named = reconstructed_name if path_kind(folder) is Kind.RECONSTRUCTED else volume_name
+    path = folder / (named(int(parts[2])) if parts[2].isdecimal() else parts[2] if parts[2] in FILES else "")
     if not path.is_file():
         raise InputError(f"there is no map {key}.")
     return path

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cryodrgn_ext.durable_files import remove_abandoned
+from cryodrgn_ext.durable_files import knows_locks, remove_abandoned
 from cryodrgn_ext.engines.base import Linear
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid, handing_back
@@ -21,7 +21,7 @@ from cryodrgn_ext.explorer.masks import FOLDER as MASKS
 from cryodrgn_ext.explorer.masks import KeptMask, keep_file, kept_masks
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.paths import FOLDER as PATHS
-from cryodrgn_ext.explorer.paths import path_map
+from cryodrgn_ext.explorer.paths import path_kind, path_map
 from cryodrgn_ext.explorer.scores import add_scores, kept_scores
 from cryodrgn_ext.explorer.stored_maps import stored_maps
 from cryodrgn_ext.metadata.mrc import read_mrc_header
@@ -56,7 +56,8 @@ class Session:
         if stored is not None:
             return stored.path, f"{stored.kind.lower()}_{stored.key}.mrc"
         if of_path is not None:
-            return of_path, f"generated_{of_path.parent.name}_{of_path.name}"
+            kind = path_kind(of_path.parent).lower()
+            return of_path, f"{kind}_{of_path.parent.name}_{of_path.name.removeprefix(f'{kind}_')}"
         return self.maker.file(name), name
 
     def half_of(self, name: str) -> bytes | None:
@@ -80,6 +81,13 @@ class Session:
     def remove_abandoned(self) -> None:
         """Remove what explorers that were killed have left half-written in the result; what others write stays."""
         home = self.opened.home
+        if not knows_locks(home):
+            self.monitor.message(
+                f"The file system of {home} has no locks: a save is whole or not there at all, as ever, but what "
+                "programs that are killed leave half-written is not cleared away, and no job is kept out of a "
+                "directory that another works in."
+            )
+            return
         folders = (home, *(home / name for name in (SELECTIONS, MASKS, PATHS)), *(home / PATHS).glob("*/"))
         count = sum(remove_abandoned(folder) for folder in folders)
         if count:
@@ -163,6 +171,7 @@ class Session:
             "q": opened.z.shape[1],
             "model": self.maker.has_model,
             "particles": str(result.particles.path),
+            "rows_of": _rows_of(opened),
             "format": result.particles.source.format,
             "columns": [column.plain() for column in opened.columns.columns],
             "umap": any(column.key in EMBEDDING for column in opened.columns.columns),
@@ -174,3 +183,9 @@ class Session:
             "maps": [asdict(one) | {"path": one.path.name} for one in self.stored.values()],
             "relion": None if project is None else str(project),
         }
+
+
+def _rows_of(opened: OpenedResult) -> str:
+    """The file whose rows are counted: an import may have taken some of the user's particles only."""
+    path, result = opened.result.particles.path.resolve(), opened.result.directory.resolve()
+    return f"{result.name}/{path.name}" if path.is_relative_to(result) else "your file"

@@ -21,7 +21,8 @@ class TrajectorySettings(ResultSettings):
         "states"
     )
     o: Path = setting(
-        help="Directory that gets vol_000.mrc, vol_001.mrc, ..., movie.gif, movie.mp4, and a script for ChimeraX"
+        help="Directory that gets vol_000.mrc, vol_001.mrc, ... (reconstructed_000.mrc, ... with reconstruct_from), "
+        "movie.gif, movie.mp4, and a script for ChimeraX"
     )
     project: Path | None = setting(**shared.PROJECT)
     method: str = setting(
@@ -48,5 +49,11 @@ class TrajectorySettings(ResultSettings):
     mean_neighbors: float = setting(5.0, low=1, high=1000, help="Mean number of neighbours in the graph (method graph)")
     max_neighbors: int = setting(10, low=1, high=1000, help="Largest number of neighbours (methods graph and density)")
     nearest: int = setting(20, low=1, high=10_000, help="Number of particles to list for each volume")
+    reconstruct_from: int | None = setting(
+        None, low=2, high=10_000_000,
+        help="Reconstruct each map from so many original particles nearest to it, half of them from each half-set, "
+        "instead of asking the model for it; needs the images, and no model",
+    )  # fmt: skip
     indices: Path | None = setting(**shared.USED_PARTICLES)
+    device: str = setting(**{**shared.DEVICE, "help": "Where to reconstruct; auto takes a GPU if there is"})
     seed: int = setting(0, low=0, high=2**31 - 1, help="Seed of clusters and samples")

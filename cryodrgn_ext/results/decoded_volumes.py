@@ -16,6 +16,7 @@ from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.layout import Layout
 
+VALUES_NAME = "z_values.txt"
 #: Particles that a decoded volume stands for, at least: outliers of the latents are not worth one.
 FEWEST_AT_A_VOLUME = 10
 
@@ -33,7 +34,7 @@ def decode_volumes(
         point = " ".join(f"{value:.3g}" for value in z[number])
         write_map(directory / volume_name(number), volume, model.pixel_size_A, generated(f"at z = {point}"))
         yield volume
-    with atomic_path(directory / "z_values.txt") as temporary:
+    with atomic_path(directory / VALUES_NAME) as temporary:
         np.savetxt(temporary, z, fmt="%.8g")
 
 

@@ -20,7 +20,8 @@ from cryodrgn_ext.settings import Settings
 
 #: Patterns of files that jobs write at the top of their result directory.
 REPLACED = (
-    "particles.star", "particles.cs", "particles.csg", "map.mrc", "half[12].mrc", "mask.mrc", "vol_*.mrc", "*.pkl",
+    "particles.star", "particles.cs", "particles.csg", "map.mrc", "half[12].mrc", "mask.mrc", "vol_*.mrc",
+    "reconstructed_*.mrc", "*.pkl",
     "latents.npz", "states.npz", "poses.npz", "states", "volumes", "consensus", "model", "report.html",
 )  # fmt: skip
 RECORD_NAME = "job.yaml"

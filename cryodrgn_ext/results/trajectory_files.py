@@ -42,12 +42,12 @@ def write_nearest(directory: Path, particles: ParticleSet, rows: NDArray[np.int6
     atomic_write_text(directory / NEAREST_NAME, own_star_text({"nearest_particles": columns}))
 
 
-def write_chimerax_script(directory: Path, level: float) -> None:
-    """Write commands for ChimeraX, which runs a script in the script's own directory: all volumes at one level."""
+def write_chimerax_script(directory: Path, level: float, maps: str) -> None:
+    """Write commands for ChimeraX, which runs a script in the script's own directory: all ``maps`` at one level."""
     atomic_write_text(
         directory / SCRIPT_NAME,
         "# The volumes of the trajectory as a series at one contour level: open this file in ChimeraX.\n"
-        "open vol_*.mrc vseries true\n"
+        f"open {maps} vseries true\n"
         f"volume #1 style surface step 1 level {level:.6g}\n"
         "view\n"
         "vseries slider #1\n",

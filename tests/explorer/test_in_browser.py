@@ -407,7 +407,7 @@ def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, t
             said = browser.value("[...document.querySelectorAll('.needs-model')].map(e => e.textContent)")
             assert len(said) == 4
             assert all("the model" in text.lower() for text in said)
-            for control in (".make-path", ".mask-file", ".component"):
+            for control in (".mask-file", ".component", ".path-of option"):
                 assert browser.value(f"document.querySelector({control!r}).disabled")
             press(browser, ".show-images")
             browser.until("document.querySelectorAll('.particle').length === 12")
@@ -415,6 +415,15 @@ def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, t
             browser.value("explorer.panels[0].point.take(3)")
             browser.until("document.querySelectorAll('.viewer').length === 1 && explorer.viewers.viewers[0].ready")
             assert "RECONSTRUCTED" in browser.value("document.querySelector('.viewer .title').textContent")
+            assert browser.value("document.querySelector('.make-path').disabled")  # until it is known along what
+            choose(browser, ".path-method", "pc")
+            browser.value("document.querySelector('.path-frames').value = 2")
+            press(browser, ".make-path")
+            browser.until("document.querySelector('.viewer.reconstructed .play')")
+            browser.until(SILENT)
+            titles = browser.value("[...document.querySelectorAll('.viewer .title span')].map(e => e.textContent)")
+            assert "RECONSTRUCTED from 100 particles, path path1, volumes 1 to 2" in titles[-1]
+            assert len(list((project.result / "paths/path1").glob("reconstructed_*.mrc"))) == 2
             assert browser.errors == []
     finally:
         aside.rename(model)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import io
 import os
 import re
 import shutil
@@ -27,18 +30,19 @@ from cryodrgn_ext.engines.base import Heterogeneity, LinearForm
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import maps
 from cryodrgn_ext.explorer.again import Again, Loop, plan
+from cryodrgn_ext.explorer.answers import ANSWERS
 from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.masked_columns import add_mask, probability
 from cryodrgn_ext.explorer.masks import KeptMask
 from cryodrgn_ext.explorer.opened_result import OpenedResult
 from cryodrgn_ext.explorer.serve import explore as serve
-from cryodrgn_ext.explorer.serve import listening
+from cryodrgn_ext.explorer.serve import listening, opened_sessions
 from cryodrgn_ext.explorer.stored_maps import stored_maps
 from cryodrgn_ext.images.maps import write_map
 from cryodrgn_ext.jobs.train import train
 from cryodrgn_ext.options.explore import ExploreSettings
 from cryodrgn_ext.options.train import TrainSettings
-from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.chosen_rows import particles_in
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.results.selections import read_selection_file, selection_path, write_selection
@@ -48,14 +52,43 @@ from tests.explorer.conftest import N, Project, running
 RUN_PROCESS = Loop.run  # before the stand-in of the tests takes its place
 
 
+@pytest.mark.parametrize("code", sorted({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}))
+def test_a_file_system_without_locks_is_said_once_and_saves_are_whole(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    log, name = io.StringIO(), f"unlocked{code}"
+    settings = ExploreSettings(in_results=(project.result,), device="cpu")
+    recipe = {"by": "levels", "column": "state", "levels": [0]}
+    with opened_sessions(settings, Monitor(log)) as (session,):
+        path = session.opened.save(name, recipe, replace=False)
+        before = path.read_bytes()
+        for _ in range(2):
+            session.opened.save(name, recipe, replace=True)
+        assert ANSWERS["particles"](session, {"name": name, "format": "star"}).files[0].endswith(f"{name}.star")
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "savez", cut_short)
+            with pytest.raises(OSError, match="No space"):
+                session.opened.save(name, {"by": "all"}, replace=True)
+    particles = session.opened.result.particles
+    assert len(read_selection_file(path, particles).rows) < N
+    assert len(path.read_bytes()) == len(before)
+    assert not list(path.parent.glob(".*"))
+    assert log.getvalue().count("has no locks") == 1
+
+
+def cut_short(handle, *_, **__) -> None:  # type: ignore[no-untyped-def]
+    handle.write(b"PK")
+    raise OSError(28, "No space left on device")
+
+
 def test_a_save_that_is_cut_short_leaves_the_former_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = OpenedResult(project.result)
     path = opened.save("steady", {"by": "levels", "column": "state", "levels": [0]}, replace=False)
     before = path.read_bytes()
-
-    def cut_short(handle, *_, **__) -> None:  # type: ignore[no-untyped-def]
-        handle.write(b"PK")
-        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", cut_short)
     for name in ("steady", "fresh"):

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -168,10 +169,58 @@ def test_without_the_model_particles_are_reconstructed_all_the_same(explorer: Ex
         assert other.post("reconstruct", recipe={"by": "all"}, name="all").plain["facts"]["n"] == N
         assert other.post("gallery", positions=[3]).plain["kinds"][-1] == "consensus's view"
         assert "image_agreement" in {one["key"] for one in other.post("score").plain["columns"]}
-        for what, asked in (("generated", {"z": z}), ("component", {"component": 1})):
+        points = {"points": latents(project)[[7, 11]].tolist()}
+        for what, asked in (
+            ("generated", {"z": z}), ("component", {"component": 1}), ("path", {"name": "p", "frames": 2, **points}),
+        ):  # fmt: skip
             refused = other.post(what, **asked)
             assert refused.status == 400
             assert "without_model/model is not there any more" in refused.plain["error"]
+        _paths_are_of_particles(other, result, points)
+
+
+def _paths_are_of_particles(explorer: Explorer, result: Path, points: dict[str, Any]) -> None:
+    """Each place of a path has the map that a click there has; led in every way."""
+    made = explorer.post("path", name="opening", frames=3, count=60, **points).plain
+    assert made["kind"] == "RECONSTRUCTED"
+    assert made["maps"][2]["title"] == "RECONSTRUCTED from 60 particles, path opening, 3 of 3"
+    assert "--reconstruct_from 60" in made["commands"][0]
+    led = np.loadtxt(result / "paths/opening/z_values.txt", dtype=np.float32)
+    for number, (one, point) in enumerate(zip(made["maps"], led, strict=True)):
+        near = explorer.post("near", z=point.tolist(), count=60).plain["files"]["map"]
+        found, wanted = (explorer.get(f"api/results/0/maps/{name}") for name in (one["key"], near))
+        assert f"reconstructed_opening_{number:03d}.mrc" in found.headers["content-disposition"]
+        data, expected = (np.frombuffer(one.body[1024:], "<f4") for one in (found, wanted))
+        np.testing.assert_allclose(data, expected, atol=1e-4 * np.abs(expected).max())
+        assert b"RECONSTRUCTED from 60 particles, nearest to z = " in found.body[:1024]
+    movie = explorer.get(f"api/results/0/maps/{made['files'][0]}")
+    assert "reconstructed_opening_movie.gif" in movie.headers["content-disposition"]
+    ways: dict[str, dict[str, Any]] = {
+        "dense": {"method": "density", **points}, "along": {"method": "pc", "component": 1},
+        "drawn": {"method": "drawn", "x": "z1", "y": "z2", "corners": [[-1, -0.5], [0.2, 0.8]]},
+    }  # fmt: skip
+    for name, asked in ways.items():
+        assert explorer.post("path", name=name, frames=2, count=30, **asked).plain["kind"] == "RECONSTRUCTED"
+        assert sorted(path.name for path in (result / "paths" / name).glob("*.mrc")) == [
+            "reconstructed_000.mrc", "reconstructed_001.mrc",
+        ]  # fmt: skip
+    for count in (1, N + 1):
+        assert explorer.post("path", name="wrong", frames=2, count=count, **points).status == 400
+    images = result / "checkpoint"
+    stacks = [images.rename(result / "aside"), result.parents[1] / "Particles"]
+    gone = stacks[1].rename(stacks[1].with_name("gone"))
+    try:
+        assert explorer.post("path", name="wrong", frames=2, count=30, **points).status == 400
+    finally:
+        gone.rename(stacks[1])
+    assert sorted(one.name for one in (result / "paths").glob("wrong*")) == []  # the name is free
+
+
+def test_a_path_may_be_of_particles_where_there_is_a_model(explorer: Explorer, project: Project) -> None:
+    asked = {"points": latents(project)[[3, 11]].tolist(), "frames": 2, "name": "of_particles"}
+    made = explorer.post("path", **asked, count=50).plain
+    assert made["maps"][0]["title"].startswith("RECONSTRUCTED from 50 particles")
+    assert not list((project.result / "paths/of_particles").glob("vol_*"))
 
 
 def test_a_large_map_is_made_on_half_its_grid_and_as_a_whole_when_that_is_wanted(

@@ -26,9 +26,11 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.explorer.conftest import running
+from tests.explorer.page_in_browser import READY, SILENT, carry_back, choose, lasso, save, within
 from tests.jobs.test_train import data_rows
 from tests.metadata.test_cryodrgn_particles import relion_matrix
 from tests.monitors import said_by
+from tests.report.browser import Browser
 
 N, BOX, PIXEL_SIZE_A = 600, 24, 10.0
 SETTINGS = ImportSettings(
@@ -322,8 +324,60 @@ def test_the_explorer_opens_it(imported: Path) -> None:
         refused = explorer.post("train_again", name="low")
         assert refused.status == 400
         assert "train on the particles of the selection" in refused.plain["error"]
+        assert explorer.post("particles", name="low", format="star").status == 200
+        path = explorer.post("path", name="along", frames=2, method="pc", component=1, count=100).plain
+        assert path["maps"][0]["title"].startswith("RECONSTRUCTED from 100 particles")
+    original = data_rows(Path("particles.star"))
+    returned = [row[:-3] for row in data_rows(Path("imported/selections/low.star"))]
+    assert returned == [original[row] for row in np.flatnonzero(z[:, 0] <= 0)]
     shutil.rmtree("imported/model")
     with running(Path("imported")) as explorer:
         again = explorer.post("near", z=point, count=100).plain
         assert explorer.get(f"api/results/0/maps/{again['files']['map']}").body[1024:] == map_there
         assert "RECONSTRUCTED from particles can" in explorer.post("generated", z=point).plain["error"]
+
+
+@pytest.mark.slow
+def test_modes_of_cryosparc_go_through_the_explorer_and_back(project: Path) -> None:
+    """Some particles of a 3D variability job: seen, clicked, chosen in a browser, and returned as they were."""
+    command("convert", "particles.star", "all.cs")
+    kept = np.random.default_rng(1).permutation(N)[:300]
+    kept.sort()
+    z = np.column_stack([latents()[kept, 0], np.random.default_rng(2).normal(size=300)]).astype(np.float32)
+    plain = np.load("all.cs")[kept]
+    modes = [(f"components_mode_{mode}/value", "<f4") for mode in range(2)]
+    given = np.empty(300, [*plain.dtype.descr, *modes])
+    for name in plain.dtype.fields or {}:
+        given[name] = plain[name]
+    for (name, _), values in zip(modes, z.T, strict=True):
+        given[name] = values
+    with open("J5_particles.cs", "wb") as file:
+        np.save(file, given)
+    run(replace(SETTINGS, in_parts=Path("J5_particles.cs"), latents=None, states=2, knots=4, volumes=1))
+    with running(Path("imported")) as explorer, Browser(1500, 1000, webgl=True) as browser:
+        browser.go(explorer.address)
+        browser.until(READY)
+        choose(browser, ".axis-x", "z1")
+        choose(browser, ".axis-y", "z2")
+        choose(browser, ".axis-c", "state")
+        chosen = within(browser, lasso(browser), z)
+        save(browser, "drawn")
+        for button, output in ((".write-cs", "drawn.cs"), (".write-star", "drawn.star")):
+            said, wrong = carry_back(browser, button)
+            assert wrong == ""
+            assert output in said
+        browser.value("explorer.panels[0].point.take(7)")
+        browser.until("[...document.querySelectorAll('.viewer')].filter(e => e.dataset.file).length === 2")
+        browser.until(SILENT)
+        titles = browser.value("[...document.querySelectorAll('.viewer .title')].map(e => e.textContent)")
+        assert titles[1].startswith("RECONSTRUCTED from 100 particles")
+        assert browser.value("document.querySelector('.point .said').textContent").startswith(
+            "Row 8 of imported/particles.cs"
+        )
+        assert browser.errors == []
+    returned = np.load("imported/selections/drawn.cs")
+    for name in given.dtype.fields or {}:
+        np.testing.assert_array_equal(returned[name], given[name][chosen])
+    tables = ("imported/selections/drawn.star", "particles.star")
+    names, original = (list(starfile.read(table)["particles"]["rlnImageName"]) for table in tables)
+    assert names == [original[row] for row in kept[chosen]]

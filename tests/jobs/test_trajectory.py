@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import starfile
+import torch
 import yaml
 from scipy.spatial import KDTree
 
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.images.dataset import open_images
+from cryodrgn_ext.images.map_origin import read_labels
 from cryodrgn_ext.images.maps import read_map
+from cryodrgn_ext.images.preprocessing import PreprocessSettings
 from cryodrgn_ext.jobs.trajectory import trajectory
 from cryodrgn_ext.options.trajectory import TrajectorySettings
 from cryodrgn_ext.progress import Monitor, SilentMonitor
+from cryodrgn_ext.reconstruction.half_maps import reconstruct_half_maps
 from cryodrgn_ext.results.layout import Layout
+from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.workflow.job_result import OutputKind
-from tests.jobs.conftest import PIXEL_SIZE_A, N, latents_in
+from tests.jobs.conftest import BOX, PIXEL_SIZE_A, N, latents_in
 
 LAYOUT = Layout(Path("out"))
 
@@ -101,6 +108,42 @@ def test_every_method_and_its_anchors(trained: Path) -> None:
     assert len(dense) == 10
 
 
+def test_maps_are_reconstructed_without_a_model(trained: Path) -> None:
+    """As the weighted mean of the nearest images of each half-set, computed here from what is written beside them."""
+    shutil.rmtree(LAYOUT.model)
+    with pytest.raises(InputError, match="out/model is not there any more: give --reconstruct_from"):
+        run()
+    assert not Path("path").exists()
+    count, latents = 40, latents_in(LAYOUT.root)
+    z, _ = run(frames=3, reconstruct_from=count)
+    particles = read_learned_result(Path("out")).particles
+    images = open_images(particles, Path("images"), PreprocessSettings(box_size=BOX))
+    assert sorted(path.name for path in Path("path").glob("*.mrc")) == [f"reconstructed_{n:03d}.mrc" for n in range(3)]
+    for number, point in enumerate(z):
+        rows, weights = [], []
+        for half in (1, 2):
+            members = np.flatnonzero(particles.half_set == half)
+            distance = np.linalg.norm(latents[members].astype(float) - point, axis=1)
+            order = distance.argsort()
+            rows.append(members[order[: count // 2]])
+            weights.append(1 - (distance[order[: count // 2]] / distance[order[count // 2]]) ** 2)
+        wanted = reconstruct_half_maps(
+            images, torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(weights)),
+            torch.from_numpy(read_map(LAYOUT.consensus / "mask.mrc").data),
+        )  # fmt: skip
+        path = Path(f"path/reconstructed_{number:03d}.mrc")
+        found = read_map(path).data
+        np.testing.assert_allclose(found, wanted.map, rtol=1e-3, atol=1e-3 * np.abs(wanted.map).max())
+        assert any(one.startswith(f"RECONSTRUCTED from {count} particles, nearest to z") for one in read_labels(path))
+    results = yaml.safe_load(Path("path/job.yaml").read_text())["results"]
+    assert results["particles"] == [count] * 3
+    assert len(results["resolution_A"]) == 3
+    assert "open reconstructed_*.mrc vseries true" in Path("path/trajectory.cxc").read_text()
+    page = Path("path/report.html").read_text()
+    assert "reconstructed_NNN.mrc" in page
+    assert "vol_NNN.mrc" not in page
+
+
 @pytest.mark.usefixtures("no_report")
 def test_particles_may_be_restricted(trained: Path) -> None:
     with np.load(LAYOUT.states_table) as arrays:
@@ -132,6 +175,7 @@ def test_a_jump_is_warned_of(trained: Path) -> None:
     [
         ({"pc": 3}, "no principal component 3"),
         ({"percentile_low": 96.0}, "must rise"),
+        ({"reconstruct_from": N + 1}, f"{N} particles are looked at: give less"),
         ({"anchor_particles": (1, 2)}, "pc has no anchors"),
         ({"method": "graph", "anchor_particles": (1,)}, "at least two anchors"),
         ({"method": "graph", "anchor_particles": (1, N)}, f"names particle {N}"),

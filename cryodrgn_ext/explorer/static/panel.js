@@ -63,7 +63,7 @@ export class Panel {
   /** What is not offered where the folder of the model is gone, and why. */
   sayWhatNeedsTheModel() {
     const reasons = {
-      ".path": "A path is a row of volumes that the model makes, which is not there any more: click particles for reconstructions.",
+      ".path": "The model is not there any more: the maps of a path are reconstructed from the particles nearest to each place.",
       ".masks": "Density of single particles within a mask follows from the model, which is not there any more: compare maps within it by cryodrgn-ext fsc.",
       ".components": "What changes along a component is the model's word, which is not there any more.",
       ".clean": "The model is not there any more: images are held against the consensus.",
@@ -71,7 +71,7 @@ export class Panel {
     for (const [card, text] of Object.entries(reasons)) {
       this.find(card).prepend(Object.assign(document.createElement("p"), { className: "hint needs-model", textContent: text }));
     }
-    for (const one of [".make-path", ".mask-file", ...this.place.querySelectorAll(".component")]) {
+    for (const one of [".mask-file", ...this.place.querySelectorAll(".component")]) {
       (typeof one === "string" ? this.find(one) : one).disabled = true;
     }
   }

@@ -8,6 +8,11 @@ export class PathCard {
     this.points = []; // clicked particles
     this.line = null; // {x, y, corners}, in units of two columns
     panel.find(".path-component").max = panel.described.q;
+    const { model, n } = panel.described;
+    Object.assign(panel.find(".path-count"), { max: n, value: panel.find(".count").value });
+    panel.find(".path-of").value = model ? "model" : "particles";
+    panel.find(".path-of option").disabled = !model;
+    panel.find(".path-of").addEventListener("change", () => this.show());
     panel.find(".clear-path").addEventListener("click", () => {
       [this.points, this.line] = [[], null];
       this.show();
@@ -16,6 +21,8 @@ export class PathCard {
     panel.find(".path-method").addEventListener("change", () => this.show());
     this.show();
   }
+
+  get ofParticles() { return this.panel.find(".path-of").value === "particles"; }
 
   get method() { return this.panel.find(".path-method").value; }
 
@@ -42,21 +49,23 @@ export class PathCard {
     };
     panel.find(".path-said").textContent = said[method === "density" ? "line" : method];
     panel.find(".path-which").hidden = method !== "pc";
-    panel.find(".make-path").disabled = !panel.described.model || (method === "drawn" ? !line : method !== "pc" && points.length < 2);
+    panel.find(".path-number").hidden = !this.ofParticles;
+    panel.find(".make-path").disabled = method === "drawn" ? !line : method !== "pc" && points.length < 2;
   }
 
   async make(button) {
     const { panel, method } = this;
-    const how = {
+    const how = { ...{
       line: { points: this.points.map((one) => one.z) }, drawn: this.line, pc: { component: Number(panel.find(".path-component").value) },
-    }[method === "density" ? "line" : method];
-    const made = await during("Making the volumes of the path", () => panel.result.plain("path", {
+    }[method === "density" ? "line" : method] };
+    if (this.ofParticles) how.count = Number(panel.find(".path-count").value);
+    const made = await during("Making the maps of the path", () => panel.result.plain("path", {
       name: panel.find(".path-name").value.trim(), frames: Number(panel.find(".path-frames").value), method, ...how,
     }), button);
     if (!made) return;
-    panel.back.show(`The path is in ${made.folder}: volumes, movies, and a script for ChimeraX.`, made.commands);
+    panel.back.show(`The path is in ${made.folder}: maps, movies, and a script for ChimeraX.`, made.commands);
     await panel.showMap({
-      kind: "GENERATED", title: made.maps[0].title.replace(", 1 of", ", volumes 1 to"), facts: {}, frames: true,
+      kind: made.kind, title: made.maps[0].title.replace(", 1 of", ", volumes 1 to"), facts: {}, frames: true,
       files: Object.fromEntries(made.maps.map((one) => [one.key, one.key])),
       links: made.files.map((key) => ({ href: panel.result.mapPath(key), name: key.split("/").pop() })),
     });

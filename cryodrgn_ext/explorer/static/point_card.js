@@ -30,7 +30,7 @@ export class PointCard {
     panel.find(".at").value = position + 1;
     this.mark();
     const z = at.z.map((value) => value.toPrecision(3)).join(" ");
-    panel.find(".point .said").textContent = `Row ${at.row} of your file, ${at.image}; z = ${z}`;
+    panel.find(".point .said").textContent = `Row ${at.row} of ${panel.described.rows_of}, ${at.image}; z = ${z}`;
     for (const name of ["show-maps", "choose-near", "to-path"]) panel.find(`.${name}`).disabled = false;
     await this.showMaps();
   }
