@@ -68,6 +68,20 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         origin = explorer.address.split(explorer.token)[0]
         assert {one for one in browser.requests if not one.startswith((origin, f"blob:{origin}"[:-1]))} == set()
         assert all(explorer.token in one for one in browser.requests if one.startswith(origin))
+        _others_get_nothing(browser, explorer.address, origin)
+
+
+def _others_get_nothing(browser: Browser, address: str, origin: str) -> None:
+    """A way out of the result is none, with the secret; without it there is no page."""
+    outside = ("..%2F..%2Fparticles.star", "%2Fetc%2Fpasswd", "paths%2F..%2F..%2Fjob.yaml", "paths/../job.yaml")
+    for path in outside:
+        status = browser.value(f"fetch({json.dumps(f'{address}api/results/0/maps/{path}')}).then(one => one.status)")
+        assert status in (400, 404)
+    browser.renew()
+    for wrong in (origin, f"{origin}wrong/", f"{origin}wrong/api/results"):
+        browser.go(wrong)
+        assert browser.value("document.body.textContent").startswith("Forbidden: open the whole address")
+        assert browser.value("document.scripts.length") == 0
 
 
 def _a_mask_is_painted(browser: Browser) -> None:
