@@ -21,6 +21,8 @@ YOUNG_S = 60.0
 #: Of flock, on file systems without locks: some network ones.
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+#: What file systems answer that do not have an operation, or do not let anybody change permissions (CIFS).
+NOT_PROVIDED = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def make_output_directory(directory: Path) -> None:
@@ -134,12 +136,31 @@ def claim_room(file: str | os.PathLike[str] | int, size: int | None = None) -> N
             os.ftruncate(handle.fileno(), length)
 
 
+@contextmanager
+def _where_possible() -> Iterator[None]:
+    """Do without what the file system does not know: Windows shares and many FUSE mounts sync no directories."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_PROVIDED:
+            raise
+
+
 def _fsync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        with _where_possible():
+            os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _make_ordinary(path: Path, mode: int) -> None:
+    """Give what mkstemp and mkdtemp made private the permissions that an ordinary open() or mkdir() would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    with _where_possible():  # shares refuse to change permissions, which are the same for all their files
+        os.chmod(path, mode & ~umask)
 
 
 def _hold(descriptor: int) -> bool:
@@ -222,10 +243,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
-        # mkstemp makes the file private; give it the permissions that an ordinary open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        _make_ordinary(temporary, 0o666)
         os.replace(temporary, final)
         _fsync_directory(final.parent)
     finally:
@@ -261,9 +279,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
             if file.is_file():
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)
+        _make_ordinary(temporary, 0o777)
         if not final.exists():
             os.replace(temporary, final)
         elif not _exchange(temporary, final):

@@ -148,3 +148,36 @@ def test_what_is_abandoned_is_removed_and_what_is_held_or_young_stays(tmp_path: 
         }  # fmt: skip
     assert remove_abandoned(tmp_path) == 0
     assert remove_abandoned(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_file_systems_that_sync_no_directories_and_change_no_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Windows shares (CIFS), sshfs and others."""
+
+    def refused(*_arguments: object, **_more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    def of_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused()
+
+    monkeypatch.setattr(os, "chmod", refused)
+    monkeypatch.setattr(os, "fsync", of_directories)
+    atomic_write_text(tmp_path / "a.star", "all of it")
+    with atomic_directory(tmp_path / "model") as temporary:
+        (temporary / "b").write_text("and more")
+    assert (tmp_path / "a.star").read_text() == "all of it"
+    assert (tmp_path / "model/b").read_text() == "and more"
+
+
+def test_a_disk_that_fails_is_no_file_system_without_an_operation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        atomic_write_text(tmp_path / "a.star", "all of it")
