@@ -19,7 +19,7 @@ from explorer import READY, SILENT, serving
 
 from tests.report.browser import Browser
 
-WIDTH, HEIGHT = 1500, 1060
+WIDTH, HEIGHT = 1500, 1090
 
 
 def main(result: Path, picture: Path) -> None:
