@@ -78,7 +78,7 @@ def select(settings: SelectSettings, monitor: Monitor) -> JobResult:
             )
         say_conversion(result.particles, output, monitor)
         if not continued:
-            outputs = [output, output.with_suffix(".csg")] if output.suffix == ".cs" else [output]
+            outputs = [output, output.with_suffix(".csg")] if output.suffix.lower() == ".cs" else [output]
             for sentence in keep_existing(outputs, settings.overwrite):
                 monitor.message(f"Note: {sentence}")
         write_particles(output, result.particles, selected, columns)
@@ -101,9 +101,9 @@ def _record(settings: SelectSettings, result: LearnedResult, output: Path, n: in
 def output_file(settings: SelectSettings, particles: ParticleSet) -> Path:
     """File to write for ``--o``: itself when it names one (.csg: the .cs beside it), else one in that directory."""
     given = settings.o
-    if given.is_dir() or given.suffix not in (".star", ".cs", ".csg"):
+    if given.is_dir() or given.suffix.lower() not in (".star", ".cs", ".csg"):
         return given / returned_name(particles, settings.particles_format)
-    return given.with_suffix(".cs") if given.suffix == ".csg" else given
+    return given.with_suffix(".cs") if given.suffix.lower() == ".csg" else given
 
 
 def _result(selection: Selection, output: Path) -> JobResult:

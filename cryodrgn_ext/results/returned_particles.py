@@ -97,7 +97,7 @@ def remove_other_formats(folder: Path, name: str) -> None:
 
 def say_conversion(particles: ParticleSet, path: Path, monitor: Monitor) -> None:
     """Say what the file ``path`` cannot carry of the particles, when it is in another format than theirs."""
-    if path.suffix == f".{particles.source.format}":
+    if path.suffix.lower() == f".{particles.source.format}":
         return
     if particles.source.format == "star":
         conversion = cs_from_star(particles)
@@ -138,7 +138,7 @@ def write_particles(
     Latents and states of an earlier job in the input's columns are left out: mixed with ours they would mislead. A
     ``.cs`` gets no extra columns, which CryoSPARC would not take, but a .csg beside it.
     """
-    if path.suffix == ".cs":
+    if path.suffix.lower() == ".cs":
         chosen = np.arange(particles.n) if indices is None else np.sort(indices)
         fields = write_particles_cs(particles.subset(chosen), path)
         write_csg(path.with_suffix(".csg"), path, fields, len(chosen))

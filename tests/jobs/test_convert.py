@@ -130,6 +130,8 @@ def test_selection_goes_back_as_the_rows_of_the_users_cs(project: Path, engine: 
     assert np.array_equal(subset, given[rows])
     group = yaml.safe_load(Path("state1.csg").read_text())
     assert {one["num_items"] for one in group["results"].values()} == {len(rows)}
+    select(SelectSettings(in_parts=Path("out"), o=Path("CAPITALS.CS"), state=(1,)), SilentMonitor())
+    assert np.array_equal(np.load("CAPITALS.CS", allow_pickle=False), given[rows])
     # Also when the original is gone: the STAR file in the result carries the uids.
     shuffled.unlink()
     select(SelectSettings(in_parts=Path("out"), o=Path("again.cs"), state=(1,)), SilentMonitor())
