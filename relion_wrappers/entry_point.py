@@ -57,12 +57,14 @@ def _work(job_name: str, arguments: Sequence[str], abort_requested: Callable[[],
     # Imported here, so that a broken installation also ends in a sentence and a marker.
     from cryodrgn_ext.jobs.registry import JOBS
     from cryodrgn_ext.settings import describe
+    from cryodrgn_ext.workflow.failure import check_working_directory
     from cryodrgn_ext.workflow.recorded_settings import settings_from_words
     from cryodrgn_ext.workflow.run_log import logged_run
     from relion_wrappers.arguments import given_words
     from relion_wrappers.lifecycle import output_directory
     from relion_wrappers.nodes import write_nodes
 
+    check_working_directory()
     directory = output_directory(arguments)
     if directory is None:  # run_external_job has refused this already
         raise ValueError("--o is missing")

@@ -21,7 +21,7 @@ from cryodrgn_ext.setting_field import SettingField
 from cryodrgn_ext.settings import describe, text_of
 from cryodrgn_ext.tokens import in_one_form
 from cryodrgn_ext.workflow.directory_lock import directory_lock
-from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, explain, heeded_signals
+from cryodrgn_ext.workflow.failure import EXIT_INPUT_ERROR, check_working_directory, explain, heeded_signals
 from cryodrgn_ext.workflow.job_result import JobResult
 from cryodrgn_ext.workflow.recorded_settings import CompletedSettings, settings_from_words
 from cryodrgn_ext.workflow.run_log import logged_run
@@ -45,6 +45,7 @@ class JobCommand(click.Command):
         """Run the job; whatever happens becomes one sentence on standard error and an exit status."""
         with _termination_raises():
             try:
+                check_working_directory()
                 return run(self.job, _settings(self.job, ctx.params))
             except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - the outermost call
                 failure = explain(error)

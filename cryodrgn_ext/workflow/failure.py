@@ -98,6 +98,23 @@ def explain(error: BaseException, going_on: str = RUN_AGAIN) -> Failure:
     )
 
 
+def check_working_directory() -> None:
+    """See that there is one: libraries end a process where there is none, without a word that a user understands.
+
+    Raises
+    ------
+    InputError
+        When it was removed, or never was.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError(
+            "the working directory has been removed: change to one that exists (to the project directory), and start "
+            "the command there."
+        ) from None
+
+
 @contextlib.contextmanager
 def recorded_failure(directory: Path) -> Iterator[None]:
     """Write into job.yaml of a directory that its job failed, or was aborted, when it ends with an error."""

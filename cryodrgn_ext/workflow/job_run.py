@@ -51,6 +51,7 @@ from cryodrgn_ext.report.run_facts import RunFacts
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.maps_for_relion import sign_sentences, write_maps_for_relion
 from cryodrgn_ext.results.record import refuse_foreign_files, refuse_other_results, write_record
+from cryodrgn_ext.workflow.compiler_cache import have_compiler_cache
 from cryodrgn_ext.workflow.continuation import Continuation, check_continuation
 from cryodrgn_ext.workflow.failure import recorded_failure
 from cryodrgn_ext.workflow.job_result import JobResult
@@ -145,6 +146,8 @@ class JobRun(ABC, Generic[S, C]):
         refuse_foreign_files(settings.o)
         make_output_directory(settings.o)
         remove_unfinished(settings.o)
+        if sentence := have_compiler_cache():
+            monitor.message(sentence)
         run = cls(settings, inputs, monitor)
         with recorded_failure(settings.o):
             results, outcome = run.work()

@@ -28,12 +28,14 @@ from cryodrgn_ext.engines.distributed import Workers, environment_rank, join
 from cryodrgn_ext.errors import CryodrgnExtError, InputError
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
+from cryodrgn_ext.workflow.compiler_cache import have_compiler_cache
 from cryodrgn_ext.workflow.failure import EXIT_FAILURE, explain
 from cryodrgn_ext.workflow.threads import use_threads
 
 READY = "ready"
 START_PATIENCE_S = 3600.0  # reading the metadata of millions of particles takes minutes
 END_PATIENCE_S = 10.0
+CONNECT_PATIENCE_S = 10.0
 
 
 class Worker(ABC):
@@ -109,9 +111,7 @@ class ProcessGroup:
     def _helpers(self) -> Iterator[None]:
         """Start helpers on this machine, wait until they have read their inputs, and end them with the block."""
         processes = self.processes
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         announced = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         threads = max(1, (self.threads or len(os.sched_getaffinity(0))) // processes)
         self.monitor.message(f"Training on {processes} processes with {threads} threads each ...")
@@ -136,6 +136,29 @@ class ProcessGroup:
         finally:
             _restore(before)
             _end(running)
+
+
+def _free_port() -> int:
+    """Return a port of this machine by which its processes can reach each other.
+
+    Raises
+    ------
+    InputError
+        When they cannot: they would wait for each other without end.
+    """
+    with socket.socket() as probe, socket.socket() as other:
+        probe.bind(("127.0.0.1", 0))
+        probe.listen()
+        port: int = probe.getsockname()[1]
+        try:
+            other.settimeout(CONNECT_PATIENCE_S)
+            other.connect(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"processes on this machine cannot reach each other by 127.0.0.1 ({error.strerror or error}): have the "
+                "loopback interface set up (ip link set lo up), or leave --processes out"
+            ) from None
+    return port
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:
@@ -194,6 +217,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 def help_with(worker: Worker) -> None:
     """Be a helper until the leader is done: what a process of torchrun other than the first does."""
+    have_compiler_cache()  # of a helper on another machine; those on this one have what the leader found
     with join() as group:
         if group.share()["work"]:
             worker.work()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.progress import SilentMonitor
+from cryodrgn_ext.workflow.compiler_cache import have_compiler_cache
+from cryodrgn_ext.workflow.launcher import ProcessGroup
 from tests.malformed.entry_points import MARKERS, Outcome, knock, leftovers, obey_permissions
 from tests.malformed.test_malformed import ORDINARY, SMALL_RUN, check_sentence
 from tests.malformed.tiny_project import TinyProject
@@ -137,3 +142,37 @@ def test_output_folder_below_a_file(project: TinyProject) -> None:
 def test_output_folder_missing_from_the_arguments(project: TinyProject) -> None:
     outcome = train(project, "--zdim", "1")
     check_sentence(outcome, ("--o",))
+
+
+def test_a_cache_folder_that_cannot_be_made_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    sentence = have_compiler_cache()
+    assert str(tmp_path / "file" / "cache") in sentence
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_dir()
+    assert have_compiler_cache() == ""
+
+
+def _lose_working_directory(folder: Path) -> None:
+    os.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("program", ["cryodrgn-ext", "cdx-relion-train"])
+def test_a_working_directory_that_was_removed(program: str, project: TinyProject, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["train"] if program == "cryodrgn-ext" else []
+    words += ["--o", str(project.root / JOB) + "/", "--in_parts", "particles.star"]
+    outcome = knock(program, words, tmp_path, partial(_lose_working_directory, gone))
+    check_sentence(outcome, ("working directory has been removed",))
+
+
+def test_processes_that_cannot_reach_each_other_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="loopback"), ProcessGroup(2, 2, [], SilentMonitor()).assembled():
+        pytest.fail("nobody can be reached")
