@@ -18,6 +18,7 @@ from jaxtyping import Complex, Float, Float32, Inexact, Real
 from torch import Tensor
 
 from cryodrgn_ext.fourier import kernels
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.trilinear import corner_weights
 
 RIM = 1e-3  # cycles per box: a point that float32 rounding moved across the sphere still counts as inside
@@ -214,11 +215,14 @@ def slice_torch(
 ) -> Complex[Tensor, "*batch"]:
     """Torch form of :meth:`FourierVolume.slice`, differentiable with respect to ``half_volume``."""
     flat = half_volume.reshape(-1)
-    parts = []
-    for chunk in points.reshape(-1, 3).split(TORCH_POINTS_PER_CHUNK):
-        index, weights, flip = _corners(grid, chunk)
+    listed = points.reshape(-1, 3)
+
+    def look_up(here: slice) -> Tensor:
+        index, weights, flip = _corners(grid, listed[here])
         values = (flat[index] * weights).sum(0)
-        parts.append(torch.where(flip, values.conj(), values))
+        return torch.where(flip, values.conj(), values)
+
+    parts = in_blocks(look_up, len(listed), "coefficients of a map", TORCH_POINTS_PER_CHUNK)
     return torch.cat(parts).reshape(points.shape[:-1]) if parts else flat.new_zeros(points.shape[:-1])
 
 
@@ -232,18 +236,19 @@ def insert_torch(
 ) -> None:
     """Torch form of :meth:`FourierAccumulator.insert`; on a GPU the order of additions is not fixed."""
     flat_numerator, flat_weight = numerator.view(-1), weight.view(-1)
-    chunks = zip(
-        points.reshape(-1, 3).split(TORCH_POINTS_PER_CHUNK),
-        values.reshape(-1).split(TORCH_POINTS_PER_CHUNK),
-        weights.reshape(-1).split(TORCH_POINTS_PER_CHUNK),
-        strict=True,
-    )
-    for chunk, value, mass in chunks:
-        index, trilinear, flip = _corners(grid, chunk)
-        value = torch.where(flip, value.conj(), value)
+    points, values, weights = points.reshape(-1, 3), values.reshape(-1), weights.reshape(-1)
+
+    def add(here: slice) -> None:
+        index, trilinear, flip = _corners(grid, points[here])
+        value = torch.where(flip, values[here].conj(), values[here])
         trilinear = trilinear.to(flat_weight.dtype)
-        flat_numerator.index_add_(0, index.reshape(-1), (trilinear * value).to(flat_numerator.dtype).reshape(-1))
-        flat_weight.index_add_(0, index.reshape(-1), (trilinear * mass).to(flat_weight.dtype).reshape(-1))
+        spread = (trilinear * value).to(flat_numerator.dtype).reshape(-1)
+        mass = (trilinear * weights[here]).to(flat_weight.dtype).reshape(-1)
+        index = index.reshape(-1)
+        flat_numerator.index_add_(0, index, spread)
+        flat_weight.index_add_(0, index, mass)
+
+    in_blocks(add, len(points), "backprojected coefficients", TORCH_POINTS_PER_CHUNK)
 
 
 @dataclass(frozen=True)

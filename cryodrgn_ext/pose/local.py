@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import RIM, FourierGrid, FourierVolume, slice_torch
 from cryodrgn_ext.images.poses import Poses
@@ -172,8 +173,8 @@ def normal_equations_torch(
 ) -> NormalEquations:
     """Plain form of the compiled kernel, on any device; ``planes`` (b, 2, 3)."""
     kxy = scorer.kxy[:count]
-    parts = []
-    for here in torch.arange(len(rows), device=rows.device).split(max(1, COEFFICIENTS_PER_BLOCK // count)):
+
+    def equations(here: slice) -> tuple[Tensor, Tensor, Tensor]:
         chosen = rows[here]
         points = points_on(planes[here].float(), kxy)
         share = weights[chosen].to(points)
@@ -192,7 +193,9 @@ def normal_equations_torch(
         gradient = (jacobian.conj() * residual).real.double().sum(2).T
         flat = torch.view_as_real(jacobian).permute(1, 0, 2, 3)
         matrix = (flat * power[:, None, :, None]).flatten(2).double() @ flat.flatten(2).double().mT
-        parts.append((fit, gradient, matrix))
+        return fit, gradient, matrix
+
+    parts = in_blocks(equations, len(rows), "poses", COEFFICIENTS_PER_BLOCK // count)
     fit, gradient, matrix = (torch.cat(column) for column in zip(*parts, strict=True))
     return NormalEquations(fit, gradient, matrix)
 

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryodrgn_ext.fourier.block_sizes import block_size, in_blocks
 from cryodrgn_ext.fourier.shifts import shift_phases
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
@@ -37,6 +38,7 @@ CACHE_BYTES = 1 << 23  # scores that are reduced while they are still in a CPU's
 ROWS_PER_LOAD = 2048
 
 #: What is done with scores (b, T, g) of some images (b of them) and rotations (g,), before they are overwritten.
+OF_SEARCH = "images of the search"
 Reducer = Callable[[slice | Tensor, Tensor, Tensor], None]
 
 
@@ -177,8 +179,8 @@ class Scorer:
             rotations = torch.cat([chosen[where], columns[here.indices]], dim=1)
             shifts = torch.cat([shift[where], best], dim=1)
             order = values.argsort(dim=1, descending=True, stable=True)[:, :keep]
-            value[where], chosen[where] = values.gather(1, order), rotations.gather(1, order)
-            shift[where] = shifts.gather(1, order)
+            best_of_all = values.gather(1, order), rotations.gather(1, order), shifts.gather(1, order)
+            value[where], chosen[where], shift[where] = best_of_all
 
         self._shared(as_model(model, self.device), rotation, shift_px, radius, reduce)
         return Top(chosen, shift, value)
@@ -222,10 +224,13 @@ class Scorer:
             job = SharedScores(model, kxy, shift_px, self.box_size, None if fours is None else mirrors,
                                self.scale_precision)  # fmt: skip
             columns = torch.arange(len(rotation), device=self.device)[:, None] if fours is None else fours
-            for some in columns.split(each):
-                slices = model.shared(matrix @ rotation[some[:, 0], :2], job.kxy)
-                for where, scores in self._blocks(job, slices, len(some), members):
-                    reduce(where, some.T.flatten(), scores)
+
+            def search(here: slice) -> None:
+                some = columns[here]  # noqa: B023 - called before the loop goes on
+                slices = model.shared(matrix @ rotation[some[:, 0], :2], job.kxy)  # noqa: B023
+                self._in_blocks(job, slices, some, members, reduce)  # noqa: B023
+
+            in_blocks(search, len(columns), "orientations", each)
 
     def _by_frequency_matrix(self) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Positions of images with a common frequency matrix (None for all of them), and the matrix (2, 2)."""
@@ -237,30 +242,35 @@ class Scorer:
         for number, matrix in enumerate(distinct):
             yield (kind == number).nonzero()[:, 0], matrix.view(2, 2)
 
-    def _blocks(
-        self, job: SharedScores, slices: SharedSlices, n_slices: int, members: Tensor | None
-    ) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Scores (b, T, g) of some images at a time against all slices and their mirrors."""
-        n_shifts, count = len(job.phases), len(job.kxy)
+    def _in_blocks(
+        self, job: SharedScores, slices: SharedSlices, columns: Tensor, members: Tensor | None, reduce: Reducer
+    ) -> None:
+        """Call ``reduce`` with scores (b, T, g) of some images at a time against all slices and their mirrors."""
+        n_shifts, count, n_slices = len(job.phases), len(job.kxy), len(columns)
         n, width = len(self) if members is None else len(members), n_slices * job.fold
         per_image = 8 * n_shifts * width + 16 * n_shifts * count + (24 * n_slices * count if job.model.per_image else 0)
         budget = self.memory_bytes // 2
         block = max(1, min(n, (min(budget, CACHE_BYTES) if self.device.type == "cpu" else budget) // per_image))
-        buffer = torch.empty(block, n_shifts, job.fold, n_slices, device=self.device)
         common = None if job.model.per_image else job.sections(slices.of(self.rows[:1]))
-        for start in range(0, n, block):
-            where: slice | Tensor = slice(start, min(start + block, n))
-            if members is not None:
-                where = members[where]
+        buffer: list[Tensor] = []
+
+        def score(here: slice) -> None:
+            size = block_size(OF_SEARCH, block)
+            if not buffer or len(buffer[0]) != size:
+                buffer.clear()
+                buffer.append(torch.empty(size, n_shifts, job.fold, n_slices, device=self.device))
+            where = here if members is None else members[here]
             data, power = self.data[where, :count], self.power[where, :count]
             if common is None:
                 values = slices.of(self.rows[where if isinstance(where, slice) else where.cpu()])
                 sections = job.sections(values)
             else:
                 sections = common
-            scores = buffer[: len(data)]
+            scores = buffer[0][: len(data)]
             job.score(data, power, *sections, scores)
-            yield where, scores.flatten(2)
+            reduce(where, columns.T.flatten(), scores.flatten(2))
+
+        in_blocks(score, n, OF_SEARCH, block)
 
     # -------------------------------------------------------------------------------------- candidates of its own
 

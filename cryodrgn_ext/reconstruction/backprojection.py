@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Complex, Float, Float64, Integer
 from torch import Tensor
 
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.point_groups import C1, PointGroup, sum_over_lattice
 from cryodrgn_ext.fourier.slices import (
     FourierAccumulator,
@@ -192,17 +193,28 @@ def backproject(
     sums = FourierAccumulator(grid, device)
     size = max(1, COEFFICIENTS_PER_BATCH // count)
     others = torch.from_numpy(symmetry.representatives()[1:]).float().to(device)
-    done = 0
-    for chunk in monitor.track(rows.split(size) if len(rows) else (), description, len(rows), size):
-        batch = images.batch(chunk, count, device)
-        scaled = batch.ctf if weights is None else batch.ctf * weights[done : done + len(chunk), None]
+
+    def add(here: slice) -> None:
+        batch = images.batch(rows[here], count, device)
+        scaled = batch.ctf if weights is None else batch.ctf * weights[here, None]
         values, squares = batch.coefficients * scaled, batch.ctf * scaled
         sums.insert(batch.points, values, squares)
         for rotation in others:
-            x, y, z = batch.points.unbind(-1)
-            rotated = [row[0] * x + row[1] * y + row[2] * z for row in rotation]  # no matmul: exact also with TF32
-            sums.insert(torch.stack(rotated, -1), values, squares)
-        done += len(chunk)
+
+            def turn(some: slice, rotation: Tensor = rotation) -> None:
+                x, y, z = batch.points[some].unbind(-1)
+                rotated = [row[0] * x + row[1] * y + row[2] * z for row in rotation]  # no matmul: exact also with TF32
+                sums.insert(torch.stack(rotated, -1), values[some], squares[some])
+
+            in_blocks(turn, len(values), "images of a symmetry")
+
+    for first in monitor.track(range(0, len(rows), size), description, len(rows), size):
+        part = slice(first, min(first + size, len(rows)))
+        in_blocks(
+            lambda here, first=first: add(slice(first + here.start, first + here.stop)),  # type: ignore[misc]
+            part.stop - first,
+            "images of a reconstruction",
+        )
     numerator, weight = (
         sum_over_lattice(friedel_sum(one), symmetry.lattice()) for one in (sums.numerator, sums.weight)
     )

@@ -41,6 +41,7 @@ from cryodrgn_ext.durable_files import make_output_directory
 from cryodrgn_ext.engines.base import Heterogeneity
 from cryodrgn_ext.engines.held_out import weighed
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.block_sizes import told
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.image_remarks import write_remarks
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
@@ -149,7 +150,7 @@ class JobRun(ABC, Generic[S, C]):
         if sentence := have_compiler_cache():
             monitor.message(sentence)
         run = cls(settings, inputs, monitor)
-        with recorded_failure(settings.o):
+        with recorded_failure(settings.o), told(monitor.message):
             results, outcome = run.work()
             run.record("finished", {**results, "notes": run.notes, "seconds": run.stages.seconds()})
         shown = run.layout.report if run.layout.report.exists() else settings.o

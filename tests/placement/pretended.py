@@ -78,18 +78,36 @@ class OnGpu(Tensor):
 class PretendedGpu(TorchDispatchMode):
     """Within it ``device=NAME`` works, and is held to.
 
+    Parameters
+    ----------
+    largest_tensor : float
+        Bytes; an operation that makes a larger one there is out of memory.
+
     Attributes
     ----------
     waits : Counter
         By line, how often the host waited for a value on the GPU.
     copies : Counter
         By line, how often tensors of one element or more went from one device to the other.
+    refused : int
+        How often there was no memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest_tensor: float = float("inf")) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.largest_tensor = largest_tensor
+        self.refused = 0
         self.waits: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
+
+    def allocate(self, given: Any, out: Any) -> None:
+        """Refuse memory to new tensors that are too large; views and what is changed in place take none."""
+        old = {one.untyped_storage().data_ptr() for one in tree_flatten(given)[0] if isinstance(one, Tensor)}
+        made = [one.untyped_storage() for one in tree_flatten(out)[0] if isinstance(one, Tensor)]
+        size = max((one.nbytes() for one in made if one.data_ptr() not in old), default=0)
+        if size > self.largest_tensor:
+            self.refused += 1
+            raise torch.OutOfMemoryError(f"pretended: there are no {size} bytes")
 
     def __enter__(self) -> PretendedGpu:
         # ``torch.tensor(..., device=...)`` copies to the device behind the back of modes otherwise.
@@ -124,6 +142,8 @@ def dispatch(func: Any, args: Any, kwargs: dict[str, Any], mode: PretendedGpu | 
     out = func(*real_args, **real_kwargs)
     if target == CPU:
         return out
+    if mode is not None:
+        mode.allocate(real_args, out)
     given = {id(one.inner): one for one in tensors if isinstance(one, OnGpu)}
 
     def outer(one: Any) -> Any:

@@ -24,8 +24,10 @@ from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.engines.saved_model import MODEL_FILE, opened_model, read_description, write_description
 from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.slices import FourierGrid, grid_to_map
 
+DECODED = "decoded coefficients"
 POINTS_PER_CHUNK = 1 << 15
 BYTES_OF_VOLUMES = 1 << 28
 
@@ -84,9 +86,11 @@ def render_maps(
     inside = ((coordinates**2).sum(1) <= grid.radius**2).nonzero()[:, 0]
     points = coordinates[inside].float()
     half = torch.zeros(count, len(coordinates), dtype=torch.complex64, device=device)
-    for start in range(0, len(points), POINTS_PER_CHUNK):
-        part = slice(start, start + POINTS_PER_CHUNK)
+
+    def decode(part: slice) -> None:
         half[:, inside[part]] = spectrum(points[part])
+
+    in_blocks(decode, len(points), DECODED, POINTS_PER_CHUNK)
     for values in half:
         yield grid_to_map(values.reshape(grid.shape), grid).cpu()
 
@@ -135,8 +139,9 @@ class NeuralHeterogeneity:
     def _spectrum(self, z: NDArray[np.float32], points: NDArray[np.float32]) -> NDArray[np.complex64]:
         device = self.model.envelope.device
         rows = torch.as_tensor(np.asarray(z, np.float32), device=device)
-        parts = torch.as_tensor(np.asarray(points, np.float32), device=device).split(POINTS_PER_CHUNK)
-        found: NDArray[np.complex64] = torch.cat([self.model.spectrum(part, rows) for part in parts], 1).cpu().numpy()
+        places = torch.as_tensor(np.asarray(points, np.float32), device=device)
+        parts = in_blocks(lambda here: self.model.spectrum(places[here], rows), len(places), DECODED, POINTS_PER_CHUNK)
+        found: NDArray[np.complex64] = torch.cat(parts, 1).cpu().numpy()
         return found
 
     def save(self, directory: Path) -> None:

@@ -32,8 +32,10 @@ from cryodrgn_ext.engines.neural.settings import Recipe
 from cryodrgn_ext.engines.neural.table import LatentTable
 from cryodrgn_ext.engines.neural.vae import VaeModel
 from cryodrgn_ext.errors import CryodrgnExtError
+from cryodrgn_ext.fourier.block_sizes import block_size, halved, in_blocks
 
 LATENT_BATCH = 256
+TRAINED = "images of a training step"
 BLOCK_IMAGES = 32  # made ready together: what does not depend on the weights is computed for several steps at once
 CURRICULUM = 0.4  # of the passes, in which the band of the fast vae grows from the latent to the training band
 SAMPLED = ("separable", "residual")  # architectures that see a random choice of the high frequencies in each step
@@ -49,6 +51,12 @@ class _Step:
     position: Tensor
     rows: Tensor
     observation: Observation
+
+    def images(self, start: int, stop: int) -> _Step:
+        """Some of the images, without copying."""
+        here = slice(start, stop)
+        position, rows = self.position[here], self.rows[here]
+        return _Step(self.start, self.size, position, rows, self.observation.images(start, stop))
 
 
 class Trainer:
@@ -182,12 +190,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(LOSSES) + 1)
         if len(step.rows):
-            terms = self._loss(step, progress.epoch)
             share = len(step.rows) / step.size
-            (terms.total * share).backward()
             weight = share / float(step.observation.weight.sum())
-            values = torch.stack([terms.total, terms.reconstruction, terms.kl]).detach().cpu() * weight
-            sums[: len(LOSSES)] = values
+            sums[: len(LOSSES)] = self._gradient(step, progress.epoch, share) * weight
         sums[-1] = float(due and self.group.is_first)
         self._add_up(sums)
         self.optimizer.step()
@@ -200,19 +205,48 @@ class Trainer:
             progress.running[name] = progress.running.get(name, 0.0) + number * step.size
         return bool(sums[-1] > 0)
 
-    def _loss(self, step: _Step, epoch: int) -> LossTerms:
-        """Loss of this process's images, mean over them."""
+    def _gradient(self, step: _Step, epoch: int, share: float) -> Tensor:
+        """Leave ``share`` times the gradient with the parameters; return the losses (3,), means over images.
+
+        As many images at once as the device has memory for, with the result of all of them.
+        """
+        n = len(step.rows)
+        while True:
+            size = block_size(TRAINED, n)
+            try:
+                return self._sum_of_parts(step, epoch, share, size)
+            except torch.OutOfMemoryError:
+                pass  # the error holds what was computed
+            self.optimizer.zero_grad(set_to_none=True)
+            halved(TRAINED, size)
+
+    def _sum_of_parts(self, step: _Step, epoch: int, share: float, size: int) -> Tensor:
+        n = len(step.rows)
+        losses, updates = torch.zeros(len(LOSSES)), []
+        for start in range(0, n, size):
+            part = step.images(start, min(start + size, n))
+            terms, update = self._loss(part, epoch)
+            fraction = len(part.rows) / n
+            (terms.total * (share * fraction)).backward()
+            losses += torch.stack([terms.total, terms.reconstruction, terms.kl]).detach().cpu() * fraction
+            updates.append((part.rows, update))
+        for rows, update in updates:
+            if self.table is not None and update is not None:
+                self.table.update(rows, update)
+        return losses
+
+    def _loss(self, step: _Step, epoch: int) -> tuple[LossTerms, Tensor | None]:
+        """Loss of some images, mean over them, and the gradient of its sum by the moments in the table."""
         q = self.recipe.zdim
         generator = random_generator(self.recipe.seed, epoch, step.start, 2)
         noise = torch.randn(step.size, q, generator=generator)[step.position].to(self.source.device)
         if self.table is None or not isinstance(self.model, VaeModel):
-            return self.model.loss(step.observation, noise, self._linear(epoch))
+            return self.model.loss(step.observation, noise, self._linear(epoch)), None
         moments = self.table.rows(step.rows)
         mean, log_variance = moments.to(noise.device).chunk(2, dim=1)
         terms = self.model.sampled_loss(step.observation, mean, log_variance, noise)
         (gradient,) = torch.autograd.grad(terms.total, moments, retain_graph=True)
-        self.table.update(step.rows, gradient * len(step.rows))  # of the sum: whatever the batch's size
-        return terms
+        return terms, gradient * len(step.rows)  # of the sum: whatever the batch's size
 
     def _add_up(self, sums: Tensor) -> None:
         """Sum the gradients and ``sums`` over all processes."""
@@ -260,7 +294,8 @@ class Trainer:
             self.model.eval()
             batches = torch.arange(n).split(LATENT_BATCH)
             for rows in self.monitor.track(batches, "Latents", n, LATENT_BATCH):
-                mean[rows], covariance[rows] = self._posterior(rows)
+                parts = in_blocks(lambda here, rows=rows: self._posterior(rows[here]), len(rows), "latents")  # type: ignore[misc]
+                mean[rows], covariance[rows] = (torch.cat(part) for part in zip(*parts, strict=True))
         return self.group.gather_rows(mean, self.n).numpy(), self.group.gather_rows(covariance, self.n).numpy()
 
     def _posterior(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
+from cryodrgn_ext.fourier.block_sizes import in_blocks, tell
 from cryodrgn_ext.fourier.slices import FourierVolume
 from cryodrgn_ext.images.particle_images import ParticleImages
 
@@ -72,12 +73,25 @@ class Band:
     def chunks(self, rows: Tensor) -> Iterator[Chunk]:
         """The images ``rows`` (int64, on the CPU), in that order, some at a time."""
         for part in rows.split(self.chunk_size):
-            if len(part):
-                yield self._chunk(part)
+            if not len(part):
+                continue
+            chunk = self._kept_chunk(part) if self.resident else None
+            if chunk is None:
+                yield from in_blocks(lambda here, part=part: self._make(part[here]), len(part), "images")  # type: ignore[misc]
+            else:
+                yield chunk
+
+    def _kept_chunk(self, rows: Tensor) -> Chunk | None:
+        """Images in memory; None, from the first on that finds no room, where they are read in every pass instead."""
+        try:
+            return self._chunk(rows)
+        except torch.OutOfMemoryError:
+            self._kept.clear()
+            self.resident = False
+        tell("The GPU had no memory to keep the images of this band: they are read from disk in every pass.")
+        return None
 
     def _chunk(self, rows: Tensor) -> Chunk:
-        if not self.resident:
-            return self._make(rows)
         pieces = []
         blocks = torch.div(rows, self.chunk_size, rounding_mode="floor")
         # Whole blocks are kept, so that any selection of rows is made of slices of them.

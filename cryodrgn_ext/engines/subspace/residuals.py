@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryodrgn_ext.engines.subspace.kernels import consensus_at, point_of
 from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.compilation import (
     FAST,
     Complex64Array,
@@ -91,18 +92,19 @@ def residuals(operators: Operators, components: Tensor, weights: Tensor, chunk: 
 
 def residuals_torch(operators: Operators, components: Tensor, weights: Tensor, chunk: Chunk) -> Tensor:
     """Plain form of :func:`residuals`."""
-    out, done = [], 0
-    for part in operators._steps(components, chunk):
-        own = weights[done : done + len(part.rows)].to(components)
-        done += len(part.rows)
+
+    def rests(here: slice) -> Tensor:
+        part, own = chunk.images(here), weights[here].to(components)
         terms, base, data, _, weight = operators._terms(components, part)
         model = (terms[..., : own.shape[1]] @ own[:, None, :, None])[..., 0] + base * own[:, :1, None]
         inside = (weight.sum(0) > 0)[..., None]
         rest = (data - part.whitened_ctf[..., None] * model) * inside
         flip = (operators.kxy.to(rest.device)[:, :, None] * part.planes[:, None]).sum(2)[..., 0] < 0
         rest = torch.stack([rest[..., 0], torch.where(flip, -rest[..., 1], rest[..., 1])], dim=-1)
-        out.append(torch.view_as_complex(rest.contiguous()))
-    return torch.cat(out)
+        return torch.view_as_complex(rest.contiguous())
+
+    most = operators.images_at_once(components, chunk)
+    return torch.cat(in_blocks(rests, len(chunk.rows), "residuals of components", most))
 
 
 @compiled(FAST)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cryodrgn_ext.engines.subspace import kernels
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.tiles import Tiles
+from cryodrgn_ext.fourier.block_sizes import in_blocks
 from cryodrgn_ext.fourier.compilation import threads_of_torch
 from cryodrgn_ext.fourier.slices import RIM, FourierVolume
 from cryodrgn_ext.fourier.trilinear import corner_weights
@@ -40,6 +41,10 @@ class Chunk:
     whitened_ctf: Float32[Tensor, "B M"]
     planes: Float32[Tensor, "B 2 3"]
     _tiles: list[Tiles] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def images(self, here: slice) -> Chunk:
+        """Some of the images, without copying."""
+        return Chunk(self.rows[here], self.values[here], self.whitened_ctf[here], self.planes[here])
 
 
 @dataclass(frozen=True)
@@ -156,22 +161,24 @@ class Operators:
         data = torch.stack([data[..., 0], data[..., 1] * sign], dim=-1)
         return terms, base, data, voxels, weights
 
-    def _steps(self, components: Tensor, chunk: Chunk) -> list[Chunk]:
-        each = max(1, FLOATS_PER_STEP // (chunk.values.shape[1] * 4 * components.shape[2]))
-        parts = zip(*(t.split(each) for t in (chunk.rows, chunk.values, chunk.whitened_ctf, chunk.planes)), strict=True)
-        return [Chunk(*part) for part in parts]
+    def images_at_once(self, components: Tensor, chunk: Chunk) -> int:
+        """How many images at once keep temporaries bounded."""
+        return max(1, FLOATS_PER_STEP // (chunk.values.shape[1] * 4 * components.shape[2]))
 
     def gram_torch(
         self, components: Float[Tensor, "V 2 Qp"], n_columns: int, chunk: Chunk
     ) -> tuple[Float[Tensor, "B Q Q"], Float[Tensor, "B Q"]]:
         """Plain form of :meth:`gram`."""
-        inner, cross = [], []
-        for part in self._steps(components, chunk):
+
+        def products(here: slice) -> tuple[Tensor, Tensor]:
+            part = chunk.images(here)
             terms, base, data, _, _ = self._terms(components, part)
             terms[..., 0] += base
             terms = (terms * part.whitened_ctf[..., None, None]).flatten(1, 2)[..., :n_columns]
-            inner.append(terms.mT @ terms)
-            cross.append((terms.mT @ data.flatten(1, 2)[..., None])[..., 0])
+            return terms.mT @ terms, (terms.mT @ data.flatten(1, 2)[..., None])[..., 0]
+
+        parts = in_blocks(products, len(chunk.rows), "products of components", self.images_at_once(components, chunk))
+        inner, cross = zip(*parts, strict=True)
         return torch.cat(inner), torch.cat(cross)
 
     def accumulate_torch(
@@ -185,29 +192,41 @@ class Operators:
         right: Float[Tensor, "2 V 2 Qp"],
     ) -> None:
         """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
-        q, width = moments.shape[1], components.shape[2]
-        rows, columns = (index.to(moments.device) for index in torch.triu_indices(q, q).unbind(0))
-        done = 0
-        for part in self._steps(components, chunk):
-            here = slice(done, done + len(part.rows))
-            done += len(part.rows)
+        q, device = moments.shape[1], components.device
+        rows, columns = (index.to(device) for index in torch.triu_indices(q, q).unbind(0))
+        packed = torch.zeros(len(chunk.rows), weight.shape[2], device=device)
+        packed[:, : len(rows)] = moments[:, rows, columns]
+        wide = torch.zeros(len(chunk.rows), q, components.shape[2], device=device)
+        wide[:, :, :q] = moments
+        home = half_set.to(device) * weight.shape[1]
+        flat_weight, flat_right = weight.flatten(0, 1), right.flatten(0, 1)
+
+        def add(here: slice) -> None:
+            part = chunk.images(here)
             terms, base, data, voxels, weights = self._terms(components, part)
             gain = part.whitened_ctf * particle_scale[here, None].float()
-            moment = torch.zeros(len(part.rows), q, width, device=terms.device)
-            moment[:, :, :q] = moments[here]
-            rest = (gain[..., None] * (data - gain[..., None] * base))[..., None] * moment[:, None, :1]
-            model = (terms[..., :q].flatten(1, 2) @ moment).unflatten(1, terms.shape[1:3])
-            rest = rest - gain.square()[..., None, None] * model
-            packed = torch.zeros(len(part.rows), weight.shape[2], device=terms.device)
-            packed[:, : len(rows)] = moments[here][:, rows, columns]
-            for half in (0, 1):
-                chosen = (half_set[here] == half).nonzero()[:, 0].to(terms.device)
-                if not len(chosen):
-                    continue
-                for voxel, w in zip(voxels[:, chosen], weights[:, chosen], strict=True):
-                    heavy = (w * gain[chosen].square())[..., None] * packed[chosen, None]
-                    weight[half].index_add_(0, voxel.flatten(), heavy.flatten(0, 1))
-                    right[half].index_add_(0, voxel.flatten(), (w[..., None, None] * rest[chosen]).flatten(0, 1))
+            rest = (gain[..., None] * (data - gain[..., None] * base))[..., None] * wide[here, None, :1]
+            model = (terms[..., :q].flatten(1, 2) @ wide[here]).unflatten(1, terms.shape[1:3])
+            square = gain.square()
+            rest = rest - square[..., None, None] * model
+            del terms, base, data, model
+            loads, voxels, own = weights * square, voxels + home[here, None], packed[here, None]
+            # From here on sums are added to, by parts that are halved by themselves.
+            for voxel, load, share in zip(voxels, loads, weights, strict=True):
+                _spread(flat_weight, voxel, load, own)
+                _spread(flat_right, voxel, share, rest)
+
+        in_blocks(add, len(chunk.rows), "sums of components", self.images_at_once(components, chunk))
+
+
+def _spread(sums: Tensor, voxel: Tensor, gain: Tensor, values: Tensor) -> None:
+    """Add gain (B, M) times values (B, M or 1, ...) to sums (V, ...) at voxels (B, M)."""
+
+    def add(here: slice) -> None:
+        factor = gain[here].view(*gain[here].shape, *[1] * (values.dim() - 2))
+        sums.index_add_(0, voxel[here].flatten(), (factor * values[here]).flatten(0, 1))
+
+    in_blocks(add, len(voxel), "sums over voxels")
 
 
 def solve(
@@ -243,15 +262,18 @@ def solve_torch(
     rows, columns = (index.to(weight.device) for index in torch.triu_indices(q, q).unbind(0))
     out = torch.zeros_like(components)
     shell, precision, floor = (t.to(weight.device) for t in (shell, precision, floor))
-    for part in torch.arange(len(weight), device=weight.device).split(max(1, FLOATS_PER_STEP // (8 * q * q))):
-        matrix = torch.zeros(len(part), q, q, dtype=torch.float64, device=weight.device)
-        matrix[:, rows, columns] = weight[part][:, : len(rows)].double()
+
+    def step(part: slice) -> None:
+        matrix = torch.zeros(len(weight[part]), q, q, dtype=torch.float64, device=weight.device)
+        matrix[:, rows, columns] = weight[part, : len(rows)].double()
         matrix[:, columns, rows] = matrix[:, rows, columns]
         prior = precision[shell[part]]
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         diagonal.copy_(torch.maximum(diagonal, floor[shell[part]]) * (1.0 + kernels.RIDGE) + prior)
-        present = components[part][..., :q].double()
-        rest = right[part][..., :q].double() - prior[:, None] * present
+        present = components[part, :, :q].double()
+        rest = right[part, :, :q].double() - prior[:, None] * present
         factor = torch.linalg.cholesky_ex(matrix + 1e-30 * torch.eye(q, device=weight.device))[0]
         out[part, :, :q] = (present + torch.cholesky_solve(rest.mT, factor).mT).float()
+
+    in_blocks(step, len(weight), "equations of voxels", FLOATS_PER_STEP // (8 * q * q))
     return out
