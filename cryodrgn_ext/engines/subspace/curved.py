@@ -221,6 +221,7 @@ class CurvedFit:
             "precision": self.precision,
             "told": self.told,
             "reliability": self.regions.reliability,
+            "average_reliability": self.regions.average,
             "share1": self.shares[0],
             "share2": self.shares[1],
         }
@@ -249,6 +250,7 @@ class CurvedFit:
         self.regions = replace(
             self.regions,
             reliability=tensors.get("reliability", self.regions.reliability),
+            average=tensors.get("average_reliability", self.regions.average),
             chance=float(numbers.get("chance", 0.0)),
         )
         for half in self.halves:
