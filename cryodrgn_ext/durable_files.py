@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -20,7 +21,7 @@ from cryodrgn_ext.errors import InputError
 YOUNG_S = 60.0
 #: Of flock, on file systems without locks: some network ones.
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2  # of Linux
 #: What file systems answer that do not have an operation, or do not let anybody change permissions (CIFS).
 NOT_PROVIDED = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -214,8 +215,43 @@ def remove_abandoned(directory: Path) -> int:
     return count
 
 
+def _put_where_nothing_is(temporary: Path, final: Path) -> None:
+    """Rename onto a name that nothing has, in one step: of several programs that do it at once, one succeeds.
+
+    Raises
+    ------
+    FileExistsError
+        When something is there.
+    """
+    if _rename_at(temporary, final, RENAME_NOREPLACE):
+        return
+    if final.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+    try:  # network file systems, which do not know the former, know links
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in (*NOT_PROVIDED, errno.EMLINK, errno.EACCES):
+            raise
+        _put_after_claim(temporary, final)
+
+
+def _put_after_claim(temporary: Path, final: Path) -> None:
+    """The same on shares without links: who makes the claim beside the file may write it."""
+    claim = final.with_name(f".{final.stem}.claim.partial")
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - claim.stat().st_mtime > YOUNG_S:  # of a program that was killed within these few steps
+            claim.unlink()
+    os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        os.replace(temporary, final)
+    finally:
+        claim.unlink(missing_ok=True)
+
+
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is fsynced and renamed onto ``path``.
 
     The temporary file keeps the suffix of ``path`` (writers look at suffixes). On any exception it is
@@ -225,9 +261,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ----------
     path : path-like
         The final file. Its directory must exist.
+    new : bool
+        Whether nothing may be there: neither at first nor when the file is whole, whoever has put it there meanwhile.
 
     Raises
     ------
+    FileExistsError
+        When something is there, and ``new`` is asked for.
     OSError
         When the directory is missing or not writable, the disk is full, or ``path`` is there but no ordinary file.
     """
@@ -236,6 +276,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     if final.exists() and not final.is_file():
         code = errno.EISDIR if final.is_dir() else errno.EINVAL
         raise OSError(code, "it is not an ordinary file", str(final))
+    if new and final.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
     fd, name = tempfile.mkstemp(prefix=f".{final.stem}.", suffix=".partial" + final.suffix, dir=final.parent)
     temporary = Path(name)
     try:
@@ -244,7 +286,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         _make_ordinary(temporary, 0o666)
-        os.replace(temporary, final)
+        if new:
+            _put_where_nothing_is(temporary, final)
+        else:
+            os.replace(temporary, final)
         _fsync_directory(final.parent)
     finally:
         os.close(fd)
@@ -259,10 +304,15 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two paths in one step, where the system can: no moment without ``second``, also for kill -9."""
+    return _rename_at(first, second, RENAME_EXCHANGE)
+
+
+def _rename_at(first: Path, second: Path, how: int) -> bool:
+    """Rename in a way that Python has no word for; False where the system or the file system does not do it."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     if renameat2 is None:
         return False
-    outcome: int = renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
+    outcome: int = renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), how)
     return outcome == 0
 
 

@@ -65,9 +65,11 @@ def _reason(fault: Exception) -> str:
     return "it holds no arrays of numbers, and Python objects are not read" if "allow_pickle" in reason else reason
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]], *, compress: bool = False) -> None:
-    """Write a .npz file, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[np.generic]], *, compress: bool = False, new: bool = False
+) -> None:
+    """Write a .npz file, atomically; where it must be ``new``, FileExistsError says that there is one."""
+    with atomic_path(path, new) as temporary, open(temporary, "wb") as handle:
         if compress:
             np.savez_compressed(handle, allow_pickle=False, **arrays)
         else:

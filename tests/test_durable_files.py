@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cryodrgn_ext import durable_files
 from cryodrgn_ext.durable_files import (
     atomic_directory,
     atomic_path,
@@ -181,3 +184,62 @@ def test_a_disk_that_fails_is_no_file_system_without_an_operation(
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(OSError, match="Input/output error"):
         atomic_write_text(tmp_path / "a.star", "all of it")
+
+
+def _no_exclusive_rename(_first: Path, _second: Path, _how: int) -> bool:
+    return False
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+@pytest.fixture(params=["renames", "links", "neither"])
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it knows of the ways to make a name that nothing has."""
+    if request.param != "renames":
+        monkeypatch.setattr(durable_files, "_rename_at", _no_exclusive_rename)
+    if request.param == "neither":
+        monkeypatch.setattr(os, "link", _no_links)
+
+
+@pytest.mark.usefixtures("file_system")
+def test_of_those_who_make_a_new_file_at_once_one_succeeds(tmp_path: Path) -> None:
+    names, together = [f"writer {number} " * 1000 for number in range(8)], threading.Barrier(8)
+    target = tmp_path / "new.npz"
+
+    def write(text: str) -> bool:
+        try:
+            with atomic_path(target, new=True) as temporary:
+                temporary.write_text(text)
+                together.wait()  # all have seen that there is nothing
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as writers:
+        succeeded = list(writers.map(write, names))
+    assert succeeded.count(True) == 1
+    assert target.read_text() == names[succeeded.index(True)]
+    assert list(tmp_path.iterdir()) == [target]
+    with pytest.raises(FileExistsError), atomic_path(target, new=True):
+        pytest.fail("what cannot be kept is not written")
+    with atomic_path(target) as temporary:
+        temporary.write_text("replaced")
+    assert target.read_text() == "replaced"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_claim_of_a_program_that_was_killed_bars_nobody_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable_files, "_rename_at", _no_exclusive_rename)
+    monkeypatch.setattr(os, "link", _no_links)
+    claim = tmp_path / ".a.claim.partial"
+    claim.touch()
+    with pytest.raises(FileExistsError), atomic_path(tmp_path / "a.npz", new=True) as temporary:
+        temporary.write_text("whole")
+    os.utime(claim, (0, 0))
+    with atomic_path(tmp_path / "a.npz", new=True) as temporary:
+        temporary.write_text("whole")
+    assert [one.name for one in tmp_path.iterdir()] == ["a.npz"]

@@ -6,9 +6,10 @@ Each step is a command of ours in a process of its own, shown to the user, in th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,8 +28,9 @@ from cryodrgn_ext.results.consensus import read_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.results.returned_particles import returned_name
-from cryodrgn_ext.results.selections import NAME
+from cryodrgn_ext.results.selections import checked_name
 from cryodrgn_ext.settings import from_plain
+from cryodrgn_ext.workflow.own_program import own_command
 
 FOLDER, COMPARED = "again", "compared"
 LEARNING_JOBS = ("train", "abinit")
@@ -74,6 +76,42 @@ class Again:
         }  # fmt: skip
 
 
+def why_not(opened: OpenedResult) -> str:
+    """Why a result cannot be learned again, in one sentence; "" where it can."""
+    result = opened.result
+    if result.job not in LEARNING_JOBS:
+        return (
+            f"{result.directory.name} is a result of {result.job}, so that no job of cryodrgn-ext has learned it that "
+            "could be repeated: save what is to be kept, write it under Carry back, and train on that file."
+        )
+    folder = Path(require_record(result.directory, result.job)["project_directory"])
+    if not folder.is_dir():
+        return (
+            f"{folder}, in which the job ran and to which its settings are relative, is not there any more: save what "
+            "is to be kept, write it under Carry back, and train on that file."
+        )
+    if not os.access(opened.home, os.W_OK):
+        return f"{opened.home}, which would get the new result, may not be written to: copy the result, and open that."
+    return ""
+
+
+def free_directory(opened: OpenedResult, name: str) -> Path:
+    """Directory of a result that is learned again under a name.
+
+    Raises
+    ------
+    InputError
+        When it was learned again before under this name, or cannot be.
+    """
+    reason = why_not(opened)
+    if reason:
+        raise InputError(reason)
+    directory = opened.home.resolve() / FOLDER / checked_name(name, "selection")
+    if directory.exists():
+        raise InputError(f"{directory} is there already: give another name.")
+    return directory
+
+
 def plan(opened: OpenedResult, name: str) -> Again:
     """Commands that learn again on a saved selection, with all settings of the former job.
 
@@ -82,15 +120,8 @@ def plan(opened: OpenedResult, name: str) -> Again:
     InputError
         When there is no such selection, it was learned again before, or the result was learned elsewhere.
     """
+    directory, result = free_directory(opened, name), opened.result
     opened.saved_selection(name)
-    result = opened.result
-    if result.job not in LEARNING_JOBS:
-        raise InputError(f"a result of {result.job} was learned elsewhere: train on the particles of the selection.")
-    if not NAME.fullmatch(name):
-        raise InputError(f"'{name}' cannot be the name of a directory.")
-    directory = opened.home.resolve() / FOLDER / name
-    if directory.exists():
-        raise InputError(f"{directory} is there already: save the selection under another name.")
     record = require_record(result.directory, result.job)
     project = opened.project or result.particles.project_dir
     particles = directory.parent / f"{name}{Path(returned_name(result.particles, 'auto')).suffix}"
@@ -120,18 +151,26 @@ class Loop:
         self._process: subprocess.Popen[str] | None = None
         self._ended = False
 
+    def require_idle(self) -> None:
+        """Refuse to go on while something runs, with InputError."""
+        if self.latest is not None and self.latest.state == "running":
+            raise InputError(f"{self.latest.directory} is still being made: wait for it.")
+
     def start(self, again: Again, opened: OpenedResult, open_result: Callable[[Path], int]) -> None:
         """Run a plan, and open what came out beside the former result.
 
         Raises
         ------
         InputError
-            When another is running.
+            When another is running, or another program has taken the name.
         """
-        if self.latest is not None and self.latest.state == "running":
-            raise InputError(f"{self.latest.directory} is still being made: wait for it.")
-        self.latest = again
+        self.require_idle()
         again.directory.parent.mkdir(exist_ok=True)
+        try:
+            again.directory.mkdir()
+        except FileExistsError:
+            raise InputError(f"{again.directory} is there already: give another name.") from None
+        self.latest = again
         threading.Thread(target=self._work, args=(again, opened, open_result), daemon=True, name="again").start()
 
     def _work(self, again: Again, opened: OpenedResult, open_result: Callable[[Path], int]) -> None:
@@ -146,6 +185,8 @@ class Loop:
             again.opened = open_result(again.directory)
             again.state = "finished"
         except (CryodrgnExtError, OSError) as error:
+            with contextlib.suppress(OSError):
+                again.directory.rmdir()  # as long as nothing is in it: its name is free again
             again.line, again.state = str(error), "failed"
             self.monitor.message(f"{again.directory} failed: {error}")
 
@@ -159,10 +200,10 @@ class Loop:
         """
         if self._ended:
             raise InputError("the explorer was stopped.")
-        arguments = [sys.executable, "-m", "cryodrgn_ext", *words[1:]]
         with subprocess.Popen(
-            arguments, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+            own_command(words), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="backslashreplace",
+        ) as process:  # fmt: skip
             self._process = process
             last = "it said nothing"
             assert process.stdout is not None

@@ -127,7 +127,8 @@ def _score(session: Session, _asked: Mapping[str, Any]) -> Any:
 
 
 def _train_again(session: Session, asked: Mapping[str, Any]) -> Any:
-    return session.train_again(str(asked["name"])).plain()
+    again = session.train_again(str(asked["name"]), asked.get("recipe"))
+    return again.plain() | {"selections": session.opened.selections()}
 
 
 def _again(session: Session, _asked: Mapping[str, Any]) -> Any:

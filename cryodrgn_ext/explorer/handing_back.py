@@ -29,6 +29,7 @@ from cryodrgn_ext.results.maps_for_relion import MAP_FOR_RELION
 from cryodrgn_ext.results.record import require_record
 from cryodrgn_ext.results.returned_particles import returned_name
 from cryodrgn_ext.results.selections import FOLDER, selection_path
+from cryodrgn_ext.workflow.own_program import own_command
 
 PIPELINE = "default_pipeline.star"
 PIPELINER = "relion_pipeliner"
@@ -250,14 +251,11 @@ def _run(words: Sequence[str], folder: Path, monitor: Monitor) -> list[str]:
     """
     line = shlex.join(words)
     monitor.message(f"Running in {folder}: {line}")
-    # The program of this very installation, whatever the PATH says.
-    ours = words[0] == "cryodrgn-ext"
-    arguments = [sys.executable, "-m", "cryodrgn_ext", *words[1:]] if ours else list(words)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     with contextlib.suppress(subprocess.TimeoutExpired):
         done = subprocess.run(
-            arguments, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False,
-            timeout=LONGEST_S, stdin=subprocess.DEVNULL,
+            own_command(words), cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True,
+            errors="backslashreplace", check=False, timeout=LONGEST_S, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         lines = [text for text in done.stdout.splitlines() if text.strip()]
         if done.returncode:

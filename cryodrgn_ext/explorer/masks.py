@@ -6,8 +6,9 @@ So the file beside the map says it whole, and the map can be made again at any b
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def keep_painted(
     InputError
         When the name cannot be used or is taken, nothing is painted, or the map has another grid.
     """
-    path = _free(directory, name)
+    path = mask_path(directory, name)
     mask = painted(strokes, *grid)
     said, level = "", None
     if on is not None:
@@ -139,8 +140,9 @@ def keep_painted(
             raise InputError(f"{on[1]} has {shown.box_size} voxels, but maps of the model {grid[0]}: paint on another.")
         said, level = on[1], float((shown.data * mask).sum(dtype=np.float64) / mask.sum(dtype=np.float64))
     recipe = {"strokes_A": [list(map(float, stroke)) for stroke in strokes], "painted_on": said, "level": level}
+    with _free(path) as temporary:
+        write_map(temporary, mask, grid[1], masking(f"painted in the explorer of cryodrgn-ext, {len(strokes)} strokes"))
     atomic_write_text(path.with_suffix(".json"), json.dumps(recipe) + "\n")
-    write_map(path, mask, grid[1], masking(f"painted in the explorer of cryodrgn-ext, {len(strokes)} strokes"))
     return KeptMask(path, said, level)
 
 
@@ -152,8 +154,8 @@ def keep_file(directory: Path, name: str, data: bytes) -> KeptMask:
     InputError
         When the name cannot be used or is taken, or the file holds no mask.
     """
-    path = _free(directory, name)
-    with atomic_path(path) as temporary:
+    path = mask_path(directory, name)
+    with _free(path) as temporary:
         temporary.write_bytes(data)
         try:
             check_mask_values(read_map(temporary), Path(f"{name}.mrc"))
@@ -178,9 +180,18 @@ def _with_recipe(path: Path) -> KeptMask:
         return KeptMask(path)
 
 
-def _free(directory: Path, name: str) -> Path:
-    path = mask_path(directory, name)
-    if path.exists():
-        raise InputError(f"there is a mask '{name}' already: give another name.")
+@contextlib.contextmanager
+def _free(path: Path) -> Iterator[Path]:
+    """Yield where to write a mask whose name nobody has, and nobody takes meanwhile.
+
+    Raises
+    ------
+    InputError
+        When there is one.
+    """
     path.parent.mkdir(exist_ok=True)
-    return path
+    try:
+        with atomic_path(path, new=True) as temporary:
+            yield temporary
+    except FileExistsError:
+        raise InputError(f"there is a mask '{path.stem}' already: give another name.") from None

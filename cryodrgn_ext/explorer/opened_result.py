@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cryodrgn_ext.analysis.latents import umap_embedding
 from cryodrgn_ext.analysis.view_coverage import view_coverage
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.columns import EMBEDDING, ColumnTable
 from cryodrgn_ext.explorer.recipes import Recipe, follow
 from cryodrgn_ext.results.learned_result import LearnedResult, read_learned_result
@@ -172,4 +173,6 @@ class OpenedResult:
             When it is empty, or the name cannot be used or is taken.
         """
         positions = self.choose(recipe)
+        if not len(positions):
+            raise InputError("there is no particle in the selection: choose some, then save it.")
         return write_selection(self.home, name, self.result.particles, self.rows[positions], recipe, replace)

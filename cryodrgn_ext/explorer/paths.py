@@ -87,8 +87,15 @@ def lead_path(
         raise InputError(f"a path has 2 to {MOST_FRAMES} volumes, not {frames}.")
     if method not in METHODS:
         raise InputError(f"a path is led by one of {', '.join(METHODS)}, not by '{method}'.")
-    if folder.exists():
-        raise InputError(f"there is a path '{name}' already, in {folder}: give another name.")
+    with _claimed(folder):
+        return _lead(opened, folder, wanted, frames, monitor, device)
+
+
+def _lead(
+    opened: OpenedResult, folder: Path, wanted: Mapping[str, Any], frames: int, monitor: Monitor, device: str
+) -> dict[str, Any]:
+    """Write the volumes into an empty directory; see :func:`lead_path`."""
+    name, method = folder.name, str(wanted.get("method", "line"))
     words = ["cryodrgn-ext", "trajectory", str(opened.given.resolve())]
     how: dict[str, Any] = {"method": "line" if method == "drawn" else method, "frames": frames}
     if method == "pc":
@@ -96,13 +103,12 @@ def lead_path(
     else:
         anchors = _drawn(opened, wanted, frames) if method == "drawn" else _through(opened, wanted)
         how["anchors"] = folder.with_name(f"{name}.txt")
-        how["anchors"].parent.mkdir(exist_ok=True)
         with atomic_path(how["anchors"]) as temporary:
             np.savetxt(temporary, anchors, fmt="%.9g")
     if wanted.get("count") is not None:
         how["reconstruct_from"] = int(wanted["count"])
     settings = TrajectorySettings(in_parts=opened.given, o=folder, project=opened.project, device=device, **how)
-    with opened.lock, _nothing_half_made(folder):
+    with opened.lock:
         trajectory(settings, monitor)
     words += [word for option, value in {**how, "o": folder}.items() for word in (f"--{option}", str(value))]
     if opened.project is not None:
@@ -115,8 +121,19 @@ def lead_path(
 
 
 @contextlib.contextmanager
-def _nothing_half_made(folder: Path) -> Iterator[None]:
-    """Remove what there is of a path that could not be made; its name is free again."""
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make the directory of a path, which nobody else has then; what could not be made is removed with it.
+
+    Raises
+    ------
+    InputError
+        When there is one of this name.
+    """
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        raise InputError(f"there is a path '{folder.name}' already, in {folder}: give another name.") from None
     try:
         yield
     except BaseException:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from cryodrgn_ext.durable_files import knows_locks, remove_abandoned
 from cryodrgn_ext.engines.base import Linear
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid, handing_back
-from cryodrgn_ext.explorer.again import Again, Loop, plan
+from cryodrgn_ext.explorer.again import Again, Loop, free_directory, plan, why_not
 from cryodrgn_ext.explorer.columns import EMBEDDING
 from cryodrgn_ext.explorer.half_grid import write_halved
 from cryodrgn_ext.explorer.maps import MapMaker
@@ -122,8 +122,8 @@ class Session:
             raise InputError(f"{page} has no curves: write it again by cryodrgn-ext report {self.opened.home}.")
         return found
 
-    def train_again(self, name: str) -> Again:
-        """Learn again on a saved selection.
+    def train_again(self, name: str, recipe: Mapping[str, Any] | None = None) -> Again:
+        """Learn again on a saved selection, which is saved now where its recipe is given.
 
         Raises
         ------
@@ -132,6 +132,10 @@ class Session:
         """
         if self.loop is None or self.open_other is None:
             raise InputError("results that are opened here cannot be trained again.")
+        self.loop.require_idle()
+        free_directory(self.opened, name)
+        if recipe is not None:  # once nothing else is in the way
+            self.opened.save(name, recipe, replace=False)
         again = plan(self.opened, name)
         self.loop.start(again, self.opened, self.open_other)
         return again
@@ -181,6 +185,7 @@ class Session:
                 for name, kept in self.masks.items()
             ],
             "maps": [asdict(one) | {"path": one.path.name} for one in self.stored.values()],
+            "why_not_again": why_not(opened),
             "relion": None if project is None else str(project),
         }
 

@@ -109,8 +109,6 @@ def write_selection(
         When the name cannot be used, or is taken.
     """
     path = selection_path(directory, name)
-    if path.exists() and not replace:
-        raise InputError(f"there is a selection '{name}' already: give another name, or say that it be replaced.")
     path.parent.mkdir(exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {
         "row": rows.astype(np.int64),
@@ -118,7 +116,12 @@ def write_selection(
         "recipe": np.array(json.dumps(recipe)),
         "written": np.array(time.strftime("%Y-%m-%dT%H:%M:%S%z")),
     }
-    write_arrays(path, arrays)
+    try:
+        write_arrays(path, arrays, new=not replace)
+    except FileExistsError:  # also where another program has saved it at the same moment
+        raise InputError(
+            f"there is a selection '{name}' already: give another name, or say that it be replaced."
+        ) from None
     return path
 
 

@@ -30,6 +30,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.settings import Settings
 from cryodrgn_ext.workflow.compiler_cache import have_compiler_cache
 from cryodrgn_ext.workflow.failure import EXIT_FAILURE, explain
+from cryodrgn_ext.workflow.own_program import module_command
 from cryodrgn_ext.workflow.threads import use_threads
 
 READY = "ready"
@@ -52,11 +53,8 @@ def is_helper() -> bool:
 
 
 def helper_command(module: str, job: str, settings: Settings) -> list[str]:
-    """Command line that starts a helper: the module gets the job's name and its settings as JSON, see :func:`serve`.
-
-    Nothing is imported from the working directory (-P): a user's own random.py or types.py may lie there.
-    """
-    return [sys.executable, "-P", "-m", module, job, json.dumps(settings.to_mapping())]
+    """Command line that starts a helper: the module gets the job's name and its settings as JSON, see :func:`serve`."""
+    return module_command(module, job, json.dumps(settings.to_mapping()))
 
 
 class ProcessGroup:

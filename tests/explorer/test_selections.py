@@ -321,20 +321,28 @@ def test_training_again_is_processes_of_our_own(project: Project, monkeypatch: p
         found.append(OpenedResult(directory, project.root))
         return len(found)
 
+    scripts = [project.root / f"{name}.py" for name in ("random", "types")]
+    for script in scripts:  # of the user, which no process of ours may take for its modules
+        script.write_text("raise SystemExit('a script of the user ran')")
     loop.start(again, opened, open_result)
     while again.state == "running":
         time.sleep(0.1)
     assert again.state == "finished", again.line
+    for script in scripts:
+        script.unlink()
     assert (again.opened, found[0].n, found[0].z.shape) == (1, len(kept), (len(kept), 1))
     assert (again.directory / "model/model.safetensors").is_file()  # the engine's own: no stand-in has learned
     assert again.rows[0] == ("particles", str(opened.n), str(len(kept)))
     assert (again.directory / "compared/report.html").is_file()
+    with pytest.raises(InputError, match="is there already: give another name"):
+        plan(opened, "half")
     failing = Again(result / "again/nothing", ("cryodrgn-ext train --in_parts no.star --o x",), project.root)
     loop.start(failing, opened, open_result)
     while failing.state == "running":
         time.sleep(0.1)
     assert failing.state == "failed"
     assert "train" in failing.line
+    assert not failing.directory.exists()  # its name is free again
 
 
 def test_a_result_that_cannot_be_written_is_reconstructed_from(

@@ -321,9 +321,11 @@ def test_the_explorer_opens_it(imported: Path) -> None:
         assert np.corrcoef(generated, np.frombuffer(map_there, "<f4"))[0, 1] > 0.8
         low = {"by": "range", "column": "z1", "low": None, "high": 0}
         assert explorer.post("save", name="low", recipe=low).plain["selections"][0]["n"] == int((z[:, 0] <= 0).sum())
-        refused = explorer.post("train_again", name="low")
+        refused = explorer.post("train_again", name="again", recipe=low)
         assert refused.status == 400
-        assert "train on the particles of the selection" in refused.plain["error"]
+        assert refused.plain["error"] == described["why_not_again"]
+        assert "imported is a result of import, so that no job" in described["why_not_again"]
+        assert not Path("imported/selections/again.npz").exists()
         assert explorer.post("particles", name="low", format="star").status == 200
         path = explorer.post("path", name="along", frames=2, method="pc", component=1, count=100).plain
         assert path["maps"][0]["title"].startswith("RECONSTRUCTED from 100 particles")
@@ -374,6 +376,8 @@ def test_modes_of_cryosparc_go_through_the_explorer_and_back(project: Path) -> N
         assert browser.value("document.querySelector('.point .said').textContent").startswith(
             "Row 8 of imported/particles.cs"
         )
+        assert browser.value("document.querySelector('.train-again').disabled")
+        assert "a result of import" in browser.value("document.querySelector('.why-not-again').textContent")
         assert browser.errors == []
     returned = np.load("imported/selections/drawn.cs")
     for name in given.dtype.fields or {}:

@@ -14,12 +14,13 @@ export class CleanCard {
       panel.colourBy("image_agreement");
     });
     panel.find(".train-again").addEventListener("click", (event) => this.again(event.target));
+    panel.find(".why-not-again").textContent = panel.described.why_not_again;
   }
 
   enable() {
     const { recipe, positions } = this.panel.selection;
     const some = recipe !== null && positions.length > 0 && positions.length < this.panel.described.n;
-    this.panel.find(".train-again").disabled = !some || this.busy;
+    this.panel.find(".train-again").disabled = !some || this.busy || this.panel.described.why_not_again !== "";
   }
 
   /** Keep what is not chosen as a selection, learn on it, and watch. */
@@ -27,12 +28,11 @@ export class CleanCard {
     const { panel } = this;
     const name = panel.find(".again-name").value.trim();
     const recipe = { by: "invert", of: [panel.selection.recipe] };
-    const begun = await during("Beginning to train again", async () => {
-      panel.described.selections = (await panel.result.plain("save", { name, recipe })).selections;
-      panel.selection.showSaved();
-      return panel.result.plain("train_again", { name });
-    }, button);
+    const begun = await during("Beginning to train again", () => panel.result.plain("train_again", { name, recipe }), button);
+    this.enable();
     if (!begun) return;
+    panel.described.selections = begun.selections;
+    panel.selection.showSaved();
     panel.back.show(`Training again in ${begun.directory}.`, begun.commands);
     this.busy = true;
     this.enable();

@@ -80,13 +80,23 @@ export class SelectionCard {
     const { panel } = this;
     const name = panel.find(".save-name").value.trim();
     const there = panel.described.selections.some((one) => one.name === name);
-    if (there && !confirm(`Replace the selection ${name}?`)) return;
+    if (there && !confirm(`Replace the selection ${name}?`)) return null;
     const made = await during("Saving", () =>
       panel.result.plain("save", { name, recipe: this.recipe, replace: there }), button);
-    if (!made) return;
+    this.enable();
+    if (!made) return this.lookAgain();
     panel.described.selections = made.selections;
     this.showSaved();
-    panel.back.use(name, `${made.path} keeps the selection.`, made.commands);
+    return panel.back.use(name, `${made.path} keeps the selection.`, made.commands);
+  }
+
+  /** What others have saved meanwhile is listed, so that the user may say that it be replaced. */
+  async lookAgain() {
+    const { panel } = this;
+    const now = await panel.result.plain("describe").catch(() => null);
+    if (!now) return;
+    panel.described.selections = now.selections;
+    this.showSaved();
   }
 
   showSaved() {
