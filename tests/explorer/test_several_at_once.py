@@ -50,7 +50,7 @@ def test_of_two_explorers_that_save_one_new_selection_the_later_is_told(project:
     explorers = OpenedResult(project.result), OpenedResult(project.result)
     recipes = [{"by": "nearest", "z": [0, 0, 0], "count": count} for count in (50, 70)]
     outcomes = at_once(*(
-        lambda one=one, recipe=recipe: one.save("both", recipe, replace=False)  # type: ignore[misc]
+        lambda one=one, recipe=recipe: one.save("both", recipe, replace=False)
         for one, recipe in zip(explorers, recipes, strict=True)
     ))  # fmt: skip
     (refused,) = [one for one in outcomes if isinstance(one, InputError)]
@@ -67,7 +67,7 @@ def test_of_two_explorers_that_save_one_new_selection_the_later_is_told(project:
 def test_of_two_masks_of_one_new_name_one_is_kept_with_its_strokes(project: Project) -> None:
     home, strokes = OpenedResult(project.result).home, [[0.0, 0.0, 0.0, 30.0], [8.0, 0.0, 0.0, 50.0]]
     outcomes = at_once(*(
-        lambda stroke=stroke: keep_painted(home, "both", [stroke], None, (32, 8.0))  # type: ignore[misc]
+        lambda stroke=stroke: keep_painted(home, "both", [stroke], None, (32, 8.0))
         for stroke in strokes
     ))  # fmt: skip
     assert sorted(isinstance(one, InputError) for one in outcomes) == [False, True]
@@ -88,7 +88,7 @@ def test_of_two_paths_of_one_new_name_one_is_made(project: Project, monkeypatch:
     explorers = OpenedResult(project.result), OpenedResult(project.result)
     ends = np.array([explorers[0].z[:2], explorers[0].z[2:4]]).tolist()
     outcomes = at_once(*(
-        lambda one=one, points=points: lead_path(  # type: ignore[misc]
+        lambda one=one, points=points: lead_path(
             one, "twice", {"method": "line", "points": points}, 2, SilentMonitor(), "cpu"
         )
         for one, points in zip(explorers, ends, strict=True)
