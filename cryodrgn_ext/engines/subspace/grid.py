@@ -48,7 +48,7 @@ class ComponentGrid:
         return FourierGrid(self.box_size, self.radius, 1)
 
     @cached_property
-    def _coordinates(self) -> Tensor:
+    def coordinates(self) -> Tensor:
         """(V, 3) int64 z, y, x of the voxels: all corners of cells that reach into the sphere."""
         h = self.half
         k = torch.arange(-h, h + 1)
@@ -69,13 +69,13 @@ class ComponentGrid:
     @property
     def n_voxels(self) -> int:
         """Number V of voxels in the list."""
-        return len(self._coordinates)
+        return len(self.coordinates)
 
     @cached_property
     def table(self) -> Int64[Tensor, "Z Z"]:
         """(2 half + 1, 2 half + 1) int64: the voxel (z, y, x) is at ``table[z + half, y + half] + x`` of the list."""
         h = self.half
-        row = (self._coordinates[:, 0] + h) * (2 * h + 1) + self._coordinates[:, 1] + h
+        row = (self.coordinates[:, 0] + h) * (2 * h + 1) + self.coordinates[:, 1] + h
         length = torch.bincount(row, minlength=(2 * h + 1) ** 2)
         return (torch.cumsum(length, 0) - length).reshape(2 * h + 1, 2 * h + 1)
 
@@ -83,13 +83,13 @@ class ComponentGrid:
     def cube_index(self) -> Int64[Tensor, " V"]:
         """(V,) int64: flat index of each voxel in an array of shape ``cube.shape``."""
         h = self.half
-        z, y, x = self._coordinates.unbind(1)
+        z, y, x = self.coordinates.unbind(1)
         return ((z + h) * (2 * h + 1) + y + h) * (h + 1) + x
 
     @cached_property
     def norm(self) -> Float32[Tensor, " V"]:
         """(V,) float32 |k| in cycles per box."""
-        return (self._coordinates.double() ** 2).sum(1).sqrt().float()
+        return (self.coordinates.double() ** 2).sum(1).sqrt().float()
 
     @cached_property
     def shell(self) -> Int64[Tensor, " V"]:
@@ -104,15 +104,15 @@ class ComponentGrid:
     @cached_property
     def multiplicity(self) -> Float32[Tensor, " V"]:
         """(V,) float32: how many voxels of the whole sphere each stands for; 0 on the rim beyond ``radius``."""
-        twice = torch.where(self._coordinates[:, 2] == 0, 1.0, 2.0)
+        twice = torch.where(self.coordinates[:, 2] == 0, 1.0, 2.0)
         return twice * (self.norm <= self.radius)
 
     @cached_property
     def meridian(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
         """Voxels (P,) of the plane x = 0, and their Friedel partners (P,)."""
         h = self.half
-        own = (self._coordinates[:, 2] == 0).nonzero()[:, 0]
-        z, y, _ = self._coordinates[own].unbind(1)
+        own = (self.coordinates[:, 2] == 0).nonzero()[:, 0]
+        z, y, _ = self.coordinates[own].unbind(1)
         return own, self.table[h - z, h - y]
 
     def shell_mean(self, values: Float[Tensor, "V ..."]) -> Float64[Tensor, "S ..."]:
@@ -162,8 +162,8 @@ class ComponentGrid:
     def moved_to(self, values: Float[Tensor, "V 2 *columns"], other: ComponentGrid) -> Float[Tensor, "W 2 *columns"]:
         """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""
         h, o = self.half, other.half
-        known = (other._coordinates.abs() <= h).all(1).nonzero()[:, 0]
-        z, y, x = other._coordinates[known].unbind(1)
+        known = (other.coordinates.abs() <= h).all(1).nonzero()[:, 0]
+        z, y, x = other.coordinates[known].unbind(1)
         row = self.table[z + h, y + h]
         flat = self.table.reshape(-1)
         ends = torch.cat([flat[1:], torch.tensor([self.n_voxels])]).reshape(2 * h + 1, 2 * h + 1)

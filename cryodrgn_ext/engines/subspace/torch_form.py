@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex64, Float, Float32, Float64, Int64, Integer
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace import kernels
+from cryodrgn_ext.engines.subspace import device_form, kernels
 from cryodrgn_ext.engines.subspace.grid import ComponentGrid
 from cryodrgn_ext.engines.subspace.tiles import Tiles
 from cryodrgn_ext.fourier.block_sizes import in_blocks
@@ -91,7 +91,7 @@ class Operators:
         chunk : Chunk
         """
         if components.device.type != "cpu":
-            return self.gram_torch(components, n_columns, chunk)
+            return device_form.gram(self, components, n_columns, chunk)
         inner = torch.empty(len(chunk.rows), n_columns, n_columns)
         cross = torch.empty(len(chunk.rows), components.shape[2])
         tiles = self.tiles(chunk)
@@ -116,7 +116,7 @@ class Operators:
     ) -> None:
         """Add the normal equations of a chunk to ``weight`` and ``right``; see :func:`kernels.accumulate`."""
         if components.device.type != "cpu":
-            self.accumulate_torch(components, chunk, particle_scale, half_set, moments, weight, right)
+            device_form.accumulate(self, components, chunk, particle_scale, half_set, moments, weight, right)
             return
         q = moments.shape[1]
         rows, columns = torch.triu_indices(q, q).unbind(0)

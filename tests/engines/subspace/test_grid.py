@@ -67,7 +67,7 @@ def test_all_corners_of_all_points_in_the_sphere_are_in_the_list(radius: int) ->
     points = torch.where(points[:, :1] < 0, -points, points)
     low = points.floor().long()
     fraction = points - low
-    where = {tuple(c): v for v, c in enumerate(grid._coordinates.tolist())}
+    where = {tuple(c): v for v, c in enumerate(grid.coordinates.tolist())}
     for dx, dy, dz in torch.cartesian_prod(*[torch.tensor([0, 1])] * 3).tolist():
         weight = torch.ones(len(points))
         for step, part in zip((dx, dy, dz), fraction.unbind(1), strict=True):
@@ -92,8 +92,8 @@ def test_components_keep_their_values_in_another_band(low: int, high: int) -> No
     values = torch.randn(a.n_voxels, 2, 16, generator=torch.Generator().manual_seed(2))
     moved = a.moved_to(values, b)
     assert moved.shape == (b.n_voxels, 2, 16)
-    where = {tuple(c): v for v, c in enumerate(a._coordinates.tolist())}
-    for v, c in enumerate(b._coordinates.tolist()):
+    where = {tuple(c): v for v, c in enumerate(a.coordinates.tolist())}
+    for v, c in enumerate(b.coordinates.tolist()):
         old = where.get(tuple(c))
         assert torch.equal(moved[v], torch.zeros(2, 16) if old is None else values[old])
 
