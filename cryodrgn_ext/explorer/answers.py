@@ -40,8 +40,15 @@ def _point(session: Session, asked: Mapping[str, Any]) -> Any:
     return {"z": z, "row": int(particles.row_id[opened.rows[position]]) + 1, "image": str(one)}
 
 
+def _cease(session: Session, asked: Mapping[str, Any]) -> Any:
+    session.supersede(str(asked.get("page", "")))
+
+
 def _choose(session: Session, asked: Mapping[str, Any]) -> Any:
-    return asdict(session.opened.summarise(session.opened.choose(asked["recipe"])))
+    """What a selection is; what was begun for the former one of this page is stopped."""
+    _cease(session, asked)
+    summary = session.opened.summarise(session.opened.choose(asked["recipe"]))
+    return asdict(summary) | {"reconstruction": session.offer(summary)}
 
 
 def _positions(session: Session, asked: Mapping[str, Any]) -> Any:
@@ -72,7 +79,9 @@ def _near(session: Session, asked: Mapping[str, Any]) -> Any:
 
 
 def _reconstruct(session: Session, asked: Mapping[str, Any]) -> Any:
-    return session.maker.chosen(session.opened.choose(asked["recipe"]), str(asked.get("name") or "not saved"))
+    page = str(asked["page"]) if asked.get("at_once") else None
+    made = session.reconstruct(asked["recipe"], str(asked.get("name") or "not saved"), page)
+    return {"superseded": True} if made is None else made
 
 
 def _particles(session: Session, asked: Mapping[str, Any]) -> Any:
@@ -148,7 +157,8 @@ def _within(session: Session, asked: Mapping[str, Any]) -> Any:
 
 
 ANSWERS: dict[str, Answer] = {
-    "describe": _describe, "umap": _embed, "point": _point, "choose": _choose, "positions": _positions, "save": _save,
+    "describe": _describe, "cease": _cease,
+    "umap": _embed, "point": _point, "choose": _choose, "positions": _positions, "save": _save,
     "generated": _generated, "near": _near, "reconstruct": _reconstruct, "particles": _particles, "relion": _relion,
     "cryosparc": _cryosparc, "path": _path, "gallery": _gallery,
     "difference": _difference, "paint": _paint, "within": _within, "component": _component, "score": _score,

@@ -1,5 +1,6 @@
-"""Pictures of single particles: the image, low-passed, freed of noise and CTF, and the model's view.
+"""Pictures of single particles: the stack's own image, low-passed, freed of noise and CTF, and the model's view.
 
+The first is also there as the job works on it (downsampled, its background levelled), for where the stack is gone.
 The second is low-passed where noise takes over from the signal. The third is the Wiener filter for one image: with the
 signal that the model expects in each shell and the noise that was measured, both known, it has no setting. Where the
 model's view shows what the image does not, the particle is no particle, or the model is wrong.
@@ -19,14 +20,13 @@ from torch import Tensor
 
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.explorer.original_images import OriginalImage, grey_values, original_images
 from cryodrgn_ext.fourier.slices import FourierVolume
 
 MOST = 60
-KINDS = ("image", "low-passed", "without CTF and noise")
+KINDS = ("image as the job works on it", "low-passed", "without CTF and noise")
 #: The fourth: of the model at the particle's own latent, or of the map of all where the model is gone.
 VIEWS = "model's view", "consensus's view"
-#: Of the grey values, that may be beyond black and white.
-CUT = 0.5  # %
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,23 @@ class Gallery:
         (n, 4, d, d) float32: see ``KINDS`` and ``VIEWS``.
     agreement : ndarray
         (n,) correlation of each image with what the model expects of it, over all whitened coefficients.
+    originals : tuple of OriginalImage
+        The n images as they are in the user's stacks, at full size.
+    view : str
+        One of ``VIEWS``.
     """
 
     pictures: NDArray[np.float32]
     agreement: NDArray[np.float64]
+    originals: tuple[OriginalImage, ...]
     view: str = VIEWS[0]
 
     def plain(self) -> dict[str, Any]:
         """For the page: grey values of 8 bits, each picture over its own range."""
-        flat = self.pictures.reshape(*self.pictures.shape[:2], -1)
-        low, high = (np.percentile(flat, edge, axis=2)[..., None] for edge in (CUT, 100 - CUT))
-        grey = np.clip((flat - low) / np.maximum(high - low, 1e-30), 0, 1) * 255
-        data = base64.b64encode(grey.round().astype(np.uint8).tobytes()).decode("ascii")
+        data = base64.b64encode(grey_values(self.pictures).tobytes()).decode("ascii")
         agreement = [round(float(value), 4) for value in self.agreement]
-        return {"kinds": (*KINDS, self.view), "box": self.pictures.shape[-1], "agreement": agreement, "data": data}
+        return {"kinds": (*KINDS, self.view), "box": self.pictures.shape[-1], "agreement": agreement, "data": data,
+                "originals": [one.plain() for one in self.originals]}  # fmt: skip
 
 
 def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
@@ -86,7 +89,9 @@ def gallery(maker: MapMaker, positions: Sequence[int]) -> Gallery:
         smooth = batch.coefficients * _share_of_signal(batch.ctf, precision, images.plane.shell[: views.shape[1]])
         shown = (batch.coefficients, smooth, restored, views)
         pictures = torch.stack([images.plane.to_images(one) for one in shown], dim=1)
-        return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected), VIEWS[0 if maker.has_model else 1])
+        view = VIEWS[0 if maker.has_model else 1]
+    originals = tuple(original_images(opened.result.particles, opened.rows[places]))
+    return Gallery(pictures.numpy(), _correlation(batch.coefficients, expected), originals, view)
 
 
 def _power_of_shells(views: Tensor, shell: Tensor) -> Tensor:

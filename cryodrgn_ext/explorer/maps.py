@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,12 +26,13 @@ from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid
 from cryodrgn_ext.explorer.half_grid import HalfModel
 from cryodrgn_ext.explorer.opened_result import IndexArray, OpenedResult
+from cryodrgn_ext.explorer.pace import Pace
 from cryodrgn_ext.explorer.stored_maps import CONSENSUS, stored_maps
 from cryodrgn_ext.images.dataset import ParticleImages
 from cryodrgn_ext.images.map_origin import Kind, Origin, generated, reconstructed
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.working_map import working_map
-from cryodrgn_ext.progress import Monitor
+from cryodrgn_ext.progress import Monitor, QuietMonitor
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps
 from cryodrgn_ext.report.charts import fsc_chart
 from cryodrgn_ext.results.layout import Layout
@@ -81,6 +83,7 @@ class MapMaker:
     def __init__(self, opened: OpenedResult, folder: Path, device: str, monitor: Monitor) -> None:
         self.opened, self.folder, self.monitor = opened, folder, monitor
         self.device = choose_device(device)
+        self.pace = Pace()
         self._number = itertools.count(1)
         self._kept: list[tuple[str, ...]] = []
         self._ready = threading.Event()
@@ -209,21 +212,42 @@ class MapMaker:
             When the point or the number cannot be used, or the images are gone.
         """
         with self.opened.lock:
-            point = self._point(z)
+            point, _ = self._point(z), self.particles.images
+            begun = time.monotonic()
             maps, n = self.particles.near(point, count)
+            self._measured(begun, n)
             return self._keep_halves(maps, n, nearest_words(point), {"z": point.tolist()})
 
-    def chosen(self, positions: IndexArray, name: str) -> MadeMap:
+    def chosen(self, positions: IndexArray, name: str, superseded: threading.Event | None = None) -> MadeMap:
         """Map of chosen particles, at positions (m,) among those that are shown.
 
         Raises
         ------
         InputError
             When one half-set has none of them, or the images are gone.
+        JobAborted
+            When it was superseded before it was made.
         """
+        asked = QuietMonitor(Monitor(abort_requested=None if superseded is None else superseded.is_set))
         with self.opened.lock:
-            maps = self.particles.of(self.opened.rows[positions])
+            asked.poll()
+            _ = self.particles.images  # prepared now, which is no part of what is measured
+            begun = time.monotonic()
+            maps = self.particles.of(self.opened.rows[positions], monitor=asked)
+            self._measured(begun, len(positions))
             return self._keep_halves(maps, len(positions), f"selection {name}", {"selection": name})
+
+    def _measured(self, begun: float, n: int) -> None:
+        self.pace.measured(time.monotonic() - begun, n, self.particles.images.box_size, self.particles.symmetry.order)
+
+    def seconds_for(self, n: int) -> float | None:
+        """How long the map of ``n`` chosen particles will take; None where their images are to be prepared first."""
+        try:
+            if self.particles.are_prepared:
+                return self.pace.seconds(n, self.particles.box, self.particles.symmetry.order)
+        except InputError:  # of a model that is gone, which alone knew the box: whoever asks for the map is told
+            pass
+        return None
 
     def difference(self, first: tuple[Path, str], second: tuple[Path, str]) -> MadeMap:
         """One map minus another, as they are: files, each with a name that says what it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,16 +11,17 @@ from typing import Any
 
 from cryodrgn_ext.durable_files import knows_locks, remove_abandoned
 from cryodrgn_ext.engines.base import Linear
-from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.errors import InputError, JobAborted
 from cryodrgn_ext.explorer import half_grid, handing_back
 from cryodrgn_ext.explorer.again import Again, Loop, free_directory, plan, why_not
 from cryodrgn_ext.explorer.columns import EMBEDDING
 from cryodrgn_ext.explorer.half_grid import write_halved
-from cryodrgn_ext.explorer.maps import MapMaker
+from cryodrgn_ext.explorer.maps import MadeMap, MapMaker
 from cryodrgn_ext.explorer.masked_columns import PREFIX, add_mask
 from cryodrgn_ext.explorer.masks import FOLDER as MASKS
 from cryodrgn_ext.explorer.masks import KeptMask, keep_file, kept_masks
-from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.opened_result import OpenedResult, SelectionSummary
+from cryodrgn_ext.explorer.pace import AT_ONCE_S
 from cryodrgn_ext.explorer.paths import FOLDER as PATHS
 from cryodrgn_ext.explorer.paths import path_kind, path_map
 from cryodrgn_ext.explorer.scores import add_scores, kept_scores
@@ -29,6 +31,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.report.page_data import charts_of_page
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.selections import FOLDER as SELECTIONS
+from cryodrgn_ext.workflow.nearby_maps import FEWEST
 
 
 class Session:
@@ -38,9 +41,56 @@ class Session:
         self.opened, self.maker, self.monitor = opened, maker, monitor
         self.stored = {one.key: one for one in stored_maps(opened)}
         self.masks: dict[str, KeptMask] = {}
+        #: By page: what stops the reconstruction that was begun for its latest selection.
+        self._newest: dict[str, threading.Event] = {}
+        self._pages = threading.Lock()
         #: What trains again, and opens what came out beside the others; where they are served together.
         self.loop: Loop | None = None
         self.open_other: Callable[[Path], int] | None = None
+
+    def reconstruct(self, recipe: Mapping[str, Any], name: str, page: str | None = None) -> MadeMap | None:
+        """Map of the particles that a recipe chooses.
+
+        Parameters
+        ----------
+        recipe : mapping
+        name : str
+            Of the selection.
+        page : str, optional
+            By which a page is known that shows it without having been asked: its next selection supersedes it.
+
+        Returns
+        -------
+        MadeMap or None
+            None where it was superseded.
+        """
+        positions = self.opened.choose(recipe)
+        if page is None:
+            return self.maker.chosen(positions, name)
+        mine = self.supersede(page)
+        try:
+            return self.maker.chosen(positions, name, mine)
+        except JobAborted:
+            return None
+        finally:
+            with self._pages:
+                if self._newest.get(page) is mine:
+                    del self._newest[page]
+
+    def supersede(self, page: str) -> threading.Event:
+        """Stop what is reconstructed for a page without having been asked for; returns what stops the next."""
+        mine = threading.Event()
+        with self._pages:
+            former, self._newest[page] = self._newest.get(page), mine
+        if former is not None:
+            former.set()
+        return mine
+
+    def offer(self, summary: SelectionSummary) -> dict[str, Any]:
+        """How long a reconstruction will take (s; None: longer), and whether it is begun without being asked for."""
+        seconds = self.maker.seconds_for(summary.n)
+        fits = seconds is not None and seconds <= AT_ONCE_S and summary.n >= FEWEST and 0 not in summary.halves
+        return {"seconds": seconds, "at_once": fits}
 
     def map_of(self, name: str) -> tuple[Path, str]:
         """File of a map, by the name under which it was given out, and a name that says what it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +44,8 @@ DEFAULT_CHUNK_BYTES = 1 << 28
 PREPARATION, PREPARATION_VERSION = "preparation", 2
 
 
-def _wanted_header(pipeline: Pipeline) -> StoreHeader:
-    """Header that a store for these particles and settings must have."""
+def _wanted_header(pipeline: Pipeline, known: Sequence[dict[str, Any]] = ()) -> StoreHeader:
+    """Header that a store for these particles and settings must have; ``known`` are stacks that may be gone."""
     settings, plane = pipeline.settings, pipeline.geometry.plane
     chosen: dict[str, Any] = {
         PREPARATION: PREPARATION_VERSION,
@@ -80,7 +80,7 @@ def _wanted_header(pipeline: Pipeline) -> StoreHeader:
     return StoreHeader(
         settings=chosen,
         groups=groups,
-        stacks=pipeline.table.fingerprints(),
+        stacks=pipeline.table.fingerprints(known),
         images_sha256=hash_images(pipeline.table),
         n_images=len(pipeline.table),
         n_coefficients=plane.n_coefficients,
@@ -144,6 +144,7 @@ def open_images(
     monitor: Monitor | None = None,
     rebuild: bool = False,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    without_stacks: bool = False,
 ) -> ParticleImages:
     """Preprocess the images of a particle set, or reuse the store that has them, and open it.
 
@@ -159,6 +160,8 @@ def open_images(
         Replace a store that does not fit, instead of refusing.
     chunk_bytes : int
         Memory for images at a time.
+    without_stacks : bool
+        Whether a finished store serves where stacks are gone, which were those that it was made of.
 
     Raises
     ------
@@ -170,7 +173,8 @@ def open_images(
     directory = Path(store_dir)
     header = None if rebuild and not (directory / HEADER_NAME).exists() else StoreHeader.read(directory)
     pipeline = Pipeline(particles, _with_earlier_radius(settings, header))
-    wanted = _of_earlier_version(_wanted_header(pipeline), header, directory, monitor)
+    known = header.stacks if without_stacks and header is not None and header.complete else ()
+    wanted = _of_earlier_version(_wanted_header(pipeline, known), header, directory, monitor)
     rows = np.arange(wanted.n_images)
     if header is not None:
         found: NDArray[np.int64] | str = rows

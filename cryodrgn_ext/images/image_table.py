@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,16 @@ class ImageTable:
         """Number U of distinct images."""
         return len(self.stack)
 
-    def fingerprints(self) -> list[dict[str, Any]]:
-        """Path, size and modification time of every stack."""
-        out = []
+    def fingerprints(self, known: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Path, size and modification time of every stack; of one that is gone, those that are known of it."""
+        out, former = [], {one["path"]: dict(one) for one in known}
         for path in self.stack_paths:
             try:
                 status = path.stat()
             except FileNotFoundError:
+                if str(path.resolve()) in former:
+                    out.append(former[str(path.resolve())])
+                    continue
                 raise InputError(
                     f"the image stack {path} does not exist: image references are relative to the project directory"
                 ) from None

@@ -21,11 +21,12 @@ from cryodrgn_ext.durable_files import atomic_path
 from cryodrgn_ext.engines.base import Heterogeneity, load_heterogeneity
 from cryodrgn_ext.engines.near_knots import weighted_neighbors
 from cryodrgn_ext.errors import InputError
-from cryodrgn_ext.fourier.point_groups import point_group
+from cryodrgn_ext.fourier.point_groups import PointGroup, point_group
 from cryodrgn_ext.images.dataset import ParticleImages, open_images
 from cryodrgn_ext.images.map_origin import reconstructed
 from cryodrgn_ext.images.maps import read_map, write_map
 from cryodrgn_ext.images.preprocessing import PreprocessSettings
+from cryodrgn_ext.images.store import StoreHeader
 from cryodrgn_ext.images.working_map import working_map
 from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.reconstruction.half_maps import HalfMaps, reconstruct_half_maps
@@ -78,8 +79,10 @@ class NearbyMaps:
         rows = np.concatenate([of[index] for of, (index, _) in zip(self._members, halves, strict=True)])
         return self.of(rows, np.concatenate([weight for _, weight in halves])), len(rows)
 
-    def of(self, rows: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> HalfMaps:
-        """Map of the particles in these rows (m,), with weights (m,) or all alike.
+    def of(
+        self, rows: NDArray[np.int64], weights: NDArray[np.float64] | None = None, monitor: Monitor | None = None
+    ) -> HalfMaps:
+        """Map of the particles in these rows (m,), with weights (m,) or all alike; a monitor may abort it.
 
         Raises
         ------
@@ -88,8 +91,18 @@ class NearbyMaps:
         """
         chosen = None if weights is None else torch.from_numpy(weights)
         return reconstruct_half_maps(
-            self.images, torch.from_numpy(rows), chosen, self._mask, self._symmetry, self.device
+            self.images, torch.from_numpy(rows), chosen, self._mask, self.symmetry, self.device, monitor
         )
+
+    @property
+    def are_prepared(self) -> bool:
+        """Whether the images are prepared, so that a map takes no longer than its reconstruction."""
+        store = Layout(self.result.directory).checkpoint / "images"
+        try:
+            header = None if "images" in self.__dict__ else StoreHeader.read(store)
+        except InputError:
+            return False
+        return "images" in self.__dict__ or (header is not None and header.complete)
 
     @cached_property
     def _record(self) -> dict[str, Any]:
@@ -115,7 +128,7 @@ class NearbyMaps:
             checkpoint = checkpoint if (checkpoint / "images").exists() else self.aside
         particles = self.result.particles
         try:
-            return open_images(particles, checkpoint / "images", how, self.monitor)
+            return open_images(particles, checkpoint / "images", how, self.monitor, without_stacks=True)
         except InputError as error:
             if not (checkpoint / "images").exists() or "coefficient store" not in str(error):
                 raise
@@ -143,7 +156,8 @@ class NearbyMaps:
         return working_map(read_map(path), self.box, self.images.pixel_size_A, str(path)).clamp(0, 1)
 
     @cached_property
-    def _symmetry(self) -> Any:
+    def symmetry(self) -> PointGroup:
+        """Point group that the job imposed."""
         return point_group(self._record["settings"].get("symmetry") or "C1")
 
 

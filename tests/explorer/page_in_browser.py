@@ -25,6 +25,12 @@ def press(browser: Browser, button: str) -> None:
     browser.click(button)
 
 
+def at_once(browser: Browser, wanted: bool) -> None:
+    """Whether selections are reconstructed without being asked for, in all results."""
+    act = f"if (e.checked !== {str(wanted).lower()}) e.click()"
+    browser.value(f"document.querySelectorAll('.at-once').forEach(e => {{ {act} }})")
+
+
 def seen_at(browser: Browser, points: np.ndarray) -> np.ndarray:
     """Values of both axes at points (n, 2) of the window, by the ends of the axes that the page shows."""
     left, top, width, height, x0, x1, y0, y1 = browser.value(

@@ -25,6 +25,7 @@ from tests.explorer.conftest import ODD_COLUMNS, Project, latents, running
 from tests.explorer.page_in_browser import (
     READY,
     SILENT,
+    at_once,
     carry_back,
     choose,
     fetched,
@@ -49,6 +50,7 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         browser.go(explorer.address)
         browser.until(READY)
         assert browser.value("document.querySelectorAll('.panel').length") == 2  # side by side
+        _selections_are_reconstructed_at_once(browser)
         choose(browser, ".axis-x", "z1")
         choose(browser, ".axis-y", "z2")
         choose(browser, ".axis-c", "defocus")
@@ -69,6 +71,35 @@ def test_look_choose_and_carry_back(project: Project, tmp_path: Path) -> None:
         assert {one for one in browser.requests if not one.startswith((origin, f"blob:{origin}"[:-1]))} == set()
         assert all(explorer.token in one for one in browser.requests if one.startswith(origin))
         _others_get_nothing(browser, explorer.address, origin)
+
+
+def _selections_are_reconstructed_at_once(browser: Browser) -> None:
+    """Without a click, each in the place of the one before; not where that is switched off."""
+    assert browser.value("document.querySelector('.at-once').checked")
+    title = "[...document.querySelectorAll('.viewer .title span')].map(e => e.textContent)"
+    for count in (60, 80):
+        browser.value(f"void explorer.panels[0].selection.choose({{by: 'nearest', z: [0, 0, 0], count: {count}}})")
+        browser.until(f"({title}).join().includes('RECONSTRUCTED from {count} particles')")
+        browser.until("document.querySelector('.reconstruct-said').textContent === ''")
+        (said,) = browser.value(title)
+        assert f"{count} particles, selection not saved" in said
+        assert browser.value("document.querySelectorAll('.viewer .facts svg').length") > 0  # its FSC
+        assert "s)" in browser.value("document.querySelector('.reconstruct').textContent")
+    # Two choices one after the other: what is shown in the end is the later one.
+    browser.value(
+        "(() => { const { selection } = explorer.panels[0]; for (const count of [90, 100])"
+        " selection.choose({by: 'nearest', z: [0, 0, 0], count}); })()"
+    )
+    browser.until(f"({title}).join().includes('RECONSTRUCTED from 100 particles')")
+    browser.until("document.querySelector('.reconstruct-said').textContent === ''")
+    assert browser.value(f"({title}).length") == 1
+    at_once(browser, False)
+    browser.value("explorer.panels[0].selection.choose({by: 'nearest', z: [0, 0, 0], count: 40})")
+    browser.value("explorer.panels[0].selection.set(null)")
+    browser.until(SILENT)
+    assert browser.value(f"({title}).length") == 1
+    browser.value("explorer.viewers.remove(explorer.viewers.viewers[0])")
+    browser.value("delete document.querySelector('.summary').dataset.n")
 
 
 def _others_get_nothing(browser: Browser, address: str, origin: str) -> None:
@@ -410,6 +441,24 @@ def _maps_at_a_click(browser: Browser, project: Project, folder: Path) -> None:
     assert min(browser.value(painted)) > 5_000
 
 
+def _the_gallery_shows_the_stack(browser: Browser, project: Project) -> None:
+    """The first canvas of a particle has the pixels of the user's file, and says so."""
+    said, wide, tall, drawn = browser.value(
+        "(p => { const c = p.querySelector('canvas');"
+        " return [p.querySelector('.origin').textContent, c.width, c.height,"
+        " Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]; })"
+        "(document.querySelector('.particle'))"
+    )
+    number = int(said.partition("@")[0])
+    assert said.startswith(f"{number}@Particles/particles.mrcs: the stack's own pixels, 32 px, values ")
+    with mrcfile.open(project.root / "Particles/particles.mrcs") as file:
+        pixels = file.data[number - 1].astype(float)
+    low, high = np.percentile(pixels, [0.5, 99.5])
+    assert (tall, wide) == pixels.shape
+    shown = np.reshape(drawn, (tall, wide, 4))[..., 0]
+    np.testing.assert_allclose(shown, 255 * (pixels.clip(low, high) - low) / (high - low), atol=0.51)
+
+
 @pytest.mark.slow
 def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, tmp_path: Path) -> None:
     model = project.result / "model"
@@ -426,6 +475,7 @@ def test_where_the_model_is_gone_the_page_says_what_needs_it(project: Project, t
             press(browser, ".show-images")
             browser.until("document.querySelectorAll('.particle').length === 12")
             assert "consensus's view" in browser.value("document.querySelector('.particle').title")
+            _the_gallery_shows_the_stack(browser, project)
             browser.value("explorer.panels[0].point.take(3)")
             browser.until("document.querySelectorAll('.viewer').length === 1 && explorer.viewers.viewers[0].ready")
             assert "RECONSTRUCTED" in browser.value("document.querySelector('.viewer .title').textContent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import time
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.stats import median_abs_deviation, spearmanr
 
+from cryodrgn_ext.cli import main
 from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer.gallery import gallery
 from cryodrgn_ext.explorer.maps import MapMaker
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.original_images import grey_values, original_images
 from cryodrgn_ext.explorer.scores import ImageScores, add_scores, keep_scores, kept_scores, score_images
+from cryodrgn_ext.metadata.particles import read_particles
 from cryodrgn_ext.progress import SilentMonitor
 from tests.explorer.conftest import Explorer, FetchMap, N, Project, latents
 
@@ -45,6 +49,14 @@ def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: 
     alike = alikeness(grey[:, 0, middle, middle], centred[:, middle, middle])
     assert (alike.argmax(axis=1) == np.arange(len(places))).all()
     assert np.diagonal(alike).min() > 0.6
+    # What the user sees of the image are the stack's own pixels: neither moved nor scaled, every one of them.
+    for one, pixels, name in zip(made["originals"], stack, table["rlnImageName"], strict=True):
+        seen = np.frombuffer(base64.b64decode(one["data"]), np.uint8).reshape(one["box"], one["box"])
+        low, high = np.percentile(pixels, [0.5, 99.5])
+        np.testing.assert_allclose(seen, 255 * (pixels.clip(low, high) - low) / (high - low), atol=0.51)
+        number, _, file = name.partition("@")
+        values = f"values {np.float32(pixels.min()):.4g} to {np.float32(pixels.max()):.4g}"
+        assert one["origin"] == f"{int(number)}@{file}: the stack's own pixels, {len(pixels)} px, {values}"
     # The model's view is what the image shows, as far as it is no noise.
     assert np.diagonal(alikeness(grey[:, 2, middle, middle], grey[:, 3, middle, middle])).mean() > 0.6
     # The low-passed image has less of what changes from pixel to pixel.
@@ -53,6 +65,74 @@ def test_the_gallery_shows_the_images_of_the_stack(explorer: Explorer, project: 
     assert min(made["agreement"]) > 0.1
     for wrong in ([], [-1], [N], list(range(100)), "all"):
         assert explorer.post("gallery", positions=wrong).status == 400
+
+
+def _copied(project: Project, folder: Path) -> Path:
+    """The project somewhere else, where the stack may be changed."""
+    shutil.copytree(project.root, folder / "mine")
+    record = folder / "mine/External/train/job.yaml"
+    store = folder / "mine/External/train/checkpoint"
+    record.write_text(record.read_text().replace(str(project.root), str(folder / "mine")))
+    shutil.rmtree(store, ignore_errors=True)
+    return folder / "mine"
+
+
+def test_where_the_stack_is_gone_or_another_the_gallery_says_so(project: Project, tmp_path: Path) -> None:
+    """As long as the prepared images are there, everything else is shown, and maps are reconstructed."""
+    root = _copied(project, tmp_path)
+    opened = OpenedResult(root / "External/train", root)
+    whole = gallery(MapMaker(opened, tmp_path, "cpu", SilentMonitor()), [3, 50])  # prepares the images
+    assert all(one.pixels is not None for one in whole.originals)
+    stack = root / "Particles/particles.mrcs"
+    aside = stack.rename(tmp_path / "aside.mrcs")
+    opened = OpenedResult(root / "External/train", root)
+    maker = MapMaker(opened, tmp_path, "cpu", SilentMonitor())
+    found = gallery(maker, [3, 50])
+    np.testing.assert_array_equal(found.pictures, whole.pictures)
+    assert [one["box"] for one in found.plain()["originals"]] == [0, 0]
+    assert all(one.origin.endswith(": stack not there; as the job saw it") for one in found.originals)
+    assert maker.near(opened.z[0].tolist(), 20).facts["n"] == 20
+    particles, rows = opened.result.particles, opened.rows[[3, 199]]
+    for pixels, words in (
+        (np.zeros((N, 16, 16), np.float32), "stack is another one now, of 16 px, not 32; as the job saw it"),
+        (np.zeros((2, 32, 32), np.float32), "stack ends after image 2; as the job saw it"),
+    ):
+        with mrcfile.new(stack, overwrite=True) as file:
+            file.set_data(pixels)
+        assert all(words in one.origin for one in original_images(particles, rows))
+    stack.write_bytes(b"no images")
+    assert all("cannot be read; as the job saw it" in one.origin for one in original_images(particles, rows))
+    stack.unlink()
+    aside.rename(stack)
+
+
+@pytest.mark.parametrize(("form", "dtype"), [("star", ">f4"), ("star", "<f2"), ("cs", "<i2")])
+def test_pixels_of_the_stack_are_read_as_they_are(project: Project, tmp_path: Path, form: str, dtype: str) -> None:
+    """Of what kind they are, and however large the images that the job works on are."""
+    root = tmp_path / "mine"
+    shutil.copytree(project.root / "Particles", root / "Particles")
+    shutil.copy(project.root / "particles.star", root)
+    given = root / f"particles.{form}"
+    with mrcfile.open(root / "Particles/particles.mrcs") as file:
+        pixels = (100 * file.data).astype(np.dtype(dtype).newbyteorder("="))
+    with mrcfile.new(root / "Particles/particles.mrcs", overwrite=True) as file:
+        file.set_data(pixels.astype(dtype))
+        file.voxel_size = 8.0
+    if form == "cs":
+        words = ["convert", str(root / "particles.star"), str(given), "--project", str(root)]
+        main(words, standalone_mode=False)
+    particles, rows = read_particles(given, root), np.array([0, 7, 150])
+    for row, one in zip(rows, original_images(particles, rows), strict=True):
+        assert one.pixels is not None
+        np.testing.assert_array_equal(one.pixels, pixels[particles.stack_index[row]].astype(np.float32))
+
+
+def test_pixels_that_are_no_numbers_are_black() -> None:
+    picture = np.linspace(1, 2, 64, dtype=np.float32).reshape(8, 8)
+    picture[0, :2] = np.nan, np.inf
+    grey = grey_values(np.stack([picture, np.full_like(picture, np.nan), np.ones_like(picture)]))
+    assert (grey[0, 0, :2] == 0).all()
+    assert (grey[0, 7, 7], grey[1].max()) == (255, 0)
 
 
 def test_images_are_scored_and_outliers_found(explorer: Explorer, project: Project, map_of: FetchMap) -> None:

@@ -26,7 +26,7 @@ from cryodrgn_ext.progress import Monitor, SilentMonitor
 from cryodrgn_ext.results.learned_result import read_learned_result
 from cryodrgn_ext.simulate import simulate_particles, two_domain_protein, write_relion_project
 from tests.explorer.conftest import running
-from tests.explorer.page_in_browser import READY, SILENT, carry_back, choose, lasso, save, within
+from tests.explorer.page_in_browser import READY, SILENT, at_once, carry_back, choose, lasso, save, within
 from tests.jobs.test_train import data_rows
 from tests.metadata.test_cryodrgn_particles import relion_matrix
 from tests.monitors import said_by
@@ -359,6 +359,7 @@ def test_modes_of_cryosparc_go_through_the_explorer_and_back(project: Path) -> N
     with running(Path("imported")) as explorer, Browser(1500, 1000, webgl=True) as browser:
         browser.go(explorer.address)
         browser.until(READY)
+        at_once(browser, False)
         choose(browser, ".axis-x", "z1")
         choose(browser, ".axis-y", "z2")
         choose(browser, ".axis-c", "state")

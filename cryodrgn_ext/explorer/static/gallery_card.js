@@ -33,7 +33,8 @@ export class GalleryCard {
     }, button);
     if (!made) return;
     this.marked.clear();
-    const grey = Uint8Array.from(atob(made.data), (letter) => letter.charCodeAt(0));
+    const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const grey = bytes(made.data);
     const size = made.box ** 2;
     const values = await panel.column(panel.c);
     panel.find(".images").replaceChildren(...made.positions.map((position, k) => {
@@ -41,13 +42,16 @@ export class GalleryCard {
       figure.type = "button";
       figure.className = "particle";
       figure.setAttribute("aria-pressed", "false");
-      figure.title = made.kinds.join(", ");
-      for (let kind = 0; kind < made.kinds.length; kind += 1) {
+      const original = made.originals[k];
+      figure.title = [original.origin, ...made.kinds.slice(1)].join("\n");
+      if (original.box) figure.append(this.picture(bytes(original.data), original.box));
+      for (let kind = original.box ? 1 : 0; kind < made.kinds.length; kind += 1) {
         const begin = (k * made.kinds.length + kind) * size;
         figure.append(this.picture(grey.subarray(begin, begin + size), made.box));
       }
       const said = `${panel.columnOf(panel.c).label} ${Number(values[position].toPrecision(4))}, agreement ${made.agreement[k].toFixed(3)}`;
-      figure.append(Object.assign(document.createElement("span"), { textContent: said }));
+      figure.append(Object.assign(document.createElement("span"), { textContent: said }),
+        Object.assign(document.createElement("span"), { className: "origin", textContent: original.origin }));
       figure.addEventListener("click", () => {
         if (!this.marked.delete(position)) this.marked.add(position);
         figure.setAttribute("aria-pressed", String(this.marked.has(position)));

@@ -286,9 +286,14 @@ export class Panel {
 
   /** Show a map of this result; files are names by which the server knows them. */
   showMap(made, name = null) {
+    return during("Drawing the map", () => this.drawMap(made, name));
+  }
+
+  /** The same, without a word of it; another map may give way. */
+  drawMap(made, name = null, instead = null) {
     const files = Object.values(made.files).map((key) => ({
       href: this.result.mapPath(key), name: name ?? key, key, result: this.result,
     }));
-    return during("Drawing the map", () => this.viewers.show({ ...made, files }));
+    return this.viewers.show({ ...made, files }, instead);
   }
 }

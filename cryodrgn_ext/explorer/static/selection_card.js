@@ -2,11 +2,18 @@
 
 import { during } from "./requests.js";
 
+/** Seconds as they are said. */
+function inWords(seconds) {
+  return seconds < 60 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`;
+}
+
 /** Polygons among the steps of a recipe. */
 function polygonsOf(recipe) {
   if (!recipe) return [];
   return recipe.by === "polygon" ? [recipe] : (recipe.of ?? []).flatMap(polygonsOf);
 }
+
+const PAGE = `${Date.now()}-${Math.random()}`; // by which the server knows this page from others
 
 export class SelectionCard {
   constructor(panel) {
@@ -22,7 +29,10 @@ export class SelectionCard {
     });
     panel.find(".save").addEventListener("click", (event) => this.save(event.target));
     panel.find(".save-name").addEventListener("input", () => this.enable());
+    this.shown = null; // the map that was reconstructed without having been asked for
+    this.turn = 0;
     panel.find(".reconstruct").addEventListener("click", (event) => this.reconstruct(event.target));
+    panel.find(".at-once").addEventListener("change", () => this.offer());
     this.showSaved();
   }
 
@@ -34,12 +44,14 @@ export class SelectionCard {
 
   async set(recipe, remember = true) {
     const { panel } = this;
-    const found = recipe === null
-      ? { summary: null, positions: new Uint32Array(0) }
-      : await during("Choosing", async () => ({
-        summary: await panel.result.plain("choose", { recipe }), positions: await panel.result.positions(recipe),
+    const mine = ++this.turn;
+    const found = await during("Choosing", async () => (recipe === null
+      ? { summary: await panel.result.plain("cease", { page: PAGE }), positions: new Uint32Array(0) }
+      : {
+        summary: await panel.result.plain("choose", { recipe, page: PAGE }),
+        positions: await panel.result.positions(recipe),
       }));
-    if (!found) return;
+    if (!found || mine !== this.turn) return; // another choice was made meanwhile
     if (remember) this.earlier.push(this.recipe);
     this.recipe = recipe;
     this.positions = found.positions;
@@ -47,6 +59,34 @@ export class SelectionCard {
     panel.scatter.outline(polygonsOf(recipe));
     this.describe(found.summary);
     this.enable();
+    this.offered = found.summary?.reconstruction ?? null;
+    this.offer();
+  }
+
+  /** Say how long a reconstruction will take; begin it where that is short. */
+  offer() {
+    const { panel, offered } = this;
+    const seconds = offered?.seconds ?? null;
+    panel.find(".reconstruct").textContent = seconds === null ? "Reconstruct" : `Reconstruct (about ${inWords(seconds)})`;
+    panel.find(".reconstruct").title = offered && seconds === null ? "The images are prepared first, which takes a while" : "";
+    panel.find(".reconstruct-said").textContent = "";
+    if (offered?.at_once && panel.find(".at-once").checked) this.reconstructAtOnce();
+  }
+
+  async reconstructAtOnce() {
+    const { panel } = this;
+    const mine = this.turn;
+    const said = panel.find(".reconstruct-said");
+    said.textContent = `Reconstructing from ${this.positions.length} particles …`;
+    try {
+      const name = panel.find(".save-name").value.trim();
+      const made = await panel.result.plain("reconstruct", { recipe: this.recipe, name, page: PAGE, at_once: true });
+      if (made.superseded || mine !== this.turn) return;
+      this.shown = await panel.drawMap(made, null, this.shown);
+      if (mine === this.turn) said.textContent = "";
+    } catch (error) {
+      if (mine === this.turn) said.textContent = `Not reconstructed: ${error.message}`;
+    }
   }
 
   describe(summary) {
@@ -121,6 +161,7 @@ export class SelectionCard {
     const name = panel.find(".save-name").value.trim();
     const made = await during(`Reconstructing from ${this.positions.length} particles`, () =>
       panel.result.plain("reconstruct", { recipe: this.recipe, name }), button);
+    this.enable();
     if (made) await panel.showMap(made);
   }
 }

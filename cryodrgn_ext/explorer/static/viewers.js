@@ -20,15 +20,23 @@ export class Viewers {
   }
 
   /**
-   * Show a map beside those that are there; the oldest gives way.
+   * Show a map beside those that are there, the oldest of which gives way, or in the place of one of them.
    * @param {{kind: string, title: string, facts: object, files: {href: string, name: string}[]}} made
    */
-  async show(made) {
-    while (this.viewers.length >= MOST) this.remove(this.viewers[0]);
+  async show(made, instead = null) {
     const viewer = new Viewer(this, made);
-    this.viewers.push(viewer);
-    this.place.append(viewer.box);
+    const at = this.viewers.indexOf(instead);
+    if (at >= 0) {
+      this.viewers.splice(at + 1, 0, viewer);
+      instead.box.after(viewer.box);
+    } else {
+      while (this.viewers.length >= MOST) this.remove(this.viewers[0]);
+      this.viewers.push(viewer);
+      this.place.append(viewer.box);
+    }
     await viewer.open();
+    if (this.viewers.includes(instead)) this.remove(instead);
+    return viewer;
   }
 
   remove(viewer) {
