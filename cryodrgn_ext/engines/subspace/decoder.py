@@ -21,9 +21,10 @@ def restriction(
     def apply(grid: ComponentGrid, values: Tensor) -> Tensor:
         out = torch.zeros_like(values)
         used = (values != 0).flatten(0, -2).any(dim=0).tolist()  # one wait for a GPU, not one for each component
+        average, others_there = first.to(values.device), others.to(values.device)
         for j, filled in enumerate(used):
             if filled:
-                mask = (first if j == 0 else others).to(values.device)
+                mask = average if j == 0 else others_there
                 out[..., j] = grid.from_map(grid.to_map(values[..., j].contiguous()) * mask)
         return out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
@@ -115,12 +116,25 @@ class ComponentGrid:
         z, y, _ = self.coordinates[own].unbind(1)
         return own, self.table[h - z, h - y]
 
+    @cached_property
+    def _moved(self) -> dict[tuple[str, torch.device], Any]:
+        return {}
+
+    def _on(self, name: str, device: torch.device) -> Any:
+        """Return what an attribute holds, on a device: copied there once, as it is wanted for every component."""
+        if (name, device) not in self._moved:
+            held = getattr(self, name)
+            self._moved[name, device] = (
+                tuple(one.to(device) for one in held) if isinstance(held, tuple) else held.to(device)
+            )
+        return self._moved[name, device]
+
     def shell_mean(self, values: Float[Tensor, "V ..."]) -> Float64[Tensor, "S ..."]:
         """Mean over each shell: (V, ...) -> (radius + 1, ...) float64."""
         total = torch.zeros(self.radius + 1, *values.shape[1:], dtype=torch.float64, device=values.device)
-        total.index_add_(0, self.shell.to(values.device), values.double())
-        count = self.shell_count.to(values.device).clamp_min(1)
-        return total / count.reshape(-1, *[1] * (values.dim() - 1))
+        total.index_add_(0, self._on("shell", values.device), values.double())
+        count: Tensor = self._on("shell_count", values.device)
+        return total / count.clamp_min(1).reshape(-1, *[1] * (values.dim() - 1))
 
     def add_partners(self, real: Float[Tensor, "V ..."] | None, split: Float[Tensor, "V 2 Q"] | None) -> None:
         """Complete sums on the plane x = 0 by their Friedel partners, in place.
@@ -134,7 +148,10 @@ class ComponentGrid:
         split : Tensor, optional
             (V, 2, Q) sums of real and imaginary parts.
         """
-        own, partner = (index.to((real if real is not None else split).device) for index in self.meridian)  # type: ignore[union-attr]
+        sums = real if real is not None else split
+        if sums is None:
+            return
+        own, partner = self._on("meridian", sums.device)
         if real is not None:
             real[own] += real[partner]
         if split is not None:
@@ -148,16 +165,17 @@ class ComponentGrid:
         Slices interpolate between grid points; in real space that multiplies what the grid holds by sinc^2.
         """
         cube = torch.zeros(self.cube.shape, dtype=torch.complex64, device=values.device)
-        inside = torch.where(self.norm.to(values.device)[:, None] <= self.radius, values, 0.0).contiguous()
-        cube.view(-1)[self.cube_index.to(values.device)] = torch.view_as_complex(inside)
-        return grid_to_map(cube, self.cube) * self._gridding.to(values.device)
+        inside = torch.where(self._on("norm", values.device)[:, None] <= self.radius, values, 0.0).contiguous()
+        cube.view(-1)[self._on("cube_index", values.device)] = torch.view_as_complex(inside)
+        gridding: Tensor = self._on("_gridding", values.device)
+        return grid_to_map(cube, self.cube) * gridding
 
     def from_map(self, volume: Float[Tensor, "D D D"]) -> Float[Tensor, "V 2"]:
         """Component (V, 2) of a real map (D, D, D), the inverse of :meth:`to_map` within the band."""
-        corrected = volume.float() / self._gridding.to(volume.device)
+        corrected = volume.float() / self._on("_gridding", volume.device)
         cube = map_to_grid(corrected, self.cube).reshape(-1)
-        values = torch.view_as_real(cube[self.cube_index.to(volume.device)]).contiguous()
-        return torch.where(self.norm.to(volume.device)[:, None] <= self.radius, values, 0.0)
+        values = torch.view_as_real(cube[self._on("cube_index", volume.device)]).contiguous()
+        return torch.where(self._on("norm", volume.device)[:, None] <= self.radius, values, 0.0)
 
     def moved_to(self, values: Float[Tensor, "V 2 *columns"], other: ComponentGrid) -> Float[Tensor, "W 2 *columns"]:
         """Components (V, 2, Q) on another grid of the same box: cropped, or filled with zeros."""

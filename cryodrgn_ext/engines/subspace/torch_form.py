@@ -64,6 +64,15 @@ class Operators:
     grid: ComponentGrid
     base: FourierVolume
     kxy: Float32[Tensor, "M 2"]
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def on(self, device: torch.device) -> tuple[Float32[Tensor, "M 2"], Int64[Tensor, "Z Z"]]:
+        """Coefficients and the grid's table on a device; copied there once."""
+        if device not in self._moved:
+            self._moved[device] = self.kxy.to(device), self.grid.table.to(device)
+        return self._moved[device]
 
     @property
     def limit2(self) -> np.float32:
@@ -137,14 +146,15 @@ class Operators:
     def _corners(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Voxels (8, B, M), trilinear weights (8, B, M; 0 outside), signs of the imaginary part, points (B, M, 3)."""
         device = chunk.values.device
-        points = (self.kxy.to(device)[:, :, None] * chunk.planes[:, None]).sum(2)
+        kxy, table = self.on(device)
+        points = (kxy[:, :, None] * chunk.planes[:, None]).sum(2)
         flip = points[..., 0] < 0
         points = torch.where(flip[..., None], -points, points)
         inside = (points.square().sum(-1) <= float(self.limit2)) & (chunk.whitened_ctf != 0)
         safe = points * inside[..., None]
         low, weights = corner_weights(safe)
         x, y, z = low.unbind(-1)
-        h, table = self.grid.half, self.grid.table.to(device)
+        h = self.grid.half
         rows = [table[z + dz + h, y + dy + h] + x for dz in (0, 1) for dy in (0, 1)]
         voxels = torch.stack([row + dx for row in rows for dx in (0, 1)])
         return voxels, weights * inside, torch.where(flip, -1.0, 1.0), safe
@@ -193,7 +203,7 @@ class Operators:
     ) -> None:
         """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
         q, device = moments.shape[1], components.device
-        rows, columns = (index.to(device) for index in torch.triu_indices(q, q).unbind(0))
+        rows, columns = torch.triu_indices(q, q, device=device).unbind(0)
         packed = torch.zeros(len(chunk.rows), weight.shape[2], device=device)
         packed[:, : len(rows)] = moments[:, rows, columns]
         wide = torch.zeros(len(chunk.rows), q, components.shape[2], device=device)

@@ -209,9 +209,10 @@ def gram_triton(
     q = _square_size(width)
     inner = torch.empty(n, q, q, device=device)
     cross = torch.empty(n, q, device=device)
+    kxy, table = operators.on(device)
     base, base_half, oversampling, base_limit2 = _consensus(operators)
     _gram[(n,)](
-        components, operators.grid.table.to(device), base, operators.kxy.to(device), chunk.planes.contiguous(),
+        components, table, base, kxy, chunk.planes.contiguous(),
         torch.view_as_real(chunk.values.contiguous()), chunk.whitened_ctf.contiguous(), inner, cross, n_m, width,
         operators.grid.half, float(operators.limit2), base_half, oversampling, base_limit2, Q=q, M=COEFFICIENTS,
     )  # fmt: skip
@@ -232,7 +233,7 @@ def accumulate_triton(
     (n, n_m), width, device = chunk.values.shape, components.shape[2], components.device
     grid, q, columns = operators.grid, moments.shape[1], _square_size(components.shape[2])
     n_cells = (2 * grid.half + 1) ** 2 * (grid.half + 1)
-    above = torch.triu_indices(q, q).to(device)
+    above = torch.triu_indices(q, q, device=device)
     packed = torch.zeros(n, weight.shape[2], device=device)
     packed[:, : above.shape[1]] = moments[:, above[0], above[1]]
     wide = torch.zeros(n, columns, columns, device=device)
@@ -240,9 +241,10 @@ def accumulate_triton(
     rest = torch.empty(n, n_m, 2, columns, device=device)
     square, fraction = torch.empty(n, n_m, device=device), torch.empty(n, n_m, 3, device=device)
     cell = torch.empty(n * n_m, dtype=torch.int64, device=device)
+    kxy, table = operators.on(device)
     base, base_half, oversampling, base_limit2 = _consensus(operators)
     _rest[(n, triton.cdiv(n_m, COEFFICIENTS))](
-        components, grid.table.to(device), base, operators.kxy.to(device), chunk.planes.contiguous(),
+        components, table, base, kxy, chunk.planes.contiguous(),
         torch.view_as_real(chunk.values.contiguous()), chunk.whitened_ctf.contiguous(),
         particle_scale.to(device).float().contiguous(), wide, rest, square, fraction, cell,
         half_set.to(device).contiguous(), n_m, width, grid.half, float(operators.limit2), base_half, oversampling,
