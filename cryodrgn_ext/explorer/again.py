@@ -84,11 +84,11 @@ def why_not(opened: OpenedResult) -> str:
             f"{result.directory.name} is a result of {result.job}, so that no job of cryodrgn-ext has learned it that "
             "could be repeated: save what is to be kept, write it under Carry back, and train on that file."
         )
-    folder = Path(require_record(result.directory, result.job)["project_directory"])
-    if not folder.is_dir():
+    folder = require_record(result.directory, result.job).get("project_directory")
+    if folder is None or not Path(folder).is_dir():
         return (
-            f"{folder}, in which the job ran and to which its settings are relative, is not there any more: save what "
-            "is to be kept, write it under Carry back, and train on that file."
+            f"{folder or 'the directory'}, in which the job ran and to which its settings are relative, is not there "
+            "any more: save what is to be kept, write it under Carry back, and train on that file."
         )
     if not os.access(opened.home, os.W_OK):
         return f"{opened.home}, which would get the new result, may not be written to: copy the result, and open that."

@@ -5,8 +5,11 @@ Whatever is asked in a wrong way is answered by one sentence, ``{"error": ...}``
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -36,6 +39,7 @@ CHARTS_SCRIPT = Path(report.__file__).parent / "page_assets/charts.js"
 MEDIA = {".gif": "image/gif", ".mp4": "video/mp4"}
 GRID = "x-grid"
 LARGEST_MASK = 600 << 20  # bytes: 512 voxels in single precision, with some room
+LARGEST_REQUEST = 64 << 20  # bytes: some millions of marked particles
 #: Colours of numbers from low to high, which the colour-blind can tell apart.
 SCALE = [to_hex(color) for color in mpl.colormaps["viridis"](np.linspace(0, 1, 128))]
 
@@ -92,9 +96,9 @@ class _Pages:
     async def answer(self, request: Request) -> Response:
         what = request.path_params["what"]
         if what not in ANSWERS:
-            return JSONResponse({"error": f"nothing is called '{what}'."}, 404)
+            return _Plain({"error": f"nothing is called '{what}'."}, 404)
         session = self.session(request)
-        asked = await request.json()
+        asked = json.loads(await _body(request, LARGEST_REQUEST, "a request of"))
         if not isinstance(asked, dict):
             raise InputError("an object of values by name was expected.")
         return _response(await run_in_threadpool(ANSWERS[what], session, asked))
@@ -119,13 +123,48 @@ class _Pages:
 
     async def mask_file(self, request: Request) -> Response:
         """Take a mask from the user's own files."""
-        session, data = self.session(request), bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > LARGEST_MASK:
-                raise InputError(f"a mask of more than {LARGEST_MASK >> 20} MiB is not taken; give it with --masks.")
-        await run_in_threadpool(session.take_mask, request.path_params["name"], bytes(data))
+        session = self.session(request)
+        data = await _body(request, LARGEST_MASK, "give it with --masks: a mask of")
+        await run_in_threadpool(session.take_mask, request.path_params["name"], data)
         return _response(session.describe())
+
+
+async def _body(request: Request, largest: int, what: str) -> bytes:
+    """What was sent, as long as it is no larger; no more of it is ever held.
+
+    Raises
+    ------
+    InputError
+        When it is larger, as it says itself or as it turns out.
+    """
+    refused = InputError(f"{what} more than {largest >> 20} MiB is not taken.")
+    said = request.headers.get("content-length", "")
+    if said.isdecimal() and int(said) > largest:
+        raise refused
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > largest:
+            raise refused
+    return bytes(data)
+
+
+class _Plain(JSONResponse):
+    """Plain values: what is no number is null, and bytes of names that are no UTF-8 are escapes."""
+
+    def render(self, content: Any) -> bytes:
+        """Encode the values."""
+        text = json.dumps(_known(content), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode(errors="backslashreplace")
+
+
+def _known(content: Any) -> Any:
+    """Plain values without NaN and infinite ones, which JSON does not know."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _known(value) for key, value in content.items()}
+    return [_known(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 class _MapResponse(FileResponse):
@@ -139,19 +178,22 @@ def _response(found: Any) -> Response:
         return Response(found.tobytes(), media_type="application/octet-stream")
     if isinstance(found, (MadeMap, handing_back.HandedBack)):
         found = asdict(found)
-    return JSONResponse(found)
+    return _Plain(found)
 
 
-_EXPECTED = (CryodrgnExtError, OSError, MemoryError, KeyError, TypeError, ValueError)
+_NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError, IndexError)
+_EXPECTED = (CryodrgnExtError, ClientDisconnect, OSError, MemoryError, *_NOT_UNDERSTOOD)
 
 
 async def _failed(_request: Request, error: Exception) -> Response:
     """One sentence; what nobody expected is shown in the terminal as well."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=400)  # which nobody reads
     if isinstance(error, CryodrgnExtError):
-        return JSONResponse({"error": str(error)}, 400)
-    if isinstance(error, (KeyError, TypeError, ValueError)) and error.__traceback__ is not None:
+        return _Plain({"error": str(error)}, 400)
+    if isinstance(error, _NOT_UNDERSTOOD) and error.__traceback__ is not None:
         traceback.print_exception(error, file=sys.stderr)
-        return JSONResponse({"error": f"what was asked is not understood ({error})."}, 400)
+        return _Plain({"error": f"what was asked is not understood ({str(error)[:200]})."}, 400)
     if not isinstance(error, (OSError, MemoryError)):
         traceback.print_exception(error, file=sys.stderr)
-    return JSONResponse({"error": explain(error).sentence}, 500)
+    return _Plain({"error": explain(error).sentence}, 500)

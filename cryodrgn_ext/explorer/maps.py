@@ -297,8 +297,9 @@ class MapMaker:
     def _point(self, z: Sequence[float]) -> NDArray[np.float32]:
         q = self.opened.z.shape[1]
         try:
-            point = np.asarray(z, np.float32)
-        except (TypeError, ValueError):
+            with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+                point = np.asarray(z, np.float32)
+        except (TypeError, ValueError, OverflowError):
             point = np.empty(0, np.float32)
         if point.shape != (q,) or not np.isfinite(point).all():
             raise InputError(f"a point of the latent space has {q} numbers, but {z!r:.100} was given.")

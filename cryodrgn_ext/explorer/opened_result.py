@@ -122,10 +122,16 @@ class OpenedResult:
         return tuple(dict.fromkeys((self.home, self.result.directory)))
 
     def selections(self) -> list[dict[str, Any]]:
-        """Saved selections for the page: name, number of particles, and recipe."""
-        names = sorted({name for place in self._places for name in selection_names(place)})
-        found = (self.saved_selection(name) for name in names)
-        return [{"name": one.name, "n": len(one.rows), "recipe": one.recipe, "written": one.written} for one in found]
+        """Saved selections for the page: name, number of particles, and recipe; why one cannot be used in its place."""
+        found = list[dict[str, Any]]()
+        for name in sorted({name for place in self._places for name in selection_names(place)}):
+            try:
+                one = self.saved_selection(name)
+            except InputError as error:  # damaged, or of other particles: all others are there none the less
+                found.append({"name": name, "n": 0, "recipe": {}, "written": "", "refused": str(error)})
+                continue
+            found.append({"name": name, "n": len(one.rows), "recipe": one.recipe, "written": one.written})
+        return found
 
     def choose(self, recipe: Recipe) -> IndexArray:
         """Positions (m,) among the shown particles that a recipe chooses; those of late recipes are kept."""

@@ -145,7 +145,10 @@ class Session:
 
     def find_kept(self) -> None:
         """Take up scores of images, and masks where the model can say what is within, that the directory has."""
-        add_scores(self.opened, kept_scores(self.opened))
+        try:
+            add_scores(self.opened, kept_scores(self.opened))
+        except InputError as error:
+            self.monitor.message(f"Scores of images are left aside: {error}")
         for kept in kept_masks(self.opened.home):
             try:
                 if isinstance(self.maker.model, Linear):

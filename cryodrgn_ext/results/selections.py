@@ -57,8 +57,8 @@ def checked_name(name: str, what: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise InputError(
-            f"'{name}' cannot be the name of a {what}: use up to 64 letters, digits, - and _, and begin with a letter "
-            "or digit."
+            f"'{name[:80]}' cannot be the name of a {what}: use up to 64 letters, digits, - and _, and begin with a "
+            "letter or digit."
         )
     return name
 

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 
 import mrcfile
@@ -19,7 +20,9 @@ import starfile
 from numpy.typing import NDArray
 
 from cryodrgn_ext.cli import main
+from cryodrgn_ext.errors import InputError
 from cryodrgn_ext.explorer import half_grid
+from cryodrgn_ext.explorer.again import Loop, Say
 from cryodrgn_ext.report.page_data import charts_of_page
 from tests.explorer.conftest import ODD_COLUMNS, Project, latents, running
 from tests.explorer.page_in_browser import (
@@ -439,6 +442,37 @@ def _maps_at_a_click(browser: Browser, project: Project, folder: Path) -> None:
     browser.value("explorer.viewers.structure(null)")
     painted = "Promise.all(explorer.viewers.viewers.map(async v => (await v.stage.makeImage()).size))"
     assert min(browser.value(painted)) > 5_000
+
+
+@pytest.mark.slow
+def test_a_page_that_is_loaded_again_in_mid_training_goes_on_watching(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also another page of the same explorer; both are told how it ends."""
+    go_on = threading.Event()
+
+    def wait(_loop: Loop, _words: object, _folder: Path, say: Say) -> None:
+        say("iteration 3 of 9")
+        assert go_on.wait(60)
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(Loop, "run", wait)
+    with running(project.result) as explorer, Browser(1500, 1000, webgl=True) as browser:
+        recipe = {"by": "nearest", "z": [0, 0, 0], "count": 150}
+        for _ in range(2):
+            browser.go(explorer.address)
+            browser.until(READY)
+            if not go_on.is_set() and explorer.post("again").plain is None:
+                assert explorer.post("train_again", name="watched", recipe=recipe).status == 200
+        browser.until("document.querySelector('.again-said').textContent === 'Running: iteration 3 of 9'")
+        at_once(browser, False)
+        browser.value(f"explorer.panels[0].selection.choose({json.dumps(recipe)})")
+        browser.until(SILENT)
+        assert browser.value("document.querySelector('.train-again').disabled")
+        go_on.set()
+        browser.until("document.querySelector('.again-said').textContent === 'the disk is full'")
+        browser.until("!document.querySelector('.train-again').disabled")
+        assert browser.errors == []
 
 
 def _the_gallery_shows_the_stack(browser: Browser, project: Project) -> None:

@@ -15,6 +15,7 @@ export class CleanCard {
     });
     panel.find(".train-again").addEventListener("click", (event) => this.again(event.target));
     panel.find(".why-not-again").textContent = panel.described.why_not_again;
+    this.findRunning();
   }
 
   enable() {
@@ -34,6 +35,16 @@ export class CleanCard {
     panel.described.selections = begun.selections;
     panel.selection.showSaved();
     panel.back.show(`Training again in ${begun.directory}.`, begun.commands);
+    await this.watchBusy();
+  }
+
+  /** What was begun before the page was loaded again, or in another one. */
+  async findRunning() {
+    const now = await this.panel.result.plain("again").catch(() => null);
+    if (now?.state === "running" && now.directory.startsWith(`${this.panel.described.path}/again/`)) await this.watchBusy();
+  }
+
+  async watchBusy() {
     this.busy = true;
     this.enable();
     await this.watch();

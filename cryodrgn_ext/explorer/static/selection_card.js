@@ -145,6 +145,10 @@ export class SelectionCard {
       const button = Object.assign(document.createElement("button"), {
         type: "button", textContent: `${one.name} (${one.n})`, title: `${JSON.stringify(one.recipe)}\n${one.written}`,
       });
+      if (one.refused) {
+        Object.assign(button, { disabled: true, className: "refused", textContent: `${one.name} (not usable)`, title: one.refused });
+        return button;
+      }
       button.addEventListener("click", async () => {
         await this.choose({ by: "saved", name: one.name });
         panel.find(".save-name").value = one.name;
