@@ -2,6 +2,7 @@
 # Training on several GPUs or machines under SLURM, by torchrun. Submit it from the project directory:
 #
 #     sbatch examples/train_slurm.sh Refine3D/job012/run_data.star External/heterogeneity
+#     sbatch --nodes=2 examples/train_slurm.sh ...  (several machines)
 #
 # One task per machine; torchrun starts one process per GPU there. Preprocessing and everything after the training run
 # in the first process while the others wait. RELION's own queue submission needs none of this on one machine: give

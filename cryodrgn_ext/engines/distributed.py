@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,12 +125,16 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLost(f"another process of this job has ended; its own message says why ({_first(error)})") from None
+        raise PeerLost(
+            "another process of this job has ended: its own message says why; where there is none, it was killed, as "
+            f"machines do that run out of memory ({_first(error)})"
+        ) from None
 
 
 def _first(error: Exception) -> str:
+    """Return what happened, without where in a library, and without its advice."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return re.sub(r"^\[[^]]*\] *|\. This is typically .*$", "", lines[0]) if lines else type(error).__name__
 
 
 _here = Workers()

@@ -146,7 +146,7 @@ class ConsensusRun(JobRun[ConsensusSettings, ConsensusInputs]):
 
     def _reconstruct(self) -> None:
         make_consensus(self.layout.consensus, self._images(), self.inputs.mask, self.inputs.device, self.monitor,
-                       self.inputs.symmetry)  # fmt: skip
+                       self.inputs.symmetry, self.inputs.preprocessing.mask_diameter_A)  # fmt: skip
 
     def _images(self) -> ParticleImages:
         return self.open_images(self.inputs.particles, self.inputs.preprocessing)

@@ -284,7 +284,7 @@ class ValidateRun(JobRun[ValidateSettings, ValidateInputs]):
 
     def _consensus(self) -> None:
         make_consensus(self.layout.consensus, self.images, self.inputs.mask, self.inputs.device, self.monitor,
-                       point_group(self.settings.symmetry))  # fmt: skip
+                       point_group(self.settings.symmetry), self.inputs.preprocessing.mask_diameter_A)  # fmt: skip
 
     def _reconstruct(self, consensus: Consensus, key: str) -> None:
         masks = StateMasks(consensus.mask, self._own_mask if self.inputs.mask is None else None)

@@ -16,7 +16,7 @@ from cryodrgn_ext.progress import Monitor
 from cryodrgn_ext.results.consensus import write_consensus
 from cryodrgn_ext.results.layout import Layout
 from cryodrgn_ext.results.states import read_state
-from cryodrgn_ext.validation.consensus import reconstruct_consensus
+from cryodrgn_ext.validation.consensus import cut_by_mask, reconstruct_consensus
 from cryodrgn_ext.validation.imposed_symmetry import symmetry_fault
 from cryodrgn_ext.validation.states import State
 
@@ -28,10 +28,12 @@ def make_consensus(
     device: torch.device,
     monitor: Monitor,
     symmetry: PointGroup = C1,
+    mask_diameter_A: float | None = None,
 ) -> None:
     """Reconstruct all particles in two halves, and write map, half-maps, mask and FSC.
 
-    A warning says where the particles do not have the symmetry.
+    Warnings say where the particles do not have the symmetry, and where they are larger than the disc of diameter
+    ``mask_diameter_A`` that the images were cut to.
 
     Raises
     ------
@@ -43,8 +45,10 @@ def make_consensus(
         mask = working_map(user_mask, images.box_size, images.pixel_size_A, "--in_mask").clamp(0, 1)
     halves, mask = reconstruct_consensus(images, mask, device, monitor, symmetry)
     fault = symmetry_fault(images, halves, mask, device, monitor)
-    if fault is not None:
-        monitor.warn(fault)
+    cut = None if mask_diameter_A is None else cut_by_mask(halves, mask_diameter_A)
+    for sentence in (fault, cut):
+        if sentence is not None:
+            monitor.warn(sentence)
     write_consensus(directory, halves, mask.numpy(), images.n_usable, images.data_sign)
 
 

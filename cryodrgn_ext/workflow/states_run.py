@@ -94,6 +94,8 @@ class StateOptions:
         Whether there are no latents.
     symmetry : str
         Point group that is imposed on the consensus and the states.
+    mask_diameter_A : float or None
+        Of the disc that images are cut to, where the user gave one.
     """
 
     states: int
@@ -104,12 +106,13 @@ class StateOptions:
     particles_format: str
     homogeneous: bool = False
     symmetry: str = "C1"
+    mask_diameter_A: float | None = None
 
     @classmethod
     def of(cls, settings: TrainSettings | ImportSettings, homogeneous: bool = False) -> StateOptions:
         """Options of a job's settings."""
         return cls(settings.states, settings.volumes, settings.seed, settings.device, settings.star_columns,
-                   settings.particles_format, homogeneous, settings.symmetry)  # fmt: skip
+                   settings.particles_format, homogeneous, settings.symmetry, settings.mask_diameter_A)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,8 @@ class StatesRun(JobRun[S, I], Generic[S, I]):
         layout, given = self.layout, self.inputs.reference
         self.stage("consensus", key, "Consensus by backprojection",
                    lambda: make_consensus(layout.consensus, images, self.inputs.mask, self.device, self.monitor,
-                                          point_group(self.options.symmetry)), layout.consensus)  # fmt: skip
+                                          point_group(self.options.symmetry), self.options.mask_diameter_A),
+                   layout.consensus)  # fmt: skip
         consensus = read_consensus(layout.consensus)
         self.note(*consensus.sentences)
         if given is not None:
