@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 SURE = 2.0  # standard errors
 LEAST_GAIN = 1e-3  # nats per image: below it is rounding
+ODDS = 20.0  # at which images are said to tell the model from the average structure
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,18 @@ class HeldOut:
 
     def sentence(self) -> str:
         """Say it, for log and report."""
-        wins = "the model explains images that it was not learned from"
+        wins = "the model explains images that it was not learned from" + self._together()
         none = "the model explains images that it was not learned from no better than the average structure does"
         return (
             "Each image held against what the other half-set learned: its log likelihood is on average "
             f"{self.gain:.3f} ± {self.error:.3f} nats higher with the model than with the average structure, which is "
             f"{self.average:.2f} nats above no structure at all: {wins if self.wins else none}."
         )
+
+    def _together(self) -> str:
+        """How many images it takes, where one alone tells nothing: a small gain may be as sure as a large one."""
+        needed = math.ceil(math.log(ODDS) / max(self.gain, LEAST_GAIN))
+        return f", {needed:,} of them together by odds of {ODDS:.0f} to 1" if needed > 1 else ""
 
     def as_numbers(self) -> dict[str, float]:
         """By name, for records."""
