@@ -2,16 +2,17 @@
 
 A motion bends: the volumes along it do not lie on a straight line, nor in the plane of a few components. The decoder
 is therefore a Gaussian process over latent space, V(k, z) = consensus + f(z), of covariance
-kappa(z, z') = exp(-|z - z'|^2 / 2 l^2) + alpha z.z' / s^2 times the prior power of the Fourier shell. The leading
-eigenfunctions of kappa under the distribution of the latents (Nystrom's method on nodes) are its features: orthogonal
-over the particles, smooth ones first.
+kappa(z, z') = exp(-|z - z'|^2 / 2 l^2) + z C^-1 z' times the prior power of the Fourier shell, C the covariance of the
+latents. The leading eigenfunctions of kappa under the distribution of the latents (Nystrom's method on nodes) are its
+features: orthogonal over the particles, first the straight ones in every direction, then smooth ones. The latents are
+of components that both half-sets show: a curve along the strongest must not lose the weakest of them.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +21,8 @@ from jaxtyping import Float, Float64
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-LINEAR_SHARE = 0.1  # of the kernel: carries on in a straight line where there are no particles
+EARLIER_LINEAR_SHARE = 0.1  # of the kernel, over the squared spread, in models made by earlier versions
+LEAST_DIRECTION = 1e-6  # variance of the latents along it, of the largest: below, it is none
 NODE_SAMPLE = 20_000
 KMEANS_ROUNDS = 12
 FEWEST_NODES = 50
@@ -99,12 +101,15 @@ class Features:
         s: root mean square distance of the particles from their mean.
     projection : Tensor
         (K, m) float64: features of a point are its centred covariances with the nodes times this.
+    linear : Tensor
+        (d, d) float64 C^-1, what the kernel's straight part is made of.
     """
 
     nodes: Nodes
     length: float
     spread: float
     projection: Float64[Tensor, "K m"]
+    linear: Float64[Tensor, "d d"]
 
     @classmethod
     def build(cls, nodes: Nodes, length: float, count: int = FEATURES) -> Features:
@@ -119,7 +124,9 @@ class Features:
         """
         mean = nodes.weight @ nodes.centres
         spread = max(float((nodes.weight @ (nodes.centres - mean).square().sum(1)).sqrt()), 1e-6)
-        blank = cls(nodes, length * spread, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64))
+        offset = nodes.centres - mean
+        linear = _inverse(offset.T @ (nodes.weight[:, None] * offset))
+        blank = cls(nodes, length * spread, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64), linear)
         root = nodes.weight.sqrt()
         matrix = root[:, None] * blank._centred(nodes.centres) * root
         values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.T))
@@ -127,20 +134,29 @@ class Features:
         order = order[values[order] > LEAST_EIGENVALUE * values[-1]]
         vectors = vectors[:, order]
         vectors = vectors * torch.where(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)) < 0, -1.0, 1.0)
-        return cls(nodes, length * spread, spread, (root[:, None] * vectors / values[order]).contiguous())
+        return replace(blank, projection=(root[:, None] * vectors / values[order]).contiguous())
 
     def tensors(self) -> dict[str, Tensor]:
         """For checkpoints."""
         numbers = torch.tensor([self.length, self.spread], dtype=torch.float64)
         return {"feature_centres": self.nodes.centres, "feature_weight": self.nodes.weight, "feature_numbers": numbers,
-                "feature_projection": self.projection}  # fmt: skip
+                "feature_projection": self.projection, "feature_linear": self.linear}  # fmt: skip
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Features:
         """Read what :meth:`tensors` made."""
         nodes = Nodes(tensors["feature_centres"], tensors["feature_weight"])
         length, spread = tensors["feature_numbers"].tolist()
-        return cls(nodes, length, spread, tensors["feature_projection"])
+        return cls.known(nodes, length, spread, tensors["feature_projection"], tensors.get("feature_linear"))
+
+    @classmethod
+    def known(
+        cls, nodes: Nodes, length: float, spread: float, projection: Tensor, linear: Tensor | None
+    ) -> Features:  # fmt: skip
+        """Those that were saved; models of earlier versions say nothing of ``linear``."""
+        if linear is None:
+            linear = EARLIER_LINEAR_SHARE / spread**2 * torch.eye(nodes.centres.shape[1], dtype=torch.float64)
+        return cls(nodes, length, spread, projection, linear)
 
     @property
     def count(self) -> int:
@@ -151,7 +167,7 @@ class Features:
         """Covariances (P, K) of points (P, d) with the nodes."""
         distance2 = torch.cdist(x, self.nodes.centres, compute_mode="donot_use_mm_for_euclid_dist").square()
         near = torch.exp(-distance2 / (2 * self.length**2))
-        return near + LINEAR_SHARE * (x @ self.nodes.centres.T) / self.spread**2
+        return near + x @ self.linear @ self.nodes.centres.T
 
     def _centred(self, x: Tensor) -> Tensor:
         """The same with the mean over the particles taken out of both arguments."""
@@ -174,7 +190,15 @@ class Features:
         x, weight = self.nodes.centres, self.nodes.weight
         offset = x[None] - x[:, None]  # (K, K, d) from a point to a node
         near = torch.exp(-offset.square().sum(-1) / (2 * self.length**2))
-        slope = near[..., None] * offset / self.length**2 + LINEAR_SHARE * x / self.spread**2
+        slope = near[..., None] * offset / self.length**2 + x @ self.linear
         slope = slope - (weight @ slope)[:, None]
         features = self.projection.T @ slope
         return torch.cat([torch.zeros(len(x), 1, x.shape[1], dtype=torch.float64), features], dim=1)
+
+
+def _inverse(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:
+    """Of a covariance (d, d), within the directions that there are."""
+    values, vectors = torch.linalg.eigh(covariance)
+    used = values > torch.clamp(LEAST_DIRECTION * values[-1], min=1e-300)
+    inverse: Tensor = (vectors[:, used] / values[used]) @ vectors[:, used].T
+    return inverse

@@ -181,6 +181,8 @@ class SubspaceHeterogeneity:
             "centres": self.features.nodes.centres, "weight": self.features.nodes.weight,
             "projection": self.features.projection,
         }  # fmt: skip
+        if isinstance(self.features, Features):
+            tensors["linear"] = self.features.linear
         if self.share is not None:
             tensors["share"] = self.share
         if self.z_cov is not None:
@@ -207,7 +209,8 @@ def _features(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     nodes = Nodes(tensors["centres"], tensors["weight"])
     if description.get("form", "curve") == "states":
         return States(nodes, tensors["projection"])
-    return Features(nodes, float(description["length"]), float(description["spread"]), tensors["projection"])
+    length, spread = float(description["length"]), float(description["spread"])
+    return Features.known(nodes, length, spread, tensors["projection"], tensors.get("linear"))
 
 
 def load(directory: Path) -> SubspaceHeterogeneity:

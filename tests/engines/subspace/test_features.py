@@ -40,6 +40,34 @@ def test_first_features_are_the_smoothest() -> None:
     assert turns[0] == 1
 
 
+def test_the_weakest_direction_is_not_lost_to_curves_of_the_strong_ones() -> None:
+    x = latents(4000, 6) * torch.tensor([1.0, 1.0, 0.9, 0.8, 0.5, 0.15])
+    nodes = Nodes.place(x, 400, seed=0)
+    root = nodes.weight.sqrt()[:, None]
+    table = root * Features.build(nodes, 0.35, 15).at_nodes()
+    target = root * nodes.centres
+    left = target - table @ torch.linalg.lstsq(table, target).solution
+    assert (left.square().sum(0) < 1e-3 * target.square().sum(0)).all()
+
+
+def test_features_that_an_earlier_version_saved_are_what_they_were() -> None:
+    """Their kernel's straight part was a tenth of z.z' over the squared spread, and the file does not say so."""
+    nodes = Nodes.place(latents(500, 2), 30, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    projection = torch.randn(len(nodes.centres), 4, generator=generator, dtype=torch.float64)
+    found = Features.known(nodes, 0.7, 1.4, projection, None)
+    point = torch.tensor([[0.3, -0.2]], dtype=torch.float64)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        near = torch.exp(-torch.cdist(a, b).square() / (2 * 0.7**2))
+        return near + 0.1 * a @ b.T / 1.4**2
+
+    weight, centres = nodes.weight, nodes.centres
+    own, cross = kernel(centres, centres), kernel(point, centres)
+    centred = cross - weight @ own - cross @ weight[:, None] + weight @ own @ weight
+    assert torch.allclose(found(point), centred @ projection, rtol=1e-6)
+
+
 def test_features_carry_on_far_away_from_all_particles() -> None:
     features = Features.build(Nodes.place(latents(500, 3), 40, 0), 0.35, 8)
     far = features(1e4 * torch.eye(3))
