@@ -126,6 +126,7 @@ class CurvedFit:
         self.earlier: list[Tensor] = []  # volumes of the half-sets and of both together, before the last pass
         self.former: Tensor | None = None
         self.first_gains = torch.zeros(0, dtype=torch.float64)  # (N,) at the end of the first band
+        self.begun = [(h.mean.clone(), h.covariance.clone()) for h in halves]  # until then: latents of the beginning
 
     def take(self, features: Features | States) -> None:
         """Make volumes linear in ``features``, each node of which has its share of the particles."""
@@ -204,7 +205,7 @@ class CurvedFit:
 
     def _note_first(self, radii: list[int]) -> None:
         if self.radius == radii[0]:
-            self.first_gains = self.gains()
+            self.first_gains, self.begun = self.gains(), []
 
     def _converged(self) -> bool:
         """Whether this band has nothing more to tell, or has had its passes."""
@@ -327,8 +328,7 @@ class CurvedFit:
             signal = equations.signal(*raw)
             self.precision = equations.precision(signal, self.regions.shares(self.n_features, self.columns))
             self.told = (torch.bincount(grid.shell)[:, None] * signal * equations.diagonal()).sum(0)
-        middle = 0.5 * (self.values[0] + self.values[1])
-        both = equations.solve(middle, self.precision)
+        both = equations.solve(0.5 * (self.values[0] + self.values[1]), self.precision)
         halves = [equations.solve(self.values[half], self.precision, half) for half in (0, 1)]
         if self.solved <= PRIOR_PASSES:
             self.regions = self.regions.measured(grid, halves[0], halves[1], self.n_features)

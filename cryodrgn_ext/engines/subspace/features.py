@@ -2,10 +2,11 @@
 
 A motion bends: the volumes along it do not lie on a straight line, nor in the plane of a few components. The decoder
 is therefore a Gaussian process over latent space, V(k, z) = consensus + f(z), of covariance
-kappa(z, z') = exp(-|z - z'|^2 / 2 l^2) + z C^-1 z' times the prior power of the Fourier shell, C the covariance of the
-latents. The leading eigenfunctions of kappa under the distribution of the latents (Nystrom's method on nodes) are its
-features: orthogonal over the particles, first the straight ones in every direction, then smooth ones. The latents are
-of components that both half-sets show: a curve along the strongest must not lose the weakest of them.
+kappa(z, z') = exp(-|z - z'|^2 / 2 l^2) + z A z' times the prior power of the Fourier shell. The leading
+eigenfunctions of kappa under the distribution of the latents (Nystrom's method on nodes) are its features: orthogonal
+over the particles, smooth ones first. A = alpha / s^2 carries on in a straight line where there are no particles. With
+A = C^-1, C the covariance of the latents, the straight functions of every direction come first: domains that are there
+or not need no others, and curves along the strongest components would leave no function to the weakest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jaxtyping import Float, Float64
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-EARLIER_LINEAR_SHARE = 0.1  # of the kernel, over the squared spread, in models made by earlier versions
+LINEAR_SHARE = 0.1  # alpha
 LEAST_DIRECTION = 1e-6  # variance of the latents along it, of the largest: below, it is none
 NODE_SAMPLE = 20_000
 KMEANS_ROUNDS = 12
@@ -102,7 +103,7 @@ class Features:
     projection : Tensor
         (K, m) float64: features of a point are its centred covariances with the nodes times this.
     linear : Tensor
-        (d, d) float64 C^-1, what the kernel's straight part is made of.
+        (d, d) float64 A, what the kernel's straight part is made of.
     """
 
     nodes: Nodes
@@ -112,7 +113,7 @@ class Features:
     linear: Float64[Tensor, "d d"]
 
     @classmethod
-    def build(cls, nodes: Nodes, length: float, count: int = FEATURES) -> Features:
+    def build(cls, nodes: Nodes, length: float, count: int = FEATURES, straight: bool = False) -> Features:
         """The leading ``count`` eigenfunctions, fewer where the kernel has no more.
 
         Parameters
@@ -121,11 +122,13 @@ class Features:
         length : float
             In units of the latents' spread.
         count : int
+        straight : bool
+            Whether the straight functions of every direction come first.
         """
         mean = nodes.weight @ nodes.centres
         spread = max(float((nodes.weight @ (nodes.centres - mean).square().sum(1)).sqrt()), 1e-6)
         offset = nodes.centres - mean
-        linear = _inverse(offset.T @ (nodes.weight[:, None] * offset))
+        linear = _inverse(offset.T @ (nodes.weight[:, None] * offset)) if straight else _even(offset, spread)
         blank = cls(nodes, length * spread, spread, torch.zeros(len(nodes.centres), 0, dtype=torch.float64), linear)
         root = nodes.weight.sqrt()
         matrix = root[:, None] * blank._centred(nodes.centres) * root
@@ -155,13 +158,26 @@ class Features:
     ) -> Features:  # fmt: skip
         """Those that were saved; models of earlier versions say nothing of ``linear``."""
         if linear is None:
-            linear = EARLIER_LINEAR_SHARE / spread**2 * torch.eye(nodes.centres.shape[1], dtype=torch.float64)
+            linear = _even(nodes.centres, spread)
         return cls(nodes, length, spread, projection, linear)
 
     @property
     def count(self) -> int:
         """Number m of features."""
         return int(self.projection.shape[1])
+
+    @property
+    def straight(self) -> bool:
+        """Whether the straight functions of every direction come first."""
+        return not torch.equal(self.linear, _even(self.nodes.centres, self.spread))
+
+    def lost(self) -> float:
+        """Share that the features leave of the straight function that they follow least."""
+        root = self.nodes.weight.sqrt()[:, None]
+        table, straight = root * self.at_nodes(), root * self.nodes.centres
+        left = straight - table @ torch.linalg.lstsq(table, straight).solution
+        middle = straight - root * (root * straight).sum(0)
+        return float((left.square().sum(0) / middle.square().sum(0).clamp_min(1e-300)).max())
 
     def _kernel(self, x: Tensor) -> Tensor:
         """Covariances (P, K) of points (P, d) with the nodes."""
@@ -194,6 +210,11 @@ class Features:
         slope = slope - (weight @ slope)[:, None]
         features = self.projection.T @ slope
         return torch.cat([torch.zeros(len(x), 1, x.shape[1], dtype=torch.float64), features], dim=1)
+
+
+def _even(x: Float64[Tensor, "K d"], spread: float) -> Float64[Tensor, "d d"]:
+    """A (d, d) that is the same in all directions of latents (K, d)."""
+    return LINEAR_SHARE / spread**2 * torch.eye(x.shape[1], dtype=torch.float64)
 
 
 def _inverse(covariance: Float64[Tensor, "d d"]) -> Float64[Tensor, "d d"]:

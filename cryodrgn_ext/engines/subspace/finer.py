@@ -1,4 +1,4 @@
-"""More functions of the latents than a curve began with, where single images tell of them.
+"""Other functions of the latents than a curve began with, where single images tell of them.
 
 What turns far is seen at high frequencies as many unlike volumes: a place at a distance r from the axis needs 2 r k
 harmonics of a full turn on either side up to a frequency k, and fifteen functions blur it. Whether they do they tell
@@ -6,11 +6,15 @@ themselves, as smooth ones come first: where the last quarter of them still tell
 there is more behind. Then twice as many begin with the volumes that there are, of a shorter kernel if that one has no
 more, on nodes that cover the latents as these have become; they stay where images of each half-set gain by those of the
 other.
+
+Before, in the first band, as many functions with the straight ones of every component in front are tried, from the
+latents of the beginning, where the smooth ones have left out one of these: by the same rule.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +27,7 @@ from cryodrgn_ext.engines.subspace.features import Features, Nodes
 from cryodrgn_ext.engines.subspace.grid import padded
 
 MOST_FEATURES = 63
+LEAST_LOST = 0.05  # of a straight function: what follows it closer than that is not worth a trial
 LAST = 4  # part of the features that tells whether more would
 SHORTEN = 0.8  # steps in which a kernel's length is sought
 SHORTEST = 0.1  # of the length before
@@ -32,7 +37,7 @@ BYTES = 4
 
 @dataclass(frozen=True)
 class FinerFeatures:
-    """Doubles the features of a curve; to be called where its band has nothing more to tell by those that there are.
+    """Straightens or doubles a curve's features; to be called where its band has nothing more to tell by these.
 
     Attributes
     ----------
@@ -53,15 +58,39 @@ class FinerFeatures:
     limit: int
 
     def __call__(self, curve: CurvedFit) -> bool:
-        """Try; whether the curve has more features now. Otherwise it is what it was."""
+        """Try; whether the curve has other features now. Otherwise it is what it was."""
+        return self._straightened(curve) or self._doubled(curve)
+
+    def _straightened(self, curve: CurvedFit) -> bool:
+        former, is_first = curve.features, not len(curve.first_gains)
+        assert isinstance(former, Features)
+        if not (is_first and curve.held_out().wins) or former.straight or former.lost() < LEAST_LOST:
+            return False
+        relative, count = former.length / former.spread, former.count
+
+        def renew() -> bool:
+            for half, (mean, covariance) in zip(curve.halves, curve.begun, strict=True):
+                half.mean, half.covariance = mean.clone(), covariance.clone()
+            curve.take(Features.build(self._nodes(curve, relative), relative, count, straight=True))
+            curve.values = [torch.zeros_like(values) for values in curve.values]
+            curve.volumes = torch.zeros_like(curve.volumes)
+            curve.alternate("Volumes of straight functions", begin=True)
+            return True
+
+        return self._tried(curve, renew)
+
+    def _doubled(self, curve: CurvedFit) -> bool:
         count = 2 * curve.n_features - 1
         columns = count + 1 + curve.columns - curve.n_features
         voxels = curve.bands[0].grid.n_voxels * (self.limit / curve.radius) ** 3
         fits = count <= MOST_FEATURES and equation_bytes(columns, voxels) <= self.memory_bytes
         if not (fits and self._worth_trying(curve)):
             return False
+        return self._tried(curve, lambda: self._renew(curve, count))
+
+    def _tried(self, curve: CurvedFit, renew: Callable[[], bool]) -> bool:
         kept, gains = curve.snapshot(), curve.gains()
-        if self._renew(curve, count):
+        if renew():
             curve.solved = curve.inferred = 0
             while curve.inferred < 2 or (curve.inferred < MOST_PASSES and curve.rose()):
                 curve.advance(f"Latents and volumes, {curve.features.count} functions")
@@ -81,21 +110,29 @@ class FinerFeatures:
         """Put ``count`` features in the place of those that there are; whether there are more now."""
         former = curve.features
         assert isinstance(former, Features)
-        x = current().gather_rows(curve.in_order("mean"), self.images)
         relative = former.length / former.spread
-        nodes = Nodes.cover(x, relative, min(self.most_nodes, self.images), self.seed)
-        features = Features.build(nodes, relative, count)
+        nodes = self._nodes(curve, relative)
+        features = Features.build(nodes, relative, count, former.straight)
         while features.count < count and relative > SHORTEST * former.length / former.spread:
             relative *= SHORTEN
-            features = Features.build(nodes, relative, count)
+            features = Features.build(nodes, relative, count, former.straight)
         if features.count <= former.count:
             return False
+        self._put(curve, features)
+        return True
+
+    def _nodes(self, curve: CurvedFit, relative: float) -> Nodes:
+        x = current().gather_rows(curve.in_order("mean"), self.images)
+        return Nodes.cover(x, relative, min(self.most_nodes, self.images), self.seed)
+
+    def _put(self, curve: CurvedFit, features: Features) -> None:
+        former = curve.features
+        assert isinstance(former, Features)
         values, rare = [*curve.values, curve.volumes], curve.n_features
         carried = _carried(former, features)
         curve.take(features)
         curve.values = [_on(v, carried, rare, curve.columns) for v in values[:2]]
         curve.volumes = _on(values[2], carried, rare, curve.columns)
-        return True
 
 
 def equation_bytes(columns: int, voxels: float) -> float:

@@ -44,10 +44,16 @@ def test_the_weakest_direction_is_not_lost_to_curves_of_the_strong_ones() -> Non
     x = latents(4000, 6) * torch.tensor([1.0, 1.0, 0.9, 0.8, 0.5, 0.15])
     nodes = Nodes.place(x, 400, seed=0)
     root = nodes.weight.sqrt()[:, None]
-    table = root * Features.build(nodes, 0.35, 15).at_nodes()
+    features = Features.build(nodes, 0.35, 15, straight=True)
+    table = root * features.at_nodes()
     target = root * nodes.centres
     left = target - table @ torch.linalg.lstsq(table, target).solution
     assert (left.square().sum(0) < 1e-3 * target.square().sum(0)).all()
+    assert features.straight
+    assert features.lost() < 1e-3
+    smooth = Features.build(nodes, 0.35, 15)
+    assert not smooth.straight
+    assert smooth.lost() > 0.5
 
 
 def test_features_that_an_earlier_version_saved_are_what_they_were() -> None:

@@ -21,7 +21,9 @@ def test_places_count_by_what_half_sets_share() -> None:
             values[..., j] = grid.from_map(blob + 0.1 * torch.randn(BOX, BOX, BOX, generator=generator))
         halves.append(values)
     everywhere = torch.ones(BOX, BOX, BOX)
-    found = HeldRegions(*[everywhere] * 5, 1.0).measured(grid, halves[0], halves[1], 4)
+    found = HeldRegions(everywhere, everywhere, everywhere, everywhere, everywhere, 1.0).measured(
+        grid, halves[0], halves[1], 4
+    )
     inside, outside = distance2 < 2, distance2 > 8**2
     for reliability, chance in ((found.reliability, 0.15), (found.average, 0.25)):
         assert reliability[inside].min() > 0.9
