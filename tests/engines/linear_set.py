@@ -114,6 +114,32 @@ def make_state_set(n: int, noise_sd: float, states: int, seed: int = 0) -> State
     return _state_set(n, noise_sd, seed, rng, (state, weight, beads))
 
 
+@dataclass(frozen=True)
+class ComposedSet:
+    """Images of a body with domains, each of which is there or not, made and projected exactly."""
+
+    images: ParticleImages
+    present: np.ndarray
+    average_map: np.ndarray
+
+
+def make_composed_set(n: int, noise_sd: float, sizes: tuple[int, ...], seed: int = 0) -> ComposedSet:
+    """Domains of ``sizes`` beads in a ring about the body, each in half of the images."""
+    rng = torch.Generator().manual_seed(seed)
+    body = torch.randn(40, 3, generator=rng) * 2.5
+    angle = torch.arange(len(sizes)) * 2 * math.pi / len(sizes)
+    place = torch.stack([6 * angle.cos(), 6 * angle.sin(), 3 * (-1.0) ** torch.arange(len(sizes))], 1)
+    domains = [torch.randn(size, 3, generator=rng) * 1.2 + at for size, at in zip(sizes, place, strict=True)]
+    present = torch.randint(2, (n, len(sizes)), generator=rng).float()
+
+    def signal(points: torch.Tensor) -> torch.Tensor:
+        parts = [_bead_transform(points, beads, torch.ones(len(beads))) for beads in domains]
+        return _bead_transform(points, body, torch.ones(40)) + (torch.stack(parts, -1) * present[:, None]).sum(-1)
+
+    average = bead_map(body, torch.ones(40)) + sum(0.5 * bead_map(beads, torch.ones(len(beads))) for beads in domains)
+    return ComposedSet(_images(signal, n, noise_sd, seed, rng), present.numpy(), average)
+
+
 def _state_set(
     n: int,
     noise_sd: float,

@@ -19,7 +19,7 @@ from cryodrgn_ext.engines.subspace.heterogeneity import SubspaceHeterogeneity
 from cryodrgn_ext.engines.subspace.settings import SubspaceSettings
 from cryodrgn_ext.fourier.slices import FourierVolume
 from tests.engines.contexts import context
-from tests.engines.linear_set import LinearSet, StateSet, correlation, make_turning_set
+from tests.engines.linear_set import LinearSet, StateSet, correlation, make_composed_set, make_turning_set
 
 SETTINGS = SubspaceSettings(zdim=4, curve_features=7, rare_states=0)
 Kept = dict[str, torch.Tensor]
@@ -67,6 +67,15 @@ def test_a_full_turn_takes_more_functions_and_volumes_gain(
 def test_a_straight_line_takes_no_more(linear_set: LinearSet) -> None:
     model = engine.train(linear_set.images, linear_set.base_map, replace(SETTINGS, zdim=2), context())
     assert model.features.count <= SETTINGS.curve_features
+
+
+def test_a_small_domain_is_not_lost_to_curves_along_large_ones() -> None:
+    """Domains that are there or not need straight functions alone, and each its own."""
+    data = make_composed_set(600, 0.1, (24, 20, 16, 12, 5))
+    model = engine.train(data.images, data.average_map, replace(SETTINGS, zdim=6), context())
+    table = np.column_stack([np.ones(600), model.z])
+    left = data.present - table @ np.linalg.lstsq(table, data.present, rcond=None)[0]
+    assert (left.var(0) < 0.4 * data.present.var(0)).all()
 
 
 def test_bytes_of_equations_are_those_of_their_tensors(linear_set: LinearSet) -> None:
