@@ -109,8 +109,8 @@ class _Heard(Monitor):
 
 
 def relion_project(opened: OpenedResult) -> Path | None:
-    """The RELION project that a result lies in; None where it lies in none."""
-    above = opened.result.directory.resolve().parents
+    """The RELION project that a result lies in, with what is kept of it; None where it lies in none."""
+    above = opened.home.resolve().parents  # of a landscape its own, which may lie elsewhere than what it is of
     return next((folder for folder in above if (folder / PIPELINE).is_file()), None)
 
 
@@ -119,7 +119,7 @@ def relion_commands(opened: OpenedResult, name: str) -> tuple[str, ...]:
     selection_path(opened.home, name)
     project = relion_project(opened)
     if project is None:
-        raise InputError(f"{opened.result.directory} lies in no RELION project (no {PIPELINE} above it).")
+        raise InputError(f"{opened.home} lies in no RELION project (no {PIPELINE} above it).")
     particles = Layout(opened.home.resolve()).particles.relative_to(project)
     template = f"cdx_select_{name}_job.star"
     words = ["cryodrgn-ext", "relion", "template", "select", "--name", template, "--in_parts", str(particles),

@@ -18,13 +18,17 @@ class Pace:
 
     def __init__(self) -> None:
         self._seconds_per_step = SECONDS_PER_STEP
+        self._is_warm = False
 
     def seconds(self, n: int, box: int, copies: int = 1) -> float:
         """Of a reconstruction of ``n`` particles in a box of voxels, each inserted ``copies`` times (symmetry)."""
         return _steps(n, box, copies) * self._seconds_per_step
 
     def measured(self, seconds: float, n: int, box: int, copies: int = 1) -> None:
-        """Take note of how long one has taken."""
+        """Take note of how long one has taken; not of the first, for which code is compiled and files are read."""
+        if not self._is_warm:
+            self._is_warm = True
+            return
         self._seconds_per_step = seconds / _steps(n, box, copies)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,15 @@ import starfile
 from numpy.typing import NDArray
 
 from cryodrgn_ext.cli import main
-from cryodrgn_ext.explorer import columns
+from cryodrgn_ext.errors import InputError
+from cryodrgn_ext.explorer import columns, handing_back
+from cryodrgn_ext.explorer.answers import ANSWERS
 from cryodrgn_ext.explorer.handing_back import refine_command
 from cryodrgn_ext.explorer.opened_result import OpenedResult
+from cryodrgn_ext.explorer.serve import opened_sessions
 from cryodrgn_ext.metadata.particles import read_particles
+from cryodrgn_ext.options.explore import ExploreSettings
+from cryodrgn_ext.progress import SilentMonitor
 from cryodrgn_ext.report.page_data import DATA_BLOCK
 from tests.explorer.conftest import ODD_COLUMNS, OWN_COLUMN, POLYGON, Explorer, N, Project, inside, latents, running
 
@@ -214,3 +220,17 @@ def test_the_report_has_the_views_of_the_explorer_without_a_server(project: Proj
         steps = np.frombuffer(base64.b64decode(column["data"]), "<u2") / 65534
         shown = column["low"] + steps * (column["high"] - column["low"])
         np.testing.assert_allclose(shown, opened.values(key), atol=2e-5 * (column["high"] - column["low"]))
+
+
+def test_a_landscape_outside_the_project_of_its_result_is_saved_and_returned(project: Project, tmp_path: Path) -> None:
+    """Its selections lie beside it, where no job of RELION finds them."""
+    settings = ExploreSettings(in_results=(project.result,), device="cpu")
+    with opened_sessions(settings, SilentMonitor()) as (session,):
+        assert handing_back.relion_project(session.opened) == project.root
+        session.opened.result = replace(session.opened.result, states_directory=tmp_path)
+        assert handing_back.relion_project(session.opened) is None
+        made = ANSWERS["save"](session, {"name": "outside", "recipe": {"by": "all"}})
+        assert Path(made["path"]) == tmp_path / "selections/outside.npz"
+        assert [command.split()[1] for command in made["commands"]] == ["select"]
+        with pytest.raises(InputError, match="lies in no RELION project"):
+            ANSWERS["relion"](session, {"name": "outside"})
