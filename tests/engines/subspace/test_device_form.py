@@ -37,7 +37,7 @@ def compare_in_interpreter() -> None:
     """Both kernels beside the torch form; called in a process that has asked for the interpreter."""
     from cryodrgn_ext.engines.subspace import triton_kernels
 
-    problem = tiny_problem(n=4, n_columns=9)
+    problem = tiny_problem(n=3, n_columns=9)
     products = [form(problem.operators, problem.components, 9, problem.chunk)
                 for form in (Operators.gram_torch, triton_kernels.gram_triton)]  # fmt: skip
     equations = [sums(problem, form) for form in (Operators.accumulate_torch, triton_kernels.accumulate_triton)]
