@@ -120,8 +120,7 @@ class CurvedFit:
         self.values: list[Tensor] = []
         self.precision = torch.zeros(0)
         self.told = torch.zeros(0, dtype=torch.float64)  # (Q,) by each component to all images, in nats
-        self.solved = self.inferred = 0  # times at this band
-        self.refined_radius = 0  # band at which other features have been tried in vain
+        self.solved = self.inferred = self.refined_radius = 0  # times at this band; where others were tried in vain
         self.volumes = torch.zeros(0)  # (V, 2, Qp) of both half-sets together
         self.earlier: list[Tensor] = []  # volumes of the half-sets and of both together, before the last pass
         self.former: Tensor | None = None
@@ -248,6 +247,7 @@ class CurvedFit:
         self.shares, self.told = [tensors["share1"], tensors["share2"]], tensors.get("told", self.told)
         # Not in checkpoints of earlier versions:
         self.first_gains = tensors.get("first_gains", self.first_gains)
+        self.begun = [] if len(self.first_gains) else self.begun
         self.regions = replace(
             self.regions,
             reliability=tensors.get("reliability", self.regions.reliability),

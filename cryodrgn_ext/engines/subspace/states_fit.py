@@ -72,7 +72,7 @@ class StatesFit(CurvedFit):
         super().__init__(
             states, halves, curve.make_bands, curve.locals, curve.regions, curve.scale_spread, curve.monitor
         )
-        self.strength = curve.strength
+        self.strength, self.begun = curve.strength, []  # states are not begun again
         self.states, self.dimensions, self.seed = states, dimensions, seed
         self.probability = [torch.zeros(len(h.rows), len(states.projection)) for h in halves]
         self.divided: set[int] = set()

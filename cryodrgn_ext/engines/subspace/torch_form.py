@@ -127,12 +127,8 @@ class Operators:
         if components.device.type != "cpu":
             device_form.accumulate(self, components, chunk, particle_scale, half_set, moments, weight, right)
             return
-        q = moments.shape[1]
-        rows, columns = torch.triu_indices(q, q).unbind(0)
-        packed = torch.zeros(len(chunk.rows), weight.shape[2])
-        packed[:, : len(rows)] = moments[:, rows, columns]
-        wide = torch.zeros(len(chunk.rows), q, components.shape[2])
-        wide[:, :, :q] = moments
+        packed = upper_triangles(moments, weight.shape[2])
+        wide = with_zeros(moments, moments.shape[1], components.shape[2])
         tiles = self.tiles(chunk)
         with threads_of_torch():
             kernels.accumulate(
@@ -202,13 +198,10 @@ class Operators:
         right: Float[Tensor, "2 V 2 Qp"],
     ) -> None:
         """Plain form of :meth:`accumulate`; on a GPU the order of additions is not fixed."""
-        q, device = moments.shape[1], components.device
-        rows, columns = torch.triu_indices(q, q, device=device).unbind(0)
-        packed = torch.zeros(len(chunk.rows), weight.shape[2], device=device)
-        packed[:, : len(rows)] = moments[:, rows, columns]
-        wide = torch.zeros(len(chunk.rows), q, components.shape[2], device=device)
-        wide[:, :, :q] = moments
-        home = half_set.to(device) * weight.shape[1]
+        q = moments.shape[1]
+        packed = upper_triangles(moments, weight.shape[2])
+        wide = with_zeros(moments, q, components.shape[2])
+        home = half_set.to(components.device) * weight.shape[1]
         flat_weight, flat_right = weight.flatten(0, 1), right.flatten(0, 1)
 
         def add(here: slice) -> None:
@@ -227,6 +220,22 @@ class Operators:
                 _spread(flat_right, voxel, share, rest)
 
         in_blocks(add, len(chunk.rows), "sums of components", self.images_at_once(components, chunk))
+
+
+def upper_triangles(moments: Float[Tensor, "B Q Q"], length: int) -> Float32[Tensor, "B L"]:
+    """Moments (B, Q, Q) row by row from the diagonal on, in rows of a length."""
+    q = moments.shape[1]
+    rows, columns = torch.triu_indices(q, q, device=moments.device).unbind(0)
+    packed = torch.zeros(len(moments), length, device=moments.device)
+    packed[:, : len(rows)] = moments[:, rows, columns]
+    return packed
+
+
+def with_zeros(moments: Float[Tensor, "B Q Q"], rows: int, columns: int) -> Float32[Tensor, "B R C"]:
+    """Moments (B, Q, Q) in the corner of matrices of so many rows and columns."""
+    wide = torch.zeros(len(moments), rows, columns, device=moments.device)
+    wide[:, : moments.shape[1], : moments.shape[2]] = moments
+    return wide
 
 
 def _spread(sums: Tensor, voxel: Tensor, gain: Tensor, values: Tensor) -> None:

@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
-from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators
+from cryodrgn_ext.engines.subspace.torch_form import Chunk, Operators, upper_triangles, with_zeros
 from cryodrgn_ext.fourier.slices import RIM
 
 COEFFICIENTS = 32  # of an image at a time
@@ -231,13 +231,9 @@ def accumulate_triton(
 ) -> None:
     """See :meth:`Operators.accumulate`."""
     (n, n_m), width, device = chunk.values.shape, components.shape[2], components.device
-    grid, q, columns = operators.grid, moments.shape[1], _square_size(components.shape[2])
+    grid, columns = operators.grid, _square_size(components.shape[2])
     n_cells = (2 * grid.half + 1) ** 2 * (grid.half + 1)
-    above = torch.triu_indices(q, q, device=device)
-    packed = torch.zeros(n, weight.shape[2], device=device)
-    packed[:, : above.shape[1]] = moments[:, above[0], above[1]]
-    wide = torch.zeros(n, columns, columns, device=device)
-    wide[:, :q, :q] = moments
+    packed, wide = upper_triangles(moments, weight.shape[2]), with_zeros(moments, columns, columns)
     rest = torch.empty(n, n_m, 2, columns, device=device)
     square, fraction = torch.empty(n, n_m, device=device), torch.empty(n, n_m, 3, device=device)
     cell = torch.empty(n * n_m, dtype=torch.int64, device=device)
